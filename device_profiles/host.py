@@ -1,0 +1,74 @@
+"""Describes the device that this runs on, and reads this process's private memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import re
+from pathlib import Path
+
+import psutil
+
+from device_profiles.schema import DeviceInfo
+
+
+def describe_device(
+    *, name: str | None = None, threads: int | None = None, onnxruntime: str, execution_provider: str, label: str = ""
+) -> DeviceInfo:
+    """This device; `threads` defaults to the physical cores, `name` to `default_device_name`."""
+    cores = physical_cores()
+    used = threads or cores
+    return DeviceInfo(
+        name=name or default_device_name(used),
+        cpu=cpu_model(),
+        cores=cores,
+        threads=used,
+        ram_mb=round(psutil.virtual_memory().total / 2**20),
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        onnxruntime=onnxruntime,
+        execution_provider=execution_provider,
+        label=label,
+    )
+
+
+def default_device_name(threads: int | None = None) -> str:
+    """Such as `amd-epyc-2c-1t`: CPU model, physical cores, threads used."""
+    cores = physical_cores()
+    model = re.sub(r"\((r|tm)\)|\bcpu\b|@.*", "", cpu_model().lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", model).strip("-")[:60] or "device"
+    return f"{slug}-{cores}c-{threads or cores}t"
+
+
+def physical_cores() -> int:
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's name as the system knows it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+        for field in ("model name", "Model", "Hardware"):
+            found = re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE)
+            if found:
+                return found.group(1).strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def private_memory_mb() -> float:
+    """Memory (MiB) that would be freed if this process ended; what other mappings share counts only for one of them.
+
+    Freed memory is handed back to the system first, so that the difference of two readings is what was added between.
+    """
+    gc.collect()
+    _return_freed_memory()
+    info = psutil.Process().memory_full_info()
+    return float(info.uss) / 2**20
+
+
+def _return_freed_memory() -> None:
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # another C library than glibc
+        return

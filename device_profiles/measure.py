@@ -1,0 +1,111 @@
+"""The measuring harness: latency, load time and memory of many sub-models, interleaved.
+
+In every round each sub-model is loaded, warmed up, timed and closed, in a new random order: a noisy minute hits all of
+them alike, only one is in memory at a time, and every round gives one more sample of load time and memory.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from device_profiles.host import private_memory_mb
+from device_profiles.schema import LatencyMs, Measurement
+
+Run = Callable[[], object]
+Load = Callable[[str], Run]
+
+ROUNDS = 5
+MAX_ROUNDS = 15
+SETTLED = 0.02
+"""A median is stable when the standard error of its rounds' medians is at most this share of it."""
+WARMUP_RUNS = 3
+RUNS_PER_ROUND = 20
+ROUND_SECONDS = 0.5
+"""A slow sub-model is timed for about this long per round, and at least 3 times."""
+
+
+@dataclass
+class _Samples:
+    rounds_ms: list[list[float]] = field(default_factory=list)
+    load_ms: list[float] = field(default_factory=list)
+    memory_mb: list[float] = field(default_factory=list)
+
+
+def measure(
+    load: Load, submodels: Sequence[str], *, repeats: int | None = None, show_progress: bool = True, seed: int = 0
+) -> dict[str, Measurement]:
+    """Measures every sub-model. `load(id)` opens one and returns the call to time; dropping the call closes it.
+
+    `repeats`: timed runs per sub-model; by default as many as make the median stable: 5 rounds, then up to 15 for those
+    whose rounds still disagree. Energy is not measured here and stays None.
+    """
+    order = random.Random(seed)
+    samples = {name: _Samples() for name in submodels}
+    per_round = RUNS_PER_ROUND if repeats is None else -(-repeats // min(repeats, ROUNDS))
+    rounds = ROUNDS if repeats is None else min(repeats, ROUNDS)
+    limit = RUNS_PER_ROUND * MAX_ROUNDS if repeats is None else repeats
+    seconds = ROUND_SECONDS if repeats is None else float("inf")
+    with _progress() if show_progress else nullcontext() as progress:
+        task = progress.add_task("measuring", total=rounds * len(samples)) if progress else None
+        for number in range(MAX_ROUNDS if repeats is None else rounds):
+            names = list(submodels) if number < rounds else [n for n, s in samples.items() if not _settled(s)]
+            if not names:
+                break
+            if progress and task is not None and number >= rounds:
+                progress.update(task, total=(progress.tasks[0].total or 0) + len(names))
+            for name in order.sample(names, len(names)):
+                left = limit - sum(len(r) for r in samples[name].rounds_ms)
+                _one_round(load, name, samples[name], min(per_round, left), seconds)
+                if progress and task is not None:
+                    progress.advance(task)
+    return {name: _summary(s) for name, s in samples.items()}
+
+
+def _one_round(load: Load, name: str, samples: _Samples, runs: int, seconds: float) -> None:
+    memory_before = private_memory_mb()
+    begun = time.perf_counter()
+    run = load(name)
+    samples.load_ms.append((time.perf_counter() - begun) * 1e3)
+    run()
+    samples.memory_mb.append(max(0.0, private_memory_mb() - memory_before))
+    for _ in range(WARMUP_RUNS - 1):
+        run()
+    timed: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(timed) < runs and (len(timed) < 3 or time.perf_counter() < deadline):
+        begun = time.perf_counter()
+        run()
+        timed.append((time.perf_counter() - begun) * 1e3)
+    if timed:
+        samples.rounds_ms.append(timed)
+
+
+def _settled(samples: _Samples) -> bool:
+    """Whether the rounds' medians agree. 1.25 sigma / sqrt(n) is the standard error of a median (normal noise)."""
+    medians = np.array([np.median(r) for r in samples.rounds_ms])
+    error = 1.25 * medians.std(ddof=1) / np.sqrt(len(medians))
+    return bool(error <= SETTLED * np.median(medians))
+
+
+def _summary(samples: _Samples) -> Measurement:
+    timed = np.concatenate([np.array(r) for r in samples.rounds_ms])
+    p50, p90, p99 = (round(float(v), 5) for v in np.percentile(timed, [50, 90, 99]))
+    return Measurement(
+        latency_ms=LatencyMs(p50=p50, p90=p90, p99=p99, mean=round(float(timed.mean()), 5), n=len(timed)),
+        load_ms=round(float(np.median(samples.load_ms)), 3),
+        memory_mb=round(float(np.median(samples.memory_mb)), 3),
+        source={"latency_ms": "measured", "load_ms": "measured", "memory_mb": "measured"},
+    )
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))

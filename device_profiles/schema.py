@@ -1,0 +1,106 @@
+"""The schema of a profile: `profiles/<device>.json` in a bundle, and what the REST service exchanges."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Source = Literal["measured", "predicted", "declared"]
+"""Where a figure comes from. Nothing in a profile is without one."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ProfileError(ValueError):
+    """A profile that is missing, damaged or contradicts itself."""
+
+    exit_code = 2
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeviceInfo(_Model):
+    """The device, and how it was used while measuring."""
+
+    name: Name
+    cpu: str
+    cores: Annotated[int, Field(ge=1)]  # physical
+    threads: Annotated[int, Field(ge=1)]  # that one inference uses
+    ram_mb: Annotated[int, Field(ge=1)]
+    os: str
+    onnxruntime: str
+    execution_provider: str
+    label: str = ""  # in words, what this is and under which conditions it was measured
+
+
+class LatencyMs(_Model):
+    """Milliseconds of one inference at batch size 1, over n runs."""
+
+    p50: Positive
+    p90: Positive
+    p99: Positive
+    mean: Positive
+    n: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not self.p50 <= self.p90 <= self.p99:
+            raise ValueError(f"percentiles descend: p50 {self.p50}, p90 {self.p90}, p99 {self.p99}")
+        return self
+
+
+class Measurement(_Model):
+    """What one sub-model costs on this device. `source` says of every figure where it comes from."""
+
+    latency_ms: LatencyMs
+    load_ms: NotNegative | None = None  # to open the sub-model's session, median
+    memory_mb: NotNegative | None = None  # private memory that the open session and its first run added, median
+    energy_mj: NotNegative | None = None  # of one inference
+    source: dict[Literal["latency_ms", "load_ms", "memory_mb", "energy_mj"], Source]
+
+    @model_validator(mode="after")
+    def _every_figure_has_a_source(self) -> Self:
+        figures = {name for name in ("latency_ms", "load_ms", "memory_mb", "energy_mj") if getattr(self, name) is not None}
+        if set(self.source) != figures:
+            raise ValueError(f"source names {sorted(self.source)}; allowed is one for each figure given: {sorted(figures)}")
+        return self
+
+
+class Profile(_Model):
+    """One device's measurements of one bundle."""
+
+    device: DeviceInfo
+    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # the bundle's fingerprint: its networks, not its weights
+    measured_at: AwareDatetime
+    submodels: Annotated[dict[str, Measurement], Field(min_length=1)]
+
+
+def read_profile(path: str | Path) -> Profile:
+    """Raises ProfileError naming the file and the first field that is wrong."""
+    try:
+        return Profile.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ProfileError(f"profile {str(path)!r}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ProfileError(f"profile {Path(path).name}: {place or 'document'}: {first['msg']}") from None
+
+
+def write_profile(profile: Profile, path: str | Path) -> None:
+    """Replaces the file in one step. Raises ProfileError when it cannot be written."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise ProfileError(f"profile {str(target)!r}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,97 @@
+"""The schema of a bundle's `manifest.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+FORMAT_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+AxisValue = int | float | tuple[int, ...]
+
+
+def inside(path: str) -> str:
+    """The path, when it stays below the folder that it is relative to. Raises ValueError otherwise."""
+    posix, windows = PurePosixPath(path), PureWindowsPath(path)
+    if not path or posix.is_absolute() or windows.drive or windows.root or "\\" in path or ".." in posix.parts or "\0" in path:
+        raise ValueError(f"path {path!r} leaves the bundle; allowed are relative paths without '..'")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(inside)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class TensorSpec(_Model):
+    """An input or output of every graph; a free axis carries a name instead of a size."""
+
+    name: str
+    dtype: str  # numpy's name
+    shape: tuple[int | str, ...]
+
+
+class SubModelEntry(_Model):
+    """One sub-model of the bundle."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    axes: dict[str, AxisValue]
+    params: Annotated[int, Field(ge=0)]
+    macs: Annotated[int, Field(ge=0)]  # multiply-accumulates of one example
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None  # on the test split, with ONNX Runtime on this graph
+    graph: RelativePath
+    precision: str
+
+
+class FileEntry(_Model):
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class SelfTest(_Model):
+    """A few inputs and what every sub-model must answer, and how far an answer may be off, relative to its largest."""
+
+    file: RelativePath
+    tolerance: Annotated[float, Field(gt=0, le=1)]
+
+
+class Manifest(_Model):
+    """What a bundle holds. `sha256` is the hash of the document without that field, so that an edit is noticed."""
+
+    format_version: int
+    family: str
+    axes: dict[str, tuple[AxisValue, ...]]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    submodels: Annotated[tuple[SubModelEntry, ...], Field(min_length=1)]
+    weights: RelativePath
+    selftest: SelfTest
+    files: dict[RelativePath, FileEntry]
+    training: dict[str, Any]  # the record of the run: data and split, options
+    created_with: dict[str, str]  # versions of the libraries
+    sha256: Sha256
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that latency depends on and nothing else: the same for a retrained bundle."""
+        shapes = [(s.id, s.params, s.macs, s.precision) for s in self.submodels]
+        inputs = [(i.name, i.dtype, i.shape) for i in self.inputs]
+        return hashlib.sha256(json.dumps([self.family, inputs, sorted(shapes)]).encode()).hexdigest()
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """The manifest document with its own hash in it."""
+    return {**document, "sha256": seal_of(document)}
+
+
+def seal_of(document: dict[str, Any]) -> str:
+    """SHA-256 of the document, without its `sha256` field, as JSON with sorted keys."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

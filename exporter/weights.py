@@ -1,0 +1,54 @@
+"""`weights.bin`: the full model's parameters, once, each at a fixed offset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from torch import Tensor
+
+from trainer.nested import NestedModel
+
+WEIGHTS_FILE = "weights.bin"
+ALIGNMENT = 64  # bytes: one cache line, and enough for every vector load
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a full parameter lies."""
+
+    offset: int  # bytes from the beginning of the file
+    shape: tuple[int, ...]
+    dtype: str  # numpy's name, for example "float32"
+    item_bytes: int
+
+
+def write_weights(nested: NestedModel, file: BinaryIO) -> dict[str, StoredTensor]:
+    """Writes every parameter in C order, little-endian; returns the layout, tied names pointing to the same bytes."""
+    layout: dict[str, StoredTensor] = {}
+    written: dict[int, StoredTensor] = {}
+    for name, parameter in nested.full.named_parameters(remove_duplicate=False):
+        if id(parameter) not in written:
+            written[id(parameter)] = _append(parameter.detach(), file)
+        layout[name] = written[id(parameter)]
+    return layout
+
+
+def stored_bytes(layout: Mapping[str, StoredTensor]) -> int:
+    return max((t.offset + _size(t) for t in layout.values()), default=0)
+
+
+def _append(tensor: Tensor, file: BinaryIO) -> StoredTensor:
+    array = tensor.cpu().contiguous().numpy()
+    file.write(b"\0" * (-file.tell() % ALIGNMENT))
+    stored = StoredTensor(file.tell(), tuple(array.shape), array.dtype.name, array.dtype.itemsize)
+    file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return stored
+
+
+def _size(tensor: StoredTensor) -> int:
+    size = tensor.item_bytes
+    for axis in tensor.shape:
+        size *= axis
+    return size

@@ -1,0 +1,284 @@
+"""`export`: writes a bundle from a trained nested model and proves every graph against torch.
+
+One template per topology, one graph per sub-model rewritten from it (see `exporter.graph`). Every graph is opened in
+ONNX Runtime as a device will open it, compared with its torch sub-model, and its accuracy is measured there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from exporter.atomic import built_beside
+from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, SELFTEST_FILE, Bundle, BundleError
+from exporter.graph import Template
+from exporter.manifest import FORMAT_VERSION, Manifest, sealed
+from exporter.session import open_session, relative_error, run_session
+from exporter.template import dynamic_axes, export_template
+from exporter.weights import WEIGHTS_FILE, StoredTensor, write_weights
+from trainer.data import Examples, as_examples, batches_of
+from trainer.family import family_name
+from trainer.macs import MacCounter
+from trainer.nested import NestedModel
+from trainer.submodel import SubModel
+
+PARITY = 1e-4
+"""How far a graph may be off its torch sub-model, relative to the largest output."""
+SELFTEST_EXAMPLES = 2
+SELFTEST_TOLERANCE = 1e-3
+"""Looser than PARITY: another CPU sums in another order."""
+ACCURACY_BATCH = 256
+
+Outputs = dict[str, NDArray[Any]]
+
+
+class ExportError(BundleError):
+    """An export that was refused or stopped; nothing is left behind."""
+
+
+def export(
+    nested: NestedModel,
+    out: str | Path,
+    *,
+    test_data: Examples | torch.utils.data.Dataset[Any] | None = None,
+    submodels: Sequence[SubModel] | None = None,
+    training: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    show_progress: bool = True,
+) -> Bundle:
+    """Writes the bundle `out` and returns it, opened.
+
+    `test_data`: accuracy of every graph is measured on it with ONNX Runtime; without it the accuracies are unknown.
+    `submodels`: which ones, default all of the grid. `training`: the record of the run, kept in the manifest. `files`:
+    what else a device needs (a tokenizer), by file name.
+
+    Raises ExportError when a sub-model is uncalibrated, when a graph differs from torch by more than 1e-4 (with its
+    name and the figure), or when the bundle cannot be written.
+    """
+    chosen = list(submodels) if submodels is not None else nested.submodels
+    uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
+    if uncalibrated:
+        raise ExportError(
+            f"sub-model {uncalibrated.id}: its BatchNorm statistics are not calibrated; call trainer.calibrate first"
+        )
+    examples = as_examples(test_data) if test_data is not None else None
+    was_training = nested.training
+    nested.eval()
+    try:
+        with built_beside(Path(out)) as folder:
+            _Writer(nested, folder, examples).write(chosen, dict(training or {}), files or {}, show_progress)
+    finally:
+        nested.train(was_training)
+    return Bundle(out)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A graph on disk, and what its torch sub-model answers to the self-test inputs."""
+
+    sub: SubModel
+    path: Path
+    expected: Outputs
+    macs: int
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """What ONNX Runtime makes of a draft: its problem in words, or none and its accuracy."""
+
+    problem: str
+    accuracy: float | None
+
+
+class _Writer:
+    def __init__(self, nested: NestedModel, folder: Path, examples: Examples | None) -> None:
+        self.nested, self.folder, self.examples = nested, folder, examples
+        self.models = folder / MODELS_FOLDER
+        self.inputs = self._selftest_inputs()
+        self.templates: dict[frozenset[str], Template] = {}
+        self.layout: dict[str, StoredTensor] = {}
+
+    def write(
+        self, submodels: Sequence[SubModel], training: dict[str, Any], files: Mapping[str, bytes], progress: bool
+    ) -> None:
+        self.models.mkdir()
+        with (self.models / WEIGHTS_FILE).open("wb") as file:
+            self.layout = write_weights(self.nested, file)
+        self._refuse_too_little_space(len(submodels))
+        entries, arrays = [], {f"input/{name}": array for name, array in self.inputs.items()}
+        # ONNX Runtime examines finished drafts on the other cores while torch, on one, computes what the next must
+        # answer. With more threads than cores torch's wait for each other: 48 s instead of 7 on a busy machine.
+        workers = max(1, (os.cpu_count() or 1) - 1)
+        with _one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
+            task = bar.add_task("exporting", total=len(submodels))
+            work = [(draft := self._draft(sub), pool.submit(self._examine, draft)) for sub in submodels]
+            for draft, future in work:
+                accuracy = self._proved(draft, future.result())
+                arrays.update({f"output/{draft.sub.id}/{name}": array for name, array in draft.expected.items()})
+                entries.append(self._entry(draft, accuracy))
+                bar.advance(task)
+        np.savez_compressed(self.folder / SELFTEST_FILE, **arrays)  # type: ignore[arg-type]
+        for name, content in files.items():
+            (self.folder / name).write_bytes(content)
+        self._write_manifest(entries, training)
+
+    def _draft(self, sub: SubModel) -> _Draft:
+        topology = frozenset(self.nested.segments(sub))
+        if topology not in self.templates:
+            self.templates[topology] = self._template(sub)
+        expected, macs = self._torch_outputs(sub)
+        return _Draft(sub, self._write_graph(sub, self.templates[topology]), expected, macs)
+
+    def _proved(self, draft: _Draft, found: _Examined) -> float | None:
+        """The accuracy of a graph that is equal to its torch sub-model; raises ExportError when it is not.
+
+        A graph rewritten from the topology's template is wrong where the family's code turns a width into a constant
+        (a reshape to a fixed number of heads, a scale by the square root of the width). Then the sub-model is traced by
+        itself, which is slower and right; its weights are shared all the same.
+        """
+        if found.problem:
+            self._write_graph(draft.sub, self._template(draft.sub))
+            found = self._examine(draft)
+        if found.problem:
+            raise ExportError(f"sub-model {draft.sub.id}: {found.problem}")
+        return found.accuracy
+
+    def _template(self, sub: SubModel) -> Template:
+        return Template(export_template(self.nested, sub), self.nested, self.layout)
+
+    def _write_graph(self, sub: SubModel, template: Template) -> Path:
+        path = self.models / f"{sub.id}.onnx"
+        path.write_bytes(template.graph_of(sub).SerializeToString(deterministic=True))
+        return path
+
+    @torch.no_grad()
+    def _torch_outputs(self, sub: SubModel) -> tuple[Outputs, int]:
+        """What torch answers to the self-test inputs, and the multiply-accumulates of one example."""
+        device = next(self.nested.full.parameters()).device
+        inputs = [torch.from_numpy(array).to(device) for array in self.inputs.values()]
+        parameters = self.nested.view(sub)
+        with MacCounter() as counter:
+            logits = self.nested.call(sub, inputs, parameters)
+        return {self.nested.family.output_name: logits.cpu().numpy()}, counter.macs // SELFTEST_EXAMPLES
+
+    def _examine(self, draft: _Draft) -> _Examined:
+        """Opens the graph as a device will, compares it with torch, measures its accuracy."""
+        try:
+            # Spinning threads of ONNX Runtime would take the cores from torch (4 times slower on 2 cores).
+            session = open_session(draft.path, threads=1, spinning=False)
+            error = relative_error(run_session(session, self.inputs), draft.expected)
+        except Exception as refused:  # ONNX Runtime has one exception type per status code
+            return _Examined(f"the graph does not run: {refused}", None)
+        if not error <= PARITY:
+            problem = f"the graph differs from torch by {error:.2e} relative to the largest output; allowed is {PARITY:.0e}"
+            return _Examined(problem, None)
+        return _Examined("", self._accuracy(session))
+
+    def _selftest_inputs(self) -> Outputs:
+        names = list(self.nested.family.example_inputs(1))
+        if self.examples is None:
+            tensors = list(self.nested.family.example_inputs(SELFTEST_EXAMPLES).values())
+        else:
+            tensors = list(self.examples.batch(torch.arange(SELFTEST_EXAMPLES))[0])
+        if len(tensors) != len(names):
+            raise ExportError(
+                f"test data: {len(tensors)} inputs per example; the family takes {len(names)}: {', '.join(names)}"
+            )
+        return {name: tensor.cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+
+    def _entry(self, draft: _Draft, accuracy: float | None) -> dict[str, Any]:
+        sub, skeleton = draft.sub, self.nested.skeleton(draft.sub)
+        return {
+            "id": sub.id,
+            "axes": {name: list(v) if isinstance(v, tuple) else v for name, v in sub.axes.items()},
+            "params": sum(p.numel() for p in skeleton.parameters()),
+            "macs": draft.macs,
+            "accuracy": accuracy,
+            "graph": f"{MODELS_FOLDER}/{sub.id}.onnx",
+            "precision": "fp32",
+        }
+
+    def _accuracy(self, session: ort.InferenceSession) -> float | None:
+        if self.examples is None:
+            return None
+        output = self.nested.family.output_name
+        right = 0
+        for tensors, labels in batches_of(self.examples, ACCURACY_BATCH):
+            feed = dict(zip(self.inputs, (t.numpy() for t in tensors), strict=True))
+            right += int((session.run([output], feed)[0].argmax(axis=1) == labels.numpy()).sum())
+        return right / len(self.examples)
+
+    def _write_manifest(self, entries: list[dict[str, Any]], training: dict[str, Any]) -> None:
+        family = self.nested.family
+        inputs = family.example_inputs(1)
+        axes = dynamic_axes(self.nested, inputs)
+        written = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        document = {
+            "format_version": FORMAT_VERSION,
+            "family": family_name(family),
+            "axes": {name: [list(v) if isinstance(v, tuple) else v for v in values] for name, values in family.axes.items()},
+            "inputs": [_tensor_spec(name, t.numpy(), axes.get(name, {})) for name, t in inputs.items()],
+            "outputs": [_tensor_spec(family.output_name, self._example_output(), axes[family.output_name])],
+            "submodels": entries,
+            "weights": f"{MODELS_FOLDER}/{WEIGHTS_FILE}",
+            "selftest": {"file": SELFTEST_FILE, "tolerance": SELFTEST_TOLERANCE},
+            "files": {path.relative_to(self.folder).as_posix(): _file_entry(path) for path in written},
+            "training": training,
+            "created_with": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
+        }
+        text = json.dumps(sealed(json.loads(json.dumps(document))), indent=1)
+        Manifest.model_validate_json(text)
+        (self.folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def _example_output(self) -> NDArray[Any]:
+        sub = self.nested.family.smallest
+        with torch.inference_mode():
+            result: NDArray[Any] = self.nested(self.nested.family.example_inputs(1), sub).cpu().numpy()
+        return result
+
+    def _refuse_too_little_space(self, submodels: int) -> None:
+        """A full disk is best noticed before the work: 16 KiB per graph is what small ones take."""
+        if shutil.disk_usage(self.folder).free < submodels * 16 * 1024:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _progress(show: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not show)
+
+
+def _tensor_spec(name: str, array: NDArray[Any], free: Mapping[int, str]) -> dict[str, Any]:
+    shape: list[int | str] = [free.get(axis, size) for axis, size in enumerate(array.shape)]
+    return {"name": name, "dtype": array.dtype.name, "shape": shape}
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}

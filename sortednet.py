@@ -1,0 +1,401 @@
+"""The command line: one Typer app. Every command imports what it needs when it runs, so that a device without torch
+can use those that need none.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 nothing fits the budget.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from device_profiles import Profile
+    from exporter.bundle import Bundle
+
+app = typer.Typer(
+    name="sortednet",
+    help="Train one nested model, ship every smaller version of it, run the one that fits the device's budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+messages = Console(stderr=True)
+
+_EXTRAS = {"torch": "train", "onnx": "train", "safetensors": "train", "sklearn": "train", "tokenizers": "train"}
+_EXTRAS |= {"flask": "serve", "gunicorn": "serve", "plotly": "serve", "jinja2": "serve"}
+
+BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
+DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
+LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="At most this many milliseconds.")]
+EnergyOption = Annotated[float | None, typer.Option("--energy-mj", help="At most this many millijoules.")]
+MemoryOption = Annotated[float | None, typer.Option("--memory-mb", help="At most this many megabytes.")]
+AccuracyOption = Annotated[float | None, typer.Option("--min-accuracy", help="At least this accuracy, 0 to 1.")]
+PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
+ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, energy or latency.")]
+BatteryOption = Annotated[float | None, typer.Option(help="State of charge in per cent.")]
+DischargingOption = Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Registers a command whose expected errors become one line on stderr and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            _fail(f"{function.__name__} needs {error.name}: pip install 'sortednet[{extra}]'", 2)
+        except Exception as error:
+            code = getattr(error, "exit_code", None)
+            if code is None:
+                raise
+            _fail(str(error), code)
+
+    return app.command()(guarded)
+
+
+@command
+def train(
+    family: Annotated[str, typer.Option(help="resnet, mobilenetv2, or module:Class for your own.")],
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, mnist, text-folder:PATH, or a folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
+    samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 2,
+    epochs: int = 10,
+    batch_size: int = 128,
+    lr: Annotated[float, typer.Option(help="Peak learning rate; 0: the optimizer's usual one.")] = 0.0,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    seed: int = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    grid: Annotated[list[str] | None, typer.Option(help="AXIS=V,V,… for example width=0.25,0.5 or depth=1x1x2,3.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=JSON of the family, such as blocks=[4,4,4].")
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from these weights: a run, or a safetensors file.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's default.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a nested model: all sub-models of the grid at once."""
+    from trainer.run import train_run
+
+    options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
+    options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
+    summary = train_run(
+        family,
+        data,
+        out,
+        grid=_parse_grid(grid or []),
+        settings=_parse_settings(settings or []),
+        init=init,
+        threads=threads,
+        resume=resume,
+        options=options,
+    )
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
+        return
+    if as_json:
+        _print_json(summary)
+        return
+    accuracies: Mapping[str, float] = summary["validation_accuracy"]
+    typer.echo(f"Trained {len(accuracies)} sub-models in {summary['seconds']:.0f} s. Validation accuracy:")
+    table = Table(Column("sub-model", no_wrap=True), *_right("accuracy", "of the full model"))
+    full = accuracies[summary["largest"]]
+    for name, accuracy in accuracies.items():
+        table.add_row(name, f"{accuracy:.4f}", f"{accuracy / full:.1%}" if full else "")
+    Console().print(table)
+    typer.echo(f"Next: sortednet export {out} --out BUNDLE")
+
+
+@command
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, from `sortednet train`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
+    from exporter.inspection import inspect as inspect_bundle
+    from exporter.run import export_run
+
+    bundle = export_run(run, out, submodels.split(",") if submodels else None)
+    if as_json:
+        _print_json(inspect_bundle(bundle))
+        return
+    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; all equal to torch.")
+    typer.echo(f"Next: sortednet profile {out}")
+
+
+@command
+def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
+    """Show what a bundle holds, and what it costs on a measured device."""
+    from exporter.bundle import Bundle
+    from exporter.inspection import inspect as inspect_bundle
+
+    opened = Bundle(bundle)
+    if as_json:
+        _print_json(inspect_bundle(opened))
+        return
+    profile = opened.profile(device) if device else _own_profile(opened)
+    best = max((s.accuracy or 0.0) for s in opened.submodels.values())
+    table = Table(Column("sub-model", no_wrap=True), *_right("params", "MACs", "accuracy", "of best", "p50 ms", "p90 ms", "MB"))
+    for name, entry in opened.submodels.items():
+        cost = profile.submodels.get(name) if profile else None
+        table.add_row(
+            name,
+            _short(entry.params),
+            _short(entry.macs),
+            "" if entry.accuracy is None else f"{entry.accuracy:.4f}",
+            f"{entry.accuracy / best:.1%}" if entry.accuracy is not None and best else "",
+            f"{cost.latency_ms.p50:.3f}" if cost else "",
+            f"{cost.latency_ms.p90:.3f}" if cost else "",
+            f"{cost.memory_mb:.2f}" if cost and cost.memory_mb is not None else "",
+        )
+    Console().print(table)
+    total, weights = opened.bytes_total, opened.weights_bytes
+    typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
+    if profile:
+        typer.echo(f"Costs as measured on {profile.device.name} ({profile.device.cpu}, {profile.device.threads} threads)")
+    elif opened.devices():
+        typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
+
+
+@command
+def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
+    """Check every file's hash, then run the self-test on this device. Exits with 1 when something differs."""
+    from rich.progress import Progress
+
+    from exporter.bundle import Bundle, BundleError
+    from exporter.verify import self_test
+
+    try:
+        opened = Bundle(bundle)
+        with Progress(console=messages, disable=as_json) as bar:
+            task = bar.add_task("self-test", total=len(opened.submodels))
+            result = self_test(opened, advance=lambda: bar.advance(task))
+    except BundleError as error:
+        if as_json:
+            _print_json({"ok": False, "error": str(error)})
+        _fail(str(error), 1)
+        return
+    if as_json:
+        _print_json({"ok": True, "submodels": result.submodels, "largest_error": result.largest_error})
+    else:
+        typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+
+
+@command
+def profile(
+    bundle: BundlePath,
+    device: Annotated[str | None, typer.Option(help="The profile's name. Default: CPU model, cores and threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Per inference. Default: the physical cores.")] = None,
+    submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs each. Default: until the median is stable.")] = None,
+    label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every sub-model on this device and keep the profile in the bundle."""
+    from device_profiles import write_profile
+    from exporter.bundle import PROFILES_FOLDER, Bundle
+    from selector.profiling import profile_bundle
+
+    opened = Bundle(bundle)
+    names = submodels.split(",") if submodels else None
+    measured = profile_bundle(opened, device=device, label=label, threads=threads, submodels=names, repeats=repeats)
+    write_profile(measured, opened.path / PROFILES_FOLDER / f"{measured.device.name}.json")
+    if as_json:
+        typer.echo(measured.model_dump_json())
+        return
+    by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
+    (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
+    typer.echo(f"Measured {len(measured.submodels)} sub-models on {measured.device.name}:")
+    typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50)")
+    typer.echo(f"Next: sortednet select {bundle} --latency-ms {(fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2:.2g}")
+
+
+@command
+def select(
+    bundle: BundlePath,
+    device: DeviceOption = None,
+    latency_ms: LatencyOption = None,
+    energy_mj: EnergyOption = None,
+    memory_mb: MemoryOption = None,
+    min_accuracy: AccuracyOption = None,
+    percentile: PercentileOption = None,
+    objective: ObjectiveOption = None,
+    battery: BatteryOption = None,
+    discharging: DischargingOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pick the sub-model for a budget. Exits with 3 when nothing fits (and names the nearest)."""
+    from exporter.bundle import Bundle
+    from selector.battery import make_battery
+    from selector.budget import make_budget
+    from selector.selector import selector_for
+
+    budget = make_budget(
+        latency_ms=latency_ms,
+        energy_mj=energy_mj,
+        memory_mb=memory_mb,
+        min_accuracy=min_accuracy,
+        percentile=percentile,
+        objective=objective,
+    )
+    state = make_battery(battery, discharging)
+    selection = selector_for(Bundle(bundle), device).select(budget, state)
+    if as_json:
+        _print_json(selection._asdict())
+    else:
+        typer.echo(f"{selection.submodel}: {selection.reason}")
+        typer.echo(f"  accuracy {selection.accuracy:.4f}, latency {selection.latency_ms:.3f} ms on {selection.device}")
+    if not selection.feasible:
+        raise typer.Exit(3)
+
+
+@command
+def run(
+    bundle: BundlePath,
+    input: Annotated[Path, typer.Option(help="FILE.npy, or FILE.npz with one array per input.")],
+    output: Annotated[Path | None, typer.Option(help="FILE.npz for the outputs.")] = None,
+    device: DeviceOption = None,
+    latency_ms: LatencyOption = None,
+    energy_mj: EnergyOption = None,
+    memory_mb: MemoryOption = None,
+    min_accuracy: AccuracyOption = None,
+    percentile: PercentileOption = None,
+    objective: ObjectiveOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
+    from selector.budget import make_budget
+    from selector.files import read_inputs, write_outputs
+    from selector.runtime import Runtime
+
+    budget = make_budget(
+        latency_ms=latency_ms,
+        energy_mj=energy_mj,
+        memory_mb=memory_mb,
+        min_accuracy=min_accuracy,
+        percentile=percentile,
+        objective=objective,
+    )
+    runtime = Runtime(bundle, device=device)
+    result = runtime.run(read_inputs(input), budget)
+    if output:
+        write_outputs(output, result.outputs)
+    selection = result.selection
+    if as_json:
+        outputs = {name: array.tolist() for name, array in result.outputs.items()}
+        chosen = {"feasible": selection.feasible, "accuracy": selection.accuracy, "reason": selection.reason}
+        _print_json({"submodel": selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **chosen})
+    else:
+        typer.echo(f"{selection.submodel} in {result.latency_ms:.3f} ms: {selection.reason}")
+        for name, array in result.outputs.items():
+            typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
+    if not selection.feasible:
+        raise typer.Exit(3)
+
+
+@command
+def serve(
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles.", show_default=False)],
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+) -> None:
+    """Answer budget queries over REST."""
+    from exporter.bundle import Bundle
+    from selector import service
+
+    service.serve(service.create_app([Bundle(path) for path in bundles]), host=host, port=port)
+
+
+@command
+def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html")], device: DeviceOption = None) -> None:
+    """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
+    from exporter.bundle import Bundle
+    from selector.report import write_report
+
+    write_report(Bundle(bundle), out, device)
+    typer.echo(f"Wrote {out}")
+
+
+def _own_profile(bundle: Bundle) -> Profile | None:
+    """This machine's profile, or the only one; None when there is none or it is not clear which."""
+    from selector.budget import BudgetError
+    from selector.selector import find_profile
+
+    try:
+        return find_profile(bundle)
+    except BudgetError:
+        return None
+
+
+def _right(*names: str) -> list[Column]:
+    return [Column(name, justify="right") for name in names]
+
+
+def _short(number: int) -> str:
+    """Three digits, such as 693 k or 2.24 M."""
+    rounded = float(f"{number:.3g}")
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:g} {unit}"
+    return str(number)
+
+
+def _parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
+    from trainer.submodel import TrainerError, parse_value
+
+    grid = {}
+    for item in items:
+        axis, equals, values = item.partition("=")
+        if not equals or not values:
+            raise TrainerError(f"grid = {item!r}: write AXIS=V,V,… for example width=0.25,0.5,1")
+        grid[axis] = [parse_value(axis, value) for value in values.split(",")]
+    return grid
+
+
+def _parse_settings(items: Sequence[str]) -> dict[str, Any]:
+    from trainer.submodel import TrainerError
+
+    settings = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            equals = ""
+        if not equals:
+            raise TrainerError(f"set = {item!r}: write NAME=JSON, for example channels=[32,64,128]")
+    return settings
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(document))
+
+
+def _fail(message: str, code: int) -> None:
+    messages.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    app(prog_name="sortednet")  # under `python -m` too
+
+
+if __name__ == "__main__":
+    main()

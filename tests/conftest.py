@@ -1,0 +1,54 @@
+"""What many tests share: a small nested model trained on real data, and its bundle, measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from device_profiles import write_profile
+from exporter import export
+from exporter.bundle import Bundle
+from selector.profiling import profile_bundle
+from trainer import NestedModel, fit
+from trainer.data import DataSet, load_data
+from trainer.families import ResNet
+
+DEVICE = "test-device"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads() -> None:
+    """Two threads at most, as on the machines that the tests run on."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def digits() -> DataSet:
+    return load_data("digits")
+
+
+@pytest.fixture(scope="session")
+def trained(digits: DataSet) -> NestedModel:
+    """Six sub-models of a small ResNet, trained for a few epochs and calibrated. Tests must not change it."""
+    family = ResNet.for_data(digits.spec, channels=[16, 24, 32], blocks=[2, 2, 2], widths=[0.5, 0.75, 1.0], depths=[1, 2])
+    torch.manual_seed(0)
+    nested = NestedModel(family)
+    fit(nested, digits.train, epochs=8, batch_size=32, augment=digits.augment, show_progress=False)
+    return nested
+
+
+@pytest.fixture(scope="session")
+def bundle_path(trained: NestedModel, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A measured bundle. Tests must not change it; copy it to damage it."""
+    path = tmp_path_factory.mktemp("bundles") / "digits"
+    bundle = export(trained, path, test_data=digits.test, show_progress=False)
+    profile = profile_bundle(bundle, device=DEVICE, threads=1, repeats=10, show_progress=False)
+    write_profile(profile, path / "profiles" / f"{DEVICE}.json")
+    return path
+
+
+@pytest.fixture
+def bundle(bundle_path: Path) -> Bundle:
+    return Bundle(bundle_path)

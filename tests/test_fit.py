@@ -1,0 +1,433 @@
+"""Training: update rules, options, logs, checkpoints, and what happens when a process is stopped, in this process."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Generator, Tensor
+
+from tests.test_families import one_thread  # noqa: F401
+from tests.test_nested import Hard
+from trainer import NestedModel, Samples, SubModel, TrainerError, fit
+from trainer.data import DataSet
+from trainer.evaluate import accuracy_of
+from trainer.families import ResNet
+from trainer.fit import TrainingInterrupted
+from trainer.run import load_run, read_record, train_run
+from trainer.updates import RULES, UpdateRule, make_rule
+
+SETTINGS = {"channels": [4, 8], "blocks": [1, 2], "widths": [0.5, 1.0], "depths": [1, 2]}
+GRID = [SubModel(width=w, depth=d) for w in (0.25, 0.5, 1.0) for d in (1, 2)]
+
+
+def network(digits: DataSet) -> NestedModel:
+    torch.manual_seed(0)
+    return NestedModel(ResNet.for_data(digits.spec, **SETTINGS))
+
+
+def first(digits: DataSet, count: int) -> Samples:
+    return Samples((digits.train.inputs[0][:count],), digits.train.labels[:count])
+
+
+def hard() -> tuple[NestedModel, Samples]:
+    """A network with dropout and BatchNorm, and 40 examples: 10 steps an epoch at batch_size=4."""
+    torch.manual_seed(0)
+    nested = NestedModel(Hard())
+    return nested, Samples((torch.rand(40, 5),), torch.arange(40) % 4)
+
+
+def weights(nested: NestedModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in nested.full.named_parameters()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def drawn(rule: UpdateRule, times: int = 300) -> list[list[SubModel]]:
+    return [list(rule.sample(Random(i))) for i in range(times)]
+
+
+def test_sorted_draws_different_sub_models_with_equal_chances() -> None:
+    steps = drawn(make_rule("sorted", GRID, 2), 1200)
+    assert all(len(set(step)) == 2 for step in steps)
+    counts = Counter(sub for step in steps for sub in step)
+    assert counts.keys() == set(GRID)
+    assert all(300 < count < 500 for count in counts.values())  # 400 expected; the draws are the same every time
+    assert set(make_rule("sorted", GRID, 99).sample(Random(0))) == set(GRID)
+
+
+def test_sum_computes_every_sub_model_and_full_the_largest_alone() -> None:
+    assert all(step == GRID for step in drawn(make_rule("sum", GRID, 1), 3))
+    assert all(step == [GRID[-1]] for step in drawn(make_rule("full", GRID, 3), 3))
+
+
+def test_sandwich_computes_the_largest_first_then_others_then_the_smallest() -> None:
+    steps = drawn(make_rule("sandwich", GRID, 2))
+    assert all((step[0], step[-1], len(set(step))) == (GRID[-1], GRID[0], 4) for step in steps)
+    assert {sub for step in steps for sub in step} == set(GRID)
+    assert make_rule("sandwich", GRID[:1], 2).sample(Random(0)) == GRID[:1]
+
+
+def test_sandwich_teaches_the_small_from_the_largest_not_from_the_labels() -> None:
+    rule = make_rule("sandwich", GRID, 1)
+    logits, teacher, labels = torch.randn(4, 10), torch.randn(4, 10), torch.arange(4)
+    of_largest = rule.loss(logits, labels, {}, 0.0)
+    assert of_largest != rule.loss(logits, labels + 1, {}, 0.0)
+    distilled = rule.loss(logits, labels, {GRID[-1]: teacher}, 0.0)
+    assert distilled == rule.loss(logits, labels + 1, {GRID[-1]: teacher}, 0.0)
+    by_hand = -(teacher.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(distilled, by_hand)
+
+
+@pytest.mark.parametrize(("update", "per_step"), [("sorted", 2), ("sum", 4), ("sandwich", 4), ("full", 1)])
+def test_training_with_each_rule_learns_digits(update: str, per_step: int, digits: DataSet, tmp_path: Path) -> None:
+    nested = network(digits)
+    result = fit(
+        nested,
+        first(digits, 512),
+        digits.validation,
+        run=tmp_path,
+        update=update,
+        epochs=4,
+        batch_size=16,
+        lr=0.3,
+        show_progress=False,
+    )
+    log = log_of(tmp_path)
+    assert [line["step"] for line in log] == [32, 64, 96, 128]
+    assert log[-1]["loss"] == pytest.approx(result.loss, abs=1e-5)
+    assert log[-1]["loss"] < 0.75 * log[0]["loss"]
+    assert 0 <= log[-1]["lr"] < log[1]["lr"] <= 0.3
+    assert result.gradient_computations == log[-1]["gradient_computations"] == 128 * per_step
+    assert result.validation[nested.family.largest.id] > 0.4  # 0.1 by chance
+    assert not any(nested.needs_calibration(sub) for sub in nested.submodels)
+
+
+def test_the_layout_of_images_in_memory_does_not_change_the_training(digits: DataSet) -> None:
+    """Not only for its own sake: oneDNN's channels-last convolutions write beyond their buffers (see `_row_major`)."""
+    images, labels = digits.train.inputs[0][:128], digits.train.labels[:128]
+    channels_last = torch.empty(128, 8, 8, 1).permute(0, 3, 1, 2).copy_(images)
+    assert channels_last.stride() != images.stride()
+    results = []
+    for layout in (images, channels_last):
+        nested = network(digits)
+        fit(nested, (layout, labels), epochs=2, batch_size=16, show_progress=False)
+        results.append(weights(nested))
+    assert equal(*results)
+
+
+def test_a_rule_is_added_with_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Corners(UpdateRule):
+        name = "corners"
+
+        def sample(self, random: Random) -> list[SubModel]:
+            return [self.smallest, self.largest]
+
+    monkeypatch.setitem(RULES, Corners.name, Corners)
+    nested, data = hard()
+    before = weights(nested)
+    assert fit(nested, data, epochs=1, batch_size=4, update="corners", show_progress=False).gradient_computations == 20
+    assert not equal(before, weights(nested))
+
+
+def test_the_seed_decides_the_weights() -> None:
+    results = []
+    for seed in (1, 1, 2):
+        nested, data = hard()
+        fit(nested, data, epochs=1, batch_size=4, seed=seed, show_progress=False)
+        results.append(weights(nested))
+    assert equal(results[0], results[1])
+    assert not equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("epochs", v) for v in (0, -1, 1.5, "3", float("nan"), True)),
+        *(("batch_size", v) for v in (1, 0, 2.5)),
+        *(("samples_per_step", v) for v in (0, 1.5)),
+        *(("lr", v) for v in (-0.1, float("inf"), "fast")),
+        *(("momentum", v) for v in (1.0, -0.1)),
+        ("weight_decay", -1e-4),
+        ("warmup", 1.0),
+        ("clip_norm", -1),
+        ("label_smoothing", 1.0),
+        ("update", "random"),
+        ("optimizer", "lion"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_its_value(option: str, value: object) -> None:
+    nested, data = hard()
+    with pytest.raises(TrainerError, match=f"^{option} = .*allowed are") as caught:
+        fit(nested, data, show_progress=False, **{option: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_an_unknown_option_is_refused_and_told_what_is_known() -> None:
+    nested, data = hard()
+    with pytest.raises(TrainerError, match=r"unknown option 'learning_rate'; allowed are .*\blr\b"):
+        fit(nested, data, learning_rate=0.1)
+
+
+@pytest.mark.parametrize(("label", "split"), [(12, "training"), (-1, "training"), (12, "validation")])
+def test_a_label_outside_the_classes_is_refused_with_its_place(label: int, split: str) -> None:
+    nested, data = hard()
+    wrong = Samples(data.inputs, data.labels.clone())
+    wrong.labels[23] = label
+    before = weights(nested)
+    with pytest.raises(TrainerError, match=rf"{split} data.*label {label} at position 23; allowed are 0 to 3"):
+        fit(nested, *((wrong,) if split == "training" else (data, wrong)), epochs=1, batch_size=8, show_progress=False)
+    assert equal(before, weights(nested))
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    nested, data = hard()
+    with pytest.raises(TrainerError, match=r"loss = (nan|inf) at step \d+: the training diverged; try a lower lr than 1e\+30"):
+        fit(nested, data, run=tmp_path, lr=1e30, clip_norm=0, epochs=3, batch_size=4, show_progress=False)
+
+
+def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Callable[..., tuple[Tensor, ...]]:
+    """An augmentation that sends signals to this process when it is asked for the batch of that step."""
+    calls = iter(range(10**6))
+
+    def apply(inputs: tuple[Tensor, ...], generator: Generator) -> tuple[Tensor, ...]:
+        if next(calls) == at_step:
+            for number in signals:
+                signal.raise_signal(number)
+        return (inputs[0] + 0.1 * torch.rand(inputs[0].shape, generator=generator),)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "adamw", "update": "sandwich"}, {"momentum": 0.0, "update": "full"}],
+    ids=["sgd", "adamw", "no momentum"],
+)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at_step", [4, 9, 10], ids="step {}".format)
+def test_a_resumed_training_ends_with_the_same_weights(
+    options: dict[str, Any], stop: signal.Signals, at_step: int, tmp_path: Path
+) -> None:
+    options = {"epochs": 3, "batch_size": 4, "show_progress": False, **options}
+    whole, data = hard()
+    fit(whole, data, data, run=tmp_path / "whole", augment=noise(), **options)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interrupted, _ = hard()
+    with pytest.raises(TrainingInterrupted, match=rf"after step {at_step + 1} of 30; .*--resume"):
+        fit(interrupted, data, data, run=tmp_path / "run", augment=noise(at_step, (stop,)), **options)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    torch.manual_seed(99)
+    resumed = NestedModel(Hard())
+    fit(resumed, data, data, run=tmp_path / "run", resume=True, augment=noise(), **options)
+    assert equal(weights(resumed), weights(whole))
+    assert all(equal(resumed.calibration[sub], whole.calibration[sub]) for sub in whole.submodels)
+    for line, wanted in zip(log_of(tmp_path / "run"), log_of(tmp_path / "whole"), strict=True):
+        assert all(line[key] == wanted[key] for key in ("step", "lr", "gradient_computations", "validation_accuracy"))
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    nested, data = hard()
+    with pytest.raises(KeyboardInterrupt):
+        fit(nested, data, run=tmp_path, batch_size=4, augment=noise(3, (signal.SIGINT, signal.SIGINT)), show_progress=False)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_half_written_last_line_of_the_log_does_not_stop_a_resume(tmp_path: Path) -> None:
+    nested, data = hard()
+    options = {"run": tmp_path, "epochs": 3, "batch_size": 4, "show_progress": False}
+    with pytest.raises(TrainingInterrupted):
+        fit(nested, data, augment=noise(14, (signal.SIGINT,)), **options)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 20, "epoch": 2, "lo')
+    fit(nested, data, resume=True, augment=noise(), **options)
+    assert [line["step"] for line in log_of(tmp_path)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize(("option", "value"), [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8)])
+def test_resuming_with_another_option_is_refused_by_name(option: str, value: object, tmp_path: Path) -> None:
+    nested, data = hard()
+    options = {"epochs": 3, "batch_size": 4}
+    fit(nested, data, run=tmp_path, show_progress=False, **options)
+    with pytest.raises(TrainerError, match=f"resume: {option} = {value!r}, but the run was begun with"):
+        fit(nested, data, run=tmp_path, resume=True, show_progress=False, **{**options, option: value})
+
+
+def test_resuming_what_was_never_begun_is_refused(tmp_path: Path) -> None:
+    nested, data = hard()
+    with pytest.raises(TrainerError, match=r"checkpoint\.safetensors does not exist"):
+        fit(nested, data, run=tmp_path, resume=True)
+    with pytest.raises(TrainerError, match="resume: needs the folder"):
+        fit(nested, data, resume=True)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"\x80\x04half a pickle")
+    with pytest.raises(TrainerError, match=r"checkpoint\.safetensors is damaged"):
+        fit(nested, data, run=tmp_path, resume=True)
+
+
+# A run: the folder that `sortednet train` writes, in a process of its own.
+
+WHOLE = {"epochs": 4, "batch_size": 32, "update": "sorted"}  # 36 steps an epoch
+
+
+def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sortednet", "train", "--family", "resnet", "--data", "digits", "--out", out.name, *more]
+    command += [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    command += ["--epochs", "4", "--batch-size", "32", "--threads", "1", "--json"]
+    return subprocess.Popen(command, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stopped(out: Path, stop: signal.Signals) -> tuple[int, str]:
+    """Trains in a process of its own until it gets the signal, within an epoch; its exit code and messages."""
+    process = start(out)
+    while not (out / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(stop)
+    _, messages = process.communicate()
+    return process.returncode, messages
+
+
+def train(folder: Path, *, family: str = "resnet", data: str = "digits", **changes: Any) -> dict[str, Any]:
+    arguments = {"grid": {}, "settings": SETTINGS, "show_progress": False, **changes}
+    arguments["options"] = {"epochs": 1, "batch_size": 64, "update": "full", **changes.get("options", {})}
+    return train_run(family, data, folder, **arguments)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted. Tests must not change it."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(run, options=WHOLE, threads=1)
+    return run
+
+
+def check_same_run(run: Path, wanted: Path) -> None:
+    for name in ("model.safetensors", "calibration.safetensors"):
+        assert equal(load_file(run / name), load_file(wanted / name))
+    assert [line["step"] for line in log_of(run)] == [line["step"] for line in log_of(wanted)] == [36, 72, 108, 144]
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in wanted.iterdir())
+
+
+def test_an_interrupted_process_says_how_to_go_on_and_does_so_to_the_bit(whole: Path, tmp_path: Path) -> None:
+    code, messages = stopped(tmp_path / "run", signal.SIGINT)
+    assert code == 1
+    assert re.search(r"error: stopped after step \d+ of 144; .*--resume", messages)
+    assert "Traceback" not in messages
+    with pytest.raises(TrainerError, match=r"not finished: go on with .*--resume"):
+        load_run(tmp_path / "run")
+    process = start(tmp_path / "run", "--resume")
+    out, messages = process.communicate()
+    assert process.returncode == 0, messages
+    assert json.loads(out)["steps"] == 144
+    check_same_run(tmp_path / "run", whole)
+
+
+def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(whole: Path, tmp_path: Path) -> None:
+    assert stopped(tmp_path / "run", signal.SIGKILL)[0] == -signal.SIGKILL
+    with safe_open(tmp_path / "run" / "checkpoint.safetensors", framework="pt") as checkpoint:
+        assert json.loads(checkpoint.metadata()["state"])["step"] in (36, 72, 108)
+        assert {key.partition("/")[0] for key in checkpoint.keys()} == {"model", "optimizer"}  # noqa: SIM118
+    train(tmp_path / "run", options=WHOLE, threads=1, resume=True)
+    check_same_run(tmp_path / "run", whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    train(tmp_path)
+    for name in ("checkpoint.safetensors", "model.safetensors"):  # killed between the first line of the log and these
+        (tmp_path / name).unlink()
+    train(tmp_path, resume=True)
+    assert [line["step"] for line in log_of(tmp_path)] == [18]
+
+
+def test_a_finished_run_can_be_reopened_and_is_not_overwritten(digits: DataSet, tmp_path: Path) -> None:
+    summary = train(tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert [sub.id for sub in run.nested.submodels] == ["w0.50-d1", "w0.50-d2", "w1.00-d1", "w1.00-d2"]
+    assert not any(run.nested.needs_calibration(sub) for sub in run.nested.submodels)
+    assert {s.id: round(accuracy_of(run.nested, s, digits.validation), 6) for s in run.nested.submodels} == summary[
+        "validation_accuracy"
+    ]
+    assert run.record["data"]["split_sha256"] == digits.record["split_sha256"]
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(TrainerError, match="already holds a run; go on with --resume or choose another folder"):
+        train(tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    train(tmp_path)
+    before = load_file(tmp_path / "model.safetensors")
+    summary = train(tmp_path, resume=True)
+    assert equal(load_file(tmp_path / "model.safetensors"), before)
+    json.dumps([summary, read_record(tmp_path)], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"options": {"lr": 0.05}}, "'lr': 0.05"),
+        ({"options": {"seed": 3}}, "'seed': 3"),
+        ({"settings": {**SETTINGS, "multiple": 2}}, "'multiple': 2"),
+        ({"grid": {"width": [0.75]}}, r"width.*0\.75"),
+        ({"family": "mobilenetv2", "settings": {}}, "family = mobilenetv2"),
+        ({"data": "mnist"}, "mnist|input_shape"),
+    ],
+    ids=str,
+)
+def test_a_run_is_not_resumed_as_another(change: dict[str, Any], named: str, tmp_path: Path) -> None:
+    train(tmp_path)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(TrainerError, match=f"resume: .*{named}"):
+        train(tmp_path, resume=True, **change)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"options": {"update": "random"}}, "update = 'random'"),
+        ({"options": {"epochs": 0}}, "epochs = 0"),
+        ({"grid": {"width": [2.0]}}, "axis 'width' = 2.00"),
+        ({"settings": {"girth": 2}}, "'girth'"),
+        ({"family": "vgg"}, "'vgg'"),
+        ({"data": "imagenet"}, "'imagenet'"),
+        ({"init": Path("nowhere.safetensors")}, r"nowhere\.safetensors does not exist"),
+        ({"threads": -1}, "threads = -1"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_refused_and_leaves_no_run(change: dict[str, Any], named: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match=named):
+        train(tmp_path / "run", **change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_starts_from_the_weights_of_a_run(tmp_path: Path) -> None:
+    train(tmp_path / "first")
+    before = load_file(tmp_path / "first" / "model.safetensors")
+    for source in (tmp_path / "first", tmp_path / "first" / "model.safetensors"):
+        out = tmp_path / f"from {source.name}"
+        train(out, init=source, options={"lr": 1e-30, "seed": 5})  # steps too small to change a weight
+        assert equal(load_file(out / "model.safetensors"), before)
+    with pytest.raises(TrainerError, match=r"first.*parameter 'stem\.weight' is of shape .*; this model needs"):
+        train(tmp_path / "other", init=tmp_path / "first", settings={**SETTINGS, "channels": [12, 16]})

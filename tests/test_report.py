@@ -1,0 +1,118 @@
+"""The HTML report: whole without a network, and no name in it can become markup."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import sortednet
+from device_profiles import write_profile
+from exporter.bundle import Bundle
+from tests.conftest import DEVICE
+
+LOADS = {"src", "href", "srcset", "data", "poster", "action", "formaction", "background", "xlink:href", "manifest"}
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """What a browser would see: the tags, what they load, the styles, and the text outside of scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.styles: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._inside = tag
+        self.loaded += [value for name, value in attrs if name in LOADS and value]
+        self.styles += [value for name, value in attrs if name == "style" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "style":
+            self.styles.append(data)
+        elif self._inside != "script":
+            self.text += data
+
+
+@pytest.fixture
+def copied(bundle_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_path, tmp_path / "<b>bold"))
+
+
+def report(bundle: Path, *options: str) -> str:
+    out = bundle.parent / "report.html"
+    result = CliRunner().invoke(sortednet.app, ["report", str(bundle), "--out", str(out), *options])
+    assert result.exit_code == 0, result.stderr
+    return out.read_text(encoding="utf-8")
+
+
+def add_device(bundle: Path, name: str, label: str = "") -> None:
+    profile = Bundle(bundle).profile(DEVICE)
+    device = profile.device.model_copy(update={"name": name, "label": label, "cpu": f"{EVIL} cpu"})
+    write_profile(profile.model_copy(update={"device": device}), bundle / "profiles" / f"{name}.json")
+
+
+def test_a_browser_loads_nothing_from_elsewhere(copied: Path) -> None:
+    page = Page(report(copied))
+    assert "script" in page.tags  # the chart's code is in the page
+    assert [target for target in page.loaded if not target.startswith(("#", "data:"))] == []
+    assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert re.findall(r"@import|url\((?!['\"]?(?:data:|#))", "".join(page.styles)) == []
+
+
+def test_every_device_and_submodel_is_named_with_its_figures(copied: Path) -> None:
+    add_device(copied, "phone", label="A phone on a desk")
+    html, bundle = report(copied), Bundle(copied)
+    text = Page(html).text
+    for name in (DEVICE, "phone", "A phone on a desk", *bundle.submodels):
+        assert name in text
+        assert name in html
+    for entry in bundle.submodels.values():
+        assert f"{100 * entry.accuracy:.2f} %" in text
+        assert f"{bundle.profile(DEVICE).submodels[entry.id].latency_ms.p90:.3f}" in text
+
+
+def test_one_device_can_be_chosen(copied: Path) -> None:
+    add_device(copied, "phone")
+    text = Page(report(copied, "--device", "phone")).text
+    assert "phone" in text
+    assert DEVICE not in text
+
+
+def test_names_cannot_become_markup(copied: Path) -> None:
+    scripts = Page(report(copied)).tags.count("script")
+    add_device(copied, "phone", label=EVIL)
+    html = report(copied)
+    page = Page(html)
+    assert EVIL not in html
+    assert EVIL in page.text  # as text
+    assert page.tags.count("script") == scripts
+    assert "b" not in page.tags  # the bundle's folder is named <b>bold
+
+
+def test_without_a_profile_it_says_how_to_measure(copied: Path) -> None:
+    shutil.rmtree(copied / "profiles")
+    out = copied.parent / "report.html"
+    result = CliRunner().invoke(sortednet.app, ["report", str(copied), "--out", str(out)])
+    assert result.exit_code == 2
+    assert "sortednet profile" in result.stderr
+    assert not out.exists()
+
+
+def test_a_page_that_cannot_be_written_is_an_error(copied: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(sortednet.app, ["report", str(copied), "--out", str(tmp_path / "none" / "x.html")])
+    assert result.exit_code == 2
+    assert "x.html" in result.stderr

@@ -1,0 +1,282 @@
+"""`Runtime` on the device: the graph's own numbers, what was chosen, refused inputs, the battery, missing profiles."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import onnxruntime as ort
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import selector.runtime
+from device_profiles import LatencyMs, default_device_name, write_profile
+from exporter.bundle import Bundle, BundleError
+from selector import Battery, Budget, BudgetError, InputError, Runtime, read_battery
+from selector.files import read_inputs
+from tests.conftest import DEVICE
+
+INPUT, OUTPUT, SHAPE = "input", "logits", (1, 8, 8)
+
+
+def images(batch: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((batch, *SHAPE), dtype=np.float32)
+
+
+def stock(bundle: Bundle, submodel: str, inputs: NDArray[Any]) -> NDArray[Any]:
+    """What ONNX Runtime says by itself, with its defaults."""
+    session = ort.InferenceSession(str(bundle.graph_path(submodel)), providers=["CPUExecutionProvider"])
+    return session.run([OUTPUT], {INPUT: inputs})[0]
+
+
+@pytest.fixture
+def ranked(bundle_path: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle whose profile is made up: the n-th most accurate takes n ms less than the next better one."""
+    path = tmp_path / "ranked"
+    shutil.copytree(bundle_path, path)
+    bundle = Bundle(path)
+    profile = bundle.profile(DEVICE)
+    by_accuracy = sorted(bundle.submodels, key=lambda name: bundle.submodels[name].accuracy)
+    measured = {
+        name: profile.submodels[name].model_copy(update={"latency_ms": LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=10)})
+        for ms, name in enumerate(by_accuracy, start=1)
+    }
+    write_profile(profile.model_copy(update={"submodels": measured}), path / "profiles" / f"{DEVICE}.json")
+    return path
+
+
+def unmeasured(bundle_path: Path, tmp_path: Path, devices: tuple[str, ...] = ()) -> Path:
+    """A copy of the bundle with profiles of other devices only."""
+    path = tmp_path / "unmeasured"
+    shutil.copytree(bundle_path, path)
+    profile = Bundle(path).profile(DEVICE)
+    (path / "profiles" / f"{DEVICE}.json").unlink()
+    for name in devices:
+        device = profile.device.model_copy(update={"name": name})
+        write_profile(profile.model_copy(update={"device": device}), path / "profiles" / f"{name}.json")
+    return path
+
+
+def test_outputs_are_those_of_stock_onnx_runtime_on_the_chosen_graph(ranked: Path) -> None:
+    runtime, inputs = Runtime(ranked, battery=lambda: None), images(3)
+    chosen = set()
+    for limit in range(1, 7):
+        result = runtime.run({INPUT: inputs}, Budget(latency_ms=limit))
+        chosen.add(result.selection.submodel)
+        assert result.selection.feasible
+        assert result.selection.latency_ms <= limit
+        assert list(result.outputs) == [OUTPUT]
+        expected = stock(runtime.bundle, result.selection.submodel, inputs)
+        np.testing.assert_allclose(result.outputs[OUTPUT], expected, rtol=1e-5, atol=1e-5)
+    assert len(chosen) > 2
+
+
+def test_a_result_says_what_was_chosen_and_how_long_it_took(ranked: Path) -> None:
+    runtime = Runtime(ranked, battery=lambda: None)
+    best = max(runtime.bundle.manifest.submodels, key=lambda entry: entry.accuracy)
+    result = runtime.run(images(1))
+    assert result.selection == runtime.select(Budget())
+    assert result.selection.accuracy == best.accuracy
+    assert result.selection.device == DEVICE
+    assert result.latency_ms > 0
+
+    missed = runtime.run(images(1), Budget(latency_ms=0.5))  # the nearest one runs, and the result says so
+    assert (missed.selection.feasible, missed.selection.latency_ms) == (False, 1.0)
+    assert missed.outputs[OUTPUT].shape == (1, 10)
+
+
+def test_a_session_is_opened_once_and_kept(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    real = selector.runtime.open_session
+    monkeypatch.setattr(
+        selector.runtime, "open_session", lambda graph, **kw: (opened.append(Path(graph).stem), real(graph, **kw))[1]
+    )
+    runtime = Runtime(ranked, battery=lambda: None)
+    used = [runtime.run(images(1), Budget(latency_ms=limit)).selection.submodel for limit in (1, 6, 1, 6, 6)]
+    assert opened == used[:2]
+
+
+def test_one_array_stands_for_the_only_input_and_batches_equal_single_runs(ranked: Path) -> None:
+    runtime, inputs = Runtime(ranked, battery=lambda: None), images(33)
+    whole = runtime.run(inputs).outputs[OUTPUT]
+    singles = [runtime.run({INPUT: inputs[i : i + 1]}).outputs[OUTPUT][0] for i in range(33)]
+    np.testing.assert_allclose(whole, singles, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [np.asfortranarray, lambda x: np.repeat(x, 2, axis=3)[..., ::2], lambda x: x.astype(">f4")],
+    ids=["fortran order", "strided", "big-endian"],
+)
+def test_the_layout_of_an_array_in_memory_does_not_change_the_numbers(ranked: Path, same: Any) -> None:
+    """Equal arrays give equal outputs, or are refused."""
+    runtime, inputs = Runtime(ranked, battery=lambda: None), images(2)
+    assert (same(inputs) == inputs).all()
+    try:
+        outputs = runtime.run(same(inputs)).outputs[OUTPUT]
+    except InputError:
+        return
+    np.testing.assert_array_equal(outputs, runtime.run(inputs).outputs[OUTPUT])
+
+
+def with_one(value: float) -> NDArray[np.float32]:
+    inputs = images(2)
+    inputs[1, 0, 3, 4] = value
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        (images(2)[:, :, :7], ["'input'", "(2, 1, 7, 8)", "(batch, 1, 8, 8)"]),
+        (images(2)[0], ["'input'", "(1, 8, 8)", "(batch, 1, 8, 8)"]),
+        (images(0), ["'input'", "(0, 1, 8, 8)", "(batch, 1, 8, 8)"]),
+        (images(2).astype(np.float64), ["'input'", "float64", "float32"]),
+        (images(2).astype(object), ["'input'", "object", "float32"]),
+        (with_one(np.nan), ["'input'", "NaN", "finite"]),
+        (with_one(-np.inf), ["'input'", "infinite", "finite"]),
+        (images(2).tolist(), ["'input'", "list", "float32"]),
+        ({INPUT: images(2).tolist()}, ["'input'", "list", "float32"]),
+        ({}, ["nothing", "'input'"]),
+        ({"image": images(2)}, ["'image'", "'input'"]),
+        ({INPUT: images(2), "mask": images(2)}, ["'input', 'mask'", "allowed is 'input'"]),
+    ],
+    ids=["size", "rank", "no example", "float64", "object", "nan", "inf", "list", "list by name", "none", "name", "extra"],
+)
+def test_an_input_that_does_not_fit_is_refused_with_what_it_is_and_must_be(
+    bundle_path: Path, inputs: Any, named: list[str]
+) -> None:
+    with pytest.raises(InputError) as refused:
+        Runtime(bundle_path).run(inputs)
+    assert [part for part in named if part not in str(refused.value)] == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["npy", "npz"]), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3)), max_size=3), st.floats(0.2, 2)
+)
+def test_a_damaged_input_file_is_refused_or_read(kind: str, edits: list[tuple[float, bytes]], kept: float) -> None:
+    """Whatever happened to the file: arrays, or an error of one line that names it; nothing that only numpy knows."""
+    whole = io.BytesIO()
+    if kind == "npy":
+        np.save(whole, images(2))
+    else:
+        np.savez_compressed(whole, input=images(2))
+    content = bytearray(whole.getvalue())
+    for place, new in edits:  # the header is a small part of the file: every other edit hits it
+        start = int(place * (150 if len(new) % 2 else len(content)))
+        content[start : start + len(new)] = new
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"damaged.{kind}"
+        path.write_bytes(content[: int(len(content) * kept)])
+        said = f"damaged.{kind}"
+        try:
+            read_inputs(path)
+        except InputError as error:
+            said = str(error)
+        assert f"damaged.{kind}" in said
+        assert "\n" not in said
+
+
+@pytest.mark.parametrize("shape", [(10**15,), (10**30,), (-5,), (2**62, 4)])
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_a_file_that_claims_to_be_larger_than_memory_is_refused(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    path = tmp_path / f"large.{kind}"
+    if kind == "npy":
+        path.write_bytes(header.getvalue() + bytes(64))
+    else:
+        with ZipFile(path, "w") as archive:
+            archive.writestr("input.npy", header.getvalue() + bytes(64))
+    with pytest.raises(InputError, match="large"):
+        read_inputs(path)
+
+
+@pytest.mark.parametrize(
+    ("battery", "saves"),
+    [(None, False), (Battery(percent=10, discharging=True), True), (Battery(percent=10, discharging=False), False)],
+)
+def test_a_low_battery_changes_the_choice(ranked: Path, battery: Battery | None, saves: bool) -> None:
+    selection = Runtime(ranked, battery=lambda: battery).run(images(1), Budget(min_accuracy=0.0)).selection
+    best = max(entry.accuracy for entry in Bundle(ranked).submodels.values())
+    assert (selection.latency_ms == 1.0) == saves
+    assert (selection.accuracy == best) == (not saves)
+    assert ("battery at 10 %" in selection.reason) == saves
+
+
+def test_without_a_profile_the_most_accurate_runs_and_a_limit_is_an_error(bundle_path: Path, tmp_path: Path) -> None:
+    runtime = Runtime(unmeasured(bundle_path, tmp_path))
+    best = max(entry.accuracy for entry in runtime.bundle.submodels.values())
+    result = runtime.run(images(2))
+    assert (result.selection.accuracy, result.selection.feasible) == (best, True)
+    assert result.selection.latency_ms is None
+    np.testing.assert_allclose(
+        result.outputs[OUTPUT], stock(runtime.bundle, result.selection.submodel, images(2)), rtol=1e-5, atol=1e-5
+    )
+    for budget in (Budget(latency_ms=1e6), Budget(objective="latency"), Budget(min_accuracy=0.1)):
+        with pytest.raises(BudgetError, match="sortednet profile"):
+            runtime.run(images(2), budget)
+
+
+def test_with_profiles_of_other_devices_only_the_error_lists_them(bundle_path: Path, tmp_path: Path) -> None:
+    path = unmeasured(bundle_path, tmp_path, devices=("phone", "watch"))
+    with pytest.raises(BudgetError, match="phone, watch"):
+        Runtime(path)
+    assert Runtime(path, device="watch").run(images(1)).selection.device == "watch"
+    with pytest.raises(BundleError, match=r"'tablet'.*phone, watch"):
+        Runtime(path, device="tablet")
+
+
+def test_a_profile_of_this_machine_is_preferred_to_others(bundle_path: Path, tmp_path: Path) -> None:
+    """However many threads it was measured with: `profile --threads 1` names it so."""
+    mine = default_device_name(1)
+    path = unmeasured(bundle_path, tmp_path, devices=("phone", mine, "watch"))
+    assert Runtime(path).run(images(1)).selection.device == mine
+
+
+def state(percent: Any, power_plugged: bool | None) -> SimpleNamespace:
+    return SimpleNamespace(percent=percent, secsleft=-2, power_plugged=power_plugged)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "expected"),
+    [
+        (None, None),
+        (RuntimeError("no driver"), None),
+        (state(float("nan"), False), None),
+        (state(-5, False), None),
+        (state(None, False), None),
+        (state(130, False), Battery(percent=100, discharging=True)),
+        (state(42, None), Battery(percent=42, discharging=False)),
+        (state(42.5, True), Battery(percent=42.5, discharging=False)),
+        (state(7, False), Battery(percent=7, discharging=True)),
+    ],
+)
+def test_a_battery_that_talks_nonsense_is_no_battery(
+    monkeypatch: pytest.MonkeyPatch, sensor: Any, expected: Battery | None
+) -> None:
+    def sensors_battery() -> Any:
+        if isinstance(sensor, Exception):
+            raise sensor
+        return sensor
+
+    monkeypatch.setattr(psutil, "sensors_battery", sensors_battery, raising=False)
+    assert read_battery() == expected
+
+
+def test_a_device_without_battery_sensors_runs(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil leaves the function out on systems that it knows no battery of."""
+    monkeypatch.delattr(psutil, "sensors_battery", raising=False)
+    outputs: Mapping[str, NDArray[Any]] = Runtime(bundle_path).run(images(1)).outputs
+    assert np.isfinite(outputs[OUTPUT]).all()

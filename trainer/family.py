@@ -1,0 +1,196 @@
+"""`Family`: the whole contract for an architecture, ours or a user's own.
+
+Shapes: N batch, C channels, H height, W width, T tokens.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from trainer.submodel import AxisValue, SubModel, TrainerError, at_most, format_value
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a family may want to know of the data that it will be trained on."""
+
+    input_shape: tuple[int, ...]  # of one example, without the batch: (C, H, W) for images, (T,) for text
+    classes: int
+    mean: tuple[float, ...] = ()  # per channel, of the training split; empty for text
+    std: tuple[float, ...] = ()
+    vocabulary: int = 0  # token ids lie below this; 0 for images
+
+
+class Family(ABC):
+    """An architecture with a constructor that takes a size.
+
+    `build(sub)` returns an ordinary module whose parameters carry the same names at every size and whose shapes are
+    prefixes of the largest's. Nothing else is asked of the module: no special layers, no masks.
+    """
+
+    axes: Mapping[str, Sequence[AxisValue]]
+    """Axis name → the values of the grid, ascending. The last value of each axis builds the full model."""
+
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None
+    """Input name → axes of free size in the exported graph; None means axis 0, the batch, of every input."""
+
+    output_name: ClassVar[str] = "logits"
+
+    @abstractmethod
+    def build(self, sub: SubModel) -> nn.Module:
+        """The model at that size, freshly initialised; maps the example inputs to logits (N, classes)."""
+
+    @abstractmethod
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        """Inputs of the right shape and dtype, by the name they get in the exported graph, in call order."""
+
+    def fused_blocks(self, sub: SubModel) -> Mapping[str, Mapping[int, Sequence[int]]]:
+        """Parameters whose axis is several blocks laid side by side, each a prefix of its own.
+
+        Parameter name → axis → the sizes of the blocks at that size, for example a fused QKV projection:
+        `{"attention.qkv.weight": {0: (heads * 64, heads * 64, heads * 64)}}`.
+        """
+        return {}
+
+    @classmethod
+    def for_data(cls, spec: DataSpec, **settings: Any) -> Self:
+        """The family for a data set, with constructor arguments by name (`--set`).
+
+        A family whose shape depends on the data overrides this. Raises TrainerError for an unknown argument.
+        """
+        return cls.configured(settings)
+
+    @classmethod
+    def configured(cls, settings: Mapping[str, Any]) -> Self:
+        """The family with these constructor arguments. Raises TrainerError naming those that are allowed."""
+        parameters = {} if cls.__init__ is object.__init__ else inspect.signature(cls).parameters
+        allowed = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        unknown = [name for name in settings if name not in allowed]
+        if unknown and not takes_any:
+            raise TrainerError(f"{cls.__name__} has no parameter {unknown[0]!r}; allowed are {', '.join(allowed) or 'none'}")
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise TrainerError(f"{cls.__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())}): {error}") from None
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments (JSON values) that build this family again; a run and a bundle carry them."""
+        return {}
+
+    # What follows is derived and need not be overridden.
+
+    @property
+    def largest(self) -> SubModel:
+        return SubModel(**{name: values[-1] for name, values in self.axes.items()})
+
+    @property
+    def smallest(self) -> SubModel:
+        return SubModel(**{name: values[0] for name, values in self.axes.items()})
+
+    def grid(self) -> list[SubModel]:
+        """Every combination of the axes' values, smallest first."""
+        return [SubModel(**dict(zip(self.axes, values, strict=True))) for values in itertools.product(*self.axes.values())]
+
+    def check(self, sub: SubModel) -> None:
+        """Raises TrainerError when `sub` is not of this family or lies outside its range."""
+        if set(sub.axes) != set(self.axes):
+            raise TrainerError(f"sub-model {sub.id}: axes {sorted(sub.axes)}, this family has {sorted(self.axes)}")
+        for name, value in sub.axes.items():
+            if not self.allows(name, value):
+                largest = self.axes[name][-1]
+                kind = "numbers above 0" if isinstance(largest, float) else "whole numbers from 1"
+                raise TrainerError(f"axis {name!r} = {format_value(value)}: allowed are {kind} up to {format_value(largest)}")
+
+    def allows(self, axis: str, value: AxisValue) -> bool:
+        """Whether the value lies in the axis' range, be it in the grid or between two of its values."""
+        largest = self.axes[axis][-1]
+        if isinstance(value, tuple if isinstance(largest, float) else float):
+            return False
+        return (min(value) if isinstance(value, tuple) else value) > 0 and at_most(value, largest)
+
+    def with_grid(self, grid: Mapping[str, Sequence[AxisValue]]) -> Self:
+        """This family with other values on some axes (`--grid`). The full model stays part of the grid.
+
+        Raises TrainerError for an unknown axis or a value outside the range.
+        """
+        axes = dict(self.axes)
+        for name, values in grid.items():
+            if name not in axes:
+                raise TrainerError(f"grid: unknown axis {name!r}; this family has {', '.join(axes)}")
+            full = axes[name][-1]
+            if isinstance(full, float):
+                values = [float(v) if isinstance(v, int) else v for v in values]
+            for value in values:
+                self.check(SubModel(**{**self.largest.axes, name: value}))
+            axes[name] = self._ascending(name, [*values, full])
+        self.axes = axes
+        return self
+
+    def per_stage(self, axis: str, value: int, stages: int) -> tuple[int, ...]:
+        """A plain count written per stage; a family whose stages differ in length overrides this."""
+        return (value,) * stages
+
+    def _ascending(self, axis: str, values: Sequence[AxisValue]) -> tuple[AxisValue, ...]:
+        """Sorted, without duplicates; when some values are per stage, all are written per stage."""
+        stages = {len(v) for v in values if isinstance(v, tuple)}
+        if len(stages) > 1:
+            raise TrainerError(f"grid: axis {axis!r} mixes values for {sorted(stages)} stages")
+        if stages:
+            count = stages.pop()
+            per_stage = {v if isinstance(v, tuple) else self.per_stage(axis, int(v), count) for v in values}
+            return tuple(sorted(per_stage, key=lambda v: (sum(v), v)))
+        return tuple(sorted(set(values)))
+
+
+_REGISTRY: dict[str, type[Family]] = {}
+
+
+def register_family(name: str, family: type[Family]) -> None:
+    """Makes `--family NAME` mean this class. Raises TrainerError when the name is taken by another class."""
+    if _REGISTRY.get(name, family) is not family:
+        raise TrainerError(f"family name {name!r} is taken by {_REGISTRY[name].__qualname__}")
+    _REGISTRY[name] = family
+
+
+def registered_families() -> dict[str, type[Family]]:
+    return dict(_REGISTRY)
+
+
+def find_family(name: str) -> type[Family]:
+    """The class behind a registered name or `module:Class` (looked for in the working directory too).
+
+    Raises TrainerError naming what is known when there is no such family.
+    """
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    module_name, _, class_name = name.partition(":")
+    if not module_name or not class_name:
+        raise TrainerError(f"unknown family {name!r}; known are {', '.join(sorted(_REGISTRY))}, or module:Class for your own")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ModuleNotFoundError as error:
+        raise TrainerError(f"family {name!r}: {error}; the module must lie in the working directory or be installed") from None
+    if not (isinstance(found, type) and issubclass(found, Family)):
+        raise TrainerError(f"family {name!r}: {class_name} is not a subclass of trainer.Family in {module_name}")
+    return found
+
+
+def family_name(family: Family) -> str:
+    """The name that `find_family` takes to find this family's class again."""
+    for name, registered in _REGISTRY.items():
+        if registered is type(family):
+            return name
+    return f"{type(family).__module__}:{type(family).__qualname__}"

@@ -1,0 +1,256 @@
+"""`NestedModel`: one full module whose parameter prefixes are all the smaller models.
+
+A sub-model is never a masked or special module. Its skeleton is the family's own module built on the `meta` device;
+calling it with prefix views of the full parameters is `torch.func.functional_call`, so a step costs what the small
+model costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from trainer.family import Family
+from trainer.submodel import SubModel, TrainerError
+
+Segments = tuple[tuple[slice, ...], ...]
+"""For each axis of a parameter, the slices of the full axis that a sub-model keeps, side by side."""
+
+
+class NestedModel(nn.Module):
+    """The full model and every sub-model of a family over the same parameters.
+
+    Raises TrainerError when the family is not nested: a sub-model's parameter has another name, another number of
+    axes, or is larger than the full model's; or two sub-models of the grid are the same network.
+    """
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+        self.full = family.build(family.largest)
+        self.submodels: list[SubModel] = family.grid()
+        self.calibration: dict[SubModel, dict[str, Tensor]] = {}
+        """BatchNorm statistics per sub-model, by buffer name; filled by `trainer.calibrate`."""
+        # All names of a tied parameter stay in the map, so that `tie_weights` finds the tensor under any of them.
+        self._parameters_by_name = dict(self.full.named_parameters(remove_duplicate=False))
+        first_names: dict[int, str] = {}
+        self.canonical_names = {n: first_names.setdefault(id(p), n) for n, p in self._parameters_by_name.items()}
+        """Every parameter name, tied ones included, to the one name under which `view` and `segments` list it."""
+        self._skeletons: dict[SubModel, _Skeleton] = {}
+        self._refuse_twins()
+
+    def forward(self, inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor], sub: SubModel | None = None) -> Tensor:
+        """Logits of a sub-model (None: the full one); gradients flow into the full parameters.
+
+        In eval mode BatchNorm uses the sub-model's calibrated statistics.
+        """
+        return self.call(sub or self.family.largest, inputs, self.view(sub or self.family.largest))
+
+    def call(
+        self, sub: SubModel, inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The sub-model's network applied with the given parameters, in the mode (train or eval) of this module."""
+        skeleton = self.skeleton(sub)
+        if skeleton.training != self.training:
+            skeleton.train(self.training)
+        state = {**parameters, **self.buffers_of(sub)}
+        result: Tensor = functional_call(skeleton, state, as_arguments(inputs), tie_weights=True)
+        return result
+
+    def view(self, sub: SubModel) -> dict[str, Tensor]:
+        """The sub-model's parameters as prefix views of the full ones (fused blocks: as copies), by name."""
+        return {name: cut(self._parameters_by_name[name], segments) for name, segments in self.segments(sub).items()}
+
+    def extract(self, sub: SubModel) -> nn.Module:
+        """The sub-model as a plain module with its own copies of parameters and calibrated buffers."""
+        state = {**self.view(sub), **self.buffers_of(sub)}
+        module = self.family.build(sub)
+        with torch.no_grad():
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                tensor.copy_(state[name])
+        return module.train(self.training)
+
+    def skeleton(self, sub: SubModel) -> nn.Module:
+        """The sub-model's module on the meta device: shapes without values."""
+        return self._prepare(sub).module
+
+    def segments(self, sub: SubModel) -> Mapping[str, Segments]:
+        """For each parameter of the sub-model, what it keeps of the full parameter's axes."""
+        return self._prepare(sub).segments
+
+    def buffers_of(self, sub: SubModel) -> dict[str, Tensor]:
+        """The sub-model's buffers by name: from a real build, BatchNorm statistics from the calibration."""
+        skeleton = self._prepare(sub)
+        device = next(iter(self._parameters_by_name.values())).device
+        if skeleton.device != device:
+            skeleton.buffers = {name: buffer.to(device) for name, buffer in skeleton.buffers.items()}
+            skeleton.device = device
+        # A forward pass in train mode updates running statistics in place: never the calibrated ones.
+        calibrated = {} if self.training else self.calibration.get(sub, {})
+        return {**skeleton.buffers, **calibrated}
+
+    def needs_calibration(self, sub: SubModel) -> bool:
+        """Whether the sub-model has BatchNorm statistics that have not been calibrated."""
+        return sub not in self.calibration and bool(batchnorm_names(self.skeleton(sub)))
+
+    def accumulate_gradients(
+        self, sub: SubModel, inputs: Sequence[Tensor], loss_of: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward of one sub-model; adds its gradients to the full parameters' `.grad`.
+
+        The same gradients as `loss_of(self(inputs, sub)).backward()`, but they are added straight into the prefix:
+        differentiating through the views would fill one full-sized tensor of zeros per cut axis and sub-model. A
+        parameter that the sub-model does not have keeps its gradient (None included).
+
+        Returns the loss and the logits, both detached.
+        """
+        segments = self.segments(sub)
+        # Contiguous copies of what is cut: convolutions on strided weights copy them in forward and backward anyway
+        # (a step of the default ResNet at half width took 3-7 % longer).
+        leaves = {name: view.detach().contiguous().requires_grad_() for name, view in self.view(sub).items()}
+        logits = self.call(sub, inputs, leaves)
+        loss = loss_of(logits)
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        taken: set[int] = set()
+        for name, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                _add_gradient(self._parameters_by_name[name], segments[name], gradient, taken)
+        return loss.detach(), logits.detach()
+
+    def _prepare(self, sub: SubModel) -> _Skeleton:
+        found = self._skeletons.get(sub)
+        if found is None:
+            self.family.check(sub)
+            found = self._skeletons[sub] = _Skeleton(self, sub)
+        return found
+
+    def _refuse_twins(self) -> None:
+        seen: dict[tuple[tuple[str, torch.Size], ...], SubModel] = {}
+        for sub in self.submodels:
+            shapes = tuple((name, p.shape) for name, p in self.skeleton(sub).named_parameters())
+            twin = seen.setdefault(shapes, sub)
+            if twin is not sub:
+                raise TrainerError(f"grid: {twin.id} and {sub.id} are the same network after rounding; leave one out")
+
+
+class _Skeleton:
+    """What is known of a sub-model without its values: module on meta, cuts, buffers."""
+
+    def __init__(self, nested: NestedModel, sub: SubModel) -> None:
+        family = nested.family
+        with _WithoutInitialisation():
+            self.module = family.build(sub)
+        self.buffers = {name: buffer.detach() for name, buffer in self.module.named_buffers()}
+        self.device = torch.device("cpu")
+        _move_parameters_to_meta(self.module)
+        fused, full_fused = family.fused_blocks(sub), family.fused_blocks(family.largest)
+        self.segments: dict[str, Segments] = {}
+        for name, parameter in self.module.named_parameters():
+            full = nested._parameters_by_name.get(name)
+            if full is None:
+                raise TrainerError(f"sub-model {sub.id}: parameter {name!r} does not exist in the full model")
+            self.segments[name] = _segments(
+                sub, name, parameter.shape, full.shape, fused.get(name, {}), full_fused.get(name, {})
+            )
+
+
+def as_arguments(inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Model inputs as positional arguments: one tensor, a sequence, or a mapping in call order."""
+    if isinstance(inputs, Tensor):
+        return (inputs,)
+    return tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(inputs)
+
+
+def cut(full: Tensor, segments: Segments) -> Tensor:
+    """The part of a full parameter that the segments keep: a view where every axis keeps one prefix."""
+    for axis, slices in enumerate(segments):
+        if len(slices) > 1:
+            full = torch.cat([full.narrow(axis, s.start, s.stop - s.start) for s in slices], dim=axis)
+        elif slices[0].stop != full.shape[axis]:
+            full = full.narrow(axis, 0, slices[0].stop)
+    return full
+
+
+def batchnorm_names(module: nn.Module) -> list[str]:
+    """Names of the BatchNorm layers that keep running statistics."""
+    return [n for n, m in module.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _segments(
+    sub: SubModel,
+    name: str,
+    shape: Sequence[int],
+    full_shape: Sequence[int],
+    blocks: Mapping[int, Sequence[int]],
+    full_blocks: Mapping[int, Sequence[int]],
+) -> Segments:
+    if len(shape) != len(full_shape):
+        raise TrainerError(f"sub-model {sub.id}: parameter {name!r} has {len(shape)} axes, the full model's {len(full_shape)}")
+    result = []
+    for axis, (size, full_size) in enumerate(zip(shape, full_shape, strict=True)):
+        kept = tuple(blocks.get(axis, (size,)))
+        available = tuple(full_blocks.get(axis, (full_size,)))
+        fits = len(kept) == len(available) and all(k <= a for k, a in zip(kept, available, strict=True))
+        if sum(kept) != size or sum(available) != full_size or not fits:
+            raise TrainerError(
+                f"sub-model {sub.id}: axis {axis} of parameter {name!r} has size {size} in blocks {kept}, "
+                f"which is no prefix of the full model's {full_size} in blocks {available}"
+            )
+        starts = [sum(available[:i]) for i in range(len(available))]
+        slices = tuple(slice(start, start + k) for start, k in zip(starts, kept, strict=True))
+        result.append((slice(0, size),) if size == full_size else slices)
+    return tuple(result)
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves parameters as allocated: most of a build's time is random numbers that nobody will read."""
+
+    _fills = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._fills and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _move_parameters_to_meta(module: nn.Module) -> None:
+    """Keeps shapes and ties, frees values; buffers (rotary frequencies, position ids) stay as they were built."""
+    moved: dict[int, nn.Parameter] = {}
+    for owner in module.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                meta = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+                owner._parameters[name] = moved.setdefault(id(parameter), meta)
+
+
+def _add_gradient(parameter: nn.Parameter, segments: Segments, gradient: Tensor, taken: set[int]) -> None:
+    """`taken`: the memory of gradients that became a parameter's own. Autograd gives one tensor to both terms of a sum,
+    and an expanded one to a parameter that was broadcast: those are copied."""
+    whole = all(len(s) == 1 and s[0].stop == size for s, size in zip(segments, parameter.shape, strict=True))
+    if parameter.grad is not None:
+        _add_into(parameter.grad, segments, gradient, 0)
+    elif whole:
+        memory = gradient.untyped_storage().data_ptr()
+        shared = memory in taken or not gradient.is_contiguous()
+        taken.add(memory)
+        parameter.grad = gradient.clone(memory_format=torch.contiguous_format) if shared else gradient
+    else:
+        parameter.grad = torch.zeros_like(parameter)
+        _add_into(parameter.grad, segments, gradient, 0)
+
+
+def _add_into(target: Tensor, segments: Segments, gradient: Tensor, axis: int) -> None:
+    if axis == len(segments):
+        target.add_(gradient)
+        return
+    start = 0
+    for s in segments[axis]:
+        size = s.stop - s.start
+        _add_into(target.narrow(axis, s.start, size), segments, gradient.narrow(axis, start, size), axis + 1)
+        start += size

@@ -1,0 +1,176 @@
+"""A run: the folder that `sortednet train` writes and `sortednet export` reads. It can be reopened from what it carries.
+
+run.json                   family and its configuration, data set and split, options, versions, results
+checkpoint.safetensors     parameters, optimizer state and step, while and after training
+log.jsonl                  one line per epoch
+model.safetensors          the trained parameters            (written at the end)
+calibration.safetensors    BatchNorm statistics per sub-model (written at the end)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, save_tensors
+from trainer.data import load_data
+from trainer.distributed import joined
+from trainer.evaluate import accuracy_of
+from trainer.family import Family, family_name, find_family
+from trainer.fit import FitOptions, fit
+from trainer.nested import NestedModel
+from trainer.submodel import AxisValue, TrainerError
+
+RUN_FILE = "run.json"
+MODEL_FILE = "model.safetensors"
+CALIBRATION_FILE = "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, reopened: the calibrated nested model in eval mode and what `run.json` says."""
+
+    nested: NestedModel
+    record: Mapping[str, Any]
+
+
+def describe_run(family: Family, data: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.json` holds from the beginning."""
+    grid = {axis: [list(v) if isinstance(v, tuple) else v for v in values] for axis, values in family.axes.items()}
+    return {
+        "family": family_name(family),
+        "config": family.config(),
+        "grid": grid,
+        "data": dict(data),
+        "options": dict(options),
+        "torch": torch.__version__,
+    }
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{RUN_FILE}.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / RUN_FILE)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Raises TrainerError when the folder holds no run."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise TrainerError(f"{str(folder)!r} is no run: it has no {RUN_FILE}; make one with `sortednet train`")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+    return record
+
+
+def save_run(folder: Path, nested: NestedModel) -> None:
+    """Writes the trained parameters and the calibration beside the record."""
+    save_tensors({name: p.detach() for name, p in nested.full.named_parameters()}, folder / MODEL_FILE)
+    statistics = {f"{sub.id}/{name}": t for sub, named in nested.calibration.items() for name, t in named.items()}
+    save_tensors(statistics, folder / CALIBRATION_FILE)
+
+
+def load_run(folder: Path) -> Run:
+    """Raises TrainerError when the run is unfinished, damaged or of an unknown family."""
+    record = read_record(folder)
+    if not (folder / MODEL_FILE).is_file():
+        raise TrainerError(f"run {str(folder)!r} is not finished: go on with `sortednet train --resume`")
+    nested = NestedModel(family_of(record))
+    load_parameters(nested, load_tensors(folder / MODEL_FILE)[0], folder / MODEL_FILE)
+    statistics, _ = load_tensors(folder / CALIBRATION_FILE)
+    by_id = {sub.id: sub for sub in nested.submodels}
+    for key, tensor in statistics.items():
+        identifier, _, name = key.partition("/")
+        if identifier in by_id:
+            nested.calibration.setdefault(by_id[identifier], {})[name] = tensor
+    return Run(nested.eval(), record)
+
+
+def family_of(record: Mapping[str, Any]) -> Family:
+    """The family that a run was made with, its grid included."""
+    try:
+        family = find_family(record["family"])(**record["config"])
+        grid = {axis: [tuple(v) if isinstance(v, list) else v for v in values] for axis, values in record["grid"].items()}
+    except (KeyError, TypeError) as error:
+        raise TrainerError(f"run.json: the family cannot be built again from it: {error}") from None
+    return family.with_grid(grid)
+
+
+def train_run(
+    family: str,
+    data: str,
+    folder: Path,
+    *,
+    grid: Mapping[str, Sequence[AxisValue]],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    init: Path | None = None,
+    threads: int = 0,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Trains into a run folder (`sortednet train`) and returns the run's results.
+
+    Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), and when a
+    resumed run was begun with something else.
+    """
+    if threads < 0:
+        raise TrainerError(f"threads = {threads}: allowed are 0 (torch's default) and more")
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_data(data)
+    chosen = find_family(family).for_data(loaded.spec, **settings).with_grid(grid)
+    record = describe_run(chosen, loaded.record, asdict(FitOptions(**options)))
+    if resume:
+        _refuse_other_run(read_record(folder), record)
+    elif (folder / RUN_FILE).exists():
+        raise TrainerError(f"out = {str(folder)!r}: already holds a run; go on with --resume or choose another folder")
+    torch.manual_seed(options.get("seed", 0))  # the initial weights
+    nested = NestedModel(chosen)
+    if init is not None:
+        source = init / MODEL_FILE if init.is_dir() else init
+        load_parameters(nested, load_tensors(source)[0], source)
+    with joined() as ranks:
+        ranks.wait()  # for every rank's look at the folder, before the first one writes into it
+        if ranks.first:
+            write_record(folder, record)
+        result = fit(
+            nested,
+            loaded.train,
+            loaded.validation,
+            run=folder,
+            resume=resume and (folder / CHECKPOINT_FILE).exists(),
+            augment=loaded.augment,
+            show_progress=show_progress,
+            **options,
+        )
+    accuracies = {sub.id: round(accuracy_of(nested, sub, loaded.validation), 6) for sub in nested.submodels}
+    results = {
+        "largest": chosen.largest.id,
+        "steps": result.steps,
+        "gradient_computations": result.gradient_computations,
+        "seconds": round(result.seconds, 2),
+        "loss": None if result.loss is None else round(result.loss, 6),
+        "validation_accuracy": accuracies,
+    }
+    if ranks.first:
+        save_run(folder, nested)
+        write_record(folder, {**record, "results": results})
+    return {"run": str(folder), "family": record["family"], **results}
+
+
+def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for field in ("family", "config", "grid", "data", "options"):
+        if begun.get(field) != asked[field]:
+            differing = asked[field]
+            if isinstance(asked[field], Mapping) and isinstance(begun.get(field), Mapping):
+                differing = {k: v for k, v in asked[field].items() if begun[field].get(k) != v}
+            raise TrainerError(f"resume: {field} = {differing}: the run was begun with something else; see its {RUN_FILE}")

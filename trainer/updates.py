@@ -1,0 +1,93 @@
+"""Update rules: which sub-models a training step computes, and the loss of each. Adding a rule means one class here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.submodel import SubModel, TrainerError
+
+
+class UpdateRule(ABC):
+    """The gradients of a step's sub-models are averaged, then applied once.
+
+    The average instead of the sum keeps the learning rate independent of how many sub-models a step computes.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int) -> None:
+        if samples_per_step < 1:
+            raise TrainerError(f"samples_per_step = {samples_per_step}: allowed are 1 and more")
+        self.submodels = list(submodels)
+        self.smallest, self.largest = self.submodels[0], self.submodels[-1]
+        self.samples_per_step = samples_per_step
+
+    @abstractmethod
+    def sample(self, random: Random) -> list[SubModel]:
+        """The sub-models of the next step, in order of computation."""
+
+    def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
+        """Scalar loss of one sub-model. `earlier`: detached logits of those already computed in this step."""
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+class Sorted(UpdateRule):
+    """SortedNet (Valipour et al., arXiv 2309.00255, section 3): G sub-models drawn uniformly, gradients accumulated."""
+
+    name = "sorted"
+
+    def sample(self, random: Random) -> list[SubModel]:
+        return random.sample(self.submodels, min(self.samples_per_step, len(self.submodels)))
+
+
+class Sum(UpdateRule):
+    """Every sub-model in every step: the joint loss that SortedNet samples from."""
+
+    name = "sum"
+
+    def sample(self, random: Random) -> list[SubModel]:
+        return self.submodels
+
+
+class Sandwich(UpdateRule):
+    """The sandwich rule with in-place distillation (Yu & Huang 2019, arXiv 1903.05134, sections 3.1 and 3.2).
+
+    The largest learns from the labels, the smallest and G random ones from the largest's softened predictions.
+    """
+
+    name = "sandwich"
+
+    def sample(self, random: Random) -> list[SubModel]:
+        between = self.submodels[1:-1]
+        drawn = random.sample(between, min(self.samples_per_step, len(between)))
+        return list(dict.fromkeys([self.largest, *drawn, self.smallest]))
+
+    def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
+        if self.largest not in earlier:
+            return super().loss(logits, labels, earlier, smoothing)
+        return F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
+
+
+class Full(UpdateRule):
+    """Plain training of the full model alone: what the sub-models are compared with."""
+
+    name = "full"
+
+    def sample(self, random: Random) -> list[SubModel]:
+        return [self.largest]
+
+
+RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}
+
+
+def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int) -> UpdateRule:
+    """Raises TrainerError for an unknown name."""
+    if name not in RULES:
+        raise TrainerError(f"update = {name!r}: allowed are {', '.join(RULES)}")
+    return RULES[name](submodels, samples_per_step)
