@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## train, export, profile, select on real data: the whole path
 	rm -rf $(DEMO)
-	$(BIN)/sortednet train --family resnet --data digits --out $(DEMO)/run --set blocks=[4,4,4] --grid depth=1,2,3,4 --epochs 30 --batch-size 64
+	$(BIN)/sortednet train --family resnet --data digits --out $(DEMO)/run --set blocks=[4,4,4] --epochs 30 --batch-size 64
 	$(BIN)/sortednet export $(DEMO)/run --out $(DEMO)/bundle
 	$(BIN)/sortednet profile $(DEMO)/bundle --threads 1
 	$(BIN)/sortednet verify $(DEMO)/bundle

@@ -1,18 +1,17 @@
 """`NestedModel`: one full module whose parameter prefixes are all the smaller models.
 
 A sub-model is never a masked or special module. Its skeleton is the family's own module built on the `meta` device;
-calling it with prefix views of the full parameters is `torch.func.functional_call`, so a step costs what the small
-model costs.
+it is called with prefix views of the full parameters in place of its own, so a step costs what the small model costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
@@ -37,7 +36,6 @@ class NestedModel(nn.Module):
         self.submodels: list[SubModel] = family.grid()
         self.calibration: dict[SubModel, dict[str, Tensor]] = {}
         """BatchNorm statistics per sub-model, by buffer name; filled by `trainer.calibrate`."""
-        # All names of a tied parameter stay in the map, so that `tie_weights` finds the tensor under any of them.
         self._parameters_by_name = dict(self.full.named_parameters(remove_duplicate=False))
         first_names: dict[int, str] = {}
         self.canonical_names = {n: first_names.setdefault(id(p), n) for n, p in self._parameters_by_name.items()}
@@ -56,11 +54,11 @@ class NestedModel(nn.Module):
         self, sub: SubModel, inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor], parameters: Mapping[str, Tensor]
     ) -> Tensor:
         """The sub-model's network applied with the given parameters, in the mode (train or eval) of this module."""
-        skeleton = self.skeleton(sub)
-        if skeleton.training != self.training:
-            skeleton.train(self.training)
-        state = {**parameters, **self.buffers_of(sub)}
-        result: Tensor = functional_call(skeleton, state, as_arguments(inputs), tie_weights=True)
+        skeleton = self._prepare(sub)
+        if skeleton.module.training != self.training:
+            skeleton.module.train(self.training)
+        with skeleton.holding({**parameters, **self.buffers_of(sub)}):
+            result: Tensor = skeleton.module(*as_arguments(inputs))
         return result
 
     def view(self, sub: SubModel) -> dict[str, Tensor]:
@@ -116,11 +114,10 @@ class NestedModel(nn.Module):
         leaves = {name: view.detach().contiguous().requires_grad_() for name, view in self.view(sub).items()}
         logits = self.call(sub, inputs, leaves)
         loss = loss_of(logits)
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        taken: set[int] = set()
-        for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient is not None:
-                _add_gradient(self._parameters_by_name[name], segments[name], gradient, taken)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                _add_gradient(self._parameters_by_name[name], segments[name], leaf.grad)
         return loss.detach(), logits.detach()
 
     def _prepare(self, sub: SubModel) -> _Skeleton:
@@ -140,7 +137,7 @@ class NestedModel(nn.Module):
 
 
 class _Skeleton:
-    """What is known of a sub-model without its values: module on meta, cuts, buffers."""
+    """What is known of a sub-model without its values: module on meta, cuts, buffers, and where each tensor goes."""
 
     def __init__(self, nested: NestedModel, sub: SubModel) -> None:
         family = nested.family
@@ -158,6 +155,23 @@ class _Skeleton:
             self.segments[name] = _segments(
                 sub, name, parameter.shape, full.shape, fused.get(name, {}), full_fused.get(name, {})
             )
+        self._places = _places(self.module)
+
+    @contextmanager
+    def holding(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within this context the module has these tensors for its own.
+
+        What `torch.func.functional_call` does, which walks through all modules at every call: 0.4 ms more for a ResNet
+        of three blocks.
+        """
+        own = [holder[leaf] for holder, leaf, _ in self._places]
+        try:
+            for holder, leaf, name in self._places:
+                holder[leaf] = state[name]
+            yield
+        finally:
+            for (holder, leaf, _), tensor in zip(self._places, own, strict=True):
+                holder[leaf] = tensor
 
 
 def as_arguments(inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -208,6 +222,13 @@ def _segments(
     return tuple(result)
 
 
+def _places(module: nn.Module) -> list[tuple[dict[str, Any], str, str]]:
+    """Where a module keeps each parameter and buffer, and by which name it is known; tied ones by their first."""
+    first_names = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}
+    holders: list[dict[str, Any]] = [h for owner in module.modules() for h in (owner._parameters, owner._buffers)]
+    return [(h, leaf, first_names[id(t)]) for h in holders for leaf, t in h.items() if t is not None]
+
+
 class _WithoutInitialisation(TorchFunctionMode):
     """Leaves parameters as allocated: most of a build's time is random numbers that nobody will read."""
 
@@ -229,23 +250,22 @@ def _move_parameters_to_meta(module: nn.Module) -> None:
                 owner._parameters[name] = moved.setdefault(id(parameter), meta)
 
 
-def _add_gradient(parameter: nn.Parameter, segments: Segments, gradient: Tensor, taken: set[int]) -> None:
-    """`taken`: the memory of gradients that became a parameter's own. Autograd gives one tensor to both terms of a sum,
-    and an expanded one to a parameter that was broadcast: those are copied."""
-    whole = all(len(s) == 1 and s[0].stop == size for s, size in zip(segments, parameter.shape, strict=True))
-    if parameter.grad is not None:
-        _add_into(parameter.grad, segments, gradient, 0)
-    elif whole:
-        memory = gradient.untyped_storage().data_ptr()
-        shared = memory in taken or not gradient.is_contiguous()
-        taken.add(memory)
-        parameter.grad = gradient.clone(memory_format=torch.contiguous_format) if shared else gradient
-    else:
+def _add_gradient(parameter: nn.Parameter, segments: Segments, gradient: Tensor) -> None:
+    """Takes a gradient that is as large as the parameter for its own, when the parameter has none yet."""
+    if parameter.grad is None:
+        if gradient.shape == parameter.shape:
+            parameter.grad = gradient
+            return
         parameter.grad = torch.zeros_like(parameter)
-        _add_into(parameter.grad, segments, gradient, 0)
+    _add_into(parameter.grad, segments, gradient, 0)
 
 
 def _add_into(target: Tensor, segments: Segments, gradient: Tensor, axis: int) -> None:
+    """Adds to the prefix of each axis from `axis` on; where an axis has several blocks, to each block's."""
+    while axis < len(segments) and len(segments[axis]) == 1:
+        kept = segments[axis][0].stop
+        target = target if kept == target.shape[axis] else target.narrow(axis, 0, kept)
+        axis += 1
     if axis == len(segments):
         target.add_(gradient)
         return
