@@ -17,14 +17,14 @@ def built_beside(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target`; on success it takes the target's place, on any failure it is removed.
 
     A bundle that stood at the target is replaced. Raises BundleError when something else stands there or the disk is
-    full. What a killed export left behind is removed by the next one.
+    full. What a killed export left behind is removed by the next one, or put back when it is the bundle that stood there.
     """
     target = target.absolute()
-    if target.exists() and not (target / MANIFEST_FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
     try:
+        _clear_up(target)
+        if target.exists() and not (target / MANIFEST_FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
+            raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
         partial.mkdir()
     except OSError as error:
@@ -71,10 +71,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_leftovers(target: Path) -> None:
-    for path in target.parent.glob(f".{target.name}.partial-*"):
-        owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and not _alive(int(owner)):
+def _clear_up(target: Path) -> None:
+    """Takes care of what killed exports left beside the target."""
+    for path in [*target.parent.glob(f".{target.name}.partial-*"), *target.parent.glob(f".{target.name}.replaced-*")]:
+        kind, _, owner = path.name.rpartition("-")
+        if not owner.isdigit() or _alive(int(owner)):
+            continue
+        if kind.endswith(".replaced") and not target.exists():
+            path.rename(target)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

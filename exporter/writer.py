@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from device_profiles import ProfileError, read_profile
 from exporter.atomic import built_beside
-from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, SELFTEST_FILE, Bundle, BundleError
+from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle, BundleError
 from exporter.graph import Template
 from exporter.manifest import FORMAT_VERSION, Manifest, sealed
 from exporter.session import open_session, relative_error, run_session
@@ -67,7 +68,8 @@ def export(
 
     `test_data`: accuracy of every graph is measured on it with ONNX Runtime; without it the accuracies are unknown.
     `submodels`: which ones, default all of the grid. `training`: the record of the run, kept in the manifest. `files`:
-    what else a device needs (a tokenizer), by file name.
+    what else a device needs (a tokenizer), by file name. Profiles of a bundle that stood there are kept when it held the
+    same networks.
 
     Raises ExportError when a sub-model is uncalibrated, when a graph differs from torch by more than 1e-4 (with its
     name and the figure), or when the bundle cannot be written.
@@ -83,7 +85,8 @@ def export(
     nested.eval()
     try:
         with built_beside(Path(out)) as folder:
-            _Writer(nested, folder, examples).write(chosen, dict(training or {}), files or {}, show_progress)
+            manifest = _Writer(nested, folder, examples).write(chosen, dict(training or {}), files or {}, show_progress)
+            _keep_profiles(Path(out) / PROFILES_FOLDER, folder / PROFILES_FOLDER, manifest.fingerprint)
     finally:
         nested.train(was_training)
     return Bundle(out)
@@ -117,7 +120,7 @@ class _Writer:
 
     def write(
         self, submodels: Sequence[SubModel], training: dict[str, Any], files: Mapping[str, bytes], progress: bool
-    ) -> None:
+    ) -> Manifest:
         self.models.mkdir()
         with (self.models / WEIGHTS_FILE).open("wb") as file:
             self.layout = write_weights(self.nested, file)
@@ -137,7 +140,7 @@ class _Writer:
         np.savez_compressed(self.folder / SELFTEST_FILE, **arrays)  # type: ignore[arg-type]
         for name, content in files.items():
             (self.folder / name).write_bytes(content)
-        self._write_manifest(entries, training)
+        return self._write_manifest(entries, training)
 
     def _draft(self, sub: SubModel) -> _Draft:
         topology = frozenset(self.nested.segments(sub))
@@ -225,7 +228,7 @@ class _Writer:
             right += int((session.run([output], feed)[0].argmax(axis=1) == labels.numpy()).sum())
         return right / len(self.examples)
 
-    def _write_manifest(self, entries: list[dict[str, Any]], training: dict[str, Any]) -> None:
+    def _write_manifest(self, entries: list[dict[str, Any]], training: dict[str, Any]) -> Manifest:
         family = self.nested.family
         inputs = family.example_inputs(1)
         axes = dynamic_axes(self.nested, inputs)
@@ -244,8 +247,8 @@ class _Writer:
             "created_with": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
         }
         text = json.dumps(sealed(json.loads(json.dumps(document))), indent=1)
-        Manifest.model_validate_json(text)
         (self.folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        return Manifest.model_validate_json(text)
 
     def _example_output(self) -> NDArray[Any]:
         sub = self.nested.family.smallest
@@ -257,6 +260,17 @@ class _Writer:
         """A full disk is best noticed before the work: 16 KiB per graph is what small ones take."""
         if shutil.disk_usage(self.folder).free < submodels * 16 * 1024:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:
+    for path in sorted(old.glob("*.json")):
+        try:
+            kept = read_profile(path).bundle == fingerprint
+        except ProfileError:
+            continue
+        if kept:
+            new.mkdir(exist_ok=True)
+            shutil.copyfile(path, new / path.name)
 
 
 @contextmanager

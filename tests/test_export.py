@@ -18,9 +18,11 @@ import torch
 from onnx.external_data_helper import uses_external_data
 
 from exporter import ExportError, export
+from exporter.atomic import built_beside
 from exporter.bundle import Bundle, BundleError
 from exporter.session import relative_error
 from exporter.verify import self_test
+from tests.conftest import DEVICE
 from tests.user_families import Branches, Noisy, TextEncoder
 from trainer import Family, NestedModel, SubModel, calibrate
 from trainer.data import DataSet
@@ -165,6 +167,19 @@ def test_a_bundle_is_replaced_but_nothing_else(bundle_path: Path, trained: Neste
     assert (other / "thesis.txt").read_text() == "three years of work"
 
 
+def test_profiles_are_kept_when_the_same_networks_are_exported_again(
+    bundle_path: Path, trained: NestedModel, tmp_path: Path
+) -> None:
+    """Those of the bundle that stood there; trained again, a network is as fast as it was."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundle_path, bundle)
+    before = Bundle(bundle).profile(DEVICE)
+    (bundle / "profiles" / "damaged.json").write_text("{")
+    assert export(trained, bundle, show_progress=False).profile(DEVICE) == before
+    assert Bundle(bundle).devices() == [DEVICE]
+    assert export(trained, bundle, submodels=trained.submodels[:2], show_progress=False).devices() == []
+
+
 EXPORT_SLOWLY = """
 import sys, time, torch
 from tests.test_export import calibrated, small
@@ -213,6 +228,16 @@ def test_a_killed_export_leaves_the_bundle_that_stood_there(bundle_path: Path, t
     process.send_signal(signal.SIGKILL)
     process.communicate()
     self_test(Bundle(tmp_path / "bundle"))
+
+
+def test_a_kill_between_the_two_renames_loses_no_bundle(bundle_path: Path, tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    shutil.copytree(bundle_path, tmp_path / f".bundle.replaced-{ended.pid}")
+    with pytest.raises(ZeroDivisionError), built_beside(tmp_path / "bundle"):
+        _ = 1 / 0
+    self_test(Bundle(tmp_path / "bundle"))
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
