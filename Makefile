@@ -20,6 +20,7 @@ demo: $(READY)  ## train, export, profile, select on real data: the whole path
 	$(BIN)/sortednet verify $(DEMO)/bundle
 	$(BIN)/sortednet report $(DEMO)/bundle --out $(DEMO)/report.html
 	$(BIN)/sortednet inspect $(DEMO)/bundle
+	$(BIN)/sortednet select $(DEMO)/bundle --min-accuracy 0.95 --objective latency
 	@echo
 	@echo "The report: $(DEMO)/report.html. Try next:"
 	@echo "  $(BIN)/sortednet select $(DEMO)/bundle --latency-ms 0.1"

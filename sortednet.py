@@ -152,7 +152,10 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         return
     profile = opened.profile(device) if device else _own_profile(opened)
     best = max((s.accuracy or 0.0) for s in opened.submodels.values())
-    table = Table(Column("sub-model", no_wrap=True), *_right("params", "MACs", "accuracy", "of best", "p50 ms", "p90 ms", "MB"))
+    table = Table(
+        Column("sub-model", no_wrap=True),
+        *_right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "p90 ms", "RAM MB"),
+    )
     for name, entry in opened.submodels.items():
         cost = profile.submodels.get(name) if profile else None
         table.add_row(
@@ -161,6 +164,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
             _short(entry.macs),
             "" if entry.accuracy is None else f"{entry.accuracy:.4f}",
             f"{entry.accuracy / best:.1%}" if entry.accuracy is not None and best else "",
+            _short(opened.manifest.files[entry.graph].bytes),
             f"{cost.latency_ms.p50:.3f}" if cost else "",
             f"{cost.latency_ms.p90:.3f}" if cost else "",
             f"{cost.memory_mb:.2f}" if cost and cost.memory_mb is not None else "",
@@ -334,13 +338,14 @@ def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html
 
 
 def _own_profile(bundle: Bundle) -> Profile | None:
-    """This machine's profile, or the only one; None when there is none or it is not clear which."""
+    """This machine's profile, or the only one; None when there is none, it is not clear which, or it is of another bundle."""
+    from exporter.bundle import BundleError
     from selector.budget import BudgetError
     from selector.selector import find_profile
 
     try:
         return find_profile(bundle)
-    except BudgetError:
+    except (BudgetError, BundleError):
         return None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
+import os
 import platform
 import re
 from pathlib import Path
@@ -41,9 +43,12 @@ def default_device_name(threads: int | None = None) -> str:
 
 
 def physical_cores() -> int:
-    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    """Cores that this process may use; a container may have been given fewer than there are."""
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return min(cores, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else cores
 
 
+@functools.cache
 def cpu_model() -> str:
     """The processor's name as the system knows it."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -56,15 +61,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def private_memory_mb() -> float:
-    """Memory (MiB) that would be freed if this process ended; what other mappings share counts only for one of them.
+def private_memory_mb() -> float | None:
+    """Memory (MiB) that would be freed if this process ended; None where the system does not tell.
 
     Freed memory is handed back to the system first, so that the difference of two readings is what was added between.
     """
     gc.collect()
     _return_freed_memory()
-    info = psutil.Process().memory_full_info()
-    return float(info.uss) / 2**20
+    unique = getattr(psutil.Process().memory_full_info(), "uss", None)  # not on BSD, nor in a kernel without smaps
+    return None if unique is None else float(unique) / 2**20
 
 
 def _return_freed_memory() -> None:

@@ -88,7 +88,9 @@ def _one_round(load: Load, name: str, samples: _Samples, runs: int, seconds: flo
     run = load(name)
     samples.load_ms.append((time.perf_counter() - begun) * 1e3)
     run()
-    samples.memory_mb.append(max(0.0, private_memory_mb() - memory_before))
+    memory_after = private_memory_mb()
+    if memory_before is not None and memory_after is not None:
+        samples.memory_mb.append(max(0.0, memory_after - memory_before))
     for _ in range(WARMUP_RUNS - 1):
         run()
     timed: list[float] = []
@@ -111,11 +113,13 @@ def _settled(samples: _Samples) -> bool:
 def _summary(samples: _Samples) -> Measurement:
     timed = np.concatenate([np.array(r) for r in samples.rounds_ms])
     p50, p90, p99 = (round(float(v), 5) for v in np.percentile(timed, [50, 90, 99]))
+    figures: dict[str, float] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
+    if samples.memory_mb:
+        figures["memory_mb"] = round(float(np.median(samples.memory_mb)), 3)
     return Measurement(
         latency_ms=LatencyMs(p50=p50, p90=p90, p99=p99, mean=round(float(timed.mean()), 5), n=len(timed)),
-        load_ms=round(float(np.median(samples.load_ms)), 3),
-        memory_mb=round(float(np.median(samples.memory_mb)), 3),
-        source={"latency_ms": "measured", "load_ms": "measured", "memory_mb": "measured"},
+        **figures,
+        source=dict.fromkeys(("latency_ms", *figures), "measured"),  # type: ignore[arg-type]
     )
 
 

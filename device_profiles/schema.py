@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -103,4 +104,6 @@ def write_profile(profile: Profile, path: str | Path) -> None:
         partial.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
         partial.replace(target)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise ProfileError(f"profile {str(target)!r}: cannot be written: {error.strerror}") from None

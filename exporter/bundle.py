@@ -71,6 +71,11 @@ class Bundle:
         return self.manifest.fingerprint
 
     @property
+    def accuracies(self) -> dict[str, float | None]:
+        """Share of the test split that each sub-model gets right, None where it was exported without test data."""
+        return {name: entry.accuracy for name, entry in self.submodels.items()}
+
+    @property
     def weights_bytes(self) -> int:
         return self.manifest.files[self.manifest.weights].bytes
 

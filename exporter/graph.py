@@ -7,6 +7,7 @@ statistics, the only numbers that sub-models do not share, are one inline tensor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -32,6 +33,8 @@ class Template:
         self._parameters = [i.name for i in exported.graph.input if i.name in layout]
         self._buffers = [i.name for i in exported.graph.input if i.name not in layout and i.name not in inputs]
         self._stripped = _strip(exported, inputs)
+        self.digest = hashlib.sha256(self._stripped.SerializeToString(deterministic=True)).hexdigest()
+        """Tells topologies apart: operators, attributes and constants, without weights and sizes."""
 
     def graph_of(self, sub: SubModel) -> ModelProto:
         """The sub-model's graph; its external tensors lie in `weights.bin` beside it."""

@@ -8,7 +8,8 @@ from exporter.bundle import Bundle
 
 
 def inspect(bundle: Bundle) -> dict[str, Any]:
-    """What a bundle holds, as JSON values; paths are relative to the bundle."""
+    """What a bundle holds, as JSON values; paths are relative to the bundle. A sub-model's `bytes` are its graph's: what it
+    takes beside the shared weights."""
     manifest = bundle.manifest.model_dump(mode="json")
     return {
         "format_version": manifest["format_version"],
@@ -20,5 +21,5 @@ def inspect(bundle: Bundle) -> dict[str, Any]:
         "outputs": manifest["outputs"],
         "devices": bundle.devices(),
         "fingerprint": bundle.fingerprint,
-        "submodels": manifest["submodels"],
+        "submodels": [{**entry, "bytes": bundle.manifest.files[entry["graph"]].bytes} for entry in manifest["submodels"]],
     }

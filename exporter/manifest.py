@@ -47,6 +47,7 @@ class SubModelEntry(_Model):
     macs: Annotated[int, Field(ge=0)]  # multiply-accumulates of one example
     accuracy: Annotated[float, Field(ge=0, le=1)] | None  # on the test split, with ONNX Runtime on this graph
     graph: RelativePath
+    topology: Sha256  # of the operators that the graph has in common with other sizes
     precision: str
 
 
@@ -80,8 +81,8 @@ class Manifest(_Model):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that latency depends on and nothing else: the same for a retrained bundle."""
-        shapes = [(s.id, s.params, s.macs, s.precision) for s in self.submodels]
+        """Hash of what latency depends on, sizes and operators: the same for a bundle of the same networks retrained."""
+        shapes = [(s.id, s.params, s.macs, s.topology, s.precision) for s in self.submodels]
         inputs = [(i.name, i.dtype, i.shape) for i in self.inputs]
         return hashlib.sha256(json.dumps([self.family, inputs, sorted(shapes)]).encode()).hexdigest()
 

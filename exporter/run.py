@@ -21,8 +21,8 @@ def export_run(folder: Path, out: Path, submodels: Sequence[str] | None = None) 
         if name not in by_id:
             raise ExportError(f"sub-model {name!r} is not in this run; it has {', '.join(by_id)}")
     data = load_data(run.record["data"]["name"])
-    if data.record["split_sha256"] != run.record["data"]["split_sha256"]:
-        raise TrainerError(f"data set {data.name!r} has changed since the training: its split is another one")
+    if data.record != run.record["data"]:
+        raise TrainerError(f"data set {data.name!r} has changed since the training: it was split or read otherwise")
     training = {key: run.record[key] for key in ("data", "options", "results") if key in run.record}
     chosen = [by_id[name] for name in submodels] if submodels else None
     return export(run.nested, out, test_data=data.test, submodels=chosen, training=training, files=data.files)

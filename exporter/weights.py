@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -35,20 +34,9 @@ def write_weights(nested: NestedModel, file: BinaryIO) -> dict[str, StoredTensor
     return layout
 
 
-def stored_bytes(layout: Mapping[str, StoredTensor]) -> int:
-    return max((t.offset + _size(t) for t in layout.values()), default=0)
-
-
 def _append(tensor: Tensor, file: BinaryIO) -> StoredTensor:
     array = tensor.cpu().contiguous().numpy()
     file.write(b"\0" * (-file.tell() % ALIGNMENT))
     stored = StoredTensor(file.tell(), tuple(array.shape), array.dtype.name, array.dtype.itemsize)
     file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return stored
-
-
-def _size(tensor: StoredTensor) -> int:
-    size = tensor.item_bytes
-    for axis in tensor.shape:
-        size *= axis
-    return size

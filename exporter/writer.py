@@ -6,25 +6,26 @@ ONNX Runtime as a device will open it, compared with its torch sub-model, and it
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from device_profiles import ProfileError, read_profile
 from exporter.atomic import built_beside
@@ -34,11 +35,11 @@ from exporter.manifest import FORMAT_VERSION, Manifest, sealed
 from exporter.session import open_session, relative_error, run_session
 from exporter.template import dynamic_axes, export_template
 from exporter.weights import WEIGHTS_FILE, StoredTensor, write_weights
-from trainer.data import Examples, as_examples, batches_of
+from trainer.data import Examples, as_examples, batches_of, check_labels
 from trainer.family import family_name
 from trainer.macs import MacCounter
 from trainer.nested import NestedModel
-from trainer.submodel import SubModel
+from trainer.submodel import SubModel, TrainerError
 
 PARITY = 1e-4
 """How far a graph may be off its torch sub-model, relative to the largest output."""
@@ -58,7 +59,7 @@ def export(
     nested: NestedModel,
     out: str | Path,
     *,
-    test_data: Examples | torch.utils.data.Dataset[Any] | None = None,
+    test_data: Examples | torch.utils.data.Dataset[Any] | tuple[Tensor, Tensor] | None = None,
     submodels: Sequence[SubModel] | None = None,
     training: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
@@ -72,9 +73,9 @@ def export(
     same networks.
 
     Raises ExportError when a sub-model is uncalibrated, when a graph differs from torch by more than 1e-4 (with its
-    name and the figure), or when the bundle cannot be written.
+    name and the figure), or when the bundle cannot be written; TrainerError for a test label outside the classes.
     """
-    chosen = list(submodels) if submodels is not None else nested.submodels
+    chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
     if uncalibrated:
         raise ExportError(
@@ -87,6 +88,7 @@ def export(
         with built_beside(Path(out)) as folder:
             manifest = _Writer(nested, folder, examples).write(chosen, dict(training or {}), files or {}, show_progress)
             _keep_profiles(Path(out) / PROFILES_FOLDER, folder / PROFILES_FOLDER, manifest.fingerprint)
+            Bundle(folder, verify=False)  # one that could not be opened must not take a good one's place
     finally:
         nested.train(was_training)
     return Bundle(out)
@@ -98,6 +100,7 @@ class _Draft:
 
     sub: SubModel
     path: Path
+    topology: str
     expected: Outputs
     macs: int
 
@@ -124,44 +127,62 @@ class _Writer:
         self.models.mkdir()
         with (self.models / WEIGHTS_FILE).open("wb") as file:
             self.layout = write_weights(self.nested, file)
-        self._refuse_too_little_space(len(submodels))
         entries, arrays = [], {f"input/{name}": array for name, array in self.inputs.items()}
         # ONNX Runtime examines finished drafts on the other cores while torch, on one, computes what the next must
         # answer. With more threads than cores torch's wait for each other: 48 s instead of 7 on a busy machine.
         workers = max(1, (os.cpu_count() or 1) - 1)
         with _one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
             task = bar.add_task("exporting", total=len(submodels))
-            work = [(draft := self._draft(sub), pool.submit(self._examine, draft)) for sub in submodels]
-            for draft, future in work:
-                accuracy = self._proved(draft, future.result())
+            for draft, examined in self._in_order(submodels, pool):
+                draft, accuracy = self._proved(draft, examined)
                 arrays.update({f"output/{draft.sub.id}/{name}": array for name, array in draft.expected.items()})
                 entries.append(self._entry(draft, accuracy))
                 bar.advance(task)
         np.savez_compressed(self.folder / SELFTEST_FILE, **arrays)  # type: ignore[arg-type]
         for name, content in files.items():
+            if PurePath(name).name != name or (self.folder / name).exists() or name == MANIFEST_FILE:
+                raise ExportError(f"files: {name!r}; allowed are plain file names that the bundle does not use itself")
             (self.folder / name).write_bytes(content)
-        return self._write_manifest(entries, training)
+        return self._write_manifest(entries, arrays, training)
+
+    def _in_order(self, submodels: Sequence[SubModel], pool: ThreadPoolExecutor) -> Iterator[tuple[_Draft, _Examined]]:
+        """Each draft with what the examination found, as soon as it and all before it are examined."""
+        waiting: deque[tuple[_Draft, Future[_Examined]]] = deque()
+        try:
+            for sub in submodels:
+                draft = self._draft(sub)
+                waiting.append((draft, pool.submit(self._examine, draft)))
+                while waiting and waiting[0][1].done():
+                    draft, future = waiting.popleft()
+                    yield draft, future.result()
+            for draft, future in waiting:
+                yield draft, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _draft(self, sub: SubModel) -> _Draft:
         topology = frozenset(self.nested.segments(sub))
         if topology not in self.templates:
             self.templates[topology] = self._template(sub)
+        template = self.templates[topology]
         expected, macs = self._torch_outputs(sub)
-        return _Draft(sub, self._write_graph(sub, self.templates[topology]), expected, macs)
+        return _Draft(sub, self._write_graph(sub, template), template.digest, expected, macs)
 
-    def _proved(self, draft: _Draft, found: _Examined) -> float | None:
-        """The accuracy of a graph that is equal to its torch sub-model; raises ExportError when it is not.
+    def _proved(self, draft: _Draft, found: _Examined) -> tuple[_Draft, float | None]:
+        """The draft of a graph that is equal to its torch sub-model, and its accuracy; raises ExportError when it is not.
 
         A graph rewritten from the topology's template is wrong where the family's code turns a width into a constant
         (a reshape to a fixed number of heads, a scale by the square root of the width). Then the sub-model is traced by
         itself, which is slower and right; its weights are shared all the same.
         """
         if found.problem:
-            self._write_graph(draft.sub, self._template(draft.sub))
+            template = self._template(draft.sub)
+            self._write_graph(draft.sub, template)
+            draft = replace(draft, topology=template.digest)
             found = self._examine(draft)
         if found.problem:
             raise ExportError(f"sub-model {draft.sub.id}: {found.problem}")
-        return found.accuracy
+        return draft, found.accuracy
 
     def _template(self, sub: SubModel) -> Template:
         return Template(export_template(self.nested, sub), self.nested, self.layout)
@@ -187,18 +208,22 @@ class _Writer:
             # Spinning threads of ONNX Runtime would take the cores from torch (4 times slower on 2 cores).
             session = open_session(draft.path, threads=1, spinning=False)
             error = relative_error(run_session(session, self.inputs), draft.expected)
+            if not error <= PARITY:
+                problem = f"the graph differs from torch by {error:.2e} relative to the largest output; allowed is {PARITY:.0e}"
+                return _Examined(problem, None)
+            return _Examined("", self._accuracy(session))
+        except TrainerError:
+            raise
         except Exception as refused:  # ONNX Runtime has one exception type per status code
             return _Examined(f"the graph does not run: {refused}", None)
-        if not error <= PARITY:
-            problem = f"the graph differs from torch by {error:.2e} relative to the largest output; allowed is {PARITY:.0e}"
-            return _Examined(problem, None)
-        return _Examined("", self._accuracy(session))
 
     def _selftest_inputs(self) -> Outputs:
         names = list(self.nested.family.example_inputs(1))
         if self.examples is None:
             tensors = list(self.nested.family.example_inputs(SELFTEST_EXAMPLES).values())
         else:
+            if len(self.examples) < SELFTEST_EXAMPLES:
+                raise ExportError(f"test data: {len(self.examples)} examples; allowed are {SELFTEST_EXAMPLES} and more")
             tensors = list(self.examples.batch(torch.arange(SELFTEST_EXAMPLES))[0])
         if len(tensors) != len(names):
             raise ExportError(
@@ -215,6 +240,7 @@ class _Writer:
             "macs": draft.macs,
             "accuracy": accuracy,
             "graph": f"{MODELS_FOLDER}/{sub.id}.onnx",
+            "topology": draft.topology,
             "precision": "fp32",
         }
 
@@ -225,10 +251,12 @@ class _Writer:
         right = 0
         for tensors, labels in batches_of(self.examples, ACCURACY_BATCH):
             feed = dict(zip(self.inputs, (t.numpy() for t in tensors), strict=True))
-            right += int((session.run([output], feed)[0].argmax(axis=1) == labels.numpy()).sum())
+            logits = session.run([output], feed)[0]
+            check_labels(labels, logits.shape[1], "test data")
+            right += int((logits.argmax(axis=1) == labels.numpy()).sum())
         return right / len(self.examples)
 
-    def _write_manifest(self, entries: list[dict[str, Any]], training: dict[str, Any]) -> Manifest:
+    def _write_manifest(self, entries: list[dict[str, Any]], arrays: Outputs, training: dict[str, Any]) -> Manifest:
         family = self.nested.family
         inputs = family.example_inputs(1)
         axes = dynamic_axes(self.nested, inputs)
@@ -238,28 +266,21 @@ class _Writer:
             "family": family_name(family),
             "axes": {name: [list(v) if isinstance(v, tuple) else v for v in values] for name, values in family.axes.items()},
             "inputs": [_tensor_spec(name, t.numpy(), axes.get(name, {})) for name, t in inputs.items()],
-            "outputs": [_tensor_spec(family.output_name, self._example_output(), axes[family.output_name])],
+            "outputs": [
+                _tensor_spec(
+                    family.output_name, arrays[f"output/{entries[0]['id']}/{family.output_name}"], axes[family.output_name]
+                )
+            ],
             "submodels": entries,
             "weights": f"{MODELS_FOLDER}/{WEIGHTS_FILE}",
             "selftest": {"file": SELFTEST_FILE, "tolerance": SELFTEST_TOLERANCE},
             "files": {path.relative_to(self.folder).as_posix(): _file_entry(path) for path in written},
             "training": training,
-            "created_with": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
+            "created_with": {module.__name__: str(module.__version__) for module in (torch, onnx, ort)},
         }
         text = json.dumps(sealed(json.loads(json.dumps(document))), indent=1)
         (self.folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         return Manifest.model_validate_json(text)
-
-    def _example_output(self) -> NDArray[Any]:
-        sub = self.nested.family.smallest
-        with torch.inference_mode():
-            result: NDArray[Any] = self.nested(self.nested.family.example_inputs(1), sub).cpu().numpy()
-        return result
-
-    def _refuse_too_little_space(self, submodels: int) -> None:
-        """A full disk is best noticed before the work: 16 KiB per graph is what small ones take."""
-        if shutil.disk_usage(self.folder).free < submodels * 16 * 1024:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:

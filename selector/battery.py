@@ -15,7 +15,7 @@ from selector.budget import Budget, BudgetError
 class Battery(BaseModel):
     """State of charge of a device."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
     discharging: bool = False  # False: plugged in, or not known

@@ -138,7 +138,7 @@ def _cost(measurement: Measurement, cost: str) -> float | None:
 
 def _frontier(bundle: Bundle, profile: Profile) -> list[str]:
     try:
-        selector = Selector(profile, {name: entry.accuracy for name, entry in bundle.submodels.items()})
+        selector = Selector(profile, bundle.accuracies)
     except BudgetError:
         return []
     return [candidate.submodel for candidate in selector.afforded_by("latency_ms")[1]]

@@ -46,7 +46,8 @@ class Runtime:
     `device` names the profile to go by (default: this machine's, or the only one); `threads` defaults to what that
     profile was measured with. `battery` reads the state of charge and may return None.
 
-    Raises BundleError when the bundle is damaged or has no such profile.
+    Raises BundleError when the bundle is damaged or has no such profile, BudgetError when it is not clear which of
+    several profiles is meant.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Runtime:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         profile = self._profile(device)
-        accuracies = {name: entry.accuracy for name, entry in self.bundle.submodels.items()}
-        self.selector = Selector(profile, accuracies, policy=policy) if profile else None
+        self._accuracy_known = any(accuracy is not None for accuracy in self.bundle.accuracies.values())
+        measured = profile is not None and self._accuracy_known
+        self.selector = Selector(profile, self.bundle.accuracies, policy=policy) if profile and measured else None
         self.threads = threads if threads is not None else profile.device.threads if profile else 0
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._output_names = [output.name for output in self.bundle.manifest.outputs]
@@ -79,7 +81,10 @@ class Runtime:
         selection = self.select(budget or _NO_LIMITS)
         session = self.session(selection.submodel)
         begun = time.perf_counter()
-        values = session.run(self._output_names, feed)
+        try:
+            values = session.run(self._output_names, feed)
+        except Exception as error:  # ONNX Runtime has one exception type per status code
+            raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
         return RunResult(dict(zip(self._output_names, values, strict=True)), selection, elapsed)
 
@@ -87,6 +92,8 @@ class Runtime:
         """What `run` would choose now. Without a profile only a budget without limits has an answer."""
         if self.selector is not None:
             return self.selector.select(budget, self.battery())
+        if budget != _NO_LIMITS and not self._accuracy_known:
+            raise BudgetError("no accuracy is known for any sub-model: export with test data")
         if budget != _NO_LIMITS:
             raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
         return self._most_accurate()
@@ -130,18 +137,21 @@ def check_inputs(bundle: Bundle, inputs: Mapping[str, Array] | Array) -> dict[st
         raise InputError(
             f"input: {', '.join(map(repr, inputs)) or 'nothing'} given; allowed is {', '.join(repr(s.name) for s in specs)}"
         )
-    return {spec.name: _checked(spec, inputs[spec.name]) for spec in specs}
+    sizes: dict[str, int] = {}
+    return {spec.name: _checked(spec, inputs[spec.name], sizes) for spec in specs}
 
 
-def _checked(spec: TensorSpec, value: Array) -> Array:
+def _checked(spec: TensorSpec, value: Array, sizes: dict[str, int]) -> Array:
+    """`sizes`: of the free axes by name, as the inputs before this one have them."""
     if not isinstance(value, np.ndarray) or value.dtype.name != spec.dtype:
         kind = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
         raise InputError(f"input {spec.name!r}: dtype {kind}; allowed is {spec.dtype}")
-    shape = value.shape
+    shape, before = value.shape, dict(sizes)
     if len(shape) != len(spec.shape) or any(
-        size != wanted if isinstance(wanted, int) else size < 1 for size, wanted in zip(shape, spec.shape, strict=True)
+        size < 1 or size != (wanted if isinstance(wanted, int) else sizes.setdefault(wanted, size))
+        for size, wanted in zip(shape, spec.shape, strict=True)
     ):
-        wanted_shape = ", ".join(str(size) for size in spec.shape)
+        wanted_shape = ", ".join(f"{size} = {before[size]}" if size in before else str(size) for size in spec.shape)
         raise InputError(f"input {spec.name!r}: shape {shape}; allowed is ({wanted_shape})")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise InputError(f"input {spec.name!r}: holds NaN or infinite values; allowed are finite numbers")

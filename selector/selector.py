@@ -142,8 +142,7 @@ class _Frontier:
 
 def selector_for(bundle: Bundle, device: str | None = None) -> Selector:
     """A selector for a bundle and a device's profile (see `find_profile`)."""
-    accuracies = {name: entry.accuracy for name, entry in bundle.submodels.items()}
-    return Selector(find_profile(bundle, device), accuracies)
+    return Selector(find_profile(bundle, device), bundle.accuracies)
 
 
 def find_profile(bundle: Bundle, device: str | None = None) -> Profile:

@@ -1,6 +1,6 @@
 """BatchNorm calibration: running statistics are no prefixes, so every sub-model gets its own after training.
 
-As in US-Nets (Yu & Huang 2019, arXiv 1903.05134, section 3.3): exact averages over training data after training.
+As in US-Nets (Yu & Huang 2019, arXiv 1903.05134, section 3.3): after training, averages over training data.
 """
 
 from __future__ import annotations

@@ -53,11 +53,16 @@ def load_parameters(nested: NestedModel, tensors: dict[str, Tensor], source: Pat
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, str] | None = None) -> None:
+    """Replaces the file in one step. Raises TrainerError when it cannot be written."""
     partial = path.with_name(f".{path.name}.partial")
-    save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, partial, header)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, partial, header)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise TrainerError(f"{path} cannot be written: {error}") from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -76,7 +76,7 @@ class FromDataset:
 def as_examples(data: Examples | torch.utils.data.Dataset[Any] | tuple[Tensor, Tensor]) -> Examples:
     """Accepts `Samples`, a pair (inputs, labels) of tensors, or a map-style Dataset. Raises TrainerError otherwise."""
     if isinstance(data, tuple) and len(data) == 2:
-        return Samples((data[0],), data[1].long())
+        return Samples((torch.as_tensor(data[0]),), torch.as_tensor(data[1]).long())
     if isinstance(data, Examples):
         return data
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
@@ -182,17 +182,11 @@ def _text(path: Path, name: str) -> DataSet:
     train, validation, test = _split(labels)
     tokens, vocabulary, tokenizer = readers.tokenize(documents, train)
     spec = DataSpec(input_shape=tokens.shape[1:], classes=len(classes), vocabulary=vocabulary)
-    record = {**_record(name, train, validation, test), "class_names": list(classes)}
-    return DataSet(
-        name,
-        spec,
-        _samples(tokens, labels, train),
-        _samples(tokens, labels, validation),
-        _samples(tokens, labels, test),
-        augment.mask_tokens(0.1),
-        record,
-        {"tokenizer.json": tokenizer},
-    )
+    parts = {"train": train, "validation": validation, "test": test}
+    split = {part: _samples(tokens, labels, indices) for part, indices in parts.items()}
+    record = {**_record(name, parts, split), "class_names": list(classes)}
+    files = {"tokenizer.json": tokenizer}
+    return DataSet(name, spec, split["train"], split["validation"], split["test"], augment.mask_tokens(0.1), record, files)
 
 
 def _official_split(
@@ -206,34 +200,34 @@ def _official_split(
 ) -> DataSet:
     """The data set's own test split; a tenth of its training split becomes the validation split."""
     classes = classes or int(train_labels.max()) + 1
-    for split, labels in (("training", train_labels), ("test", test_labels)):
-        check_labels(torch.from_numpy(labels), classes, f"{name}, {split} labels")
+    for kind, labels in (("training", train_labels), ("test", test_labels)):
+        check_labels(torch.from_numpy(labels), classes, f"{name}, {kind} labels")
     train, validation = _stratified(np.arange(len(train_labels)), train_labels, 0.1)
-    everything = np.arange(len(test_labels))
-    training = _samples(train_images, train_labels, train)
-    return DataSet(
-        name,
-        _image_spec(training, classes),
-        training,
-        _samples(train_images, train_labels, validation),
-        _samples(test_images, test_labels, everything),
-        augmentation,
-        _record(name, train, validation, everything),
-    )
+    parts = {"train": train, "validation": validation, "test": np.arange(len(test_labels))}
+    split = {
+        "train": _samples(train_images, train_labels, train),
+        "validation": _samples(train_images, train_labels, validation),
+        "test": _samples(test_images, test_labels, parts["test"]),
+    }
+    return _images(name, parts, split, classes, augmentation)
 
 
 def _random_split(name: str, images: Array, labels: Array, augmentation: augment.Augmentation) -> DataSet:
-    train, validation, test = _split(labels)
-    training = _samples(images, labels, train)
-    return DataSet(
-        name,
-        _image_spec(training, int(labels.max()) + 1),
-        training,
-        _samples(images, labels, validation),
-        _samples(images, labels, test),
-        augmentation,
-        _record(name, train, validation, test),
-    )
+    parts = dict(zip(("train", "validation", "test"), _split(labels), strict=True))
+    split = {part: _samples(images, labels, indices) for part, indices in parts.items()}
+    return _images(name, parts, split, int(labels.max()) + 1, augmentation)
+
+
+def _images(
+    name: str,
+    parts: Mapping[str, Array],
+    split: Mapping[str, Samples],
+    classes: int,
+    augmentation: augment.Augmentation,
+) -> DataSet:
+    spec = _image_spec(split["train"], classes)
+    record = _record(name, parts, split)
+    return DataSet(name, spec, split["train"], split["validation"], split["test"], augmentation, record)
 
 
 def _samples(inputs: Array, labels: Array, indices: Array) -> Samples:
@@ -257,10 +251,19 @@ def _stratified(indices: Array, labels: Array, share: float) -> tuple[Array, Arr
     return np.sort(first), np.sort(second)
 
 
-def _record(name: str, train: Array, validation: Array, test: Array) -> dict[str, Any]:
-    sizes = {"train": len(train), "validation": len(validation), "test": len(test)}
-    digest = hashlib.sha256(b"".join(np.asarray(part, dtype="<i8").tobytes() for part in (train, validation, test)))
-    return {"name": name, "split_seed": SPLIT_SEED, "sizes": sizes, "split_sha256": digest.hexdigest()}
+def _record(name: str, parts: Mapping[str, Array], split: Mapping[str, Samples]) -> dict[str, Any]:
+    """What was split how, and a hash of everything in it: an export must see the data that the training saw."""
+    content = hashlib.sha256()
+    for samples in split.values():
+        for tensor in (*samples.inputs, samples.labels):
+            content.update(tensor.numpy().tobytes())
+    return {
+        "name": name,
+        "split_seed": SPLIT_SEED,
+        "sizes": {part: len(indices) for part, indices in parts.items()},
+        "split_sha256": hashlib.sha256(b"".join(p.astype("<i8").tobytes() for p in parts.values())).hexdigest(),
+        "content_sha256": content.hexdigest(),
+    }
 
 
 def _image_spec(train: Samples, classes: int) -> DataSpec:

@@ -115,7 +115,9 @@ class Family(ABC):
     def allows(self, axis: str, value: AxisValue) -> bool:
         """Whether the value lies in the axis' range, be it in the grid or between two of its values."""
         largest = self.axes[axis][-1]
-        if isinstance(value, tuple if isinstance(largest, float) else float):
+        if isinstance(value, tuple) and not isinstance(largest, tuple):
+            return False
+        if isinstance(value, float) and not isinstance(largest, float):
             return False
         return (min(value) if isinstance(value, tuple) else value) > 0 and at_most(value, largest)
 
@@ -175,7 +177,7 @@ def find_family(name: str) -> type[Family]:
     if name in _REGISTRY:
         return _REGISTRY[name]
     module_name, _, class_name = name.partition(":")
-    if not module_name or not class_name:
+    if not module_name or not class_name or module_name.startswith("."):
         raise TrainerError(f"unknown family {name!r}; known are {', '.join(sorted(_REGISTRY))}, or module:Class for your own")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

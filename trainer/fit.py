@@ -29,7 +29,7 @@ from torch import Generator, Tensor, nn
 from trainer.augment import Augmentation
 from trainer.calibration import calibrate
 from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from trainer.data import Examples, Samples, as_examples, batches_of, check_labels
+from trainer.data import Examples, Samples, as_examples, check_labels
 from trainer.distributed import current_ranks
 from trainer.evaluate import accuracy_of
 from trainer.nested import NestedModel
@@ -66,8 +66,10 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, minimum in (("samples_per_step", 1), ("epochs", 1), ("batch_size", 2)):
+        for name, minimum in (("samples_per_step", 1), ("epochs", 1), ("batch_size", 2), ("seed", 0)):
             _at_least(name, getattr(self, name), minimum, Integral)
+        if self.seed >= 2**63:
+            raise TrainerError(f"seed = {self.seed}: allowed are whole numbers below 2**63")
         for name in ("lr", "momentum", "weight_decay", "warmup", "clip_norm", "label_smoothing"):
             _at_least(name, getattr(self, name), 0)
         for name in ("momentum", "warmup", "label_smoothing"):
@@ -132,10 +134,13 @@ def fit(
 
 
 def calibration_batches(examples: Examples) -> list[tuple[Tensor, ...]]:
-    """Inputs for BatchNorm calibration: training examples, evenly spaced over the split, not augmented."""
+    """Inputs for BatchNorm calibration: training examples, evenly spaced over the split, not augmented.
+
+    In batches of nearly equal size, because every batch counts the same.
+    """
     count = min(len(examples), CALIBRATION_EXAMPLES)
     indices = torch.linspace(0, len(examples) - 1, count).long()
-    return [inputs for inputs, _ in batches_of(examples, CALIBRATION_BATCH, indices) if len(inputs[0]) > 1]
+    return [examples.batch(part)[0] for part in indices.tensor_split(-(-count // CALIBRATION_BATCH))]
 
 
 class _Training:
@@ -148,8 +153,7 @@ class _Training:
         augment: Augmentation | None,
         run: Path | None,
     ) -> None:
-        if len(examples) < 2:
-            raise TrainerError(f"training data: {len(examples)} examples; allowed are 2 and more")
+        self.classes = check_fits(nested, examples, validation)
         self.nested, self.examples, self.validation = nested, examples, validation
         self.options, self.augment, self.folder = options, augment, run
         self.device = next(nested.full.parameters()).device
@@ -166,10 +170,6 @@ class _Training:
         self.step = 0
         self.gradient_computations = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self.classes = _classes(nested)
-        for name, split in (("training", examples), ("validation", validation)):
-            if isinstance(split, Samples):  # of another kind of data the labels are seen batch by batch
-                check_labels(split.labels, self.classes, f"{name} data")
         nested.calibration.clear()
         nested.train()
         self.ranks.same_start(nested.full.parameters())
@@ -299,12 +299,22 @@ class _Training:
 
 
 @torch.no_grad()
-def _classes(nested: NestedModel) -> int:
-    """How many logits the model gives."""
+def check_fits(nested: NestedModel, train: Examples, validation: Examples | None) -> int:
+    """How many classes the model tells apart. Raises TrainerError when the data are not what the model takes."""
+    if len(train) < 2:
+        raise TrainerError(f"training data: {len(train)} examples; allowed are 2 and more")
     nested.eval()
     device = next(nested.full.parameters()).device
-    inputs = [t.to(device) for t in nested.family.example_inputs(2).values()]
-    return int(nested(inputs, nested.family.smallest).shape[1])
+    inputs, _ = train.batch(torch.arange(2))
+    try:
+        classes = int(nested([_row_major(t).to(device) for t in inputs], nested.family.smallest).shape[1])
+    except Exception as error:  # whatever the family's own code raises
+        shapes = ", ".join(str(tuple(t.shape[1:])) for t in inputs)
+        raise TrainerError(f"training data: the model does not take examples of shape {shapes}: {error}") from error
+    for name, split in (("training", train), ("validation", validation)):
+        if isinstance(split, Samples):  # of another kind of data the labels are seen batch by batch
+            check_labels(split.labels, classes, f"{name} data")
+    return classes
 
 
 def _row_major(batch: Tensor) -> Tensor:

@@ -25,14 +25,18 @@ Segments = tuple[tuple[slice, ...], ...]
 class NestedModel(nn.Module):
     """The full model and every sub-model of a family over the same parameters.
 
-    Raises TrainerError when the family is not nested: a sub-model's parameter has another name, another number of
-    axes, or is larger than the full model's; or two sub-models of the grid are the same network.
+    Raises TrainerError when the family cannot build its largest network, or is not nested: a sub-model's parameter has
+    another name, another number of axes, or is larger than the full model's; or two sub-models of the grid are the same
+    network.
     """
 
     def __init__(self, family: Family) -> None:
         super().__init__()
         self.family = family
-        self.full = family.build(family.largest)
+        try:
+            self.full = family.build(family.largest)
+        except Exception as error:  # whatever the family's own code raises
+            raise TrainerError(f"{type(family).__name__} cannot build {family.largest.id}: {error!r}") from error
         self.submodels: list[SubModel] = family.grid()
         self.calibration: dict[SubModel, dict[str, Tensor]] = {}
         """BatchNorm statistics per sub-model, by buffer name; filled by `trainer.calibrate`."""
@@ -91,7 +95,7 @@ class NestedModel(nn.Module):
             skeleton.device = device
         # A forward pass in train mode updates running statistics in place: never the calibrated ones.
         calibrated = {} if self.training else self.calibration.get(sub, {})
-        return {**skeleton.buffers, **calibrated}
+        return {**skeleton.buffers, **{name: tensor.to(device) for name, tensor in calibrated.items()}}
 
     def needs_calibration(self, sub: SubModel) -> bool:
         """Whether the sub-model has BatchNorm statistics that have not been calibrated."""
@@ -111,13 +115,16 @@ class NestedModel(nn.Module):
         segments = self.segments(sub)
         # Contiguous copies of what is cut: convolutions on strided weights copy them in forward and backward anyway
         # (a step of the default ResNet at half width took 3-7 % longer).
-        leaves = {name: view.detach().contiguous().requires_grad_() for name, view in self.view(sub).items()}
+        full = self._parameters_by_name
+        leaves = {
+            name: view.detach().contiguous().requires_grad_(full[name].requires_grad) for name, view in self.view(sub).items()
+        }
         logits = self.call(sub, inputs, leaves)
         loss = loss_of(logits)
         loss.backward()  # type: ignore[no-untyped-call]
         for name, leaf in leaves.items():
             if leaf.grad is not None:
-                _add_gradient(self._parameters_by_name[name], segments[name], leaf.grad)
+                _add_gradient(full[name], segments[name], leaf.grad)
         return loss.detach(), logits.detach()
 
     def _prepare(self, sub: SubModel) -> _Skeleton:

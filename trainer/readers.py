@@ -109,7 +109,7 @@ def read_text_folder(folder: Path) -> tuple[list[str], Array, Sequence[str]]:
         raise TrainerError(f"text folder {str(folder)!r}: {len(classes)} class folders; allowed are two and more")
     documents, labels = [], []
     for label, name in enumerate(classes):
-        for path in sorted(p for p in (folder / name).iterdir() if p.is_file()):
+        for path in sorted(p for p in (folder / name).iterdir() if p.is_file() and not p.name.startswith(".")):
             documents.append(path.read_text(encoding="utf-8", errors="replace"))
             labels.append(label)
     return documents, np.array(labels, dtype=np.int64), classes

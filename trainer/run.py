@@ -22,7 +22,7 @@ from trainer.data import load_data
 from trainer.distributed import joined
 from trainer.evaluate import accuracy_of
 from trainer.family import Family, family_name, find_family
-from trainer.fit import FitOptions, fit
+from trainer.fit import FitOptions, check_fits, fit
 from trainer.nested import NestedModel
 from trainer.submodel import AxisValue, TrainerError
 
@@ -53,10 +53,14 @@ def describe_run(family: Family, data: Mapping[str, Any], options: Mapping[str, 
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Raises TrainerError when the folder cannot be written to."""
     partial = folder / f".{RUN_FILE}.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / RUN_FILE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / RUN_FILE)
+    except OSError as error:
+        raise TrainerError(f"out = {str(folder)!r}: cannot be written: {error.strerror}") from None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -73,9 +77,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def save_run(folder: Path, nested: NestedModel) -> None:
     """Writes the trained parameters and the calibration beside the record."""
-    save_tensors({name: p.detach() for name, p in nested.full.named_parameters()}, folder / MODEL_FILE)
     statistics = {f"{sub.id}/{name}": t for sub, named in nested.calibration.items() for name, t in named.items()}
     save_tensors(statistics, folder / CALIBRATION_FILE)
+    save_tensors({name: p.detach() for name, p in nested.full.named_parameters()}, folder / MODEL_FILE)  # last: see load_run
 
 
 def load_run(folder: Path) -> Run:
@@ -128,7 +132,7 @@ def train_run(
         torch.set_num_threads(threads)
     loaded = load_data(data)
     chosen = find_family(family).for_data(loaded.spec, **settings).with_grid(grid)
-    record = describe_run(chosen, loaded.record, asdict(FitOptions(**options)))
+    record = {**describe_run(chosen, loaded.record, asdict(FitOptions(**options))), "init": str(init) if init else None}
     if resume:
         _refuse_other_run(read_record(folder), record)
     elif (folder / RUN_FILE).exists():
@@ -138,6 +142,7 @@ def train_run(
     if init is not None:
         source = init / MODEL_FILE if init.is_dir() else init
         load_parameters(nested, load_tensors(source)[0], source)
+    check_fits(nested, loaded.train, loaded.validation)  # before anything is written
     with joined() as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
@@ -168,7 +173,7 @@ def train_run(
 
 
 def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    for field in ("family", "config", "grid", "data", "options"):
+    for field in ("family", "config", "grid", "data", "options", "init"):
         if begun.get(field) != asked[field]:
             differing = asked[field]
             if isinstance(asked[field], Mapping) and isinstance(begun.get(field), Mapping):
