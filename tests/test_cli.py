@@ -163,6 +163,13 @@ def test_inspect_works_whatever_profiles_there_are(copied: Path) -> None:
     assert all(name in result.stdout for name in Bundle(copied).submodels)
 
 
+def test_inspect_works_beside_a_profile_of_another_bundle(copied: Path) -> None:
+    profile = Bundle(copied).profile(DEVICE).model_copy(update={"bundle": "0" * 64})
+    write_profile(profile, copied / "profiles" / f"{DEVICE}.json")
+    result = call("inspect", copied)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(("params", "shown"), [(999, "999"), (1000, "1 k"), (693_200, "693 k"), (999_999, "1 M")])
 def test_large_numbers_are_shown_short(copied: Path, params: int, shown: str) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())

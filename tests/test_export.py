@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx.external_data_helper import uses_external_data
+from torch import Tensor, nn
 
 from exporter import ExportError, export
 from exporter.atomic import built_beside
@@ -24,7 +26,7 @@ from exporter.session import relative_error
 from exporter.verify import self_test
 from tests.conftest import DEVICE
 from tests.user_families import Branches, Noisy, TextEncoder
-from trainer import Family, NestedModel, SubModel, calibrate
+from trainer import Family, NestedModel, SubModel, TrainerError, calibrate
 from trainer.data import DataSet
 from trainer.family import registered_families
 
@@ -178,6 +180,58 @@ def test_profiles_are_kept_when_the_same_networks_are_exported_again(
     assert export(trained, bundle, show_progress=False).profile(DEVICE) == before
     assert Bundle(bundle).devices() == [DEVICE]
     assert export(trained, bundle, submodels=trained.submodels[:2], show_progress=False).devices() == []
+
+
+def test_a_sub_model_that_is_asked_for_twice_is_written_once(trained: NestedModel, tmp_path: Path) -> None:
+    first = trained.submodels[0]
+    assert list(export(trained, tmp_path / "bundle", submodels=[first, first], show_progress=False).submodels) == [first.id]
+
+
+@pytest.mark.parametrize("name", ["../escaped.txt", "models/x", "manifest.json", "/tmp/x", ""])
+def test_a_file_that_would_leave_the_bundle_or_replace_one_of_its_own_is_refused(
+    name: str, trained: NestedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="files: "):
+        export(trained, tmp_path / "b", submodels=trained.submodels[:1], files={name: b"x"}, show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_test_data_that_cannot_be_are_refused(trained: NestedModel, digits: DataSet, tmp_path: Path) -> None:
+    images, labels = digits.test.inputs[0], digits.test.labels
+    with pytest.raises(ExportError, match="test data: 1 examples"):
+        export(trained, tmp_path / "b", test_data=(images[:1], labels[:1]), show_progress=False)
+    with pytest.raises(TrainerError, match="test data: label 99 at position 3; allowed are 0 to 9"):
+        export(
+            trained, tmp_path / "b", test_data=(images[:5], labels[:5].index_fill(0, torch.tensor(3), 99)), show_progress=False
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+class FixedBatch(Family):
+    """A user's slip: the size of the batch becomes a constant when the module is traced."""
+
+    axes: ClassVar[dict[str, tuple[int, ...]]] = {"width": (4, 8)}
+
+    def build(self, sub: SubModel) -> nn.Module:
+        class Network(nn.Module):
+            def __init__(self, width: int) -> None:
+                super().__init__()
+                self.hidden, self.head = nn.Linear(16, width), nn.Linear(width, 3)
+
+            def forward(self, image: Tensor) -> Tensor:
+                result: Tensor = self.head(self.hidden(image.reshape(len(image), -1)).relu())
+                return result
+
+        return Network(int(sub["width"]))  # type: ignore[arg-type]
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        return {"image": torch.rand(batch_size, 1, 4, 4)}
+
+
+def test_a_batch_size_that_became_a_constant_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="sub-model w4: the graph does not run"):
+        export(NestedModel(FixedBatch()), tmp_path / "bundle", show_progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 EXPORT_SLOWLY = """

@@ -20,13 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
+from exporter.run import export_run
+from tests.test_data import write_texts
 from tests.test_families import one_thread  # noqa: F401
 from tests.test_nested import Hard
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
 from trainer.data import DataSet
 from trainer.evaluate import accuracy_of
 from trainer.families import ResNet
-from trainer.fit import TrainingInterrupted
+from trainer.fit import TrainingInterrupted, calibration_batches
 from trainer.run import load_run, read_record, train_run
 from trainer.updates import RULES, UpdateRule, make_rule
 
@@ -420,6 +422,61 @@ def test_wrong_input_is_refused_and_leaves_no_run(change: dict[str, Any], named:
     with pytest.raises(TrainerError, match=named):
         train(tmp_path / "run", **change)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_an_out_that_is_no_folder_is_an_error(blocked: bool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a run")
+    with pytest.raises(TrainerError, match=r"out = .*cannot be written"):
+        train(tmp_path / "file" / "run" if blocked else tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "not a run"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": {**SETTINGS, "classes": 5}}, r"label \d at position \d+; allowed are 0 to 4"),
+        (
+            {"settings": {**SETTINGS, "input_shape": [3, 8, 8], "mean": [], "std": []}},
+            r"shape \(1, 8, 8\); the model takes \(3, 8, 8\)",
+        ),
+        ({"settings": {**SETTINGS, "channels": ["a", "b"]}}, "ResNet cannot build"),
+        ({"options": {"seed": 10**30}}, "seed = "),
+        ({"grid": {"depth": [(1, 2, 3)]}}, "axis 'depth' = 1x2x3"),
+    ],
+    ids=str,
+)
+def test_data_and_model_that_do_not_fit_are_refused_before_a_run_begins(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainerError, match=named):
+        train(tmp_path / "run", **change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_calibration_example_counts_about_the_same() -> None:
+    sizes = [len(batch[0]) for batch in calibration_batches(Samples((torch.rand(258, 5),), torch.arange(258) % 4))]
+    assert sizes == [129, 129]
+
+
+def test_a_text_folder_that_has_changed_is_not_exported(tmp_path: Path) -> None:
+    """Not even when it is split as before: its tokenizer would give other ids than those trained on."""
+    write_texts(tmp_path / "texts")
+    run = tmp_path / "run"
+    train_run(
+        "tests.user_families:TextEncoder",
+        f"text-folder:{tmp_path / 'texts'}",
+        run,
+        grid={},
+        settings={},
+        show_progress=False,
+        options={"epochs": 1, "batch_size": 8, "optimizer": "adamw"},
+    )
+    assert export_run(run, tmp_path / "bundle").bytes_total > 0
+    (tmp_path / "texts" / "bread" / "0.txt").write_text("bread of another kind altogether")
+    with pytest.raises(TrainerError, match="has changed since the training"):
+        export_run(run, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_init_starts_from_the_weights_of_a_run(tmp_path: Path) -> None:

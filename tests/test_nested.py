@@ -144,6 +144,15 @@ def test_the_nested_forward_equals_the_extracted_module(family: Family) -> None:
         assert torch.equal(nested(inputs, sub), nested.extract(sub)(*inputs)), sub.id
 
 
+def test_a_frozen_parameter_gets_no_gradient() -> None:
+    nested = filled(small("resnet"))
+    nested.full.stem.weight.requires_grad_(False)
+    inputs, labels = batch_of(nested.family, 3)
+    nested.accumulate_gradients(nested.family.smallest, inputs, lambda logits: F.cross_entropy(logits, labels))
+    assert nested.full.stem.weight.grad is None
+    assert nested.full.classifier.weight.grad is not None
+
+
 def test_ties_are_kept() -> None:
     nested = filled(TextEncoder())
     for module in (nested.full, nested.extract(nested.family.smallest)):

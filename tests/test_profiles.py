@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -237,6 +238,13 @@ def test_figures_are_those_of_the_clock(device: Device, repeats: int | None) -> 
         assert m.load_ms == pytest.approx(7.0, abs=1e-2)
         assert (m.memory_mb, m.energy_mj) == (5.0, None)
         assert m.source == dict.fromkeys(["latency_ms", "load_ms", "memory_mb"], "measured")
+
+
+def test_where_the_system_does_not_tell_memory_there_is_no_figure(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["device_profiles.measure"], "private_memory_mb", lambda: None)
+    (found,) = measure(device.load, ["a"], repeats=2, show_progress=False).values()
+    assert found.memory_mb is None
+    assert set(found.source) == {"latency_ms", "load_ms"}
 
 
 def test_a_submodel_that_becomes_twice_as_slow_shows_it(device: Device) -> None:

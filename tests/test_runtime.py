@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 
 import selector.runtime
 from device_profiles import LatencyMs, default_device_name, write_profile
+from exporter import export
 from exporter.bundle import Bundle, BundleError
-from selector import Battery, Budget, BudgetError, InputError, Runtime, read_battery
+from selector import Battery, Budget, BudgetError, InputError, Runtime, profile_bundle, read_battery
 from selector.files import read_inputs
 from tests.conftest import DEVICE
+from tests.user_families import TextEncoder
+from trainer import NestedModel
 
 INPUT, OUTPUT, SHAPE = "input", "logits", (1, 8, 8)
 
@@ -159,6 +162,27 @@ def test_an_input_that_does_not_fit_is_refused_with_what_it_is_and_must_be(
     with pytest.raises(InputError) as refused:
         Runtime(bundle_path).run(inputs)
     assert [part for part in named if part not in str(refused.value)] == []
+
+
+def test_what_only_the_graph_can_refuse_is_an_input_error(tmp_path: Path) -> None:
+    """A token id that the embedding does not have."""
+    bundle = export(NestedModel(TextEncoder()), tmp_path / "text", show_progress=False)
+    runtime = Runtime(bundle)
+    tokens = np.full((1, 6), 49, np.int64)
+    assert runtime.run(tokens).outputs[OUTPUT].shape == (1, 3)
+    with pytest.raises(InputError, match="cannot compute it"):
+        runtime.run(tokens + 1000)
+
+
+def test_without_accuracies_a_measured_bundle_runs_and_a_limit_is_an_error(tmp_path: Path) -> None:
+    bundle = export(NestedModel(TextEncoder()), tmp_path / "text", show_progress=False)
+    write_profile(
+        profile_bundle(bundle, device=DEVICE, repeats=1, show_progress=False), bundle.path / f"profiles/{DEVICE}.json"
+    )
+    runtime = Runtime(bundle.path)
+    assert runtime.run(np.zeros((1, 6), np.int64)).selection.submodel == "h3-l2"
+    with pytest.raises(BudgetError, match="no accuracy is known"):
+        runtime.run(np.zeros((1, 6), np.int64), Budget(latency_ms=5))
 
 
 @settings(max_examples=300, deadline=None)

@@ -183,6 +183,8 @@ def test_a_wrong_path_or_method_is_a_problem(server: Server) -> None:
         ({"budget": {"latencyms": 5}}, "budget.latencyms", 5),
         ({"budgets": 5}, "budgets", 5),
         ({"battery": {"percent": 101}}, "battery.percent", 101),
+        ({"battery": {"percent": "15"}}, "battery.percent", "15"),
+        ({"battery": {"percent": 15, "discharging": "yes"}}, "battery.discharging", "yes"),
         ({"device": "../x"}, "device", "../x"),
         ({"device": "x" * 200}, "device", "x" * 200),
     ],

@@ -306,11 +306,21 @@ def check_fits(nested: NestedModel, train: Examples, validation: Examples | None
     nested.eval()
     device = next(nested.full.parameters()).device
     inputs, _ = train.batch(torch.arange(2))
+    wanted = nested.family.example_inputs(2)
+    if len(inputs) != len(wanted):
+        raise TrainerError(f"training data: {len(inputs)} inputs per example; the model takes {', '.join(wanted)}")
+    for (name, example), found in zip(wanted.items(), inputs, strict=True):
+        free = (nested.family.dynamic_axes or {}).get(name, {})
+        sizes = [None if axis in free else size for axis, size in enumerate(example.shape)]
+        if len(sizes) != found.ndim or any(s not in (None, f) for s, f in zip(sizes[1:], found.shape[1:], strict=True)):
+            raise TrainerError(
+                f"training data: input {name!r} has examples of shape {tuple(found.shape[1:])}; "
+                f"the model takes {tuple(example.shape[1:])}"
+            )
     try:
         classes = int(nested([_row_major(t).to(device) for t in inputs], nested.family.smallest).shape[1])
     except Exception as error:  # whatever the family's own code raises
-        shapes = ", ".join(str(tuple(t.shape[1:])) for t in inputs)
-        raise TrainerError(f"training data: the model does not take examples of shape {shapes}: {error}") from error
+        raise TrainerError(f"training data: the model does not take them: {error}") from error
     for name, split in (("training", train), ("validation", validation)):
         if isinstance(split, Samples):  # of another kind of data the labels are seen batch by batch
             check_labels(split.labels, classes, f"{name} data")

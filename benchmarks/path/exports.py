@@ -8,6 +8,7 @@ import time
 import warnings
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -88,20 +89,24 @@ def measure() -> Found:
     return found
 
 
-class _plain_exports:  # noqa: N801
-    """torch.onnx.export (dynamo=False) once per sub-model: seconds with extraction, bytes."""
+class _Plain(NamedTuple):
+    """What torch.onnx.export (dynamo=False) wrote, once per sub-model."""
 
-    def __init__(self, nested: NestedModel, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        inputs = (torch.rand(2, 3, 32, 32),)
-        begun = time.perf_counter()
-        for sub in nested.submodels:
-            axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
-            names = {"input_names": ["input"], "output_names": ["logits"], "dynamic_axes": axes}
-            torch.onnx.export(nested.extract(sub), inputs, str(folder / f"{sub.id}.onnx"), dynamo=False, **names)  # type: ignore[arg-type]
-        self.seconds = time.perf_counter() - begun
-        self.bytes_total = sum(path.stat().st_size for path in folder.iterdir())
+    folder: Path
+    seconds: float  # with the extraction of the sub-models
+    bytes_total: int
+
+
+def _plain_exports(nested: NestedModel, folder: Path) -> _Plain:
+    folder.mkdir()
+    inputs = (torch.rand(2, 3, 32, 32),)
+    axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
+    names = {"input_names": ["input"], "output_names": ["logits"], "dynamic_axes": axes}
+    begun = time.perf_counter()
+    for sub in nested.submodels:
+        torch.onnx.export(nested.extract(sub), inputs, str(folder / f"{sub.id}.onnx"), dynamo=False, **names)  # type: ignore[arg-type]
+    seconds = time.perf_counter() - begun
+    return _Plain(folder, seconds, sum(path.stat().st_size for path in folder.iterdir()))
 
 
 def _default_export_seconds(nested: NestedModel, path: Path) -> float:
