@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -113,7 +114,7 @@ def train(
         return
     accuracies: Mapping[str, float] = summary["validation_accuracy"]
     typer.echo(f"Trained {len(accuracies)} sub-models in {summary['seconds']:.0f} s. Validation accuracy:")
-    table = Table(Column("sub-model", no_wrap=True), *_right("accuracy", "of the full model"))
+    table = Table(Column("sub-model", no_wrap=True), *_right("accuracy", "of the full model"), box=box.SIMPLE_HEAD)
     full = accuracies[summary["largest"]]
     for name, accuracy in accuracies.items():
         table.add_row(name, f"{accuracy:.4f}", f"{accuracy / full:.1%}" if full else "")
@@ -152,10 +153,8 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         return
     profile = opened.profile(device) if device else _own_profile(opened)
     best = max((s.accuracy or 0.0) for s in opened.submodels.values())
-    table = Table(
-        Column("sub-model", no_wrap=True),
-        *_right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "p90 ms", "RAM MB"),
-    )
+    figures = _right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "RAM MB")
+    table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, entry in opened.submodels.items():
         cost = profile.submodels.get(name) if profile else None
         table.add_row(
@@ -166,7 +165,6 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
             f"{entry.accuracy / best:.1%}" if entry.accuracy is not None and best else "",
             _short(opened.manifest.files[entry.graph].bytes),
             f"{cost.latency_ms.p50:.3f}" if cost else "",
-            f"{cost.latency_ms.p90:.3f}" if cost else "",
             f"{cost.memory_mb:.2f}" if cost and cost.memory_mb is not None else "",
         )
     Console().print(table)
@@ -350,7 +348,7 @@ def _own_profile(bundle: Bundle) -> Profile | None:
 
 
 def _right(*names: str) -> list[Column]:
-    return [Column(name, justify="right") for name in names]
+    return [Column(name, justify="right", no_wrap=True) for name in names]
 
 
 def _short(number: int) -> str:

@@ -15,7 +15,8 @@ from trainer import NestedModel, SubModel
 from trainer.families import ResNet
 from trainer.fit import FitOptions, make_optimizer
 
-STEPS = 40
+SECONDS = 20.0  # of paired steps for each size
+MIN_STEPS = 20
 BATCH = 128
 
 
@@ -34,16 +35,18 @@ def measure() -> Found:
             alone()
         taken: dict[str, list[float]] = {"ours": [], "alone": []}
         steps = [("ours", ours), ("alone", alone)]
-        for _ in range(STEPS):
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < SECONDS or len(taken["ours"]) < MIN_STEPS:
             for name, step in steps:
                 taken[name].append(_seconds(step))
             steps.reverse()  # neither always comes first
         ratio = float(np.median(np.array(taken["ours"]) / np.array(taken["alone"])))
         ratios.append(ratio)
         medians = {f"{name}_ms": round(1e3 * float(np.median(values)), 3) for name, values in taken.items()}
-        rows.append({"part": "step", "submodel": sub.id, "ratio": round(ratio, 4), **medians})
+        rows.append({"part": "step", "submodel": sub.id, "pairs": len(taken["ours"]), "ratio": round(ratio, 4), **medians})
     note = (
-        f"largest of {len(ratios)} sizes of the default ResNet, batch {BATCH} of 28 x 28; median of {STEPS} paired steps each"
+        f"largest of {len(ratios)} sizes of the default ResNet, batch {BATCH} of 28 x 28; median of {SECONDS:.0f} seconds of "
+        "paired steps each"
     )
     return Found({"train_step_overhead": max(ratios)}, {"train_step_overhead": note}, rows)
 
