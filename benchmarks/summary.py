@@ -30,16 +30,23 @@ def environment() -> dict[str, Any]:
     }
 
 
+def commit() -> str:
+    """The checked-out commit; `-dirty` when anything but results differs from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ":/", ":(exclude,top,glob)benchmarks/*/results/**")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
 def write_summary(folder: Path, command: str, figures: Mapping[str, float], notes: Mapping[str, str]) -> None:
     """Replaces `summary.json` in the folder; `notes` say of a figure how it was taken."""
     folder.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=folder
-    ).stdout.strip()
     document = {
         "command": command,
         "environment": environment(),
-        "commit": commit,
+        "commit": commit(),
         "measured_at": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "figures": {name: round(float(value), 6) for name, value in figures.items()},
         "notes": dict(notes),
