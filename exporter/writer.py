@@ -133,11 +133,15 @@ class _Writer:
         workers = max(1, (os.cpu_count() or 1) - 1)
         with _one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
             task = bar.add_task("exporting", total=len(submodels))
-            for draft, examined in self._in_order(submodels, pool):
-                draft, accuracy = self._proved(draft, examined)
-                arrays.update({f"output/{draft.sub.id}/{name}": array for name, array in draft.expected.items()})
-                entries.append(self._entry(draft, accuracy))
-                bar.advance(task)
+            try:
+                for draft, examined in self._in_order(submodels, pool):
+                    draft, accuracy = self._proved(draft, examined)
+                    arrays.update({f"output/{draft.sub.id}/{name}": array for name, array in draft.expected.items()})
+                    entries.append(self._entry(draft, accuracy))
+                    bar.advance(task)
+            except BaseException:  # Ctrl-C too: nobody waits for what is not begun yet
+                pool.shutdown(cancel_futures=True)
+                raise
         np.savez_compressed(self.folder / SELFTEST_FILE, **arrays)  # type: ignore[arg-type]
         for name, content in files.items():
             if PurePath(name).name != name or (self.folder / name).exists() or name == MANIFEST_FILE:
@@ -148,17 +152,14 @@ class _Writer:
     def _in_order(self, submodels: Sequence[SubModel], pool: ThreadPoolExecutor) -> Iterator[tuple[_Draft, _Examined]]:
         """Each draft with what the examination found, as soon as it and all before it are examined."""
         waiting: deque[tuple[_Draft, Future[_Examined]]] = deque()
-        try:
-            for sub in submodels:
-                draft = self._draft(sub)
-                waiting.append((draft, pool.submit(self._examine, draft)))
-                while waiting and waiting[0][1].done():
-                    draft, future = waiting.popleft()
-                    yield draft, future.result()
-            for draft, future in waiting:
+        for sub in submodels:
+            draft = self._draft(sub)
+            waiting.append((draft, pool.submit(self._examine, draft)))
+            while waiting and waiting[0][1].done():
+                draft, future = waiting.popleft()
                 yield draft, future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for draft, future in waiting:
+            yield draft, future.result()
 
     def _draft(self, sub: SubModel) -> _Draft:
         topology = frozenset(self.nested.segments(sub))
@@ -284,6 +285,7 @@ class _Writer:
 
 
 def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:
+    """Copies the profiles of the same networks; one that is damaged or of others is left behind."""
     for path in sorted(old.glob("*.json")):
         try:
             kept = read_profile(path).bundle == fingerprint

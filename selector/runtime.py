@@ -61,9 +61,9 @@ class Runtime:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         profile = self._profile(device)
-        self._accuracy_known = any(accuracy is not None for accuracy in self.bundle.accuracies.values())
-        measured = profile is not None and self._accuracy_known
-        self.selector = Selector(profile, self.bundle.accuracies, policy=policy) if profile and measured else None
+        accuracies = self.bundle.accuracies
+        known = any(accuracy is not None for accuracy in accuracies.values())
+        self.selector = Selector(profile, accuracies, policy=policy) if profile and known else None
         self.threads = threads if threads is not None else profile.device.threads if profile else 0
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._output_names = [output.name for output in self.bundle.manifest.outputs]
@@ -89,14 +89,14 @@ class Runtime:
         return RunResult(dict(zip(self._output_names, values, strict=True)), selection, elapsed)
 
     def select(self, budget: Budget) -> Selection:
-        """What `run` would choose now. Without a profile only a budget without limits has an answer."""
+        """What `run` would choose now. Without a profile or accuracies only a budget without limits has an answer."""
         if self.selector is not None:
             return self.selector.select(budget, self.battery())
-        if budget != _NO_LIMITS and not self._accuracy_known:
+        if budget == _NO_LIMITS:
+            return self._most_accurate()
+        if all(accuracy is None for accuracy in self.bundle.accuracies.values()):
             raise BudgetError("no accuracy is known for any sub-model: export with test data")
-        if budget != _NO_LIMITS:
-            raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
-        return self._most_accurate()
+        raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
 
     def battery(self) -> Battery | None:
         """The battery's state, at most BATTERY_SECONDS old."""

@@ -117,6 +117,8 @@ def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> 
     keys = {"id", "axes", "params", "macs", "accuracy", "graph", "precision"}
     assert all(set(entry) >= keys and (copied / entry["graph"]).is_file() for entry in inspected["submodels"])
 
+    assert all(entry["bytes"] == (copied / entry["graph"]).stat().st_size for entry in inspected["submodels"])
+
     one = inspected["submodels"][0]["id"]
     profile = document("profile", copied, "--device", "mine", "--submodels", one, "--repeats", "2", "--threads", "1")
     assert set(profile) >= {"device", "bundle", "measured_at", "submodels"}

@@ -276,6 +276,13 @@ def test_the_same_texts_give_the_same_token_ids_every_time(tmp_path: Path) -> No
         assert other.files == first.files
 
 
+def test_hidden_files_are_no_documents(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    before = load_data(f"text-folder:{tmp_path}").record
+    (tmp_path / "bread" / ".DS_Store").write_bytes(b"\0\1")
+    assert load_data(f"text-folder:{tmp_path}").record == before
+
+
 def test_a_folder_of_texts_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "1.txt").write_text("one")

@@ -19,6 +19,7 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from torch import Tensor, nn
 
+import exporter.writer
 from exporter import ExportError, export
 from exporter.atomic import built_beside
 from exporter.bundle import Bundle, BundleError
@@ -232,6 +233,43 @@ def test_a_batch_size_that_became_a_constant_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="sub-model w4: the graph does not run"):
         export(NestedModel(FixedBatch()), tmp_path / "bundle", show_progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_graph_stops_the_export_before_the_others_are_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = []
+
+    def examine(self: object, draft: exporter.writer._Draft) -> exporter.writer._Examined:
+        examined.append(draft.sub)
+        time.sleep(0.1)
+        return exporter.writer._Examined("it is wrong", None)
+
+    monkeypatch.setattr(exporter.writer._Writer, "_examine", examine)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one examines
+    family = small("resnet").with_grid({"width": [0.25, 0.5, 0.75], "depth": [(1, 1), (1, 2), (2, 1)]})
+    with pytest.raises(ExportError, match="it is wrong"):
+        export(calibrated(family), tmp_path / "bundle", show_progress=False)
+    assert len(examined) < len(family.grid())
+
+
+def test_other_operators_are_another_topology(tmp_path: Path) -> None:
+    """As many parameters and multiplications, and yet no profile of the one is valid for the other."""
+
+    class Tanh(FixedBatch):
+        def build(self, sub: SubModel) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(16, int(sub["width"])), nn.Tanh(), nn.Linear(int(sub["width"]), 3))  # type: ignore[arg-type]
+
+    class Relu(FixedBatch):
+        def build(self, sub: SubModel) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(16, int(sub["width"])), nn.ReLU(), nn.Linear(int(sub["width"]), 3))  # type: ignore[arg-type]
+
+    tanh, relu, again = (
+        export(NestedModel(family), tmp_path / str(i), show_progress=False) for i, family in enumerate((Tanh(), Relu(), Relu()))
+    )
+    assert relu.manifest.submodels[0].topology == again.manifest.submodels[0].topology
+    assert relu.fingerprint == again.fingerprint
+    assert tanh.manifest.submodels[0].topology != relu.manifest.submodels[0].topology
 
 
 EXPORT_SLOWLY = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 import weakref
 from collections import Counter
@@ -94,6 +96,20 @@ def test_what_is_written_is_read_again(profile: Profile) -> None:
         write_profile(profile, path)
         assert read_profile(path) == profile
         assert [entry.name for entry in path.parent.iterdir()] == ["device.json"]
+
+
+def test_a_profile_that_cannot_be_written_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").mkdir()
+    with pytest.raises(ProfileError, match=r"mine\.json.*cannot be written"):
+        write_profile(bundle.profile(DEVICE), tmp_path / "mine.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no such thing here")
+def test_cores_are_those_that_this_process_may_use() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from device_profiles.host import physical_cores; print(physical_cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def document() -> dict[str, Any]:

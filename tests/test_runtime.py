@@ -23,8 +23,10 @@ import selector.runtime
 from device_profiles import LatencyMs, default_device_name, write_profile
 from exporter import export
 from exporter.bundle import Bundle, BundleError
+from exporter.manifest import TensorSpec
 from selector import Battery, Budget, BudgetError, InputError, Runtime, profile_bundle, read_battery
 from selector.files import read_inputs
+from selector.runtime import check_inputs
 from tests.conftest import DEVICE
 from tests.user_families import TextEncoder
 from trainer import NestedModel
@@ -162,6 +164,15 @@ def test_an_input_that_does_not_fit_is_refused_with_what_it_is_and_must_be(
     with pytest.raises(InputError) as refused:
         Runtime(bundle_path).run(inputs)
     assert [part for part in named if part not in str(refused.value)] == []
+
+
+def test_inputs_must_agree_on_their_free_axes(bundle: Bundle) -> None:
+    free = TensorSpec(name="mask", dtype="float32", shape=("batch", 3))
+    two = SimpleNamespace(manifest=SimpleNamespace(inputs=(*bundle.manifest.inputs, free)))
+    mask = np.zeros((2, 3), np.float32)
+    assert set(check_inputs(two, {INPUT: images(2), "mask": mask})) == {INPUT, "mask"}  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"'mask': shape \(2, 3\); allowed is \(batch = 5, 3\)"):
+        check_inputs(two, {INPUT: images(5), "mask": mask})  # type: ignore[arg-type]
 
 
 def test_what_only_the_graph_can_refuse_is_an_input_error(tmp_path: Path) -> None:

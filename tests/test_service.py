@@ -63,15 +63,15 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(log: Path, *bundles: Path) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
+def serving(log: Path, *bundles: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sortednet", "serve", *map(str, bundles), "--port", str(port)]
+    command = [sys.executable, "-m", "sortednet", "serve", *map(str, bundles), "--host", host, "--port", str(port)]
     with (
         log.open("wb") as output,
         subprocess.Popen(command, cwd=log.parent, stdout=output, stderr=output, start_new_session=True) as process,
     ):
-        server = Server(f"http://127.0.0.1:{port}", process, log)
+        server = Server(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", process, log)
         try:
             _wait_until_ready(server)
             yield server
@@ -240,6 +240,15 @@ def test_several_bundles_need_a_name_and_new_profiles_are_seen(bundle_path: Path
 def test_a_device_is_a_name_and_no_file_of_the_server(server: Server, bundle_path: Path) -> None:
     shutil.copy(bundle_path / "profiles" / f"{DEVICE}.json", server.log.parent / "stray.json")  # where the server runs
     problem(server.post("/v1/select", {"device": "stray.json"}), 404)
+
+
+def test_it_serves_on_an_ipv6_address(bundle_path: Path, tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serving(tmp_path / "log", bundle_path, host="::1") as server:
+        assert server.get("/healthz").status == 200
 
 
 def test_sigterm_ends_the_server_in_order(bundle_path: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +56,37 @@ def load_parameters(nested: NestedModel, tensors: dict[str, Tensor], source: Pat
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, str] | None = None) -> None:
     """Replaces the file in one step. Raises TrainerError when it cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, partial, header)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a file to write beside `path`; it is synced and takes that place, or is removed when something fails.
+
+    Raises TrainerError when the system does not let it be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system says of a place that cannot be written to into a TrainerError naming it."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise TrainerError(f"{path} cannot be written: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise TrainerError(f"out = {str(path)!r}: cannot be written: {why}") from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

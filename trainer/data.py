@@ -184,8 +184,8 @@ def _text(path: Path, name: str) -> DataSet:
     spec = DataSpec(input_shape=tokens.shape[1:], classes=len(classes), vocabulary=vocabulary)
     parts = {"train": train, "validation": validation, "test": test}
     split = {part: _samples(tokens, labels, indices) for part, indices in parts.items()}
-    record = {**_record(name, parts, split), "class_names": list(classes)}
     files = {"tokenizer.json": tokenizer}
+    record = {**_record(name, parts, split, files), "class_names": list(classes)}
     return DataSet(name, spec, split["train"], split["validation"], split["test"], augment.mask_tokens(0.1), record, files)
 
 
@@ -226,7 +226,7 @@ def _images(
     augmentation: augment.Augmentation,
 ) -> DataSet:
     spec = _image_spec(split["train"], classes)
-    record = _record(name, parts, split)
+    record = _record(name, parts, split, {})
     return DataSet(name, spec, split["train"], split["validation"], split["test"], augmentation, record)
 
 
@@ -251,9 +251,9 @@ def _stratified(indices: Array, labels: Array, share: float) -> tuple[Array, Arr
     return np.sort(first), np.sort(second)
 
 
-def _record(name: str, parts: Mapping[str, Array], split: Mapping[str, Samples]) -> dict[str, Any]:
+def _record(name: str, parts: Mapping[str, Array], split: Mapping[str, Samples], files: Mapping[str, bytes]) -> dict[str, Any]:
     """What was split how, and a hash of everything in it: an export must see the data that the training saw."""
-    content = hashlib.sha256()
+    content = hashlib.sha256(b"".join(files.values()))
     for samples in split.values():
         for tensor in (*samples.inputs, samples.labels):
             content.update(tensor.numpy().tobytes())

@@ -28,7 +28,7 @@ from torch import Generator, Tensor, nn
 
 from trainer.augment import Augmentation
 from trainer.calibration import calibrate
-from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
 from trainer.data import Examples, Samples, as_examples, check_labels
 from trainer.distributed import current_ranks
 from trainer.evaluate import accuracy_of
@@ -111,7 +111,8 @@ def fit(
 
     Under torchrun every rank calls this with the same arguments; the batch is shared out, gradients are averaged.
     `options` are the fields of `FitOptions`. With `run`, a folder, it writes a JSON-lines log and checkpoints there and
-    can resume. Raises TrainerError for wrong options or labels, TrainingInterrupted after SIGINT or SIGTERM.
+    can resume. Raises TrainerError for wrong options, data that are not what the model takes, labels outside the classes
+    and a folder that cannot be written to; TrainingInterrupted after SIGINT or SIGTERM.
     """
     unknown = set(options) - {f.name for f in fields(FitOptions)}
     if unknown:
@@ -174,7 +175,8 @@ class _Training:
         nested.train()
         self.ranks.same_start(nested.full.parameters())
         if run:
-            run.mkdir(parents=True, exist_ok=True)
+            with writing(run):
+                run.mkdir(parents=True, exist_ok=True)
 
     def begin(self) -> None:
         """Removes what an earlier training has left in the run's folder."""
@@ -289,7 +291,7 @@ class _Training:
             "seconds": round(seconds, 2),
             "validation_accuracy": {name: round(value, 6) for name, value in validation.items()},
         }
-        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+        with writing(self.folder), (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _save(self) -> None:
@@ -334,11 +336,8 @@ def _row_major(batch: Tensor) -> Tensor:
     down oneDNN's channels-last path, where the backward pass of a strided 1x1 convolution with fewer input channels than
     a vector has lanes writes beyond its buffer (oneDNN issue 6035): wrong gradients, or a crash.
     """
-    strides, step = [], 1
-    for size in reversed(batch.shape):
-        strides.append(step)
-        step *= size
-    return batch if batch.stride() == tuple(reversed(strides)) else batch.clone(memory_format=torch.contiguous_format)
+    row_major = torch.empty(batch.shape, device="meta").stride()
+    return batch if batch.stride() == row_major else batch.clone(memory_format=torch.contiguous_format)
 
 
 def make_optimizer(module: nn.Module, options: FitOptions) -> torch.optim.Optimizer:

@@ -1,6 +1,6 @@
 """A run: the folder that `sortednet train` writes and `sortednet export` reads. It can be reopened from what it carries.
 
-run.json                   family and its configuration, data set and split, options, versions, results
+run.json                   family and its configuration, data set and split, options, first weights, version, results
 checkpoint.safetensors     parameters, optimizer state and step, while and after training
 log.jsonl                  one line per epoch
 model.safetensors          the trained parameters            (written at the end)
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, save_tensors
+from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
 from trainer.data import load_data
 from trainer.distributed import joined
 from trainer.evaluate import accuracy_of
@@ -39,7 +39,9 @@ class Run:
     record: Mapping[str, Any]
 
 
-def describe_run(family: Family, data: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def describe_run(
+    family: Family, data: Mapping[str, Any], options: Mapping[str, Any], init: Path | None = None
+) -> dict[str, Any]:
     """What `run.json` holds from the beginning."""
     grid = {axis: [list(v) if isinstance(v, tuple) else v for v in values] for axis, values in family.axes.items()}
     return {
@@ -48,19 +50,15 @@ def describe_run(family: Family, data: Mapping[str, Any], options: Mapping[str, 
         "grid": grid,
         "data": dict(data),
         "options": dict(options),
+        "init": str(init) if init else None,
         "torch": torch.__version__,
     }
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Raises TrainerError when the folder cannot be written to."""
-    partial = folder / f".{RUN_FILE}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / RUN_FILE) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / RUN_FILE)
-    except OSError as error:
-        raise TrainerError(f"out = {str(folder)!r}: cannot be written: {error.strerror}") from None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -76,10 +74,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def save_run(folder: Path, nested: NestedModel) -> None:
-    """Writes the trained parameters and the calibration beside the record."""
+    """Writes the calibration and the trained parameters beside the record; the latter last: they mark a finished run."""
     statistics = {f"{sub.id}/{name}": t for sub, named in nested.calibration.items() for name, t in named.items()}
     save_tensors(statistics, folder / CALIBRATION_FILE)
-    save_tensors({name: p.detach() for name, p in nested.full.named_parameters()}, folder / MODEL_FILE)  # last: see load_run
+    save_tensors({name: p.detach() for name, p in nested.full.named_parameters()}, folder / MODEL_FILE)
 
 
 def load_run(folder: Path) -> Run:
@@ -132,7 +130,7 @@ def train_run(
         torch.set_num_threads(threads)
     loaded = load_data(data)
     chosen = find_family(family).for_data(loaded.spec, **settings).with_grid(grid)
-    record = {**describe_run(chosen, loaded.record, asdict(FitOptions(**options))), "init": str(init) if init else None}
+    record = describe_run(chosen, loaded.record, asdict(FitOptions(**options)), init)
     if resume:
         _refuse_other_run(read_record(folder), record)
     elif (folder / RUN_FILE).exists():
