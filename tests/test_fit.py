@@ -7,7 +7,6 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from torch import Generator, Tensor
 from tests.test_families import one_thread  # noqa: F401
 from tests.test_nested import Hard
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
+from trainer.averaging import WeightAverage
 from trainer.data import DataSet
 from trainer.families import ResNet
 from trainer.fit import TrainingInterrupted, calibration_batches
@@ -54,29 +54,29 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def drawn(rule: UpdateRule, times: int = 300) -> list[list[SubModel]]:
-    return [list(rule.sample(Random(i))) for i in range(times)]
+def steps_of(rule: UpdateRule, times: int = 300) -> list[list[SubModel]]:
+    return [list(rule.sample(i, 0)) for i in range(times)]
 
 
 def test_sorted_draws_different_sub_models_with_equal_chances() -> None:
-    steps = drawn(make_rule("sorted", GRID, 2), 1200)
+    steps = steps_of(make_rule("sorted", GRID, 2), 1200)
     assert all(len(set(step)) == 2 for step in steps)
     counts = Counter(sub for step in steps for sub in step)
     assert counts.keys() == set(GRID)
     assert all(300 < count < 500 for count in counts.values())  # 400 expected; the draws are the same every time
-    assert set(make_rule("sorted", GRID, 99).sample(Random(0))) == set(GRID)
+    assert set(make_rule("sorted", GRID, 99).sample(0, 0)) == set(GRID)
 
 
 def test_sum_computes_every_sub_model_and_full_the_largest_alone() -> None:
-    assert all(step == GRID for step in drawn(make_rule("sum", GRID, 1), 3))
-    assert all(step == [GRID[-1]] for step in drawn(make_rule("full", GRID, 3), 3))
+    assert all(step == GRID for step in steps_of(make_rule("sum", GRID, 1), 3))
+    assert all(step == [GRID[-1]] for step in steps_of(make_rule("full", GRID, 3), 3))
 
 
 def test_sandwich_computes_the_largest_first_then_others_then_the_smallest() -> None:
-    steps = drawn(make_rule("sandwich", GRID, 2))
+    steps = steps_of(make_rule("sandwich", GRID, 2))
     assert all((step[0], step[-1], len(set(step))) == (GRID[-1], GRID[0], 4) for step in steps)
     assert {sub for step in steps for sub in step} == set(GRID)
-    assert make_rule("sandwich", GRID[:1], 2).sample(Random(0)) == GRID[:1]
+    assert make_rule("sandwich", GRID[:1], 2).sample(0, 0) == GRID[:1]
 
 
 def test_sandwich_teaches_the_small_from_the_largest_not_from_the_labels() -> None:
@@ -115,7 +115,7 @@ def test_training_with_each_rule_learns_digits(update: str, per_step: int, digit
 
 
 def test_the_layout_of_images_in_memory_does_not_change_the_training(digits: DataSet) -> None:
-    """Not only for its own sake: oneDNN's channels-last convolutions write beyond their buffers (see `_row_major`)."""
+    """Not only for its own sake: oneDNN's channels-last convolutions write beyond their buffers (see `trainer.layout`)."""
     images, labels = digits.train.inputs[0][:128], digits.train.labels[:128]
     channels_last = torch.empty(128, 8, 8, 1).permute(0, 3, 1, 2).copy_(images)
     assert channels_last.stride() != images.stride()
@@ -131,7 +131,7 @@ def test_a_rule_is_added_with_one_class(monkeypatch: pytest.MonkeyPatch) -> None
     class Corners(UpdateRule):
         name = "corners"
 
-        def sample(self, random: Random) -> list[SubModel]:
+        def sample(self, step: int, seed: int) -> list[SubModel]:
             return [self.smallest, self.largest]
 
     monkeypatch.setitem(RULES, Corners.name, Corners)
@@ -139,6 +139,30 @@ def test_a_rule_is_added_with_one_class(monkeypatch: pytest.MonkeyPatch) -> None
     before = weights(nested)
     assert fit(nested, data, epochs=1, batch_size=4, update="corners", show_progress=False).gradient_computations == 20
     assert not equal(before, weights(nested))
+
+
+def test_averaged_weights_are_the_mean_of_what_the_steps_left() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    average = WeightAverage(module, horizon=4)
+    wanted = 0.0
+    for step in range(200):
+        with torch.no_grad():
+            module.weight.fill_(step)
+        average.update(step)
+        weight = max(1 / 4, 10 / (10 + step))
+        wanted = (1 - weight) * wanted + weight * step
+    average.apply()
+    assert module.weight.item() == pytest.approx(wanted, rel=1e-5)
+    assert module.weight.item() == pytest.approx(199 - 3, abs=0.01)  # 3 steps: how old the average of a horizon of 4 is
+
+
+def test_a_training_ends_with_the_averaged_weights() -> None:
+    results = []
+    for averaging in (0.0, 0.5):
+        nested, data = hard()
+        fit(nested, data, epochs=3, batch_size=4, averaging=averaging, show_progress=False)
+        results.append(weights(nested))
+    assert not equal(*results)
 
 
 def test_the_seed_decides_the_weights() -> None:
@@ -163,6 +187,7 @@ def test_the_seed_decides_the_weights() -> None:
         ("warmup", 1.0),
         ("clip_norm", -1),
         ("label_smoothing", 1.0),
+        ("averaging", 1.0),
         ("update", "random"),
         ("optimizer", "lion"),
     ],
@@ -212,8 +237,8 @@ def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Callab
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"optimizer": "adamw", "update": "sandwich"}, {"momentum": 0.0, "update": "full"}],
-    ids=["sgd", "adamw", "no momentum"],
+    [{}, {"optimizer": "adamw", "update": "sandwich"}, {"momentum": 0.0, "update": "full"}, {"averaging": 0.5}],
+    ids=["sgd", "adamw", "no momentum", "averaging"],
 )
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at_step", [4, 9, 10], ids="step {}".format)

@@ -6,12 +6,15 @@ As in US-Nets (Yu & Huang 2019, arXiv 1903.05134, section 3.3): after training, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainer.layout import laid_out, suits_channels_last
 from trainer.nested import NestedModel, batchnorm_names
+from trainer.sharing import sharing
 from trainer.submodel import SubModel, TrainerError
 
 
@@ -25,30 +28,46 @@ def calibrate(nested: NestedModel, batches: Sequence[Sequence[Tensor]], submodel
     """
     if not batches:
         raise TrainerError("batches = []: allowed is at least one batch of training data")
-    for sub in nested.submodels if submodels is None else submodels:
-        names = batchnorm_names(nested.skeleton(sub))
-        if not names:
-            continue
-        statistics = _statistics(nested, sub, names, batches)
-        nested.calibration[sub] = {name: _rounded(tensor) for name, tensor in statistics.items()}
-
-
-def _statistics(
-    nested: NestedModel, sub: SubModel, names: Sequence[str], batches: Sequence[Sequence[Tensor]]
-) -> dict[str, Tensor]:
-    module = nested.extract(sub).eval()
-    layers = {name: layer for name in names if isinstance(layer := module.get_submodule(name), _BatchNorm)}
-    for layer in layers.values():
-        layer.reset_running_stats()
-        layer.momentum = None  # cumulative average instead of an exponential one
-        layer.train()
+    device, as_channels_last = next(nested.full.parameters()).device, suits_channels_last(nested)
+    chosen = [s for s in (nested.submodels if submodels is None else submodels) if batchnorm_names(nested.skeleton(s))]
+    sums: dict[SubModel, dict[str, Tensor]] = {sub: {} for sub in chosen}
+    was_training = nested.training
+    nested.eval()
     for inputs in batches:
-        module(*inputs)
-    return {
-        f"{name}.{leaf}" if name else leaf: buffer.clone()
-        for name, layer in layers.items()
-        for leaf, buffer in layer.named_buffers(recurse=False)
-    }
+        placed = laid_out(inputs, device, as_channels_last)
+        with sharing(device):
+            for sub in chosen:
+                for name, statistic in _statistics(nested, sub, placed).items():
+                    sums[sub][name] = sums[sub][name] + statistic if name in sums[sub] else statistic
+    nested.train(was_training)
+    for sub, summed in sums.items():
+        averages = {name: _rounded(total / len(batches)) for name, total in summed.items()}
+        counts = {f"{name}.num_batches_tracked": torch.tensor(len(batches)) for name in batchnorm_names(nested.skeleton(sub))}
+        nested.calibration[sub] = {**averages, **counts}
+
+
+def _statistics(nested: NestedModel, sub: SubModel, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Mean and variance of what enters each BatchNorm layer, when each normalises by those of this batch."""
+    module = nested.skeleton(sub).eval()
+    found: dict[str, Tensor] = {}
+
+    def measure(name: str, layer: nn.Module, entering: tuple[Tensor, ...]) -> None:
+        axes = [axis for axis in range(entering[0].ndim) if axis != 1]
+        variance, mean = torch.var_mean(entering[0], axes)
+        found[f"{name}.running_mean"], found[f"{name}.running_var"] = mean, variance
+
+    layers = {n: layer for n in batchnorm_names(module) if isinstance(layer := module.get_submodule(n), _BatchNorm)}
+    hooks = [layer.register_forward_pre_hook(partial(measure, name)) for name, layer in layers.items()]
+    try:
+        for layer in layers.values():
+            layer.train().track_running_stats = False
+        nested.call(sub, inputs, nested.view(sub))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers.values():
+            layer.eval().track_running_stats = True
+    return found
 
 
 def _rounded(statistic: Tensor) -> Tensor:

@@ -27,11 +27,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Generator, Tensor, nn
 
 from trainer.augment import Augmentation
+from trainer.averaging import WeightAverage
 from trainer.calibration import calibrate
 from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
 from trainer.data import Examples, Samples, as_examples, check_labels
 from trainer.distributed import current_ranks
-from trainer.evaluate import accuracy_of
+from trainer.evaluate import accuracies_of
+from trainer.layout import laid_out, suits_channels_last
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
 from trainer.updates import RULES, UpdateRule, make_rule
@@ -63,6 +65,7 @@ class FitOptions:
     warmup: float = 0.05  # share of all steps with a rising rate; then a cosine down to 0
     clip_norm: float = 1.0  # of the whole gradient; 0 means no clipping
     label_smoothing: float = 0.0
+    averaging: float = 0.0  # share of all steps over which the weights are averaged in the end; 0 means no averaging
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,9 +73,9 @@ class FitOptions:
             _at_least(name, getattr(self, name), minimum, Integral)
         if self.seed >= 2**63:
             raise TrainerError(f"seed = {self.seed}: allowed are whole numbers below 2**63")
-        for name in ("lr", "momentum", "weight_decay", "warmup", "clip_norm", "label_smoothing"):
+        for name in ("lr", "momentum", "weight_decay", "warmup", "clip_norm", "label_smoothing", "averaging"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("momentum", "warmup", "label_smoothing"):
+        for name in ("momentum", "warmup", "label_smoothing", "averaging"):
             if getattr(self, name) >= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values below 1")
         if self.optimizer not in ("sgd", "adamw"):
@@ -158,6 +161,7 @@ class _Training:
         self.nested, self.examples, self.validation = nested, examples, validation
         self.options, self.augment, self.folder = options, augment, run
         self.device = next(nested.full.parameters()).device
+        self.channels_last = suits_channels_last(nested)
         self.ranks = current_ranks()
         self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step)
         self.batch_size = min(options.batch_size, len(examples))
@@ -168,6 +172,7 @@ class _Training:
         self.steps_per_epoch = len(examples) // self.batch_size
         self.total_steps = self.steps_per_epoch * options.epochs
         self.optimizer = make_optimizer(nested.full, options)
+        self.average = WeightAverage(nested.full, options.averaging * self.total_steps) if options.averaging else None
         self.step = 0
         self.gradient_computations = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -188,7 +193,7 @@ class _Training:
         """Goes on from the run's last checkpoint. Raises TrainerError when there is none or its options differ."""
         if self.folder is None:
             raise TrainerError("resume: needs the folder of the run to go on with")
-        saved = load_checkpoint(self.folder, self.nested, self.optimizer)
+        saved = load_checkpoint(self.folder, self.nested, self.optimizer, self.average)
         differing = [name for name, value in asdict(self.options).items() if saved["options"].get(name) != value]
         if differing:
             name = differing[0]
@@ -222,6 +227,8 @@ class _Training:
                     raise TrainingInterrupted(
                         f"stopped after step {self.step} of {self.total_steps}; the same command with --resume goes on"
                     )
+        if self.average is not None:
+            self.average.apply()
         loss = sum(losses) / len(losses) if losses else None
         return FitResult(self.step, self.gradient_computations, time.monotonic() - begun, loss, validation)
 
@@ -235,9 +242,9 @@ class _Training:
         check_labels(labels, self.classes, f"training data, step {self.step}")
         if self.augment:
             inputs = self.augment(inputs, _generator(seed + self.ranks.rank, "augment", self.step))
-        inputs, labels = tuple(_row_major(t).to(self.device) for t in inputs), labels.to(self.device)
+        inputs, labels = laid_out(inputs, self.device, self.channels_last), labels.to(self.device)
         torch.manual_seed(_mixed(seed + self.ranks.rank, "dropout", self.step))
-        submodels = self.rule.sample(Random(_mixed(seed, "sample", self.step)))
+        submodels = self.rule.sample(self.step, seed)
         loss = self._gradients(submodels, inputs, labels)
         self.ranks.average_gradients(self.nested.full.parameters())
         if self.options.clip_norm:
@@ -246,6 +253,8 @@ class _Training:
             group["lr"] = _learning_rate(self.options, self.step, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.step)
         return loss
 
     def _gradients(self, submodels: Sequence[SubModel], inputs: tuple[Tensor, ...], labels: Tensor) -> float:
@@ -274,10 +283,10 @@ class _Training:
         self.nested.eval()
         corners = [self.rule.smallest, self.rule.largest]
         calibrate(self.nested, calibration_batches(self.examples)[:2], corners)
-        accuracies = {sub.id: accuracy_of(self.nested, sub, self.validation) for sub in corners}
+        accuracies = accuracies_of(self.nested, corners, self.validation)
         self.nested.calibration.clear()
         self.nested.train()
-        return accuracies
+        return {sub.id: accuracy for sub, accuracy in accuracies.items()}
 
     def _log(self, losses: Sequence[float], validation: Mapping[str, float], seconds: float) -> None:
         if self.folder is None or not self.ranks.first:
@@ -297,7 +306,7 @@ class _Training:
     def _save(self) -> None:
         if self.folder and self.ranks.first:
             state = {"step": self.step, "gradient_computations": self.gradient_computations, "options": asdict(self.options)}
-            save_checkpoint(self.folder, self.nested, self.optimizer, state)
+            save_checkpoint(self.folder, self.nested, self.optimizer, self.average, state)
 
 
 @torch.no_grad()
@@ -320,24 +329,13 @@ def check_fits(nested: NestedModel, train: Examples, validation: Examples | None
                 f"the model takes {tuple(example.shape[1:])}"
             )
     try:
-        classes = int(nested([_row_major(t).to(device) for t in inputs], nested.family.smallest).shape[1])
+        classes = int(nested(laid_out(inputs, device, False), nested.family.smallest).shape[1])
     except Exception as error:  # whatever the family's own code raises
         raise TrainerError(f"training data: the model does not take them: {error}") from error
     for name, split in (("training", train), ("validation", validation)):
         if isinstance(split, Samples):  # of another kind of data the labels are seen batch by batch
             check_labels(split.labels, classes, f"{name} data")
     return classes
-
-
-def _row_major(batch: Tensor) -> Tensor:
-    """The batch with its last axis contiguous, and so on.
-
-    A channels-last batch, and one of a single channel whose strides could be either, sends torch's convolutions on CPUs
-    down oneDNN's channels-last path, where the backward pass of a strided 1x1 convolution with fewer input channels than
-    a vector has lanes writes beyond its buffer (oneDNN issue 6035): wrong gradients, or a crash.
-    """
-    row_major = torch.empty(batch.shape, device="meta").stride()
-    return batch if batch.stride() == row_major else batch.clone(memory_format=torch.contiguous_format)
 
 
 def make_optimizer(module: nn.Module, options: FitOptions) -> torch.optim.Optimizer:

@@ -20,7 +20,7 @@ import torch
 from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
 from trainer.data import load_data
 from trainer.distributed import joined
-from trainer.evaluate import accuracy_of
+from trainer.evaluate import accuracies_of
 from trainer.family import Family, family_name, find_family
 from trainer.fit import FitOptions, check_fits, fit
 from trainer.nested import NestedModel
@@ -155,14 +155,14 @@ def train_run(
             show_progress=show_progress,
             **options,
         )
-    accuracies = {sub.id: round(accuracy_of(nested, sub, loaded.validation), 6) for sub in nested.submodels}
+    accuracies = accuracies_of(nested, nested.submodels, loaded.validation)
     results = {
         "largest": chosen.largest.id,
         "steps": result.steps,
         "gradient_computations": result.gradient_computations,
         "seconds": round(result.seconds, 2),
         "loss": None if result.loss is None else round(result.loss, 6),
-        "validation_accuracy": accuracies,
+        "validation_accuracy": {sub.id: round(accuracy, 6) for sub, accuracy in accuracies.items()},
     }
     if ranks.first:
         save_run(folder, nested)

@@ -13,6 +13,11 @@ from torch.nn import functional as F
 from trainer.submodel import SubModel, TrainerError
 
 
+def drawn(step: int, seed: int) -> Random:
+    """What is random in a step's choice, from the step's number: a resumed run draws the same."""
+    return Random(f"{seed}/sample/{step}")
+
+
 class UpdateRule(ABC):
     """The gradients of a step's sub-models are averaged, then applied once.
 
@@ -29,8 +34,8 @@ class UpdateRule(ABC):
         self.samples_per_step = samples_per_step
 
     @abstractmethod
-    def sample(self, random: Random) -> list[SubModel]:
-        """The sub-models of the next step, in order of computation."""
+    def sample(self, step: int, seed: int) -> list[SubModel]:
+        """The sub-models of that step, in order of computation; the same for the same step and seed."""
 
     def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
         """Scalar loss of one sub-model. `earlier`: detached logits of those already computed in this step."""
@@ -42,8 +47,8 @@ class Sorted(UpdateRule):
 
     name = "sorted"
 
-    def sample(self, random: Random) -> list[SubModel]:
-        return random.sample(self.submodels, min(self.samples_per_step, len(self.submodels)))
+    def sample(self, step: int, seed: int) -> list[SubModel]:
+        return drawn(step, seed).sample(self.submodels, min(self.samples_per_step, len(self.submodels)))
 
 
 class Sum(UpdateRule):
@@ -51,7 +56,7 @@ class Sum(UpdateRule):
 
     name = "sum"
 
-    def sample(self, random: Random) -> list[SubModel]:
+    def sample(self, step: int, seed: int) -> list[SubModel]:
         return self.submodels
 
 
@@ -63,10 +68,10 @@ class Sandwich(UpdateRule):
 
     name = "sandwich"
 
-    def sample(self, random: Random) -> list[SubModel]:
+    def sample(self, step: int, seed: int) -> list[SubModel]:
         between = self.submodels[1:-1]
-        drawn = random.sample(between, min(self.samples_per_step, len(between)))
-        return list(dict.fromkeys([self.largest, *drawn, self.smallest]))
+        random_ones = drawn(step, seed).sample(between, min(self.samples_per_step, len(between)))
+        return list(dict.fromkeys([self.largest, *random_ones, self.smallest]))
 
     def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
         if self.largest not in earlier:
@@ -74,16 +79,33 @@ class Sandwich(UpdateRule):
         return F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
 
 
+class Distill(UpdateRule):
+    """The full model in every step, as the teacher of G smaller ones drawn uniformly (in-place distillation)."""
+
+    name = "distill"
+    soft = 0.5
+
+    def sample(self, step: int, seed: int) -> list[SubModel]:
+        smaller = self.submodels[:-1]
+        return [self.largest, *drawn(step, seed).sample(smaller, min(self.samples_per_step, len(smaller)))]
+
+    def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
+        hard = super().loss(logits, labels, earlier, smoothing)
+        if self.largest not in earlier:
+            return hard
+        return (1 - self.soft) * hard + self.soft * F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
+
+
 class Full(UpdateRule):
     """Plain training of the full model alone: what the sub-models are compared with."""
 
     name = "full"
 
-    def sample(self, random: Random) -> list[SubModel]:
+    def sample(self, step: int, seed: int) -> list[SubModel]:
         return [self.largest]
 
 
-RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}
+RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Distill, Full)}
 
 
 def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int) -> UpdateRule:
