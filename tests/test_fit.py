@@ -88,6 +88,21 @@ def test_sandwich_teaches_the_small_from_the_largest_not_from_the_labels() -> No
     assert distilled == rule.loss(logits, labels + 1, {GRID[-1]: teacher}, 0.0)
     by_hand = -(teacher.softmax(1) * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(distilled, by_hand)
+    mixed = make_rule("sandwich", GRID, 1, distillation=0.25).loss(logits, labels, {GRID[-1]: teacher}, 0.0)
+    torch.testing.assert_close(mixed, 0.25 * by_hand + 0.75 * of_largest)
+
+
+@pytest.mark.parametrize("grid", [GRID, GRID[:2], GRID[:1]], ids=len)
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_says_how_often_it_takes_each_sub_model(name: str, grid: list[SubModel]) -> None:
+    rule = make_rule(name, grid, 2)
+    steps = steps_of(rule, 3000)
+    passes = sum(len(step) for step in steps)
+    counts = Counter(sub for step in steps for sub in step)
+    shares = rule.shares()
+    assert sum(shares.values()) == pytest.approx(1)
+    for sub in grid:
+        assert counts[sub] / passes == pytest.approx(shares.get(sub, 0), abs=0.015)
 
 
 @pytest.mark.parametrize(("update", "per_step"), [("sorted", 2), ("sum", 4), ("sandwich", 4), ("full", 1)])
@@ -188,6 +203,8 @@ def test_the_seed_decides_the_weights() -> None:
         ("clip_norm", -1),
         ("label_smoothing", 1.0),
         ("averaging", 1.0),
+        ("distillation", 1.1),
+        ("usage_scaling", -0.5),
         ("update", "random"),
         ("optimizer", "lion"),
     ],
@@ -237,7 +254,12 @@ def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Callab
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"optimizer": "adamw", "update": "sandwich"}, {"momentum": 0.0, "update": "full"}, {"averaging": 0.5}],
+    [
+        {},
+        {"optimizer": "adamw", "update": "sandwich"},
+        {"momentum": 0.0, "update": "full"},
+        {"averaging": 0.5, "usage_scaling": 0.5},
+    ],
     ids=["sgd", "adamw", "no momentum", "averaging"],
 )
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

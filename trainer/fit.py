@@ -37,6 +37,7 @@ from trainer.layout import laid_out, suits_channels_last
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
 from trainer.updates import RULES, UpdateRule, make_rule
+from trainer.usage import UsageScaling
 
 LOG_FILE = "log.jsonl"
 CHECKPOINT_SECONDS = 300.0
@@ -56,6 +57,7 @@ class FitOptions:
 
     update: str = "sorted"  # sorted | sum | sandwich | full
     samples_per_step: int = 2  # sub-models drawn per step (sorted; sandwich adds the largest and the smallest)
+    distillation: float = 1.0  # sandwich: share of the largest's predictions in the targets of the smaller ones
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.0  # peak learning rate; 0 means the optimizer's usual one: 0.1 for sgd, 0.002 for adamw
@@ -65,6 +67,7 @@ class FitOptions:
     warmup: float = 0.05  # share of all steps with a rising rate; then a cosine down to 0
     clip_norm: float = 1.0  # of the whole gradient; 0 means no clipping
     label_smoothing: float = 0.0
+    usage_scaling: float = 0.0  # gradients are divided by (share of passes that use the parameter) ** this
     averaging: float = 0.0  # share of all steps over which the weights are averaged in the end; 0 means no averaging
     seed: int = 0
 
@@ -73,11 +76,23 @@ class FitOptions:
             _at_least(name, getattr(self, name), minimum, Integral)
         if self.seed >= 2**63:
             raise TrainerError(f"seed = {self.seed}: allowed are whole numbers below 2**63")
-        for name in ("lr", "momentum", "weight_decay", "warmup", "clip_norm", "label_smoothing", "averaging"):
+        for name in (
+            "lr",
+            "momentum",
+            "weight_decay",
+            "warmup",
+            "clip_norm",
+            "label_smoothing",
+            "distillation",
+            "usage_scaling",
+            "averaging",
+        ):
             _at_least(name, getattr(self, name), 0)
         for name in ("momentum", "warmup", "label_smoothing", "averaging"):
             if getattr(self, name) >= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values below 1")
+        if self.distillation > 1:
+            raise TrainerError(f"distillation = {self.distillation}: allowed are values from 0 to 1")
         if self.optimizer not in ("sgd", "adamw"):
             raise TrainerError(f"optimizer = {self.optimizer!r}: allowed are sgd, adamw")
         if self.update not in RULES:
@@ -163,7 +178,7 @@ class _Training:
         self.device = next(nested.full.parameters()).device
         self.channels_last = suits_channels_last(nested)
         self.ranks = current_ranks()
-        self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step)
+        self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step, options.distillation)
         self.batch_size = min(options.batch_size, len(examples))
         if self.batch_size < 2 * self.ranks.count:
             raise TrainerError(
@@ -172,6 +187,7 @@ class _Training:
         self.steps_per_epoch = len(examples) // self.batch_size
         self.total_steps = self.steps_per_epoch * options.epochs
         self.optimizer = make_optimizer(nested.full, options)
+        self.scaling = UsageScaling(nested, self.rule.shares(), options.usage_scaling) if options.usage_scaling else None
         self.average = WeightAverage(nested.full, options.averaging * self.total_steps) if options.averaging else None
         self.step = 0
         self.gradient_computations = 0
@@ -247,6 +263,8 @@ class _Training:
         submodels = self.rule.sample(self.step, seed)
         loss = self._gradients(submodels, inputs, labels)
         self.ranks.average_gradients(self.nested.full.parameters())
+        if self.scaling is not None:
+            self.scaling.apply()
         if self.options.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.nested.full.parameters(), self.options.clip_norm)
         for group in self.optimizer.param_groups:

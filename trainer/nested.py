@@ -265,20 +265,20 @@ def _add_gradient(parameter: nn.Parameter, segments: Segments, gradient: Tensor)
             parameter.grad = gradient
             return
         parameter.grad = torch.zeros_like(parameter)
-    _add_into(parameter.grad, segments, gradient, 0)
+    add_into(parameter.grad, segments, gradient)
 
 
-def _add_into(target: Tensor, segments: Segments, gradient: Tensor, axis: int) -> None:
-    """Adds to the prefix of each axis from `axis` on; where an axis has several blocks, to each block's."""
+def add_into(target: Tensor, segments: Segments, part: Tensor, axis: int = 0) -> None:
+    """The inverse of `cut`: adds to the prefix of each axis from `axis` on; where one has several blocks, to each block's."""
     while axis < len(segments) and len(segments[axis]) == 1:
         kept = segments[axis][0].stop
         target = target if kept == target.shape[axis] else target.narrow(axis, 0, kept)
         axis += 1
     if axis == len(segments):
-        target.add_(gradient)
+        target.add_(part)
         return
     start = 0
     for s in segments[axis]:
         size = s.stop - s.start
-        _add_into(target.narrow(axis, s.start, size), segments, gradient.narrow(axis, start, size), axis + 1)
+        add_into(target.narrow(axis, s.start, size), segments, part.narrow(axis, start, size), axis + 1)
         start += size

@@ -26,16 +26,21 @@ class UpdateRule(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int) -> None:
+    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int, distillation: float = 1.0) -> None:
         if samples_per_step < 1:
             raise TrainerError(f"samples_per_step = {samples_per_step}: allowed are 1 and more")
         self.submodels = list(submodels)
         self.smallest, self.largest = self.submodels[0], self.submodels[-1]
         self.samples_per_step = samples_per_step
+        self.distillation = distillation
 
     @abstractmethod
     def sample(self, step: int, seed: int) -> list[SubModel]:
         """The sub-models of that step, in order of computation; the same for the same step and seed."""
+
+    def shares(self) -> dict[SubModel, float]:
+        """The share of all passes that each sub-model has on average; here every one the same."""
+        return dict.fromkeys(self.submodels, 1 / len(self.submodels))
 
     def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
         """Scalar loss of one sub-model. `earlier`: detached logits of those already computed in this step."""
@@ -63,7 +68,8 @@ class Sum(UpdateRule):
 class Sandwich(UpdateRule):
     """The sandwich rule with in-place distillation (Yu & Huang 2019, arXiv 1903.05134, sections 3.1 and 3.2).
 
-    The largest learns from the labels, the smallest and G random ones from the largest's softened predictions.
+    The largest learns from the labels, the smallest and G random ones from the largest's predictions (`distillation` 1),
+    from the labels too (0), or from a mixture.
     """
 
     name = "sandwich"
@@ -73,27 +79,19 @@ class Sandwich(UpdateRule):
         random_ones = drawn(step, seed).sample(between, min(self.samples_per_step, len(between)))
         return list(dict.fromkeys([self.largest, *random_ones, self.smallest]))
 
+    def shares(self) -> dict[SubModel, float]:
+        between = self.submodels[1:-1]
+        count = min(self.samples_per_step, len(between))
+        always = dict.fromkeys((self.largest, self.smallest), 1.0)
+        total = count + len(always)
+        return {sub: always.get(sub, count / max(1, len(between))) / total for sub in self.submodels}
+
     def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
         if self.largest not in earlier:
             return super().loss(logits, labels, earlier, smoothing)
-        return F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
-
-
-class Distill(UpdateRule):
-    """The full model in every step, as the teacher of G smaller ones drawn uniformly (in-place distillation)."""
-
-    name = "distill"
-    soft = 0.5
-
-    def sample(self, step: int, seed: int) -> list[SubModel]:
-        smaller = self.submodels[:-1]
-        return [self.largest, *drawn(step, seed).sample(smaller, min(self.samples_per_step, len(smaller)))]
-
-    def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
-        hard = super().loss(logits, labels, earlier, smoothing)
-        if self.largest not in earlier:
-            return hard
-        return (1 - self.soft) * hard + self.soft * F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
+        from_labels = super().loss(logits, labels, earlier, smoothing)
+        from_largest = F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
+        return from_labels.lerp(from_largest, self.distillation)
 
 
 class Full(UpdateRule):
@@ -104,12 +102,15 @@ class Full(UpdateRule):
     def sample(self, step: int, seed: int) -> list[SubModel]:
         return [self.largest]
 
+    def shares(self) -> dict[SubModel, float]:
+        return {self.largest: 1.0}
 
-RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Distill, Full)}
+
+RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}
 
 
-def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int) -> UpdateRule:
+def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int, distillation: float = 1.0) -> UpdateRule:
     """Raises TrainerError for an unknown name."""
     if name not in RULES:
         raise TrainerError(f"update = {name!r}: allowed are {', '.join(RULES)}")
-    return RULES[name](submodels, samples_per_step)
+    return RULES[name](submodels, samples_per_step, distillation)
