@@ -1,0 +1,147 @@
+"""`make bench-training`, or one command per experiment: `python -m benchmarks.training --help`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.summary import commit, environment, write_summary
+from benchmarks.training import cost as costs
+from benchmarks.training import report as reports
+from benchmarks.training.experiment import Experiment, run
+from benchmarks.training.methods import METHODS, VARIANTS, Method
+from benchmarks.training.setups import SETUPS
+
+RESULTS = Path(__file__).parent / "results"
+WORK = Path("build/training")
+EPOCHS = 8
+ABLATION_EPOCHS = 4
+MAIN = ("ours", "sandwich", "sorted-2", "separate")  # with two seeds
+
+Data = Annotated[str, typer.Option(help="A data set as for `sortednet train`, cifar10 for example.")]
+Seed = Annotated[int, typer.Option(min=0)]
+Epochs = Annotated[int, typer.Option(min=1, help="Of a method with four sub-models per step; the others' follow from it.")]
+Threads = Annotated[int, typer.Option(min=0, help="0: torch's default.")]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Trains 160 sub-models by every method and compares them. Without a command: everything, which takes hours."""
+    if context.invoked_subcommand is None:
+        everything()
+
+
+@app.command("run")
+def run_experiment(
+    setup: str, method: str, seed: Seed = 0, epochs: Epochs = EPOCHS, threads: Threads = 0, data: Data = "fashion-mnist"
+) -> None:
+    """Trains SETUP by METHOD and measures every sub-model on the test split. Goes on where it was stopped."""
+    known = _known(METHODS, method, "method")
+    _experiment(
+        Experiment(_known_setup(setup), method, seed, epochs, data), known, "runs", {"validation": 32, "test": 0}, threads
+    )
+
+
+@app.command()
+def ablate(
+    variant: str,
+    setup: str = "resnet",
+    seed: Seed = 0,
+    epochs: Epochs = ABLATION_EPOCHS,
+    threads: Threads = 0,
+    data: Data = "fashion-mnist",
+) -> None:
+    """Trains a VARIANT of our recipe and measures 32 sub-models on the validation split."""
+    experiment = Experiment(_known_setup(setup), variant, seed, epochs, data)
+    _experiment(experiment, _known(VARIANTS, variant, "variant"), "ablation", {"validation": 32}, threads)
+
+
+@app.command()
+def cost(threads: Threads = 2, data: Data = "fashion-mnist") -> None:
+    """Measures where a step's time goes, the trainer's overhead, and every method's time and memory. Wants a quiet machine."""
+    torch.set_num_threads(threads)
+    parts = {setup: costs.measure(setup, METHODS, data, threads) for setup in SETUPS}
+    document = {"environment": {**environment(), "threads": threads}, "commit": commit(), **parts}
+    _write(RESULTS / "cost.json", document)
+
+
+@app.command()
+def report() -> None:
+    """Writes the figures, tables and plots from the results that there are."""
+    results = reports.read_results(RESULTS / "runs")
+    figures: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    for setup in SETUPS:
+        runs = reports.Runs(results, setup)
+        if not runs.complete:
+            continue
+        figures |= {f"{setup}.{name}": value for name, value in runs.figures().items()}
+        rows += runs.table()
+        reports.plot(runs, RESULTS / f"{setup}.png", reports.TITLES[setup])
+    for setup, found in reports.overheads(RESULTS / "cost.json").items():
+        figures[f"{setup}.trainer_overhead"] = found
+    reports.write_csv(RESULTS / "methods.csv", rows)
+    reports.write_csv(RESULTS / "accuracy.csv", reports.accuracy_rows(results))
+    reports.write_csv(RESULTS / "ablation.csv", reports.ablation_table(reports.read_results(RESULTS / "ablation")))
+    write_summary(RESULTS, "make bench-training", figures, reports.NOTES)
+    for name, value in figures.items():
+        print(f"{name:40} {value:.4f}")
+
+
+def everything() -> None:
+    """Two experiments at a time, each on one thread, then the costs, then the report."""
+    commands = [["ablate", variant] for variant in VARIANTS]
+    for setup in SETUPS:
+        for method in METHODS:
+            commands += [["run", setup, method, "--seed", str(seed)] for seed in range(2 if method in MAIN else 1)]
+
+    def start(command: list[str]) -> None:
+        subprocess.run([sys.executable, "-m", "benchmarks.training", *command, "--threads", "1"], check=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(start, commands))
+    cost()
+    report()
+
+
+def _experiment(experiment: Experiment, method: Method, folder: str, splits: dict[str, int], threads: int) -> None:
+    target = RESULTS / folder / f"{experiment.name}.json"
+    if target.exists():
+        print(f"{target} exists: nothing to do")
+        return
+    if threads:
+        torch.set_num_threads(threads)
+    result = run(experiment, method, WORK / folder, splits)
+    _write(target, {"command": f"python -m benchmarks.training {' '.join(sys.argv[1:])}", **result})
+    found = list(result["accuracy"][next(reversed(splits))].values())
+    print(f"{experiment.name}: mean {sum(found) / len(found):.4f}, least {min(found):.4f}, {result['cost']['seconds']:.0f} s")
+
+
+def _known(methods: dict[str, Method], name: str, kind: str) -> Method:
+    if name not in methods:
+        raise typer.BadParameter(f"{kind} {name!r}: allowed are {', '.join(methods)}")
+    return methods[name]
+
+
+def _known_setup(setup: str) -> str:
+    if setup not in SETUPS:
+        raise typer.BadParameter(f"setup {setup!r}: allowed are {', '.join(SETUPS)}")
+    return setup
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,57 @@
+"""How a setup is trained: the methods that are compared, and the variants of ours that were tried.
+
+All methods compute the same number of sub-model gradients: who computes one in a step gets four times as many epochs as
+who computes four. The learning rate is the same for all: the best of 0.1, 0.4 and 0.8 on the validation split for the
+networks trained separately, and better than 0.1 for every other method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+GRADIENTS = 4
+"""Sub-models per step of a method that trains all the epochs asked for."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An update rule with its options."""
+
+    update: str
+    samples_per_step: int
+    per_step: int  # gradient computations
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sizes: int = 0  # so many of the grid are trained, evenly spaced in the order of MACs; 0 means all
+    alone: bool = False  # each of these sizes in a network of its own
+
+    def epochs(self, asked: int) -> int:
+        """How many epochs it may train where a method with `GRADIENTS` sub-models per step may train `asked`."""
+        return asked if self.alone else max(1, round(asked * GRADIENTS / self.per_step))
+
+
+LR = 0.4
+OURS = {"lr": LR, "distillation": 0.5, "usage_scaling": 0.5}
+METHODS = {
+    "ours": Method("sandwich", 2, per_step=4, options=OURS),
+    "sorted-1": Method("sorted", 1, per_step=1, options={"lr": LR}),
+    "sorted-2": Method("sorted", 2, per_step=2, options={"lr": LR}),
+    "sorted-4": Method("sorted", 4, per_step=4, options={"lr": LR}),
+    "sandwich": Method("sandwich", 2, per_step=4, options={"lr": LR}),
+    "sum-4": Method("sum", 1, per_step=4, sizes=4, options={"lr": LR}),
+    "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options={"lr": LR}),
+}
+
+VARIANTS = {
+    "ours": METHODS["ours"],
+    "labels only": Method("sandwich", 2, per_step=4, options={**OURS, "distillation": 0.0}),
+    "distillation only": Method("sandwich", 2, per_step=4, options={**OURS, "distillation": 1.0}),
+    "no usage scaling": Method("sandwich", 2, per_step=4, options={**OURS, "usage_scaling": 0.0}),
+    "full usage scaling": Method("sandwich", 2, per_step=4, options={**OURS, "usage_scaling": 1.0}),
+    "averaging": Method("sandwich", 2, per_step=4, options={**OURS, "averaging": 0.02}),
+    "one random sub-model": Method("sandwich", 1, per_step=3, options=OURS),
+    "lr 0.2": Method("sandwich", 2, per_step=4, options={**OURS, "lr": 0.2}),
+    "lr 0.8": Method("sandwich", 2, per_step=4, options={**OURS, "lr": 0.8}),
+    "sorted, usage scaling": Method("sorted", 2, per_step=2, options={"lr": LR, "usage_scaling": 0.5}),
+}

@@ -1,0 +1,229 @@
+"""From the results of the experiments: the figures, the tables as CSV, and the plots."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Result = Mapping[str, Any]
+LABELS = {
+    "ours": "ours",
+    "sorted-1": "sorted, G = 1",
+    "sorted-2": "sorted, G = 2",
+    "sorted-4": "sorted, G = 4",
+    "sandwich": "sandwich",
+    "sum-4": "sum over 4 sizes",
+    "separate": "trained separately",
+}
+COLOURS = {
+    "ours": "#d1495b",
+    "sorted-1": "#9ecae1",
+    "sorted-2": "#2e6f9e",
+    "sorted-4": "#08306b",
+    "sandwich": "#e0a030",
+    "sum-4": "#8a8f98",
+    "separate": "#111111",
+}
+SORTED = ("sorted-1", "sorted-2", "sorted-4")
+TITLES = {
+    "resnet": "ResNet on Fashion-MNIST: 160 sub-models of one training",
+    "mobilenetv2": "MobileNetV2 on Fashion-MNIST: 160 sub-models of one training",
+}
+NOTES = {
+    "min_retention": "test accuracy of the least accurate of 160 sub-models and all seeds, relative to the full model that was "
+    "trained by itself from the same seed for the same epochs",
+    "gap_separate_min": "test accuracy minus that of the same size trained by itself, in points, averaged over the seeds; the "
+    "worst of the sizes",
+    "gain_over_sorted_mean": "in points, averaged over the seeds; over the best of G = 1, 2 and 4, at as many gradient "
+    "computations",
+    "trainer_overhead": "median of paired steps: a whole step of fit over the bare forward and backward of the same sub-models "
+    "built alone, same layout",
+}
+
+
+def read_results(folder: Path) -> list[Result]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+class Runs:
+    """The results of one setup, by method; accuracies on the test split of the seeds that all methods in question have."""
+
+    def __init__(self, results: Iterable[Result], setup: str) -> None:
+        self.by_method: dict[str, dict[int, Result]] = defaultdict(dict)
+        for result in results:
+            if result["setup"] == setup:
+                self.by_method[result["method"]][result["seed"]] = result
+        self.complete = all(self.seeds(method) for method in ("ours", "sandwich", "separate", *SORTED))
+        self.macs: Mapping[str, int] = next(iter(self.by_method["ours"].values()))["macs"] if self.complete else {}
+        self.submodels = sorted(self.macs, key=lambda sub: self.macs[sub])
+
+    def seeds(self, *methods: str) -> list[int]:
+        return sorted(set.intersection(*(set(self.by_method[method]) for method in methods)))
+
+    def accuracies(self, method: str, seeds: Sequence[int], submodels: Sequence[str] | None = None) -> NDArray[np.float64]:
+        """Shape (seeds, sub-models), in the order of MACs."""
+        chosen = submodels or self.submodels
+        return np.array([[self.by_method[method][seed]["accuracy"]["test"][sub] for sub in chosen] for seed in seeds])
+
+    def figures(self) -> dict[str, float]:
+        """The names of the README's table; accuracies and gaps in points, averaged over the seeds."""
+        found: dict[str, float] = {"mac_span": max(self.macs.values()) / min(self.macs.values())}
+        seeds = self.seeds("ours", "separate")
+        sizes = list(self.by_method["separate"][seeds[0]]["accuracy"]["test"])
+        full = self.accuracies("separate", seeds, [self.submodels[-1]])
+        retention = self.accuracies("ours", seeds) / full
+        found["min_retention"] = float(retention.min())
+        found["p5_retention"] = float(np.percentile(retention, 5))
+        found["mean_retention"] = float(retention.mean())
+        gaps = 100 * (self.accuracies("ours", seeds, sizes) - self.accuracies("separate", seeds, sizes)).mean(axis=0)
+        found["gap_separate_mean"] = float(gaps.mean())
+        found["gap_separate_min"] = float(gaps.min())
+        found["seeds"] = len(seeds)
+        found |= self._gain("sandwich", ["sandwich"])
+        found |= self._gain("sorted", SORTED)
+        return found
+
+    def _gain(self, name: str, methods: Sequence[str]) -> dict[str, float]:
+        """Over the best of these methods, in the mean and in the least accuracy of the grid."""
+        means, minima = [], []
+        for method in methods:
+            seeds = self.seeds("ours", method)
+            ours, theirs = self.accuracies("ours", seeds), self.accuracies(method, seeds)
+            means.append(100 * float((ours.mean(axis=1) - theirs.mean(axis=1)).mean()))
+            minima.append(100 * float((ours.min(axis=1) - theirs.min(axis=1)).mean()))
+        return {f"gain_over_{name}_mean": min(means), f"gain_over_{name}_min": min(minima)}
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row per method and seed."""
+        rows = []
+        for method in LABELS:
+            for seed, result in sorted(self.by_method[method].items()):
+                accuracies = 100 * np.array(list(result["accuracy"]["test"].values()))
+                full = 100 * result["accuracy"]["test"][self.submodels[-1]]
+                rows.append(
+                    {
+                        "setup": result["setup"],
+                        "method": method,
+                        "seed": seed,
+                        "epochs": result["options"]["epochs"],
+                        "gradient_computations": result["cost"]["gradient_computations"],
+                        "minutes": round(result["cost"]["seconds"] / 60, 1),
+                        "sizes": len(accuracies),
+                        "mean_accuracy": round(float(accuracies.mean()), 2),
+                        "min_accuracy": round(float(accuracies.min()), 2),
+                        "full_accuracy": round(float(full), 2),
+                    }
+                )
+        return rows
+
+
+def ablation_table(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A row per variant, accuracies on the validation split over the sub-models that were measured."""
+    rows = []
+    for result in results:
+        accuracies = 100 * np.array(list(result["accuracy"]["validation"].values()))
+        largest = max(result["macs"], key=lambda sub: result["macs"][sub])
+        rows.append(
+            {
+                "variant": result["method"],
+                "setup": result["setup"],
+                "seed": result["seed"],
+                "epochs": result["options"]["epochs"],
+                "gradient_computations": result["cost"]["gradient_computations"],
+                "mean_accuracy": round(float(accuracies.mean()), 2),
+                "min_accuracy": round(float(accuracies.min()), 2),
+                "full_accuracy": round(100 * result["accuracy"]["validation"][largest], 2),
+            }
+        )
+    return rows
+
+
+def accuracy_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """A row per experiment, split and sub-model."""
+    return [
+        {
+            "setup": result["setup"],
+            "method": result["method"],
+            "seed": result["seed"],
+            "split": split,
+            "submodel": sub,
+            "macs": result["macs"][sub],
+            "accuracy": accuracy,
+        }
+        for result in results
+        for split, accuracies in result["accuracy"].items()
+        for sub, accuracy in accuracies.items()
+    ]
+
+
+def overheads(path: Path) -> dict[str, float]:
+    """Of each setup whose costs have been measured."""
+    if not path.exists():
+        return {}
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return {setup: document[setup]["overhead"]["ratio"] for setup in TITLES if setup in document}
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot(runs: Runs, path: Path, title: str) -> None:
+    """Left: accuracy over MACs of every sub-model, averaged over the seeds. Right: how much each keeps of the full model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(3, 2), layout="constrained")
+    shown = [m for m in ("sum-4", "sorted-2", "sandwich", "ours", "separate") if runs.by_method[m]]
+    reference = runs.accuracies("separate", runs.seeds("separate"), [runs.submodels[-1]]).mean()
+    bins = np.arange(0.90, 1.012, 0.002)
+    lowest = 1.0
+    for method in shown:
+        sizes = (
+            None
+            if method != "separate"
+            else sorted(next(iter(runs.by_method[method].values()))["accuracy"]["test"], key=lambda sub: runs.macs[sub])
+        )
+        accuracy = runs.accuracies(method, runs.seeds(method), sizes).mean(axis=0)
+        x = [runs.macs[sub] / 1e6 for sub in sizes or runs.submodels]
+        if method == "separate":
+            left.plot(x, 100 * accuracy, "D-", color=COLOURS[method], ms=6, lw=1, label=LABELS[method], zorder=5)
+            continue
+        left.scatter(x, 100 * accuracy, s=14, color=COLOURS[method], alpha=0.85, lw=0, label=LABELS[method])
+        if method != "sum-4":
+            lowest = min(lowest, float(accuracy.min()))
+            right.hist(accuracy / reference, bins, color=COLOURS[method], alpha=0.6, label=LABELS[method])
+    left.set_xscale("log")
+    left.xaxis.set_major_formatter("{x:g}")
+    left.xaxis.set_minor_formatter("{x:g}")
+    left.set_ylim(100 * lowest - 1, 100 * float(reference) + 1)
+    left.set_xlabel("million multiply-accumulates per image")
+    left.set_ylabel("test accuracy (%)")
+    left.set_title(title)
+    left.grid(alpha=0.25)
+    left.legend(frameon=False)
+    right.axvline(0.96, color="#444444", ls="--", lw=1)
+    right.text(0.9605, right.get_ylim()[1] * 0.97, "0.96", va="top", color="#444444")
+    right.set_xlim(min(0.955, lowest / float(reference) - 0.003), 1.008)
+    right.set_xlabel("accuracy relative to the separately trained full model")
+    right.set_ylabel("sub-models")
+    right.set_title("what the 160 sub-models keep")
+    right.legend(frameon=False, loc="upper left")
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
