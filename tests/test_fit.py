@@ -302,7 +302,9 @@ def test_a_half_written_last_line_of_the_log_does_not_stop_a_resume(tmp_path: Pa
     assert [line["step"] for line in log_of(tmp_path)] == [10, 20, 30]
 
 
-@pytest.mark.parametrize(("option", "value"), [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8), ("averaging", 0.5)]
+)
 def test_resuming_with_another_option_is_refused_by_name(option: str, value: object, tmp_path: Path) -> None:
     nested, data = hard()
     options = {"epochs": 3, "batch_size": 4}

@@ -66,15 +66,18 @@ class _Flat(nn.Module):
 )
 def test_channels_last_is_used_where_it_is_safe(behind: Callable[[int], nn.Module], suits: bool) -> None:
     nested = NestedModel(_Images(behind))
+    random = torch.random.get_rng_state()
+    with torch.no_grad():  # as calibration and evaluation ask
+        assert suits_channels_last(nested) is suits
+    assert torch.equal(torch.random.get_rng_state(), random)
     assert suits_channels_last(nested) is suits
     assert all(p.grad is None for p in nested.full.parameters())
 
 
 def test_the_families_and_texts() -> None:
     assert suits_channels_last(NestedModel(ResNet(widths=(0.5, 1.0))))
-    assert not suits_channels_last(
-        NestedModel(ResNet(channels=(4, 8), blocks=(1, 1), widths=(1.0,)))
-    )  # its shortcuts begin with 4 channels
+    narrow = ResNet(channels=(4, 8), blocks=(1, 1), widths=(1.0,))  # its shortcut takes 4 channels
+    assert not suits_channels_last(NestedModel(narrow))
     assert suits_channels_last(NestedModel(MobileNetV2(blocks=(1,) * 7)))  # strides are in its depthwise convolutions
     assert not suits_channels_last(NestedModel(TextEncoder()))
 

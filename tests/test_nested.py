@@ -309,6 +309,53 @@ def test_statistics_that_half_precision_cannot_hold_stay_exact() -> None:
     torch.testing.assert_close(variance, cumulative(extracted, batches)["norm.running_var"], rtol=1e-6, atol=0)
 
 
+class _Twice(nn.Module):
+    """One BatchNorm for two places."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, width)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.norm(2 + 3 * self.norm(self.first(x)).relu())
+        return logits
+
+
+class _Bare(nn.BatchNorm1d):
+    """The network is a BatchNorm and nothing else."""
+
+
+class _ByWidth(Family):
+    def __init__(self, build: type[nn.Module], axes: dict[str, Sequence[int]]) -> None:
+        self._build, self.axes = build, axes
+
+    def build(self, sub: SubModel) -> nn.Module:
+        return self._build(sub["width"])
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        return {"input": torch.rand(batch_size, 5)}
+
+
+@pytest.mark.parametrize(("build", "widths"), [(_Twice, (3, 6)), (_Bare, (5,))])
+def test_calibration_of_unusual_networks(build: type[nn.Module], widths: tuple[int, ...]) -> None:
+    nested = filled(_ByWidth(build, {"width": widths})).eval()
+    batches = [as_arguments(nested.family.example_inputs(64)) for _ in range(2)]
+    calibrate(nested, batches)
+    for sub in nested.submodels:
+        extracted = nested.extract(sub)
+        wanted = cumulative(copy.deepcopy(extracted), batches)
+        for key, value in extracted.named_buffers():
+            torch.testing.assert_close(value, wanted[key], rtol=2e-3, atol=1e-6)
+
+
+def test_a_calibration_that_fails_leaves_the_mode_as_it_was() -> None:
+    nested = filled(small("resnet")).train()
+    with pytest.raises(RuntimeError):
+        calibrate(nested, [(torch.rand(4, 7, 8, 8),)])
+    assert nested.training
+
+
 def test_a_family_without_batchnorm_needs_no_calibration() -> None:
     nested = filled(TextEncoder())
     assert not nested.needs_calibration(nested.family.smallest)

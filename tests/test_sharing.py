@@ -23,8 +23,11 @@ def test_results_are_the_same_to_the_bit_and_first_layers_are_computed_once(name
     inputs = nested.family.example_inputs(4)
     with torch.no_grad():
         alone = {sub: nested(inputs, sub) for sub in nested.submodels}
-        with SharedComputation() as sharing:
-            together = {sub: nested(inputs, sub) for sub in nested.submodels}
+        sharing = SharedComputation()
+        together = {}
+        for sub in nested.submodels:
+            with sharing:
+                together[sub] = nested(inputs, sub)
     assert sharing.hits > len(nested.submodels)
     assert all(torch.equal(alone[sub], together[sub]) for sub in alone)
 
@@ -49,22 +52,38 @@ def test_calibration_and_accuracy_do_not_depend_on_it(name: str, monkeypatch: py
 @torch.no_grad()
 def test_what_is_changed_in_place_is_computed_again() -> None:
     x, weight = torch.rand(64, 128), torch.rand(128, 128)
-    with SharedComputation() as sharing:
-        first = x @ weight
-        wanted = first.clone()
-        first.relu_().add_(1)
-        second = x @ weight
-        assert sharing.hits == 0
-        assert torch.equal(second, wanted)
+    wanted = x @ weight
+    sharing = SharedComputation()
+    with sharing:
+        (x @ weight).relu_().add_(1)
+    with sharing:
+        assert torch.equal(x @ weight, wanted)
         weight.mul_(2)
+    with sharing:
         assert torch.equal(x @ weight, 2 * wanted)
+    assert sharing.hits == 0
+
+
+@torch.no_grad()
+def test_what_one_pass_asks_for_twice_it_may_change_apart() -> None:
+    x = torch.rand(64, 128)
+    sharing = SharedComputation()
+    for _ in range(2):
+        with sharing:
+            first, second = x.exp(), x.exp()
+            state, memory = torch.zeros_like(x), torch.zeros_like(x)
+            first.add_(1)
+            state.add_(1)
+            assert torch.equal(second, x.exp())
+            assert not memory.any()
 
 
 @torch.no_grad()
 def test_a_tensor_in_the_place_of_a_freed_one_is_another() -> None:
-    with SharedComputation():
-        for number in range(20):
-            x = torch.full((64, 128), float(number))
+    sharing = SharedComputation()
+    for number in range(20):
+        x = torch.full((64, 128), float(number))
+        with sharing:
             assert float((x * 2).max()) == 2 * number
 
 
@@ -72,13 +91,15 @@ def test_a_tensor_in_the_place_of_a_freed_one_is_another() -> None:
 def test_random_numbers_and_running_statistics_are_never_shared() -> None:
     x = torch.rand(64, 128)
     norm = nn.BatchNorm1d(128)
-    with SharedComputation():
-        assert not torch.equal(F.dropout(x, 0.5), F.dropout(x, 0.5))
-        assert not torch.equal(torch.rand_like(x), torch.rand_like(x))
-        for count in (1, 2):
+    sharing = SharedComputation()
+    drawn = []
+    for count in (1, 2):
+        with sharing:
+            drawn.append((F.dropout(x, 0.5), torch.rand_like(x)))
             norm(x)
-            assert int(norm.num_batches_tracked or 0) == count
-        moved_twice = norm.running_mean
+        assert int(norm.num_batches_tracked or 0) == count
+    assert not any(torch.equal(first, second) for first, second in zip(*drawn, strict=True))
+    moved_twice = norm.running_mean
     assert isinstance(moved_twice, Tensor)
     torch.testing.assert_close(moved_twice, x.mean(dim=0) * (1 - 0.9**2))
 
@@ -86,13 +107,15 @@ def test_random_numbers_and_running_statistics_are_never_shared() -> None:
 @torch.no_grad()
 def test_the_least_recently_used_results_go_first() -> None:
     inputs = [torch.rand(64, 128) for _ in range(4)]  # each result of 32 KiB
-    with SharedComputation(megabytes=3 * 32 / 1024) as sharing:
-        for x in (inputs[0], inputs[1], inputs[2], inputs[0], inputs[3]):
-            x.exp()
-        assert sharing.hits == 1
-        assert sharing.megabytes == 3 * 32 / 1024
-        inputs[0].exp()
-        inputs[3].exp()
-        assert sharing.hits == 3
-        inputs[1].exp()  # had gone
-        assert sharing.hits == 3
+    sharing = SharedComputation(megabytes=3 * 32 / 1024)
+
+    def hits_after(*numbers: int) -> int:
+        for number in numbers:
+            with sharing:
+                inputs[number].exp()
+        return sharing.hits
+
+    assert hits_after(0, 1, 2, 0, 3) == 1
+    assert sharing.megabytes == 3 * 32 / 1024
+    assert hits_after(0, 3) == 3
+    assert hits_after(1) == 3  # had gone

@@ -30,34 +30,45 @@ def calibrate(nested: NestedModel, batches: Sequence[Sequence[Tensor]], submodel
         raise TrainerError("batches = []: allowed is at least one batch of training data")
     device, as_channels_last = next(nested.full.parameters()).device, suits_channels_last(nested)
     chosen = [s for s in (nested.submodels if submodels is None else submodels) if batchnorm_names(nested.skeleton(s))]
-    sums: dict[SubModel, dict[str, Tensor]] = {sub: {} for sub in chosen}
+    entered: dict[SubModel, _Entered] = {sub: {} for sub in chosen}
     was_training = nested.training
     nested.eval()
-    for inputs in batches:
-        placed = laid_out(inputs, device, as_channels_last)
-        with sharing(device):
+    try:
+        for inputs in batches:
+            placed, shared = laid_out(inputs, device, as_channels_last), sharing(device)
             for sub in chosen:
-                for name, statistic in _statistics(nested, sub, placed).items():
-                    sums[sub][name] = sums[sub][name] + statistic if name in sums[sub] else statistic
-    nested.train(was_training)
-    for sub, summed in sums.items():
-        averages = {name: _rounded(total / len(batches)) for name, total in summed.items()}
-        counts = {f"{name}.num_batches_tracked": torch.tensor(len(batches)) for name in batchnorm_names(nested.skeleton(sub))}
-        nested.calibration[sub] = {**averages, **counts}
+                with shared:
+                    _measure(nested, sub, placed, entered[sub])
+    finally:
+        nested.train(was_training)
+    for sub, layers in entered.items():
+        nested.calibration[sub] = {
+            f"{name}.{leaf}" if name else leaf: statistic
+            for name, (mean, variance, count) in layers.items()
+            for leaf, statistic in {
+                "running_mean": _rounded(mean / count),
+                "running_var": _rounded(variance / count),
+                "num_batches_tracked": torch.tensor(count),
+            }.items()
+        }
 
 
-def _statistics(nested: NestedModel, sub: SubModel, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Mean and variance of what enters each BatchNorm layer, when each normalises by those of this batch."""
+_Entered = dict[str, tuple[Tensor, Tensor, int]]
+"""By layer: the sum of means, the sum of variances, and of how many batches."""
+
+
+def _measure(nested: NestedModel, sub: SubModel, inputs: Sequence[Tensor], entered: _Entered) -> None:
+    """Adds mean and variance of what enters each BatchNorm layer while each normalises by those of this batch."""
     module = nested.skeleton(sub).eval()
-    found: dict[str, Tensor] = {}
 
-    def measure(name: str, layer: nn.Module, entering: tuple[Tensor, ...]) -> None:
+    def add(name: str, layer: nn.Module, entering: tuple[Tensor, ...]) -> None:
         axes = [axis for axis in range(entering[0].ndim) if axis != 1]
         variance, mean = torch.var_mean(entering[0], axes)
-        found[f"{name}.running_mean"], found[f"{name}.running_var"] = mean, variance
+        means, variances, count = entered.get(name, (0, 0, 0))
+        entered[name] = (means + mean, variances + variance, count + 1)
 
     layers = {n: layer for n in batchnorm_names(module) if isinstance(layer := module.get_submodule(n), _BatchNorm)}
-    hooks = [layer.register_forward_pre_hook(partial(measure, name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
     try:
         for layer in layers.values():
             layer.train().track_running_stats = False
@@ -67,7 +78,6 @@ def _statistics(nested: NestedModel, sub: SubModel, inputs: Sequence[Tensor]) ->
             hook.remove()
         for layer in layers.values():
             layer.eval().track_running_stats = True
-    return found
 
 
 def _rounded(statistic: Tensor) -> Tensor:

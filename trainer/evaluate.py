@@ -26,7 +26,8 @@ def accuracies_of(nested: NestedModel, submodels: Iterable[SubModel], examples: 
     right = dict.fromkeys(submodels, 0)
     for inputs, labels in batches_of(examples, BATCH):
         placed, labels = laid_out(inputs, device, as_channels_last), labels.to(device)
-        with sharing(device):
-            for sub in right:
+        shared = sharing(device)
+        for sub in right:
+            with shared:
                 right[sub] += int((nested(placed, sub).argmax(dim=1) == labels).sum())
     return {sub: count / len(examples) for sub, count in right.items()}

@@ -1,7 +1,6 @@
 """Memory layout of input batches: channels last for image networks on a CPU, where torch's convolutions are faster so.
 
-A training step of a small ResNet takes 0.83 of the time, of a small MobileNetV2 0.67 (`make bench-training`, the cost
-experiment). Shapes: N batch, C channels, H height, W width.
+How much faster: `python -m benchmarks.training cost`. Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -23,15 +22,14 @@ def suits_channels_last(nested: NestedModel) -> bool:
     Not safe is a strided 1x1 convolution of fewer input channels than a vector has lanes: the backward pass of oneDNN's
     channels-last kernel then writes beyond its buffer (oneDNN issue 6035), and gradients are wrong or the process dies.
     """
-    examples = nested.family.example_inputs(2)
-    on_cpu = next(nested.full.parameters()).device.type == "cpu"
-    if not on_cpu or not any(t.ndim == 4 for t in examples.values()):
+    if next(nested.full.parameters()).device.type != "cpu":
         return False
-    inputs = [channels_last(t) for t in examples.values()]
-    largest = nested.family.largest
     try:
-        with torch.random.fork_rng(devices=[]):
-            module = nested.extract(largest).train()
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            inputs = [channels_last(t) for t in nested.family.example_inputs(2).values()]
+            if not any(t.ndim == 4 for t in inputs):
+                return False
+            module = nested.extract(nested.family.largest).train()
             with torch.no_grad(), _StridedPointwise() as found:
                 module(*inputs)
             if not _all_wide(nested, found.weights, {p.data_ptr(): name for name, p in module.named_parameters()}):

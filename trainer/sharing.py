@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ BY_VALUE = 4096
 class SharedComputation(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within this context an operation that has been applied to the same tensors before returns what it returned then.
 
-    For forward passes without gradients on a CPU. Results are those of the operation itself, to the bit. What would
-    not be the same the second time, random operations and those that change a tensor in place, is always computed.
+    Entered once for each forward pass, without gradients, on a CPU. Results are those of the operation itself, to the bit.
+    What would not be the same the second time, random operations and those that change a tensor in place, is always
+    computed; and within one pass no result is given out twice, because the pass may change one of the two in place.
     Keeps at most `megabytes` of results; the least recently used are computed again.
     """
 
@@ -32,21 +33,28 @@ class SharedComputation(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.limit = megabytes
         self.megabytes = 0.0
         self.hits = 0
+        self._pass = 0
         self._known: OrderedDict[Hashable, _Known] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        self._pass += 1
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs: list[Tensor] = []
-        if not _repeatable(func, args):
+        if not _repeatable(func, args, kwargs):
             return func(*args, **kwargs)
+        inputs: list[Tensor] = []
         key = (func, _identity(args, inputs), _identity(tuple(kwargs.items()), inputs))
         known = self._known.pop(key, None)
-        if known is not None and known.unchanged():
+        if known is not None and known.given_in < self._pass and known.unchanged():
             self.hits += 1
         else:
             self.megabytes -= known.megabytes if known else 0
             known = _Known(func(*args, **kwargs), inputs)
             self.megabytes += known.megabytes
+        known.given_in = self._pass
         self._known[key] = known  # the most recently used is the last
         while self.megabytes > self.limit:
             self.megabytes -= self._known.popitem(last=False)[1].megabytes
@@ -58,7 +66,8 @@ class _Known:
 
     def __init__(self, result: Any, inputs: list[Tensor]) -> None:
         self.result = result
-        outputs = [t for t in (result if isinstance(result, tuple) else (result,)) if isinstance(t, Tensor)]
+        self.given_in = 0
+        outputs = _tensors(result)
         self.megabytes = sum(t.numel() * t.element_size() for t in outputs) / 2**20
         self.tensors = [*outputs, *inputs]
         self.versions = [t._version for t in self.tensors]
@@ -67,7 +76,10 @@ class _Known:
         return self.versions == [t._version for t in self.tensors]
 
 
-def _repeatable(func: Any, args: Any) -> bool:
+def _repeatable(func: Any, args: Any, kwargs: Any) -> bool:
+    tensors = _tensors((args, tuple(kwargs.values())))
+    if not tensors or any(t.layout is not torch.strided or t.is_complex() for t in tensors):
+        return False
     if func._schema.is_mutable or torch.Tag.nondeterministic_seeded in func.tags:
         return False
     if any(returned.alias_info is not None for returned in func._schema.returns):  # a view costs nothing
@@ -75,6 +87,13 @@ def _repeatable(func: Any, args: Any) -> bool:
     if func._overloadpacket is torch.ops.aten.native_batch_norm:  # in training it changes the running statistics
         return not (args[5] and args[3] is not None)
     return True
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Those in nested lists and tuples."""
+    if isinstance(value, (list, tuple)):
+        return [t for item in value for t in _tensors(item)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def _identity(value: Any, inputs: list[Tensor]) -> Hashable:
@@ -91,5 +110,5 @@ def _identity(value: Any, inputs: list[Tensor]) -> Hashable:
 
 
 def sharing(device: torch.device) -> AbstractContextManager[Any]:
-    """`SharedComputation` where it pays: on a CPU. A GPU would wait for every comparison of values."""
+    """`SharedComputation` where it pays, to be entered for each pass: a GPU would wait for every comparison of values."""
     return SharedComputation() if device.type == "cpu" else nullcontext()
