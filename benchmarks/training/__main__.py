@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -75,9 +76,9 @@ def cost(threads: Threads = 2, data: Data = "fashion-mnist") -> None:
 
 
 @app.command()
-def report() -> None:
-    """Writes the figures, tables and plots from the results that there are."""
-    results = reports.read_results(RESULTS / "runs")
+def report(epochs: Epochs = EPOCHS, data: Data = "fashion-mnist") -> None:
+    """Writes the figures, tables and plots from the results of that length and data set that there are."""
+    results = [r for r in reports.read_results(RESULTS / "runs") if (r["epochs"], r["data"]) == (epochs, data)]
     figures: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
     for setup in SETUPS:
@@ -86,7 +87,7 @@ def report() -> None:
             continue
         figures |= {f"{setup}.{name}": value for name, value in runs.figures().items()}
         rows += runs.table()
-        reports.plot(runs, RESULTS / f"{setup}.png", reports.TITLES[setup])
+        reports.plot(runs, RESULTS / f"{setup}.png", f"{reports.NAMES[setup]} on {data}: 160 sub-models of one training")
     for setup, found in reports.overheads(RESULTS / "cost.json").items():
         figures[f"{setup}.trainer_overhead"] = found
     reports.write_csv(RESULTS / "methods.csv", rows)
@@ -121,7 +122,7 @@ def _experiment(experiment: Experiment, method: Method, folder: str, splits: dic
     if threads:
         torch.set_num_threads(threads)
     result = run(experiment, method, WORK / folder, splits)
-    _write(target, {"command": f"python -m benchmarks.training {' '.join(sys.argv[1:])}", **result})
+    _write(target, {"command": f"python -m benchmarks.training {shlex.join(sys.argv[1:])}", **result})
     found = list(result["accuracy"][next(reversed(splits))].values())
     print(f"{experiment.name}: mean {sum(found) / len(found):.4f}, least {min(found):.4f}, {result['cost']['seconds']:.0f} s")
 

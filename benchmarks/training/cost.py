@@ -7,7 +7,7 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -19,10 +19,13 @@ from torch.nn import functional as F
 from benchmarks.training.experiment import Alone, macs_of, spread
 from benchmarks.training.methods import Method
 from benchmarks.training.setups import SETUPS
-from trainer import NestedModel, SubModel
+from trainer import NestedModel, Samples, SubModel, calibrate
+from trainer import calibration as calibration_module
+from trainer import evaluate as evaluate_module
 from trainer import nested as nested_module
 from trainer.data import load_data
-from trainer.fit import FitOptions, _Training
+from trainer.evaluate import accuracies_of
+from trainer.fit import FitOptions, _Training, calibration_batches
 from trainer.layout import channels_last, laid_out, row_major
 
 STEPS = 40
@@ -36,6 +39,7 @@ def measure(setup: str, methods: Mapping[str, Method], data: str, threads: int) 
         found: dict[str, Any] = {
             "primitives": pool.apply(primitives, (setup, data)),
             "layout": pool.apply(layouts, (setup, data)),
+            "sharing": pool.apply(sharing, (setup, data)),
             "overhead": pool.apply(overhead, (setup, methods["ours"], data)),
             "methods": {name: pool.apply(method_cost, (setup, method, data)) for name, method in methods.items()},
         }
@@ -69,6 +73,22 @@ def layouts(setup: str, data: str) -> dict[str, float]:
     return {"channels_last_ratio": float(np.median(ratios)), "of_total_time": sum(taken["last"]) / sum(taken["row"])}
 
 
+def sharing(setup: str, data: str) -> dict[str, float]:
+    """Time of calibrating and evaluating the grid with shared layers computed once, relative to each by itself."""
+    training = _training(setup, Method("sorted", 1, per_step=1), data)
+    nested, examples = training.nested, load_data(data).validation
+    batches = calibration_batches(training.examples)[:2]
+    some = Samples(tuple(t[:1024] for t in examples.inputs), examples.labels[:1024])
+    taken: dict[str, tuple[float, float]] = {}
+    for name, patched in (("apart", lambda device: nullcontext()), ("shared", calibration_module.sharing)):
+        with mock.patch.object(calibration_module, "sharing", patched), mock.patch.object(evaluate_module, "sharing", patched):
+            nested.eval()
+            calibrating = _seconds(lambda: calibrate(nested, batches))
+            taken[name] = calibrating, _seconds(lambda: accuracies_of(nested, nested.submodels, some))
+    (calibration, evaluation), apart = taken["shared"], taken["apart"]
+    return {"calibration_ratio": calibration / apart[0], "evaluation_ratio": evaluation / apart[1]}
+
+
 def overhead(setup: str, method: Method, data: str) -> dict[str, Any]:
     """A whole step of `fit` over the bare forward and backward of its sub-models, built alone; the two take turns.
 
@@ -81,6 +101,7 @@ def overhead(setup: str, method: Method, data: str) -> dict[str, Any]:
 
     def bare() -> None:
         for sub in training.rule.sample(training.step, 0):
+            alone[sub].zero_grad(set_to_none=True)
             F.cross_entropy(alone[sub](*inputs), labels).backward()
 
     for step in range(STEPS):

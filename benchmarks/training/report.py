@@ -32,10 +32,7 @@ COLOURS = {
     "separate": "#111111",
 }
 SORTED = ("sorted-1", "sorted-2", "sorted-4")
-TITLES = {
-    "resnet": "ResNet on Fashion-MNIST: 160 sub-models of one training",
-    "mobilenetv2": "MobileNetV2 on Fashion-MNIST: 160 sub-models of one training",
-}
+NAMES = {"resnet": "ResNet", "mobilenetv2": "MobileNetV2"}
 NOTES = {
     "min_retention": "test accuracy of the least accurate of 160 sub-models and all seeds, relative to the full model that was "
     "trained by itself from the same seed for the same epochs",
@@ -168,7 +165,7 @@ def overheads(path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     document = json.loads(path.read_text(encoding="utf-8"))
-    return {setup: document[setup]["overhead"]["ratio"] for setup in TITLES if setup in document}
+    return {setup: document[setup]["overhead"]["ratio"] for setup in NAMES if setup in document}
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
