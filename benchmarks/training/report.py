@@ -64,6 +64,10 @@ class Runs:
     def seeds(self, *methods: str) -> list[int]:
         return sorted(set.intersection(*(set(self.by_method[method]) for method in methods)))
 
+    def measured(self, method: str) -> list[str]:
+        """The sub-models whose accuracy this method has, in the order of MACs."""
+        return [sub for sub in self.submodels if sub in next(iter(self.by_method[method].values()))["accuracy"]["test"]]
+
     def accuracies(self, method: str, seeds: Sequence[int], submodels: Sequence[str] | None = None) -> NDArray[np.float64]:
         """Shape (seeds, sub-models), in the order of MACs."""
         chosen = submodels or self.submodels
@@ -73,7 +77,7 @@ class Runs:
         """The names of the README's table; accuracies and gaps in points, averaged over the seeds."""
         found: dict[str, float] = {"mac_span": max(self.macs.values()) / min(self.macs.values())}
         seeds = self.seeds("ours", "separate")
-        sizes = list(self.by_method["separate"][seeds[0]]["accuracy"]["test"])
+        sizes = self.measured("separate")
         full = self.accuracies("separate", seeds, [self.submodels[-1]])
         retention = self.accuracies("ours", seeds) / full
         found["min_retention"] = float(retention.min())
@@ -186,40 +190,38 @@ def plot(runs: Runs, path: Path, title: str) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(3, 2), layout="constrained")
     shown = [m for m in ("sum-4", "sorted-2", "sandwich", "ours", "separate") if runs.by_method[m]]
-    reference = runs.accuracies("separate", runs.seeds("separate"), [runs.submodels[-1]]).mean()
+    reference = float(runs.accuracies("separate", runs.seeds("separate"), [runs.submodels[-1]]).mean())
+    found = {method: runs.accuracies(method, runs.seeds(method), runs.measured(method)).mean(axis=0) for method in shown}
+    lowest = min(float(found[method].min()) for method in shown if method != "sum-4") - 0.01
     bins = np.arange(0.90, 1.012, 0.002)
-    lowest = 1.0
     for method in shown:
-        sizes = (
-            None
-            if method != "separate"
-            else sorted(next(iter(runs.by_method[method].values()))["accuracy"]["test"], key=lambda sub: runs.macs[sub])
-        )
-        accuracy = runs.accuracies(method, runs.seeds(method), sizes).mean(axis=0)
-        x = [runs.macs[sub] / 1e6 for sub in sizes or runs.submodels]
+        x = [runs.macs[sub] / 1e6 for sub in runs.measured(method)]
+        colour, label = COLOURS[method], LABELS[method]
+        if found[method].min() < lowest:
+            label += f" (down to {found[method].min():.0%}, not shown)"
         if method == "separate":
-            left.plot(x, 100 * accuracy, "D-", color=COLOURS[method], ms=6, lw=1, label=LABELS[method], zorder=5)
+            left.plot(x, 100 * found[method], "D-", color=colour, ms=6, lw=1, label=label, zorder=5)
             continue
-        left.scatter(x, 100 * accuracy, s=14, color=COLOURS[method], alpha=0.85, lw=0, label=LABELS[method])
+        left.scatter(x, 100 * found[method], s=14, color=colour, alpha=0.85, lw=0, label=label)
         if method != "sum-4":
-            lowest = min(lowest, float(accuracy.min()))
-            right.hist(accuracy / reference, bins, color=COLOURS[method], alpha=0.6, label=LABELS[method])
+            right.hist(found[method] / reference, bins, color=colour, alpha=0.6, label=label)
     left.set_xscale("log")
+    left.set_xticks([tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if min(x) <= 1.1 * tick <= 1.3 * max(x)])
     left.xaxis.set_major_formatter("{x:g}")
-    left.xaxis.set_minor_formatter("{x:g}")
-    left.set_ylim(100 * lowest - 1, 100 * float(reference) + 1)
+    left.xaxis.set_minor_formatter("")
+    left.set_ylim(100 * lowest, 100 * reference + 1)
     left.set_xlabel("million multiply-accumulates per image")
     left.set_ylabel("test accuracy (%)")
     left.set_title(title)
     left.grid(alpha=0.25)
     left.legend(frameon=False)
     right.axvline(0.96, color="#444444", ls="--", lw=1)
-    right.text(0.9605, right.get_ylim()[1] * 0.97, "0.96", va="top", color="#444444")
-    right.set_xlim(min(0.955, lowest / float(reference) - 0.003), 1.008)
+    right.text(0.9605, 0.5, "0.96: the bar", color="#444444", rotation=90, transform=right.get_xaxis_transform())
+    right.set_xlim(min(0.955, lowest / reference + 0.007), 1.008)
     right.set_xlabel("accuracy relative to the separately trained full model")
     right.set_ylabel("sub-models")
     right.set_title("what the 160 sub-models keep")
-    right.legend(frameon=False, loc="upper left")
+    right.legend(frameon=False)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
