@@ -22,13 +22,13 @@ from benchmarks.training.setups import SETUPS
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("build/training")
-EPOCHS = 8
-ABLATION_EPOCHS = 4
+EPOCHS = 16
+ABLATION_EPOCHS = 8
 MAIN = ("ours", "sandwich", "sorted-2", "separate")  # with two seeds
 
 Data = Annotated[str, typer.Option(help="A data set as for `sortednet train`, cifar10 for example.")]
 Seed = Annotated[int, typer.Option(min=0)]
-Epochs = Annotated[int, typer.Option(min=1, help="Of a method with four sub-models per step; the others' follow from it.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Of a method with one sub-model per step; the others' follow from it.")]
 Threads = Annotated[int, typer.Option(min=0, help="0: torch's default.")]
 
 app = typer.Typer(add_completion=False)

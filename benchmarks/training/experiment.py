@@ -44,7 +44,7 @@ class Alone(Family):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A setup, a method by name, a seed, and the epochs of a method that computes `GRADIENTS` sub-models per step."""
+    """A setup, a method by name, a seed, and the epochs of a method with one sub-model per step."""
 
     setup: str
     method: str
