@@ -16,7 +16,6 @@ from torch import Generator, Tensor
 from tests.test_families import one_thread  # noqa: F401
 from tests.test_nested import Hard
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
-from trainer.averaging import WeightAverage
 from trainer.data import DataSet
 from trainer.families import ResNet
 from trainer.fit import TrainingInterrupted, calibration_batches
@@ -88,8 +87,6 @@ def test_sandwich_teaches_the_small_from_the_largest_not_from_the_labels() -> No
     assert distilled == rule.loss(logits, labels + 1, {GRID[-1]: teacher}, 0.0)
     by_hand = -(teacher.softmax(1) * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(distilled, by_hand)
-    mixed = make_rule("sandwich", GRID, 1, distillation=0.25).loss(logits, labels, {GRID[-1]: teacher}, 0.0)
-    torch.testing.assert_close(mixed, 0.25 * by_hand + 0.75 * of_largest)
 
 
 @pytest.mark.parametrize("grid", [GRID, GRID[:2], GRID[:1]], ids=len)
@@ -156,30 +153,6 @@ def test_a_rule_is_added_with_one_class(monkeypatch: pytest.MonkeyPatch) -> None
     assert not equal(before, weights(nested))
 
 
-def test_averaged_weights_are_the_mean_of_what_the_steps_left() -> None:
-    module = torch.nn.Linear(1, 1, bias=False)
-    average = WeightAverage(module, horizon=4)
-    wanted = 0.0
-    for step in range(200):
-        with torch.no_grad():
-            module.weight.fill_(step)
-        average.update(step)
-        weight = max(1 / 4, 10 / (10 + step))
-        wanted = (1 - weight) * wanted + weight * step
-    average.apply()
-    assert module.weight.item() == pytest.approx(wanted, rel=1e-5)
-    assert module.weight.item() == pytest.approx(199 - 3, abs=0.01)  # 3 steps: how old the average of a horizon of 4 is
-
-
-def test_a_training_ends_with_the_averaged_weights() -> None:
-    results = []
-    for averaging in (0.0, 0.5):
-        nested, data = hard()
-        fit(nested, data, epochs=3, batch_size=4, averaging=averaging, show_progress=False)
-        results.append(weights(nested))
-    assert not equal(*results)
-
-
 def test_the_seed_decides_the_weights() -> None:
     results = []
     for seed in (1, 1, 2):
@@ -202,8 +175,6 @@ def test_the_seed_decides_the_weights() -> None:
         ("warmup", 1.0),
         ("clip_norm", -1),
         ("label_smoothing", 1.0),
-        ("averaging", 1.0),
-        ("distillation", 1.1),
         ("usage_scaling", -0.5),
         ("update", "random"),
         ("optimizer", "lion"),
@@ -258,9 +229,9 @@ def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Callab
         {},
         {"optimizer": "adamw", "update": "sandwich"},
         {"momentum": 0.0, "update": "full"},
-        {"averaging": 0.5, "usage_scaling": 0.5},
+        {"usage_scaling": 0.5},
     ],
-    ids=["sgd", "adamw", "no momentum", "averaging"],
+    ids=["sgd", "adamw", "no momentum", "usage scaling"],
 )
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at_step", [4, 9, 10], ids="step {}".format)
@@ -303,7 +274,8 @@ def test_a_half_written_last_line_of_the_log_does_not_stop_a_resume(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8), ("averaging", 0.5)]
+    ("option", "value"),
+    [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8), ("usage_scaling", 0.5)],
 )
 def test_resuming_with_another_option_is_refused_by_name(option: str, value: object, tmp_path: Path) -> None:
     nested, data = hard()

@@ -14,34 +14,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.averaging import WeightAverage
 from trainer.nested import NestedModel
 from trainer.submodel import TrainerError
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
-def save_checkpoint(
-    folder: Path,
-    nested: NestedModel,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    state: dict[str, Any],
-) -> None:
+def save_checkpoint(folder: Path, nested: NestedModel, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Replaces the run's checkpoint in one step: a kill leaves the old one or the new one."""
     tensors = {f"model/{name}": p.detach() for name, p in nested.full.named_parameters()}
     for name, parameter in nested.full.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
-    if average is not None:
-        tensors |= {f"average/{name}": tensor for name, tensor in average.by_name.items()}
     save_tensors(tensors, folder / CHECKPOINT_FILE, {"state": json.dumps(state)})
 
 
-def load_checkpoint(
-    folder: Path, nested: NestedModel, optimizer: torch.optim.Optimizer, average: WeightAverage | None
-) -> dict[str, Any]:
-    """Puts parameters, their averages and optimizer state back; returns what was saved as `state`. Raises TrainerError."""
+def load_checkpoint(folder: Path, nested: NestedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Puts parameters and optimizer state back; returns what was saved as `state`. Raises TrainerError."""
     tensors, header = load_tensors(folder / CHECKPOINT_FILE)
     parameters = dict(nested.full.named_parameters())
     load_parameters(nested, {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}, folder)
@@ -50,8 +39,6 @@ def load_checkpoint(
             parameter_name, _, key = name.removeprefix("optimizer/").rpartition("/")
             parameter = parameters[parameter_name]
             optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.ndim else tensor
-    for name, averaged in average.by_name.items() if average is not None else ():
-        averaged.copy_(tensors.get(f"average/{name}", parameters[name].detach()))
     state: dict[str, Any] = json.loads(header["state"])
     return state
 

@@ -27,7 +27,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Generator, Tensor, nn
 
 from trainer.augment import Augmentation
-from trainer.averaging import WeightAverage
 from trainer.calibration import calibrate
 from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
 from trainer.data import Examples, Samples, as_examples, check_labels
@@ -57,7 +56,6 @@ class FitOptions:
 
     update: str = "sorted"  # sorted | sum | sandwich | full
     samples_per_step: int = 2  # sub-models drawn per step (sorted; sandwich adds the largest and the smallest)
-    distillation: float = 1.0  # sandwich: share of the largest's predictions in the targets of the smaller ones
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.0  # peak learning rate; 0 means the optimizer's usual one: 0.1 for sgd, 0.002 for adamw
@@ -68,7 +66,6 @@ class FitOptions:
     clip_norm: float = 1.0  # of the whole gradient; 0 means no clipping
     label_smoothing: float = 0.0
     usage_scaling: float = 0.0  # gradients are divided by (share of passes that use the parameter) ** this
-    averaging: float = 0.0  # share of all steps over which the weights are averaged in the end; 0 means no averaging
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,16 +80,12 @@ class FitOptions:
             "warmup",
             "clip_norm",
             "label_smoothing",
-            "distillation",
             "usage_scaling",
-            "averaging",
         ):
             _at_least(name, getattr(self, name), 0)
-        for name in ("momentum", "warmup", "label_smoothing", "averaging"):
+        for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values below 1")
-        if self.distillation > 1:
-            raise TrainerError(f"distillation = {self.distillation}: allowed are values from 0 to 1")
         if self.optimizer not in ("sgd", "adamw"):
             raise TrainerError(f"optimizer = {self.optimizer!r}: allowed are sgd, adamw")
         if self.update not in RULES:
@@ -178,7 +171,7 @@ class _Training:
         self.device = next(nested.full.parameters()).device
         self.channels_last = suits_channels_last(nested)
         self.ranks = current_ranks()
-        self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step, options.distillation)
+        self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step)
         self.batch_size = min(options.batch_size, len(examples))
         if self.batch_size < 2 * self.ranks.count:
             raise TrainerError(
@@ -188,7 +181,6 @@ class _Training:
         self.total_steps = self.steps_per_epoch * options.epochs
         self.optimizer = make_optimizer(nested.full, options)
         self.scaling = UsageScaling(nested, self.rule.shares(), options.usage_scaling) if options.usage_scaling else None
-        self.average = WeightAverage(nested.full, options.averaging * self.total_steps) if options.averaging else None
         self.step = 0
         self.gradient_computations = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -209,7 +201,7 @@ class _Training:
         """Goes on from the run's last checkpoint. Raises TrainerError when there is none or its options differ."""
         if self.folder is None:
             raise TrainerError("resume: needs the folder of the run to go on with")
-        saved = load_checkpoint(self.folder, self.nested, self.optimizer, self.average)
+        saved = load_checkpoint(self.folder, self.nested, self.optimizer)
         differing = [name for name, value in asdict(self.options).items() if saved["options"].get(name) != value]
         if differing:
             name = differing[0]
@@ -243,8 +235,6 @@ class _Training:
                     raise TrainingInterrupted(
                         f"stopped after step {self.step} of {self.total_steps}; the same command with --resume goes on"
                     )
-        if self.average is not None:
-            self.average.apply()
         loss = sum(losses) / len(losses) if losses else None
         return FitResult(self.step, self.gradient_computations, time.monotonic() - begun, loss, validation)
 
@@ -271,8 +261,6 @@ class _Training:
             group["lr"] = _learning_rate(self.options, self.step, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(self.step)
         return loss
 
     def _gradients(self, submodels: Sequence[SubModel], inputs: tuple[Tensor, ...], labels: Tensor) -> float:
@@ -324,7 +312,7 @@ class _Training:
     def _save(self) -> None:
         if self.folder and self.ranks.first:
             state = {"step": self.step, "gradient_computations": self.gradient_computations, "options": asdict(self.options)}
-            save_checkpoint(self.folder, self.nested, self.optimizer, self.average, state)
+            save_checkpoint(self.folder, self.nested, self.optimizer, state)
 
 
 @torch.no_grad()

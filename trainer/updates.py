@@ -26,13 +26,12 @@ class UpdateRule(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int, distillation: float = 1.0) -> None:
+    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int) -> None:
         if samples_per_step < 1:
             raise TrainerError(f"samples_per_step = {samples_per_step}: allowed are 1 and more")
         self.submodels = list(submodels)
         self.smallest, self.largest = self.submodels[0], self.submodels[-1]
         self.samples_per_step = samples_per_step
-        self.distillation = distillation
 
     @abstractmethod
     def sample(self, step: int, seed: int) -> list[SubModel]:
@@ -68,8 +67,7 @@ class Sum(UpdateRule):
 class Sandwich(UpdateRule):
     """The sandwich rule with in-place distillation (Yu & Huang 2019, arXiv 1903.05134, sections 3.1 and 3.2).
 
-    The largest learns from the labels, the smallest and G random ones from the largest's predictions (`distillation` 1),
-    from the labels too (0), or from a mixture.
+    The largest learns from the labels, the smallest and G random ones from the largest's predictions.
     """
 
     name = "sandwich"
@@ -89,9 +87,7 @@ class Sandwich(UpdateRule):
     def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
         if self.largest not in earlier:
             return super().loss(logits, labels, earlier, smoothing)
-        from_labels = super().loss(logits, labels, earlier, smoothing)
-        from_largest = F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
-        return from_labels.lerp(from_largest, self.distillation)
+        return F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
 
 
 class Full(UpdateRule):
@@ -109,8 +105,8 @@ class Full(UpdateRule):
 RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}
 
 
-def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int, distillation: float = 1.0) -> UpdateRule:
+def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int) -> UpdateRule:
     """Raises TrainerError for an unknown name."""
     if name not in RULES:
         raise TrainerError(f"update = {name!r}: allowed are {', '.join(RULES)}")
-    return RULES[name](submodels, samples_per_step, distillation)
+    return RULES[name](submodels, samples_per_step)

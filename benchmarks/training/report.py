@@ -189,7 +189,7 @@ def plot(runs: Runs, path: Path, title: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(3, 2), layout="constrained")
-    shown = [m for m in ("sum-4", "sorted-2", "sandwich", "ours", "separate") if runs.by_method[m]]
+    shown = [m for m in ("sum-4", "sandwich", "sorted-2", "ours", "separate") if runs.by_method[m]]
     reference = float(runs.accuracies("separate", runs.seeds("separate"), [runs.submodels[-1]]).mean())
     found = {method: runs.accuracies(method, runs.seeds(method), runs.measured(method)).mean(axis=0) for method in shown}
     lowest = min(float(found[method].min()) for method in shown if method != "sum-4") - 0.01
