@@ -111,6 +111,7 @@ def test_training_with_each_rule_learns_digits(update: str, per_step: int, digit
         digits.validation,
         run=tmp_path,
         update=update,
+        samples_per_step=2,
         epochs=4,
         batch_size=16,
         lr=0.3,
@@ -229,9 +230,9 @@ def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Callab
         {},
         {"optimizer": "adamw", "update": "sandwich"},
         {"momentum": 0.0, "update": "full"},
-        {"usage_scaling": 0.5},
+        {"samples_per_step": 2, "usage_scaling": 0.5},
     ],
-    ids=["sgd", "adamw", "no momentum", "usage scaling"],
+    ids=["sgd", "adamw", "no momentum", "two per step"],
 )
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at_step", [4, 9, 10], ids="step {}".format)

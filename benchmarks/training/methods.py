@@ -31,14 +31,15 @@ class Method:
 
 LR = 0.4
 OURS = {"lr": LR, "usage_scaling": 1.0}
+PLAIN = {"lr": LR, "usage_scaling": 0.0}
 METHODS = {
     "ours": Method("sorted", 1, per_step=1, options=OURS),
-    "sorted-1": Method("sorted", 1, per_step=1, options={"lr": LR}),
-    "sorted-2": Method("sorted", 2, per_step=2, options={"lr": LR}),
-    "sorted-4": Method("sorted", 4, per_step=4, options={"lr": LR}),
-    "sandwich": Method("sandwich", 2, per_step=4, options={"lr": LR}),
-    "sum-4": Method("sum", 1, per_step=4, sizes=4, options={"lr": LR}),
-    "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options={"lr": LR}),
+    "sorted-1": Method("sorted", 1, per_step=1, options=PLAIN),
+    "sorted-2": Method("sorted", 2, per_step=2, options=PLAIN),
+    "sorted-4": Method("sorted", 4, per_step=4, options=PLAIN),
+    "sandwich": Method("sandwich", 2, per_step=4, options=PLAIN),
+    "sum-4": Method("sum", 1, per_step=4, sizes=4, options=PLAIN),
+    "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options=PLAIN),
 }
 
 VARIANTS = {
