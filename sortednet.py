@@ -77,9 +77,6 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
     samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 1,
-    usage_scaling: Annotated[
-        float, typer.Option(help="Gradients are divided by (how often a parameter is used) to this power.")
-    ] = 1.0,
     epochs: int = 10,
     batch_size: int = 128,
     lr: Annotated[float, typer.Option(help="Peak learning rate; 0: the optimizer's usual one.")] = 0.0,
@@ -98,7 +95,7 @@ def train(
     from trainer.run import train_run
 
     options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
-    options |= {"lr": lr, "optimizer": optimizer, "seed": seed, "usage_scaling": usage_scaling}
+    options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
     summary = train_run(
         family,
         data,

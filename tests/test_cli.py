@@ -38,7 +38,7 @@ CONTRACT: dict[str, set[str]] = {
 }
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
-    "train": CONTRACT["train"] | {"--optimizer", "--set", "--usage-scaling"},
+    "train": CONTRACT["train"] | {"--optimizer", "--set"},
     "export": CONTRACT["export"] - {"--int8"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] - {"--measure"} | {"--label"},

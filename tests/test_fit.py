@@ -89,19 +89,6 @@ def test_sandwich_teaches_the_small_from_the_largest_not_from_the_labels() -> No
     torch.testing.assert_close(distilled, by_hand)
 
 
-@pytest.mark.parametrize("grid", [GRID, GRID[:2], GRID[:1]], ids=len)
-@pytest.mark.parametrize("name", RULES)
-def test_a_rule_says_how_often_it_takes_each_sub_model(name: str, grid: list[SubModel]) -> None:
-    rule = make_rule(name, grid, 2)
-    steps = steps_of(rule, 3000)
-    passes = sum(len(step) for step in steps)
-    counts = Counter(sub for step in steps for sub in step)
-    shares = rule.shares()
-    assert sum(shares.values()) == pytest.approx(1)
-    for sub in grid:
-        assert counts[sub] / passes == pytest.approx(shares.get(sub, 0), abs=0.015)
-
-
 @pytest.mark.parametrize(("update", "per_step"), [("sorted", 2), ("sum", 4), ("sandwich", 4), ("full", 1)])
 def test_training_with_each_rule_learns_digits(update: str, per_step: int, digits: DataSet, tmp_path: Path) -> None:
     nested = network(digits)
@@ -176,7 +163,6 @@ def test_the_seed_decides_the_weights() -> None:
         ("warmup", 1.0),
         ("clip_norm", -1),
         ("label_smoothing", 1.0),
-        ("usage_scaling", -0.5),
         ("update", "random"),
         ("optimizer", "lion"),
     ],
@@ -230,7 +216,7 @@ def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Callab
         {},
         {"optimizer": "adamw", "update": "sandwich"},
         {"momentum": 0.0, "update": "full"},
-        {"samples_per_step": 2, "usage_scaling": 0.5},
+        {"samples_per_step": 2},
     ],
     ids=["sgd", "adamw", "no momentum", "two per step"],
 )
@@ -276,7 +262,7 @@ def test_a_half_written_last_line_of_the_log_does_not_stop_a_resume(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8), ("usage_scaling", 0.5)],
+    [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8)],
 )
 def test_resuming_with_another_option_is_refused_by_name(option: str, value: object, tmp_path: Path) -> None:
     nested, data = hard()

@@ -36,7 +36,6 @@ from trainer.layout import laid_out, suits_channels_last
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
 from trainer.updates import RULES, UpdateRule, make_rule
-from trainer.usage import UsageScaling
 
 LOG_FILE = "log.jsonl"
 CHECKPOINT_SECONDS = 300.0
@@ -54,7 +53,7 @@ class TrainingInterrupted(Exception):
 class FitOptions:
     """How to train; every field is recorded with the run.
 
-    The defaults are what won in benchmarks/training. SortedNet as published: samples_per_step 2, usage_scaling 0.
+    The defaults are what won in benchmarks/training. SortedNet as published: samples_per_step 2.
     """
 
     update: str = "sorted"  # sorted | sum | sandwich | full
@@ -68,7 +67,6 @@ class FitOptions:
     warmup: float = 0.05  # share of all steps with a rising rate; then a cosine down to 0
     clip_norm: float = 1.0  # of the whole gradient; 0 means no clipping
     label_smoothing: float = 0.0
-    usage_scaling: float = 1.0  # gradients are divided by (share of passes that use the parameter) ** this; 0: not
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,7 +81,6 @@ class FitOptions:
             "warmup",
             "clip_norm",
             "label_smoothing",
-            "usage_scaling",
         ):
             _at_least(name, getattr(self, name), 0)
         for name in ("momentum", "warmup", "label_smoothing"):
@@ -183,7 +180,6 @@ class _Training:
         self.steps_per_epoch = len(examples) // self.batch_size
         self.total_steps = self.steps_per_epoch * options.epochs
         self.optimizer = make_optimizer(nested.full, options)
-        self.scaling = UsageScaling(nested, self.rule.shares(), options.usage_scaling) if options.usage_scaling else None
         self.step = 0
         self.gradient_computations = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -256,8 +252,6 @@ class _Training:
         submodels = self.rule.sample(self.step, seed)
         loss = self._gradients(submodels, inputs, labels)
         self.ranks.average_gradients(self.nested.full.parameters())
-        if self.scaling is not None:
-            self.scaling.apply()
         if self.options.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.nested.full.parameters(), self.options.clip_norm)
         for group in self.optimizer.param_groups:

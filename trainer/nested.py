@@ -265,10 +265,10 @@ def _add_gradient(parameter: nn.Parameter, segments: Segments, gradient: Tensor)
             parameter.grad = gradient
             return
         parameter.grad = torch.zeros_like(parameter)
-    add_into(parameter.grad, segments, gradient)
+    _add_into(parameter.grad, segments, gradient)
 
 
-def add_into(target: Tensor, segments: Segments, part: Tensor, axis: int = 0) -> None:
+def _add_into(target: Tensor, segments: Segments, part: Tensor, axis: int = 0) -> None:
     """The inverse of `cut`: adds to the prefix of each axis from `axis` on; where one has several blocks, to each block's."""
     while axis < len(segments) and len(segments[axis]) == 1:
         kept = segments[axis][0].stop
@@ -280,5 +280,5 @@ def add_into(target: Tensor, segments: Segments, part: Tensor, axis: int = 0) ->
     start = 0
     for s in segments[axis]:
         size = s.stop - s.start
-        add_into(target.narrow(axis, s.start, size), segments, part.narrow(axis, start, size), axis + 1)
+        _add_into(target.narrow(axis, s.start, size), segments, part.narrow(axis, start, size), axis + 1)
         start += size

@@ -37,10 +37,6 @@ class UpdateRule(ABC):
     def sample(self, step: int, seed: int) -> list[SubModel]:
         """The sub-models of that step, in order of computation; the same for the same step and seed."""
 
-    def shares(self) -> dict[SubModel, float]:
-        """The share of all passes that each sub-model has on average; here every one the same."""
-        return dict.fromkeys(self.submodels, 1 / len(self.submodels))
-
     def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
         """Scalar loss of one sub-model. `earlier`: detached logits of those already computed in this step."""
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -77,13 +73,6 @@ class Sandwich(UpdateRule):
         random_ones = drawn(step, seed).sample(between, min(self.samples_per_step, len(between)))
         return list(dict.fromkeys([self.largest, *random_ones, self.smallest]))
 
-    def shares(self) -> dict[SubModel, float]:
-        between = self.submodels[1:-1]
-        count = min(self.samples_per_step, len(between))
-        always = dict.fromkeys((self.largest, self.smallest), 1.0)
-        total = count + len(always)
-        return {sub: always.get(sub, count / max(1, len(between))) / total for sub in self.submodels}
-
     def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
         if self.largest not in earlier:
             return super().loss(logits, labels, earlier, smoothing)
@@ -97,9 +86,6 @@ class Full(UpdateRule):
 
     def sample(self, step: int, seed: int) -> list[SubModel]:
         return [self.largest]
-
-    def shares(self) -> dict[SubModel, float]:
-        return {self.largest: 1.0}
 
 
 RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}

@@ -30,27 +30,21 @@ class Method:
 
 
 LR = 0.4
-OURS = {"lr": LR, "usage_scaling": 1.0}
-PLAIN = {"lr": LR, "usage_scaling": 0.0}
+AT_LR = {"lr": LR}
 METHODS = {
-    "ours": Method("sorted", 1, per_step=1, options=OURS),
-    "sorted-1": Method("sorted", 1, per_step=1, options=PLAIN),
-    "sorted-2": Method("sorted", 2, per_step=2, options=PLAIN),
-    "sorted-4": Method("sorted", 4, per_step=4, options=PLAIN),
-    "sandwich": Method("sandwich", 2, per_step=4, options=PLAIN),
-    "sum-4": Method("sum", 1, per_step=4, sizes=4, options=PLAIN),
-    "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options=PLAIN),
+    "ours": Method("sorted", 1, per_step=1, options=AT_LR),
+    "sorted-2": Method("sorted", 2, per_step=2, options=AT_LR),
+    "sorted-4": Method("sorted", 4, per_step=4, options=AT_LR),
+    "sandwich": Method("sandwich", 2, per_step=4, options=AT_LR),
+    "sum-4": Method("sum", 1, per_step=4, sizes=4, options=AT_LR),
+    "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options=AT_LR),
 }
 
 VARIANTS = {
     "ours": METHODS["ours"],
-    **{
-        f"usage scaling {power:g}": Method("sorted", 1, per_step=1, options={"lr": LR, "usage_scaling": power})
-        for power in (0.0, 0.5, 1.5)
-    },
-    **{f"lr {lr}": Method("sorted", 1, per_step=1, options={**OURS, "lr": lr}) for lr in (0.2, 0.8)},
-    "clipped at 4": Method("sorted", 1, per_step=1, options={**OURS, "clip_norm": 4.0}),
-    "two per step": Method("sorted", 2, per_step=2, options=OURS),
-    "four per step": Method("sorted", 4, per_step=4, options=OURS),
-    "sandwich": Method("sandwich", 2, per_step=4, options=OURS),
+    **{f"lr {lr}": Method("sorted", 1, per_step=1, options={"lr": lr}) for lr in (0.2, 0.8)},
+    "clipped at 4": Method("sorted", 1, per_step=1, options={"lr": LR, "clip_norm": 4.0}),
+    "two per step": METHODS["sorted-2"],
+    "four per step": METHODS["sorted-4"],
+    "sandwich": METHODS["sandwich"],
 }
