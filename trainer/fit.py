@@ -53,11 +53,12 @@ class TrainingInterrupted(Exception):
 class FitOptions:
     """How to train; every field is recorded with the run.
 
-    The defaults are what won in benchmarks/training. SortedNet as published: samples_per_step 2.
+    The defaults are what won in benchmarks/training. SortedNet as published: samples_per_step 2, edges 0.
     """
 
     update: str = "sorted"  # sorted | sum | sandwich | full
     samples_per_step: int = 1  # sub-models drawn per step (sorted; sandwich adds the largest and the smallest)
+    edges: float = 0.2  # share of draws that are the smallest or the largest (sorted)
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.0  # peak learning rate; 0 means the optimizer's usual one: 0.2 for sgd, 0.002 for adamw
@@ -81,8 +82,11 @@ class FitOptions:
             "warmup",
             "clip_norm",
             "label_smoothing",
+            "edges",
         ):
             _at_least(name, getattr(self, name), 0)
+        if not self.edges <= 1:
+            raise TrainerError(f"edges = {self.edges}: allowed are values from 0 to 1")
         for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values below 1")
@@ -171,7 +175,7 @@ class _Training:
         self.device = next(nested.full.parameters()).device
         self.channels_last = suits_channels_last(nested)
         self.ranks = current_ranks()
-        self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step)
+        self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step, options.edges)
         self.batch_size = min(options.batch_size, len(examples))
         if self.batch_size < 2 * self.ranks.count:
             raise TrainerError(

@@ -26,9 +26,11 @@ class UpdateRule(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int) -> None:
+    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int, edges: float = 0.0) -> None:
+        """`edges`: the share of a step's draws that are the largest or the smallest, half each, and not random."""
         if samples_per_step < 1:
             raise TrainerError(f"samples_per_step = {samples_per_step}: allowed are 1 and more")
+        self.edges = edges
         self.submodels = list(submodels)
         self.smallest, self.largest = self.submodels[0], self.submodels[-1]
         self.samples_per_step = samples_per_step
@@ -43,12 +45,22 @@ class UpdateRule(ABC):
 
 
 class Sorted(UpdateRule):
-    """SortedNet (Valipour et al., arXiv 2309.00255, section 3): G sub-models drawn uniformly, gradients accumulated."""
+    """SortedNet (Valipour et al., arXiv 2309.00255, section 3): G sub-models drawn uniformly, gradients accumulated.
+
+    With `edges` the two ends of the grid, which have neighbours on one side only, are drawn more often than the others.
+    """
 
     name = "sorted"
 
     def sample(self, step: int, seed: int) -> list[SubModel]:
-        return drawn(step, seed).sample(self.submodels, min(self.samples_per_step, len(self.submodels)))
+        random = drawn(step, seed)
+        found = random.sample(self.submodels, min(self.samples_per_step, len(self.submodels)))
+        for place in range(len(found)):
+            luck = random.random()
+            end = self.largest if luck < self.edges / 2 else self.smallest if luck < self.edges else None
+            if end is not None and end not in found:
+                found[place] = end
+        return found
 
 
 class Sum(UpdateRule):
@@ -91,8 +103,8 @@ class Full(UpdateRule):
 RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}
 
 
-def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int) -> UpdateRule:
+def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int, edges: float = 0.0) -> UpdateRule:
     """Raises TrainerError for an unknown name."""
     if name not in RULES:
         raise TrainerError(f"update = {name!r}: allowed are {', '.join(RULES)}")
-    return RULES[name](submodels, samples_per_step)
+    return RULES[name](submodels, samples_per_step, edges)

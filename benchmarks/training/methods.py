@@ -30,14 +30,15 @@ class Method:
 
 
 LR = 0.4
-AT_LR = {"lr": LR}
+PLAIN = {"lr": LR, "edges": 0.0}
 METHODS = {
-    "ours": Method("sorted", 1, per_step=1, options=AT_LR),
-    "sorted-2": Method("sorted", 2, per_step=2, options=AT_LR),
-    "sorted-4": Method("sorted", 4, per_step=4, options=AT_LR),
-    "sandwich": Method("sandwich", 2, per_step=4, options=AT_LR),
-    "sum-4": Method("sum", 1, per_step=4, sizes=4, options=AT_LR),
-    "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options=AT_LR),
+    "ours": Method("sorted", 1, per_step=1, options={"lr": LR, "edges": 0.2}),
+    "sorted-1": Method("sorted", 1, per_step=1, options=PLAIN),
+    "sorted-2": Method("sorted", 2, per_step=2, options=PLAIN),
+    "sorted-4": Method("sorted", 4, per_step=4, options=PLAIN),
+    "sandwich": Method("sandwich", 2, per_step=4, options=PLAIN),
+    "sum-4": Method("sum", 1, per_step=4, sizes=4, options=PLAIN),
+    "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options=PLAIN),
 }
 
 VARIANTS = {
