@@ -29,7 +29,7 @@ COLOURS = {
     "sum-4": "#8a8f98",
     "separate": "#111111",
 }
-SORTED = ("sorted-2", "sorted-4")
+SORTED = ("sorted-1", "sorted-2", "sorted-4")
 NAMES = {"resnet": "ResNet", "mobilenetv2": "MobileNetV2"}
 NOTES = {
     "min_retention": "test accuracy of the least accurate of 160 sub-models and all seeds, relative to the full model that was "
