@@ -112,6 +112,12 @@ class Bundle:
                     outputs.setdefault(names[0], {})[names[1]] = arrays[key]
         return inputs, outputs
 
+    @cached_property
+    def selftest_inputs(self) -> dict[str, NDArray[Any]]:
+        """The self-test's inputs alone, by name."""
+        with np.load(self._locate(self.manifest.selftest.file), allow_pickle=False) as arrays:
+            return {key.partition("/")[2]: arrays[key] for key in arrays.files if key.startswith("input/")}
+
     def devices(self) -> list[str]:
         """Names of the devices that a profile is here for."""
         return sorted(path.stem for path in (self.path / PROFILES_FOLDER).glob("*.json"))

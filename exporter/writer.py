@@ -32,7 +32,7 @@ from exporter.atomic import built_beside
 from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle, BundleError
 from exporter.graph import Template
 from exporter.manifest import FORMAT_VERSION, Manifest, sealed
-from exporter.session import open_session, relative_error, run_session
+from exporter.session import SessionOptions, open_session, relative_error, run_session
 from exporter.template import dynamic_axes, export_template
 from exporter.weights import WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data import Examples, as_examples, batches_of, check_labels
@@ -207,7 +207,7 @@ class _Writer:
         """Opens the graph as a device will, compares it with torch, measures its accuracy."""
         try:
             # Spinning threads of ONNX Runtime would take the cores from torch (4 times slower on 2 cores).
-            session = open_session(draft.path, threads=1, spinning=False)
+            session = open_session(draft.path, SessionOptions(threads=1, spinning=False))
             error = relative_error(run_session(session, self.inputs), draft.expected)
             if not error <= PARITY:
                 problem = f"the graph differs from torch by {error:.2e} relative to the largest output; allowed is {PARITY:.0e}"
