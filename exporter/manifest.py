@@ -38,6 +38,17 @@ class TensorSpec(_Model):
     shape: tuple[int | str, ...]
 
 
+class LayerEntry(_Model):
+    """What the cost of a convolution or matrix product depends on, for one example. Numbers of elements."""
+
+    kind: str
+    macs: Annotated[int, Field(ge=0)]
+    weights: Annotated[int, Field(ge=0)]
+    activations: Annotated[int, Field(ge=0)]  # read and written
+    channels_in: Annotated[int, Field(ge=1)]
+    channels_out: Annotated[int, Field(ge=1)]
+
+
 class SubModelEntry(_Model):
     """One sub-model of the bundle."""
 
@@ -49,6 +60,7 @@ class SubModelEntry(_Model):
     graph: RelativePath
     topology: Sha256  # of the operators that the graph has in common with other sizes
     precision: str
+    layers: tuple[tuple[int, int], ...] = ()  # index into the manifest's layers, and how many of it
 
 
 class FileEntry(_Model):
@@ -72,6 +84,7 @@ class Manifest(_Model):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     submodels: Annotated[tuple[SubModelEntry, ...], Field(min_length=1)]
+    layers: tuple[LayerEntry, ...] = ()  # all that a sub-model has
     weights: RelativePath
     selftest: SelfTest
     files: dict[RelativePath, FileEntry]

@@ -37,7 +37,7 @@ from exporter.template import dynamic_axes, export_template
 from exporter.weights import WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data import Examples, as_examples, batches_of, check_labels
 from trainer.family import family_name
-from trainer.macs import MacCounter
+from trainer.macs import LayerShape, MacCounter
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
 
@@ -103,6 +103,7 @@ class _Draft:
     topology: str
     expected: Outputs
     macs: int
+    layers: Mapping[LayerShape, int]
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class _Writer:
         self.inputs = self._selftest_inputs()
         self.templates: dict[frozenset[str], Template] = {}
         self.layout: dict[str, StoredTensor] = {}
+        self.layers: dict[LayerShape, int] = {}  # all that were seen, numbered
 
     def write(
         self, submodels: Sequence[SubModel], training: dict[str, Any], files: Mapping[str, bytes], progress: bool
@@ -166,8 +168,10 @@ class _Writer:
         if topology not in self.templates:
             self.templates[topology] = self._template(sub)
         template = self.templates[topology]
-        expected, macs = self._torch_outputs(sub)
-        return _Draft(sub, self._write_graph(sub, template), template.digest, expected, macs)
+        expected, counter = self._torch_outputs(sub)
+        layers = {_of_one_example(shape): count for shape, count in counter.layers.items()}
+        macs = counter.macs // SELFTEST_EXAMPLES
+        return _Draft(sub, self._write_graph(sub, template), template.digest, expected, macs, layers)
 
     def _proved(self, draft: _Draft, found: _Examined) -> tuple[_Draft, float | None]:
         """The draft of a graph that is equal to its torch sub-model, and its accuracy; raises ExportError when it is not.
@@ -194,14 +198,14 @@ class _Writer:
         return path
 
     @torch.no_grad()
-    def _torch_outputs(self, sub: SubModel) -> tuple[Outputs, int]:
-        """What torch answers to the self-test inputs, and the multiply-accumulates of one example."""
+    def _torch_outputs(self, sub: SubModel) -> tuple[Outputs, MacCounter]:
+        """What torch answers to the self-test inputs, and the multiply-accumulates of that."""
         device = next(self.nested.full.parameters()).device
         inputs = [torch.from_numpy(array).to(device) for array in self.inputs.values()]
         parameters = self.nested.view(sub)
         with MacCounter() as counter:
             logits = self.nested.call(sub, inputs, parameters)
-        return {self.nested.family.output_name: logits.cpu().numpy()}, counter.macs // SELFTEST_EXAMPLES
+        return {self.nested.family.output_name: logits.cpu().numpy()}, counter
 
     def _examine(self, draft: _Draft) -> _Examined:
         """Opens the graph as a device will, compares it with torch, measures its accuracy."""
@@ -243,6 +247,7 @@ class _Writer:
             "graph": f"{MODELS_FOLDER}/{sub.id}.onnx",
             "topology": draft.topology,
             "precision": "fp32",
+            "layers": [(self.layers.setdefault(shape, len(self.layers)), n) for shape, n in draft.layers.items()],
         }
 
     def _accuracy(self, session: ort.InferenceSession) -> float | None:
@@ -273,6 +278,7 @@ class _Writer:
                 )
             ],
             "submodels": entries,
+            "layers": [shape._asdict() for shape in self.layers],
             "weights": f"{MODELS_FOLDER}/{WEIGHTS_FILE}",
             "selftest": {"file": SELFTEST_FILE, "tolerance": SELFTEST_TOLERANCE},
             "files": {path.relative_to(self.folder).as_posix(): _file_entry(path) for path in written},
@@ -282,6 +288,10 @@ class _Writer:
         text = json.dumps(sealed(json.loads(json.dumps(document))), indent=1)
         (self.folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         return Manifest.model_validate_json(text)
+
+
+def _of_one_example(shape: LayerShape) -> LayerShape:
+    return shape._replace(macs=shape.macs // SELFTEST_EXAMPLES, activations=shape.activations // SELFTEST_EXAMPLES)
 
 
 def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:
