@@ -16,7 +16,13 @@ from device_profiles.schema import DeviceInfo
 
 
 def describe_device(
-    *, name: str | None = None, threads: int | None = None, onnxruntime: str, execution_provider: str, label: str = ""
+    *,
+    name: str | None = None,
+    threads: int | None = None,
+    onnxruntime: str,
+    execution_provider: str,
+    energy: str = "",
+    label: str = "",
 ) -> DeviceInfo:
     """This device; `threads` defaults to the physical cores, `name` to `default_device_name`."""
     cores = physical_cores()
@@ -30,6 +36,7 @@ def describe_device(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         onnxruntime=onnxruntime,
         execution_provider=execution_provider,
+        energy=energy,
         label=label,
     )
 

@@ -24,7 +24,7 @@ VECTOR_CHANNELS = 16
 """Channels are computed in blocks of up to so many (AVX-512); what is missing in the last one costs as much."""
 
 
-_ADDITIONAL: tuple[Figure, ...] = ("load_ms", "memory_mb")
+_ADDITIONAL: tuple[Figure, ...] = ("load_ms", "memory_mb", "energy_mj")
 
 
 class LayerShape(Protocol):
@@ -159,7 +159,7 @@ def predict(
     """The measurements with those of all other sub-models of `counts` predicted, and how far each figure may be off.
 
     The upper percentiles of a predicted latency lie as far above its median as those of the measured do, in the median.
-    Energy is not predicted. Raises ValueError for a bundle without layers, or when nothing was measured.
+    Raises ValueError for a bundle without layers, or when nothing was measured.
     """
     if not measured:
         raise ValueError("nothing to predict from: no sub-model was measured")

@@ -40,6 +40,7 @@ class DeviceInfo(_Model):
     os: str
     onnxruntime: str
     execution_provider: str
+    energy: str = ""  # what the energy was read from, if it is known
     label: str = ""  # in words, what this is and under which conditions it was measured
 
 

@@ -41,11 +41,11 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--set", "--usage-scaling"},
     "export": CONTRACT["export"] - {"--int8"},
     "inspect": CONTRACT["inspect"] | {"--device"},
-    "profile": CONTRACT["profile"] - {"--measure"} | {"--label"},
-    "run": CONTRACT["run"] | {"--device"},
+    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
+    "run": CONTRACT["run"] | {"--device", "--cache"},
     "report": CONTRACT["report"] | {"--device"},
 }
-LATER = {"--int8", "--measure"}  # of the contract, and not there yet
+LATER = {"--int8"}  # of the contract, and not there yet
 HEAVY = {"torch", "onnx", "onnxruntime", "flask", "plotly", "jinja2", "sklearn", "numpy"}
 
 
