@@ -131,13 +131,14 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, from `sortednet train`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.inspection import inspect as inspect_bundle
     from exporter.run import export_run
 
-    bundle = export_run(run, out, submodels.split(",") if submodels else None)
+    bundle = export_run(run, out, submodels.split(",") if submodels else None, int8=int8)
     if as_json:
         _print_json(inspect_bundle(bundle))
         return

@@ -154,7 +154,7 @@ def session_opener(
 
 def _key(bundle: Bundle, submodel: str) -> str:
     files = bundle.manifest.files
-    needed = [bundle.submodel(submodel).graph, bundle.manifest.weights]
+    needed = [bundle.submodel(submodel).graph, bundle.weights_path(submodel)]
     parts = [_FORMAT, ort.__version__, cpu_model(), cpu_features(), *(files[name].sha256 for name in needed)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
