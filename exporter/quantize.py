@@ -4,7 +4,8 @@ A weight of the full model is quantized once per output channel, symmetrically; 
 prefix's quantization, and every graph takes its cut of the same bytes. What ONNX Runtime folds into a weight when it
 optimizes a graph, BatchNorm above all, is a factor per output channel: it belongs to the sub-model's scales (its sign, which
 is the same for all sub-models, to the shared integers). Where operators are quantized, and the scales of activations, from
-running the sub-model on training data, are ONNX Runtime's own static quantization; see its documentation on QDQ.
+running the sub-model on training data, are ONNX Runtime's own static quantization; see its documentation on QDQ. The rows
+of an embedding are looked up as integers and then scaled, by one number for all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from exporter.graph import PRODUCER, Builder
 from exporter.weights import ALIGNMENT, INT8_WEIGHTS_FILE, StoredTensor
@@ -66,15 +68,22 @@ class Quantizer:
     def __init__(self, nested: NestedModel, graphs: Mapping[SubModel, Path], feeds: Feeds, file: BinaryIO) -> None:
         self._nested, self._graphs, self._feeds = nested, graphs, feeds
         self._weights: dict[str, _Quantized] = {}
+        self._embeddings: dict[str, _Quantized | None] = {}
         signs: dict[str, Array] = {}
         for sub in graphs:
             if any(sub != other and sub <= other for other in graphs):
                 continue  # the larger one has all its weights
-            for weight in self._folded(sub, _optimized(graphs[sub])):
+            optimized = _optimized(graphs[sub])
+            self._embeddings |= dict.fromkeys(_embeddings(optimized, self._original(sub), self._view(sub)).values())
+            for weight in self._folded(sub, optimized):
                 known = signs.setdefault(weight.parameter, np.ones(self._full(weight.parameter).shape[0]))
                 known[self._channels(sub, weight)[weight.factors < 0]] = -1
         for name, of_channels in signs.items():
             self._weights[name] = _append(self._full(name), of_channels, file)
+        for name in self._embeddings:
+            whole = self._full(name)
+            stored = _append(whole.reshape(1, -1), np.ones(1), file)
+            self._embeddings[name] = replace(stored, stored=replace(stored.stored, shape=whole.shape))
 
     def write(self, sub: SubModel, target: Path) -> None:
         """The int8 graph of a sub-model."""
@@ -83,6 +92,7 @@ class Quantizer:
         quantized = _quantize(optimized, {w.initializer: self._scales(sub, w) for w in shared}, self._feeds)
         _leave_outputs_as_they_are(quantized.graph)
         segments = self._nested.segments(sub)
+        embeddings = _embeddings(optimized, self._original(sub), self._view(sub))
         build = Builder(quantized.graph, INT8_WEIGHTS_FILE)
         for weight in shared:
             _drop_initializer(quantized.graph, f"{weight.initializer}_quantized")
@@ -93,6 +103,11 @@ class Quantizer:
                 build.transposed(name, stored, segments[canonical])
             else:
                 build.parameter(name, stored, segments[canonical])
+        for initializer, parameter in embeddings.items():
+            embedding = self._embeddings.get(parameter)
+            if embedding is not None:
+                _look_up_integers(quantized.graph, initializer, embedding)
+                build.parameter(initializer, embedding.stored, segments[self._nested.canonical_names[parameter]])
         build.finish()
         target.write_bytes(_compact(quantized).SerializeToString(deterministic=True))
 
@@ -100,9 +115,14 @@ class Quantizer:
         full: Array = self._nested.full.get_parameter(name).detach().cpu().numpy()
         return full
 
+    def _view(self, sub: SubModel) -> dict[str, Array]:
+        return {name: p.detach().cpu().numpy() for name, p in self._nested.view(sub).items()}
+
+    def _original(self, sub: SubModel) -> GraphProto:
+        return onnx.load(self._graphs[sub], load_external_data=False).graph
+
     def _folded(self, sub: SubModel, optimized: ModelProto) -> list[_Folded]:
-        view = {name: p.detach().cpu().numpy() for name, p in self._nested.view(sub).items()}
-        return _folded_weights(optimized, onnx.load(self._graphs[sub], load_external_data=False), view)
+        return _folded_weights(optimized, self._original(sub), self._view(sub))
 
     def _channels(self, sub: SubModel, weight: _Folded) -> NDArray[np.int64]:
         """Which output channels of the full parameter the sub-model has."""
@@ -144,6 +164,7 @@ def _quantize(model: ModelProto, weights: Mapping[str, tuple[int, Array]], feeds
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry} - {"Gather"}),
             extra_options={"TensorQuantOverrides": overrides},
         )
         return onnx.load(target)
@@ -163,10 +184,10 @@ def _optimized(graph: Path) -> ModelProto:
         target.unlink(missing_ok=True)
 
 
-def _folded_weights(optimized: ModelProto, original: ModelProto, parameters: Mapping[str, Array]) -> list[_Folded]:
+def _folded_weights(optimized: ModelProto, original: GraphProto, parameters: Mapping[str, Array]) -> list[_Folded]:
     """The weights of the optimized graph that are a parameter's values times a factor per output channel."""
     values = {tensor.name: tensor for tensor in optimized.graph.initializer}
-    sources = _parameters_by_output(original.graph, parameters)
+    sources = _parameters_by_output(original, parameters)
     found = {}
     for node in optimized.graph.node:
         parameter = sources.get(node.output[0])
@@ -203,6 +224,27 @@ def _parameters_by_output(graph: GraphProto, parameters: Mapping[str, Array]) ->
             if len(following) == 1 and following[0].op_type in ("BatchNormalization", "Add"):
                 found[following[0].output[0]] = name
     return found
+
+
+def _embeddings(optimized: ModelProto, original: GraphProto, parameters: Mapping[str, Array]) -> dict[str, str]:
+    """Initializers whose rows are looked up, and which parameter they are."""
+    values = {tensor.name for tensor in optimized.graph.initializer}
+    sources = {n.output[0]: n.input[0] for n in original.node if n.op_type == "Gather" and n.input[0] in parameters}
+    gathers = [node for node in optimized.graph.node if node.op_type == "Gather" and node.input[0] in values]
+    return {node.input[0]: sources[node.output[0]] for node in gathers if node.output[0] in sources}
+
+
+def _look_up_integers(graph: GraphProto, initializer: str, embedding: _Quantized) -> None:
+    """Takes the values away, which the shared file has, and scales what is looked up."""
+    _drop_initializer(graph, initializer)
+    scale, zero = f"{initializer}.scale", f"{initializer}.zero"
+    graph.initializer.append(numpy_helper.from_array(np.float32(embedding.scales[0]), scale))
+    graph.initializer.append(numpy_helper.from_array(np.int8(0), zero))
+    for place, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "Gather" and node.input[0] == initializer:
+            result, integers = node.output[0], f"{node.output[0]}.integers"
+            node.output[0] = integers
+            graph.node.insert(place + 1, onnx.helper.make_node("DequantizeLinear", [integers, scale, zero], [result]))
 
 
 def _factors(weight: Array, source: Array) -> Array | None:
