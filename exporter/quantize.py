@@ -238,8 +238,8 @@ def _look_up_integers(graph: GraphProto, initializer: str, embedding: _Quantized
     """Takes the values away, which the shared file has, and scales what is looked up."""
     _drop_initializer(graph, initializer)
     scale, zero = f"{initializer}.scale", f"{initializer}.zero"
-    graph.initializer.append(numpy_helper.from_array(np.float32(embedding.scales[0]), scale))
-    graph.initializer.append(numpy_helper.from_array(np.int8(0), zero))
+    graph.initializer.append(numpy_helper.from_array(np.array(embedding.scales[0], np.float32), scale))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), zero))
     for place, node in reversed(list(enumerate(graph.node))):
         if node.op_type == "Gather" and node.input[0] == initializer:
             result, integers = node.output[0], f"{node.output[0]}.integers"
