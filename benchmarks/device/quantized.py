@@ -22,7 +22,7 @@ def measure(rounds: int = 200) -> Figures:
         largest = fp32(bundle)[-1]
         sessions = [open_session(bundle.graph_path(sub), ONE_THREAD) for sub in (largest, f"{largest}-int8")]
         feed = one_input(bundle)
-        taken = np.array([[timed(lambda s=s: s.run(None, feed)) for s in sessions] for _ in range(rounds)])  # type: ignore[misc]
+        taken = np.array([[timed(lambda s=s, f=feed: s.run(None, f)) for s in sessions] for _ in range(rounds)])  # type: ignore[misc]
         full, integers = np.median(taken[rounds // 10 :], axis=0)
         found[f"int8_latency_ratio.{name}"] = float(integers / full)
         found[f"int8_bundle_ratio.{name}"] = bundle.bytes_total / (
