@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from device_profiles import Profile
+    from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ AccuracyOption = Annotated[float | None, typer.Option("--min-accuracy", help="At
 PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
 ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, energy or latency.")]
 BatteryOption = Annotated[float | None, typer.Option(help="State of charge in per cent.")]
+CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]
 DischargingOption = Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")]
 
 
@@ -127,13 +128,14 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, from `sortednet train`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.inspection import inspect as inspect_bundle
     from exporter.run import export_run
 
-    bundle = export_run(run, out, submodels.split(",") if submodels else None)
+    bundle = export_run(run, out, submodels.split(",") if submodels else None, int8=int8)
     if as_json:
         _print_json(inspect_bundle(bundle))
         return
@@ -164,14 +166,16 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
             "" if entry.accuracy is None else f"{entry.accuracy:.4f}",
             f"{entry.accuracy / best:.1%}" if entry.accuracy is not None and best else "",
             _short(opened.manifest.files[entry.graph].bytes),
-            f"{cost.latency_ms.p50:.3f}" if cost else "",
-            f"{cost.memory_mb:.2f}" if cost and cost.memory_mb is not None else "",
+            _figure(cost, "latency_ms", 3),
+            _figure(cost, "memory_mb", 2),
         )
     Console().print(table)
     total, weights = opened.bytes_total, opened.weights_bytes
     typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
     if profile:
-        typer.echo(f"Costs as measured on {profile.device.name} ({profile.device.cpu}, {profile.device.threads} threads)")
+        marked = ", ~: predicted" if profile.prediction else ""
+        info = profile.device
+        typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
     elif opened.devices():
         typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
 
@@ -206,7 +210,14 @@ def profile(
     device: Annotated[str | None, typer.Option(help="The profile's name. Default: CPU model, cores and threads.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Per inference. Default: the physical cores.")] = None,
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    measure: Annotated[int | None, typer.Option(min=2, help="Measure so many, predict the others.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs each. Default: until the median is stable.")] = None,
+    watts: Annotated[
+        float | None, typer.Option(help="Per busy core: for the energy where the machine has no counters.", show_default=False)
+    ] = None,
+    provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
+    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively: faster, but keeps the cores busy.")] = True,
+    cache: CacheOption = True,
     label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -217,15 +228,31 @@ def profile(
 
     opened = Bundle(bundle)
     names = submodels.split(",") if submodels else None
-    measured = profile_bundle(opened, device=device, label=label, threads=threads, submodels=names, repeats=repeats)
+    measured = profile_bundle(
+        opened,
+        device=device,
+        label=label,
+        threads=threads,
+        submodels=names,
+        predict_from=measure,
+        repeats=repeats,
+        watts=watts,
+        provider=provider,
+        spinning=spinning,
+        cache=cache,
+    )
     write_profile(measured, opened.path / PROFILES_FOLDER / f"{measured.device.name}.json")
     if as_json:
         typer.echo(measured.model_dump_json())
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
-    typer.echo(f"Measured {len(measured.submodels)} sub-models on {measured.device.name}:")
+    count = sum(m.source["latency_ms"] == "measured" for m in measured.submodels.values())
+    typer.echo(f"Measured {count} sub-models on {measured.device.name}:")
     typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50)")
+    for figure, error in measured.prediction.items():
+        others = f"{figure} of the other {len(measured.submodels) - count}"
+        typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
     typer.echo(f"Next: sortednet select {bundle} --latency-ms {(fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2:.2g}")
 
 
@@ -280,6 +307,7 @@ def run(
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    cache: CacheOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
@@ -295,7 +323,7 @@ def run(
         percentile=percentile,
         objective=objective,
     )
-    runtime = Runtime(bundle, device=device)
+    runtime = Runtime(bundle, device=device, load_ahead=False, cache=cache)
     result = runtime.run(read_inputs(input), budget)
     if output:
         write_outputs(output, result.outputs)
@@ -349,6 +377,15 @@ def _own_profile(bundle: Bundle) -> Profile | None:
 
 def _right(*names: str) -> list[Column]:
     return [Column(name, justify="right", no_wrap=True) for name in names]
+
+
+def _figure(cost: Measurement | None, name: Literal["latency_ms", "memory_mb"], digits: int) -> str:
+    """For a table; `~` marks what is predicted."""
+    value = getattr(cost, name) if cost else None
+    if cost is None or value is None:
+        return ""
+    mark = "~" if cost.source[name] == "predicted" else ""
+    return f"{mark}{value.p50 if name == 'latency_ms' else value:.{digits}f}"
 
 
 def _short(number: int) -> str:

@@ -16,7 +16,13 @@ from device_profiles.schema import DeviceInfo
 
 
 def describe_device(
-    *, name: str | None = None, threads: int | None = None, onnxruntime: str, execution_provider: str, label: str = ""
+    *,
+    name: str | None = None,
+    threads: int | None = None,
+    onnxruntime: str,
+    execution_provider: str,
+    energy: str = "",
+    label: str = "",
 ) -> DeviceInfo:
     """This device; `threads` defaults to the physical cores, `name` to `default_device_name`."""
     cores = physical_cores()
@@ -30,6 +36,7 @@ def describe_device(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         onnxruntime=onnxruntime,
         execution_provider=execution_provider,
+        energy=energy,
         label=label,
     )
 
@@ -61,18 +68,27 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+@functools.cache
+def cpu_features() -> str:
+    """The instruction sets of the processor, as the system lists them; empty where it does not."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return " ".join(sorted(found.group(1).split())) if found else ""
+
+
 def private_memory_mb() -> float | None:
     """Memory (MiB) that would be freed if this process ended; None where the system does not tell.
 
     Freed memory is handed back to the system first, so that the difference of two readings is what was added between.
     """
     gc.collect()
-    _return_freed_memory()
+    return_freed_memory()
     unique = getattr(psutil.Process().memory_full_info(), "uss", None)  # not on BSD, nor in a kernel without smaps
     return None if unique is None else float(unique) / 2**20
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # another C library than glibc

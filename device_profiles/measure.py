@@ -10,15 +10,16 @@ import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from device_profiles.energy import EnergyMeter
 from device_profiles.host import private_memory_mb
-from device_profiles.schema import LatencyMs, Measurement
+from device_profiles.schema import Figure, LatencyMs, Measurement, Source
 
 Run = Callable[[], object]
 Load = Callable[[str], Run]
@@ -38,15 +39,22 @@ class _Samples:
     rounds_ms: list[list[float]] = field(default_factory=list)
     load_ms: list[float] = field(default_factory=list)
     memory_mb: list[float] = field(default_factory=list)
+    energy_mj: list[float] = field(default_factory=list)
 
 
 def measure(
-    load: Load, submodels: Sequence[str], *, repeats: int | None = None, show_progress: bool = True, seed: int = 0
+    load: Load,
+    submodels: Sequence[str],
+    *,
+    repeats: int | None = None,
+    meter: EnergyMeter | None = None,
+    show_progress: bool = True,
+    seed: int = 0,
 ) -> dict[str, Measurement]:
     """Measures every sub-model. `load(id)` opens one and returns the call to time; dropping the call closes it.
 
     `repeats`: timed runs per sub-model; by default as many as make the median stable: 5 rounds, then up to 15 for those
-    whose rounds still disagree. Energy is not measured here and stays None.
+    whose rounds still disagree. Energy is known with a `meter` only.
     """
     order = random.Random(seed)
     samples = {name: _Samples() for name in submodels}
@@ -64,10 +72,10 @@ def measure(
                 progress.update(task, total=(progress.tasks[0].total or 0) + len(names))
             for name in order.sample(names, len(names)):
                 left = limit - sum(len(r) for r in samples[name].rounds_ms)
-                _one_round(load, name, samples[name], min(per_round, left), seconds)
+                _one_round(load, name, samples[name], min(per_round, left), seconds, meter)
                 if progress and task is not None:
                     progress.advance(task)
-    return {name: _summary(s) for name, s in samples.items()}
+    return {name: _summary(s, meter) for name, s in samples.items()}
 
 
 @contextmanager
@@ -82,7 +90,7 @@ def _collections_made_short() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _one_round(load: Load, name: str, samples: _Samples, runs: int, seconds: float) -> None:
+def _one_round(load: Load, name: str, samples: _Samples, runs: int, seconds: float, meter: EnergyMeter | None) -> None:
     memory_before = private_memory_mb()
     begun = time.perf_counter()
     run = load(name)
@@ -101,6 +109,18 @@ def _one_round(load: Load, name: str, samples: _Samples, runs: int, seconds: flo
         timed.append((time.perf_counter() - begun) * 1e3)
     if timed:
         samples.rounds_ms.append(timed)
+    if meter is not None:
+        with suppress(OSError):  # a battery that was taken out, say
+            samples.energy_mj.append(_energy_mj(run, meter))
+
+
+def _energy_mj(run: Run, meter: EnergyMeter) -> float:
+    """Of one run, from as many as the meter needs to see a difference."""
+    begun, before, runs = time.perf_counter(), meter.joules(), 0
+    while runs < 3 or time.perf_counter() - begun < meter.window_s:
+        run()
+        runs += 1
+    return 1e3 * (meter.joules() - before) / runs
 
 
 def _settled(samples: _Samples) -> bool:
@@ -110,16 +130,20 @@ def _settled(samples: _Samples) -> bool:
     return bool(error <= SETTLED * np.median(medians))
 
 
-def _summary(samples: _Samples) -> Measurement:
+def _summary(samples: _Samples, meter: EnergyMeter | None) -> Measurement:
     timed = np.concatenate([np.array(r) for r in samples.rounds_ms])
     p50, p90, p99 = (round(float(v), 5) for v in np.percentile(timed, [50, 90, 99]))
-    figures: dict[str, float] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
+    figures: dict[Figure, float] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
     if samples.memory_mb:
         figures["memory_mb"] = round(float(np.median(samples.memory_mb)), 3)
+    source: dict[Figure, Source] = {"latency_ms": "measured", **dict.fromkeys(figures, "measured")}
+    if meter is not None and samples.energy_mj:
+        figures["energy_mj"] = round(float(np.median(samples.energy_mj)), 5)
+        source["energy_mj"] = meter.source
     return Measurement(
         latency_ms=LatencyMs(p50=p50, p90=p90, p99=p99, mean=round(float(timed.mean()), 5), n=len(timed)),
         **figures,
-        source=dict.fromkeys(("latency_ms", *figures), "measured"),  # type: ignore[arg-type]
+        source=source,
     )
 
 

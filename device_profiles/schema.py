@@ -12,6 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 Source = Literal["measured", "predicted", "declared"]
 """Where a figure comes from. Nothing in a profile is without one."""
 
+Figure = Literal["latency_ms", "load_ms", "memory_mb", "energy_mj"]
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,6 +40,7 @@ class DeviceInfo(_Model):
     os: str
     onnxruntime: str
     execution_provider: str
+    energy: str = ""  # what the energy was read from, if it is known
     label: str = ""  # in words, what this is and under which conditions it was measured
 
 
@@ -48,7 +51,7 @@ class LatencyMs(_Model):
     p90: Positive
     p99: Positive
     mean: Positive
-    n: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=0)]  # 0 where they are predicted
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -64,7 +67,7 @@ class Measurement(_Model):
     load_ms: NotNegative | None = None  # to open the sub-model's session, median
     memory_mb: NotNegative | None = None  # private memory that the open session and its first run added, median
     energy_mj: NotNegative | None = None  # of one inference
-    source: dict[Literal["latency_ms", "load_ms", "memory_mb", "energy_mj"], Source]
+    source: dict[Figure, Source]
 
     @model_validator(mode="after")
     def _every_figure_has_a_source(self) -> Self:
@@ -74,6 +77,13 @@ class Measurement(_Model):
         return self
 
 
+class PredictionError(_Model):
+    """Of a predicted figure, relative to it: from predicting each measured sub-model from the others."""
+
+    median: NotNegative
+    p95: NotNegative
+
+
 class Profile(_Model):
     """One device's measurements of one bundle."""
 
@@ -81,6 +91,7 @@ class Profile(_Model):
     bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # the bundle's fingerprint: its networks, not its weights
     measured_at: AwareDatetime
     submodels: Annotated[dict[str, Measurement], Field(min_length=1)]
+    prediction: dict[Figure, PredictionError] = {}  # by figure, where some are predicted
 
 
 def read_profile(path: str | Path) -> Profile:

@@ -2,7 +2,7 @@
 
 bundle/
   manifest.json            what is here, every file's sha256 and size
-  models/weights.bin       the full model's parameters, once
+  models/weights.bin       the full model's parameters, once; and weights.int8.bin, where there are int8 graphs
   models/<sub-model>.onnx  one graph per sub-model
   selftest.npz             a few inputs, and each sub-model's expected outputs
   profiles/<device>.json   what was measured on that device; written later, not in the manifest
@@ -62,6 +62,11 @@ class Bundle:
         """The sub-model's ONNX file; opens in stock ONNX Runtime by itself."""
         return self.path / self.submodel(identifier).graph
 
+    def weights_path(self, identifier: str) -> str:
+        """The weights file that the sub-model's graph reads, relative to the bundle."""
+        int8 = self.submodel(identifier).precision == "int8"
+        return self.manifest.int8_weights if int8 and self.manifest.int8_weights else self.manifest.weights
+
     @property
     def name(self) -> str:
         return self.path.resolve().name
@@ -77,7 +82,7 @@ class Bundle:
 
     @property
     def weights_bytes(self) -> int:
-        return self.manifest.files[self.manifest.weights].bytes
+        return sum(self.manifest.files[name].bytes for name in self._weights_files())
 
     @property
     def bytes_total(self) -> int:
@@ -111,6 +116,12 @@ class Bundle:
                 else:
                     outputs.setdefault(names[0], {})[names[1]] = arrays[key]
         return inputs, outputs
+
+    @cached_property
+    def selftest_inputs(self) -> dict[str, NDArray[Any]]:
+        """The self-test's inputs alone, by name."""
+        with np.load(self._locate(self.manifest.selftest.file), allow_pickle=False) as arrays:
+            return {key.partition("/")[2]: arrays[key] for key in arrays.files if key.startswith("input/")}
 
     def devices(self) -> list[str]:
         """Names of the devices that a profile is here for."""
@@ -146,10 +157,16 @@ class Bundle:
         """Every path that the manifest uses is listed with a hash."""
         if len(self.submodels) != len(self.manifest.submodels):
             raise BundleError(f"{MANIFEST_FILE}: a sub-model id appears twice")
-        used = [self.manifest.weights, self.manifest.selftest.file, *(entry.graph for entry in self.manifest.submodels)]
+        graphs = (entry.graph for entry in self.manifest.submodels)
+        used = [*self._weights_files(), self.manifest.selftest.file, *graphs]
+        if not self.manifest.int8_weights and any(entry.precision == "int8" for entry in self.manifest.submodels):
+            raise BundleError(f"{MANIFEST_FILE}: there are int8 sub-models but no int8_weights")
         for name in used:
             if name not in self.manifest.files:
                 raise BundleError(f"{MANIFEST_FILE}: {name} is used but not listed under files")
+
+    def _weights_files(self) -> list[str]:
+        return [name for name in (self.manifest.weights, self.manifest.int8_weights) if name is not None]
 
     def _locate(self, name: str) -> Path:
         """The file behind a manifest's path; links are refused, because they could leave the bundle."""

@@ -40,7 +40,7 @@ class Template:
         """The sub-model's graph; its external tensors lie in `weights.bin` beside it."""
         model = ModelProto()
         model.CopyFrom(self._stripped)
-        build = _Builder(model.graph)
+        build = Builder(model.graph)
         segments = self._nested.segments(sub)
         canonical = self._nested.canonical_names
         for name in self._parameters:
@@ -58,11 +58,12 @@ class Template:
         return model
 
 
-class _Builder:
+class Builder:
     """Adds initializers, and the nodes that derive from them, to a graph."""
 
-    def __init__(self, graph: GraphProto) -> None:
+    def __init__(self, graph: GraphProto, weights_file: str = WEIGHTS_FILE) -> None:
         self._graph = graph
+        self._weights_file = weights_file
         self._nodes: list[NodeProto] = []
         self._indices: dict[tuple[int, ...], str] = {}
 
@@ -81,6 +82,11 @@ class _Builder:
                 self._nodes.append(helper.make_node("Slice", inputs, [piece]))
         if len(pieces) > 1:
             self._concatenate(name, outputs, [0, *later], [len(segments[0]), *(len(segments[axis]) for axis in later)])
+
+    def transposed(self, name: str, stored: StoredTensor, segments: Segments) -> None:
+        """A matrix with its axes exchanged."""
+        self.parameter(f"{name}.rows_first", stored, segments)
+        self._nodes.append(helper.make_node("Transpose", [f"{name}.rows_first"], [name], perm=[1, 0]))
 
     def statistics(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """One inline tensor for all of them, in half precision when that loses nothing."""
@@ -116,7 +122,7 @@ class _Builder:
         tensor.dims.extend((count, *stored.shape[1:]) if stored.shape else ())
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (
-            ("location", WEIGHTS_FILE),
+            ("location", self._weights_file),
             ("offset", str(stored.offset + rows.start * row_bytes)),
             ("length", str(count * row_bytes)),
         ):

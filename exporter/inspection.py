@@ -10,7 +10,7 @@ from exporter.bundle import Bundle
 def inspect(bundle: Bundle) -> dict[str, Any]:
     """What a bundle holds, as JSON values; paths are relative to the bundle. A sub-model's `bytes` are its graph's: what it
     takes beside the shared weights."""
-    manifest = bundle.manifest.model_dump(mode="json")
+    manifest = bundle.manifest.model_dump(mode="json", exclude={"submodels": {"__all__": {"layers"}}})
     return {
         "format_version": manifest["format_version"],
         "family": manifest["family"],

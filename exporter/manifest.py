@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -38,6 +38,17 @@ class TensorSpec(_Model):
     shape: tuple[int | str, ...]
 
 
+class LayerEntry(_Model):
+    """What the cost of a convolution or matrix product depends on, for one example. Numbers of elements."""
+
+    kind: str
+    macs: Annotated[int, Field(ge=0)]
+    weights: Annotated[int, Field(ge=0)]
+    activations: Annotated[int, Field(ge=0)]  # read and written
+    channels_in: Annotated[int, Field(ge=1)]
+    channels_out: Annotated[int, Field(ge=1)]
+
+
 class SubModelEntry(_Model):
     """One sub-model of the bundle."""
 
@@ -48,7 +59,8 @@ class SubModelEntry(_Model):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None  # on the test split, with ONNX Runtime on this graph
     graph: RelativePath
     topology: Sha256  # of the operators that the graph has in common with other sizes
-    precision: str
+    precision: Literal["fp32", "int8"]
+    layers: tuple[tuple[int, int], ...] = ()  # index into the manifest's layers, and how many of it
 
 
 class FileEntry(_Model):
@@ -61,6 +73,10 @@ class SelfTest(_Model):
 
     file: RelativePath
     tolerance: Annotated[float, Field(gt=0, le=1)]
+    int8_tolerance: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    def tolerance_of(self, precision: str) -> float:
+        return self.int8_tolerance if precision == "int8" else self.tolerance
 
 
 class Manifest(_Model):
@@ -72,7 +88,9 @@ class Manifest(_Model):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     submodels: Annotated[tuple[SubModelEntry, ...], Field(min_length=1)]
+    layers: tuple[LayerEntry, ...] = ()  # all that a sub-model has
     weights: RelativePath
+    int8_weights: RelativePath | None = None  # beside the others, where there are int8 sub-models
     selftest: SelfTest
     files: dict[RelativePath, FileEntry]
     training: dict[str, Any]  # the record of the run: data and split, options

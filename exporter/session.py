@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,66 @@ from numpy.typing import NDArray
 
 Feed = Mapping[str, NDArray[Any]]
 
+CPU = "CPUExecutionProvider"
+_INITIALIZER_BYTES = "256"
+"""In an optimized copy initializers from this size on lie beside the graph, where they are memory-mapped."""
 
-def open_session(graph: str | Path, *, threads: int = 0, spinning: bool = True) -> ort.InferenceSession:
-    """A session on the CPU with all graph optimizations.
 
-    `threads`: 0 lets ONNX Runtime take one per physical core. `spinning=False` lets idle threads sleep: slower by some
-    microseconds per operator, but other work beside it (torch, another session) keeps its cores.
+class SessionError(ValueError):
+    """A session that this ONNX Runtime cannot give: an execution provider that is not here, a wrong number of threads."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How an inference uses the device. Raises SessionError naming the field and what is allowed."""
+
+    threads: int = 0  # 0: one per physical core
+    provider: str = CPU  # an execution provider of this ONNX Runtime: its name, with or without "ExecutionProvider"
+    spinning: bool = True  # idle threads wait actively: faster by some microseconds per operator, but cores are kept busy
+
+    def __post_init__(self) -> None:
+        if type(self.threads) is not int or self.threads < 0:
+            raise SessionError(f"threads = {self.threads!r}: allowed are whole numbers from 0")
+        object.__setattr__(self, "provider", provider_named(self.provider))
+
+
+def provider_named(name: str) -> str:
+    """ONNX Runtime's name of an execution provider that is here: `cuda` → `CUDAExecutionProvider`. Raises SessionError."""
+    present = ort.get_available_providers()
+    wanted = name.lower().removesuffix("executionprovider")
+    for provider in present:
+        if provider.lower().removesuffix("executionprovider") == wanted:
+            return str(provider)
+    short = ", ".join(provider.removesuffix("ExecutionProvider") for provider in present)
+    raise SessionError(f"provider = {name!r}: this ONNX Runtime ({ort.__version__}) has {short}")
+
+
+def open_session(
+    graph: str | Path, options: SessionOptions | None = None, *, save_optimized: Path | None = None, optimized: bool = False
+) -> ort.InferenceSession:
+    """A session with all graph optimizations; what an execution provider does not take runs on the CPU.
+
+    `save_optimized` also writes the optimized graph there, its weights beside it. `optimized` says that the graph is such
+    a copy: it is opened as it is, its weights memory-mapped.
     """
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    chosen = options or SessionOptions()
+    ort_options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    ort_options.graph_optimization_level = level.ORT_DISABLE_ALL if optimized else level.ORT_ENABLE_ALL
+    ort_options.intra_op_num_threads = chosen.threads
+    ort_options.log_severity_level = 3
+    if not chosen.spinning:
+        ort_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if save_optimized is not None:
+        ort_options.optimized_model_filepath = str(save_optimized)
+        weights = save_optimized.with_suffix(".bin").name
+        ort_options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
+        ort_options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", _INITIALIZER_BYTES
+        )
+    return ort.InferenceSession(str(graph), ort_options, providers=list(dict.fromkeys((chosen.provider, CPU))))
 
 
 def run_session(session: ort.InferenceSession, inputs: Feed) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,7 @@ class SelfTestResult:
 
     submodels: int
     largest_error: float  # relative to the largest output
-    tolerance: float
+    largest_int8_error: float
 
 
 def self_test(bundle: Bundle, *, advance: Callable[[], None] = lambda: None) -> SelfTestResult:
@@ -24,8 +24,7 @@ def self_test(bundle: Bundle, *, advance: Callable[[], None] = lambda: None) -> 
     Raises BundleError naming the graph whose outputs differ by more than the manifest's tolerance, or do not load.
     """
     inputs, expected = bundle.selftest()
-    tolerance = bundle.manifest.selftest.tolerance
-    largest = 0.0
+    largest = dict.fromkeys(("fp32", "int8"), 0.0)
     for name, entry in bundle.submodels.items():
         if name not in expected:
             raise BundleError(f"{bundle.manifest.selftest.file}: holds no outputs of sub-model {name}")
@@ -34,10 +33,11 @@ def self_test(bundle: Bundle, *, advance: Callable[[], None] = lambda: None) -> 
         except Exception as error:  # ONNX Runtime raises its own types, one per status code
             raise BundleError(f"{entry.graph}: does not run: {error}") from error
         error_found = relative_error(outputs, expected[name])
+        tolerance = bundle.manifest.selftest.tolerance_of(entry.precision)
         if not error_found <= tolerance:
             raise BundleError(
                 f"{entry.graph}: its outputs on this device are off by {error_found:.2e}, allowed is {tolerance:.0e}"
             )
-        largest = max(largest, error_found)
+        largest[entry.precision] = max(largest[entry.precision], error_found)
         advance()
-    return SelfTestResult(len(bundle.submodels), largest, tolerance)
+    return SelfTestResult(len(bundle.submodels), largest["fp32"], largest["int8"])

@@ -10,6 +10,7 @@ from torch import Tensor
 from trainer.nested import NestedModel
 
 WEIGHTS_FILE = "weights.bin"
+INT8_WEIGHTS_FILE = "weights.int8.bin"
 ALIGNMENT = 64  # bytes: one cache line, and enough for every vector load
 
 

@@ -32,12 +32,12 @@ from exporter.atomic import built_beside
 from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle, BundleError
 from exporter.graph import Template
 from exporter.manifest import FORMAT_VERSION, Manifest, sealed
-from exporter.session import open_session, relative_error, run_session
+from exporter.session import SessionOptions, open_session, relative_error, run_session
 from exporter.template import dynamic_axes, export_template
-from exporter.weights import WEIGHTS_FILE, StoredTensor, write_weights
+from exporter.weights import INT8_WEIGHTS_FILE, WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data import Examples, as_examples, batches_of, check_labels
 from trainer.family import family_name
-from trainer.macs import MacCounter
+from trainer.macs import LayerShape, MacCounter
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
 
@@ -47,6 +47,7 @@ SELFTEST_EXAMPLES = 2
 SELFTEST_TOLERANCE = 1e-3
 """Looser than PARITY: another CPU sums in another order."""
 ACCURACY_BATCH = 256
+INT8_EXAMPLES, INT8_BATCH = 512, 64  # of training data, for the ranges of activations
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -60,6 +61,7 @@ def export(
     out: str | Path,
     *,
     test_data: Examples | torch.utils.data.Dataset[Any] | tuple[Tensor, Tensor] | None = None,
+    int8_calibration: Examples | torch.utils.data.Dataset[Any] | tuple[Tensor, Tensor] | None = None,
     submodels: Sequence[SubModel] | None = None,
     training: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
@@ -68,9 +70,10 @@ def export(
     """Writes the bundle `out` and returns it, opened.
 
     `test_data`: accuracy of every graph is measured on it with ONNX Runtime; without it the accuracies are unknown.
-    `submodels`: which ones, default all of the grid. `training`: the record of the run, kept in the manifest. `files`:
-    what else a device needs (a tokenizer), by file name. Profiles of a bundle that stood there are kept when it held the
-    same networks.
+    `int8_calibration`: training data; with them every sub-model is written in int8 as well, as `ID-int8`, the ranges of its
+    activations taken from them. `submodels`: which ones, default all of the grid. `training`: the record of the run, kept
+    in the manifest. `files`: what else a device needs (a tokenizer), by file name. Profiles of a bundle that stood there
+    are kept when it held the same networks.
 
     Raises ExportError when a sub-model is uncalibrated, when a graph differs from torch by more than 1e-4 (with its
     name and the figure), or when the bundle cannot be written; TrainerError for a test label outside the classes.
@@ -82,11 +85,13 @@ def export(
             f"sub-model {uncalibrated.id}: its BatchNorm statistics are not calibrated; call trainer.calibrate first"
         )
     examples = as_examples(test_data) if test_data is not None else None
+    calibration = as_examples(int8_calibration) if int8_calibration is not None else None
     was_training = nested.training
     nested.eval()
     try:
         with built_beside(Path(out)) as folder:
-            manifest = _Writer(nested, folder, examples).write(chosen, dict(training or {}), files or {}, show_progress)
+            writer = _Writer(nested, folder, examples)
+            manifest = writer.write(chosen, dict(training or {}), files or {}, show_progress, calibration)
             _keep_profiles(Path(out) / PROFILES_FOLDER, folder / PROFILES_FOLDER, manifest.fingerprint)
             Bundle(folder, verify=False)  # one that could not be opened must not take a good one's place
     finally:
@@ -103,6 +108,7 @@ class _Draft:
     topology: str
     expected: Outputs
     macs: int
+    layers: Mapping[LayerShape, int]
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,15 @@ class _Writer:
         self.inputs = self._selftest_inputs()
         self.templates: dict[frozenset[str], Template] = {}
         self.layout: dict[str, StoredTensor] = {}
+        self.layers: dict[LayerShape, int] = {}  # all that were seen, numbered
 
     def write(
-        self, submodels: Sequence[SubModel], training: dict[str, Any], files: Mapping[str, bytes], progress: bool
+        self,
+        submodels: Sequence[SubModel],
+        training: dict[str, Any],
+        files: Mapping[str, bytes],
+        progress: bool,
+        calibration: Examples | None,
     ) -> Manifest:
         self.models.mkdir()
         with (self.models / WEIGHTS_FILE).open("wb") as file:
@@ -142,12 +154,42 @@ class _Writer:
             except BaseException:  # Ctrl-C too: nobody waits for what is not begun yet
                 pool.shutdown(cancel_futures=True)
                 raise
+            if calibration is not None:
+                task = bar.add_task("quantizing", total=len(submodels))
+                for entry, outputs in self._int8_entries(entries, submodels, calibration):
+                    arrays.update({f"output/{entry['id']}/{name}": array for name, array in outputs.items()})
+                    entries.append(entry)
+                    bar.advance(task)
         np.savez_compressed(self.folder / SELFTEST_FILE, **arrays)  # type: ignore[arg-type]
         for name, content in files.items():
             if PurePath(name).name != name or (self.folder / name).exists() or name == MANIFEST_FILE:
                 raise ExportError(f"files: {name!r}; allowed are plain file names that the bundle does not use itself")
             (self.folder / name).write_bytes(content)
         return self._write_manifest(entries, arrays, training)
+
+    def _int8_entries(
+        self, entries: Sequence[dict[str, Any]], submodels: Sequence[SubModel], calibration: Examples
+    ) -> Iterator[tuple[dict[str, Any], Outputs]]:
+        """Of each sub-model's int8 graph: its entry, and what it answers here to the self-test's inputs."""
+        from exporter.quantize import Quantizer
+
+        batches = [batch for batch, _ in batches_of(calibration, INT8_BATCH, _spread(len(calibration), INT8_EXAMPLES))]
+        feeds = [dict(zip(self.inputs, (t.numpy() for t in batch), strict=True)) for batch in batches]
+        graphs = {sub: self.folder / entry["graph"] for sub, entry in zip(submodels, entries, strict=True)}
+        with (self.models / INT8_WEIGHTS_FILE).open("wb") as file:
+            quantizer = Quantizer(self.nested, graphs, feeds, file)
+        for entry, sub in zip(list(entries), submodels, strict=True):
+            name = f"{entry['id']}-int8"
+            path = self.models / f"{name}.onnx"
+            quantizer.write(sub, path)
+            session = open_session(path, SessionOptions(threads=1, spinning=False))
+            layers = [(self.layers.setdefault(shape, len(self.layers)), n) for shape, n in self._int8_layers(entry)]
+            own = {"id": name, "graph": f"{MODELS_FOLDER}/{name}.onnx", "precision": "int8", "layers": layers}
+            yield {**entry, **own, "accuracy": self._accuracy(session)}, run_session(session, self.inputs)
+
+    def _int8_layers(self, entry: Mapping[str, Any]) -> list[tuple[LayerShape, int]]:
+        shapes = list(self.layers)
+        return [(shapes[index]._replace(kind=f"{shapes[index].kind}, int8"), count) for index, count in entry["layers"]]
 
     def _in_order(self, submodels: Sequence[SubModel], pool: ThreadPoolExecutor) -> Iterator[tuple[_Draft, _Examined]]:
         """Each draft with what the examination found, as soon as it and all before it are examined."""
@@ -166,8 +208,10 @@ class _Writer:
         if topology not in self.templates:
             self.templates[topology] = self._template(sub)
         template = self.templates[topology]
-        expected, macs = self._torch_outputs(sub)
-        return _Draft(sub, self._write_graph(sub, template), template.digest, expected, macs)
+        expected, counter = self._torch_outputs(sub)
+        layers = {_of_one_example(shape): count for shape, count in counter.layers.items()}
+        macs = counter.macs // SELFTEST_EXAMPLES
+        return _Draft(sub, self._write_graph(sub, template), template.digest, expected, macs, layers)
 
     def _proved(self, draft: _Draft, found: _Examined) -> tuple[_Draft, float | None]:
         """The draft of a graph that is equal to its torch sub-model, and its accuracy; raises ExportError when it is not.
@@ -194,20 +238,20 @@ class _Writer:
         return path
 
     @torch.no_grad()
-    def _torch_outputs(self, sub: SubModel) -> tuple[Outputs, int]:
-        """What torch answers to the self-test inputs, and the multiply-accumulates of one example."""
+    def _torch_outputs(self, sub: SubModel) -> tuple[Outputs, MacCounter]:
+        """What torch answers to the self-test inputs, and the multiply-accumulates of that."""
         device = next(self.nested.full.parameters()).device
         inputs = [torch.from_numpy(array).to(device) for array in self.inputs.values()]
         parameters = self.nested.view(sub)
         with MacCounter() as counter:
             logits = self.nested.call(sub, inputs, parameters)
-        return {self.nested.family.output_name: logits.cpu().numpy()}, counter.macs // SELFTEST_EXAMPLES
+        return {self.nested.family.output_name: logits.cpu().numpy()}, counter
 
     def _examine(self, draft: _Draft) -> _Examined:
         """Opens the graph as a device will, compares it with torch, measures its accuracy."""
         try:
             # Spinning threads of ONNX Runtime would take the cores from torch (4 times slower on 2 cores).
-            session = open_session(draft.path, threads=1, spinning=False)
+            session = open_session(draft.path, SessionOptions(threads=1, spinning=False))
             error = relative_error(run_session(session, self.inputs), draft.expected)
             if not error <= PARITY:
                 problem = f"the graph differs from torch by {error:.2e} relative to the largest output; allowed is {PARITY:.0e}"
@@ -243,6 +287,7 @@ class _Writer:
             "graph": f"{MODELS_FOLDER}/{sub.id}.onnx",
             "topology": draft.topology,
             "precision": "fp32",
+            "layers": [(self.layers.setdefault(shape, len(self.layers)), n) for shape, n in draft.layers.items()],
         }
 
     def _accuracy(self, session: ort.InferenceSession) -> float | None:
@@ -273,7 +318,9 @@ class _Writer:
                 )
             ],
             "submodels": entries,
+            "layers": [shape._asdict() for shape in self.layers],
             "weights": f"{MODELS_FOLDER}/{WEIGHTS_FILE}",
+            "int8_weights": f"{MODELS_FOLDER}/{INT8_WEIGHTS_FILE}" if (self.models / INT8_WEIGHTS_FILE).exists() else None,
             "selftest": {"file": SELFTEST_FILE, "tolerance": SELFTEST_TOLERANCE},
             "files": {path.relative_to(self.folder).as_posix(): _file_entry(path) for path in written},
             "training": training,
@@ -282,6 +329,15 @@ class _Writer:
         text = json.dumps(sealed(json.loads(json.dumps(document))), indent=1)
         (self.folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         return Manifest.model_validate_json(text)
+
+
+def _spread(count: int, wanted: int) -> Tensor:
+    """So many indices at most, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, wanted)).long()
+
+
+def _of_one_example(shape: LayerShape) -> LayerShape:
+    return shape._replace(macs=shape.macs // SELFTEST_EXAMPLES, activations=shape.activations // SELFTEST_EXAMPLES)
 
 
 def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -56,28 +56,38 @@ class Selector:
         """For `latency_ms` (p50), `energy_mj` or `memory_mb`: ascending costs and the best that each affords."""
         return self._frontiers[50].by_cost[cost]
 
-    def select(self, budget: Budget, battery: Battery | None = None) -> Selection:
-        """The best sub-model within the budget; `feasible=False` with the nearest one when nothing fits. Never raises."""
+    def select(self, budget: Budget, battery: Battery | None = None, *, among: Collection[str] | None = None) -> Selection:
+        """The best sub-model within the budget, of `among` where that is given; `feasible=False` with the nearest of all
+        when nothing fits. Never raises."""
         if self.policy.is_low(battery):
             assert battery is not None
             saving = self.policy.saving(budget, best_accuracy=self._best_accuracy, energy_known=self._energy_known)
-            selection = self._select(saving)
+            selection = self._select(saving, among)
             if selection.feasible or budget.min_accuracy is not None:
                 return selection._replace(reason=f"battery at {battery.percent:g} % and discharging: {selection.reason}")
-        return self._select(budget)
+        return self._select(budget, among)
 
-    def _select(self, budget: Budget) -> Selection:
+    def neighbours(self, submodel: str) -> list[str]:
+        """The next better and the next worse one on the frontier of accuracy over latency; first the faster."""
+        _, candidates = self.afforded_by("latency_ms")
+        names = [candidate.submodel for candidate in candidates]
+        if submodel not in names:
+            return []
+        place = names.index(submodel)
+        return [names[i] for i in (place - 1, place + 1) if 0 <= i < len(names)]
+
+    def _select(self, budget: Budget, among: Collection[str] | None) -> Selection:
         percentile = budget.percentile
         frontier = self._frontiers[50 if percentile <= 50 else 90 if percentile <= 90 else 99]
         latency, energy, memory, floor = budget.latency_ms, budget.energy_mj, budget.memory_mb, budget.min_accuracy
         found: Candidate | None
-        if budget.objective == "accuracy" and floor is None and (latency, energy, memory).count(None) == 2:
+        if among is None and budget.objective == "accuracy" and floor is None and (latency, energy, memory).count(None) == 2:
             name = "latency_ms" if latency is not None else "energy_mj" if energy is not None else "memory_mb"
             costs, candidates = frontier.by_cost[name]
             place = bisect_right(costs, latency or energy or memory or 0.0)
             found = candidates[place - 1] if place else None
         else:
-            found = frontier.first(budget.objective, latency or inf, energy or inf, memory or inf, floor or 0.0)
+            found = frontier.first(budget.objective, latency or inf, energy or inf, memory or inf, floor or 0.0, among)
         if found is None:
             return self._nearest(budget, frontier)
         return self._selection(found, True, _reason(found, budget))
@@ -127,7 +137,9 @@ class _Frontier:
             "energy": sorted(kept, key=lambda c: (c.energy_mj, c.latency_ms if c.energy_mj == inf else 0.0, -c.accuracy)),
         }
 
-    def first(self, objective: str, latency: float, energy: float, memory: float, accuracy: float) -> Candidate | None:
+    def first(
+        self, objective: str, latency: float, energy: float, memory: float, accuracy: float, among: Collection[str] | None
+    ) -> Candidate | None:
         """The best for the objective that keeps all limits; an infinite limit is none."""
         for candidate in self.order[objective]:
             if (
@@ -135,6 +147,7 @@ class _Frontier:
                 and candidate.memory_mb <= memory
                 and candidate.energy_mj <= energy
                 and candidate.accuracy >= accuracy
+                and (among is None or candidate.submodel in among)
             ):
                 return candidate
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from device_profiles import write_profile
 from exporter import export
 from exporter.bundle import Bundle
+from selector.cache import FOLDER_VARIABLE
 from selector.profiling import profile_bundle
 from trainer import NestedModel, fit
 from trainer.data import DataSet, load_data
@@ -22,6 +24,12 @@ DEVICE = "test-device"
 def _two_threads() -> None:
     """Two threads at most, as on the machines that the tests run on."""
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also of the processes that tests start."""
+    os.environ[FOLDER_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,15 @@ def test_sorted_draws_different_sub_models_with_equal_chances() -> None:
     assert set(make_rule("sorted", GRID, 99).sample(0, 0)) == set(GRID)
 
 
+def test_sorted_draws_the_ends_of_the_grid_as_often_as_asked() -> None:
+    grid = [SubModel(width=k / 20) for k in range(1, 21)]
+    counts = Counter(sub for step in steps_of(make_rule("sorted", grid, 1, 0.2), 4000) for sub in step)
+    for end in (grid[0], grid[-1]):
+        assert counts[end] / 4000 == pytest.approx(0.1 + 0.8 / 20, abs=0.015)
+    assert counts[grid[7]] / 4000 == pytest.approx(0.8 / 20, abs=0.015)
+    assert all(len(set(step)) == 3 for step in steps_of(make_rule("sorted", grid, 3, 0.9)))
+
+
 def test_sum_computes_every_sub_model_and_full_the_largest_alone() -> None:
     assert all(step == GRID for step in steps_of(make_rule("sum", GRID, 1), 3))
     assert all(step == [GRID[-1]] for step in steps_of(make_rule("full", GRID, 3), 3))
@@ -163,6 +172,7 @@ def test_the_seed_decides_the_weights() -> None:
         ("warmup", 1.0),
         ("clip_norm", -1),
         ("label_smoothing", 1.0),
+        *(("edges", v) for v in (-0.1, 1.5)),
         ("update", "random"),
         ("optimizer", "lion"),
     ],

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import selector.runtime
 from device_profiles import LatencyMs, default_device_name, write_profile
 from exporter import export
 from exporter.bundle import Bundle, BundleError
@@ -60,6 +59,11 @@ def ranked(bundle_path: Path, tmp_path: Path) -> Path:
     return path
 
 
+def runtime_of(path: Path, **options: Any) -> Runtime:
+    """Every run takes the best of all sub-models, open or not."""
+    return Runtime(path, **{"battery": lambda: None, "load_ahead": False, **options})
+
+
 def unmeasured(bundle_path: Path, tmp_path: Path, devices: tuple[str, ...] = ()) -> Path:
     """A copy of the bundle with profiles of other devices only."""
     path = tmp_path / "unmeasured"
@@ -73,7 +77,7 @@ def unmeasured(bundle_path: Path, tmp_path: Path, devices: tuple[str, ...] = ())
 
 
 def test_outputs_are_those_of_stock_onnx_runtime_on_the_chosen_graph(ranked: Path) -> None:
-    runtime, inputs = Runtime(ranked, battery=lambda: None), images(3)
+    runtime, inputs = runtime_of(ranked), images(3)
     chosen = set()
     for limit in range(1, 7):
         result = runtime.run({INPUT: inputs}, Budget(latency_ms=limit))
@@ -87,7 +91,7 @@ def test_outputs_are_those_of_stock_onnx_runtime_on_the_chosen_graph(ranked: Pat
 
 
 def test_a_result_says_what_was_chosen_and_how_long_it_took(ranked: Path) -> None:
-    runtime = Runtime(ranked, battery=lambda: None)
+    runtime = runtime_of(ranked)
     best = max(runtime.bundle.manifest.submodels, key=lambda entry: entry.accuracy)
     result = runtime.run(images(1))
     assert result.selection == runtime.select(Budget())
@@ -100,19 +104,8 @@ def test_a_result_says_what_was_chosen_and_how_long_it_took(ranked: Path) -> Non
     assert missed.outputs[OUTPUT].shape == (1, 10)
 
 
-def test_a_session_is_opened_once_and_kept(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    real = selector.runtime.open_session
-    monkeypatch.setattr(
-        selector.runtime, "open_session", lambda graph, **kw: (opened.append(Path(graph).stem), real(graph, **kw))[1]
-    )
-    runtime = Runtime(ranked, battery=lambda: None)
-    used = [runtime.run(images(1), Budget(latency_ms=limit)).selection.submodel for limit in (1, 6, 1, 6, 6)]
-    assert opened == used[:2]
-
-
 def test_one_array_stands_for_the_only_input_and_batches_equal_single_runs(ranked: Path) -> None:
-    runtime, inputs = Runtime(ranked, battery=lambda: None), images(33)
+    runtime, inputs = runtime_of(ranked), images(33)
     whole = runtime.run(inputs).outputs[OUTPUT]
     singles = [runtime.run({INPUT: inputs[i : i + 1]}).outputs[OUTPUT][0] for i in range(33)]
     np.testing.assert_allclose(whole, singles, rtol=1e-4, atol=1e-5)
@@ -125,7 +118,7 @@ def test_one_array_stands_for_the_only_input_and_batches_equal_single_runs(ranke
 )
 def test_the_layout_of_an_array_in_memory_does_not_change_the_numbers(ranked: Path, same: Any) -> None:
     """Equal arrays give equal outputs, or are refused."""
-    runtime, inputs = Runtime(ranked, battery=lambda: None), images(2)
+    runtime, inputs = runtime_of(ranked), images(2)
     assert (same(inputs) == inputs).all()
     try:
         outputs = runtime.run(same(inputs)).outputs[OUTPUT]

@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 WORK = Path("build/training")
 EPOCHS = 16
 ABLATION_EPOCHS = 8
-MAIN = ("ours", "sandwich", "separate")  # with two seeds
+MAIN = ("ours", "sandwich", "sorted-1", "separate")  # with two seeds
 
 Data = Annotated[str, typer.Option(help="A data set as for `sortednet train`, cifar10 for example.")]
 Seed = Annotated[int, typer.Option(min=0)]

@@ -43,6 +43,7 @@ METHODS = {
 
 VARIANTS = {
     "ours": METHODS["ours"],
+    "without edges": METHODS["sorted-1"],
     **{f"lr {lr}": Method("sorted", 1, per_step=1, options={"lr": lr}) for lr in (0.2, 0.8)},
     "clipped at 4": Method("sorted", 1, per_step=1, options={"lr": LR, "clip_norm": 4.0}),
     "two per step": METHODS["sorted-2"],

@@ -1,0 +1,58 @@
+"""What the base install takes, and how long a command and an import do, in a fresh environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.device.bundles import made
+from benchmarks.device.sessions import Figures
+from device_profiles import write_profile
+from selector import profile_bundle
+
+ROOT = Path(__file__).parents[2]
+
+
+def measure(rounds: int = 11) -> Figures:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+        python = folder / "env" / "bin" / "python"
+        listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
+        for file in filter(None, listed.stdout.decode().split("\0")):
+            if (ROOT / file).is_file():
+                (folder / "source" / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, folder / "source" / file)
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "-c", ROOT / "constraints.txt"]
+        subprocess.run([*pip, folder / "source"], check=True, cwd=folder)
+        packages = next((folder / "env" / "lib").glob("python*")) / "site-packages"
+        size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file() and not path.is_symlink())
+        bundle = made("resnet")
+        names = [n for n in bundle.submodels if not n.endswith("-int8")]
+        write_profile(
+            profile_bundle(bundle, device="install", submodels=names, repeats=3, show_progress=False),
+            folder / "install.json",
+        )
+        trained = made("trained")
+        select = [folder / "env" / "bin" / "sortednet", "select", trained.path.resolve(), "--device", folder / "install.json"]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+        def seconds(command: list[object]) -> float:
+            taken = []
+            for _ in range(rounds):
+                begun = time.perf_counter()
+                subprocess.run([str(c) for c in command], check=True, cwd=folder, env=environment, capture_output=True)
+                taken.append(time.perf_counter() - begun)
+            return float(np.median(taken[1:]))  # the first fills the file system's cache
+
+        nothing = seconds([python, "-c", "pass"])
+        imported = seconds([python, "-c", "import selector"])
+        selected = seconds([*select, "--latency-ms", "0.2"])
+    return {"install_mb": size / 2**20, "import_s": imported - nothing, "cli_select_s": selected}
