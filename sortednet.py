@@ -199,7 +199,14 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
         _fail(str(error), 1)
         return
     if as_json:
-        _print_json({"ok": True, "submodels": result.submodels, "largest_error": result.largest_error})
+        _print_json(
+            {
+                "ok": True,
+                "submodels": result.submodels,
+                "largest_error": result.largest_error,
+                "largest_int8_error": result.largest_int8_error,
+            }
+        )
     else:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
 

@@ -89,6 +89,7 @@ def private_memory_mb() -> float | None:
 
 
 def return_freed_memory() -> None:
+    """Hands memory that was freed back to the system, where the C library can; milliseconds."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # another C library than glibc

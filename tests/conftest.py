@@ -50,8 +50,13 @@ def trained(digits: DataSet) -> NestedModel:
 @pytest.fixture(scope="session")
 def bundle_path(trained: NestedModel, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A measured bundle. Tests must not change it; copy it to damage it."""
-    path = tmp_path_factory.mktemp("bundles") / "digits"
-    bundle = export(trained, path, test_data=digits.test, show_progress=False)
+    return exported(trained, digits, tmp_path_factory.mktemp("bundles") / "digits")
+
+
+def exported(trained: NestedModel, digits: DataSet, path: Path, *, int8: bool = False) -> Path:
+    """Writes the bundle and measures it."""
+    calibration = digits.train if int8 else None
+    bundle = export(trained, path, test_data=digits.test, int8_calibration=calibration, show_progress=False)
     profile = profile_bundle(bundle, device=DEVICE, threads=1, repeats=10, show_progress=False)
     write_profile(profile, path / "profiles" / f"{DEVICE}.json")
     return path

@@ -18,8 +18,8 @@ from exporter import export
 from exporter.bundle import Bundle, BundleError
 from exporter.session import open_session, run_session
 from exporter.verify import self_test
-from selector import Budget, Runtime, Selector, profile_bundle
-from tests.conftest import DEVICE
+from selector import Budget, Runtime, Selector
+from tests.conftest import DEVICE, exported
 from tests.test_export import calibrated, small
 from tests.user_families import Branches, TextEncoder
 from trainer import Family, NestedModel, SubModel, calibrate
@@ -33,11 +33,7 @@ def int8_name(identifier: str) -> str:
 
 @pytest.fixture(scope="module")
 def both_path(trained: NestedModel, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("int8") / "digits"
-    bundle = export(trained, path, test_data=digits.test, int8_calibration=digits.train, show_progress=False)
-    profile = profile_bundle(bundle, device=DEVICE, threads=1, repeats=10, show_progress=False)
-    write_profile(profile, path / "profiles" / f"{DEVICE}.json")
-    return path
+    return exported(trained, digits, tmp_path_factory.mktemp("int8") / "digits", int8=True)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""How close the device runtime comes to what the hardware can do: `make bench-device`."""
