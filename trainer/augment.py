@@ -49,9 +49,7 @@ def mask_tokens(share: float) -> Augmentation:
 
 
 def _shifted(images: Tensor, pixels: int, generator: Generator) -> Tensor:
-    n, c, h, w = images.shape
-    padded = F.pad(images, (pixels,) * 4)
-    rows = torch.randint(0, 2 * pixels + 1, (n, 1), generator=generator) + torch.arange(h)
-    columns = torch.randint(0, 2 * pixels + 1, (n, 1), generator=generator) + torch.arange(w)
-    example, channel = torch.arange(n).view(n, 1, 1, 1), torch.arange(c).view(1, c, 1, 1)
-    return padded[example, channel, rows.view(n, 1, h, 1), columns.view(n, 1, 1, w)]
+    n, _, h, w = images.shape
+    windows = F.pad(images, (pixels,) * 4).unfold(2, h, 1).unfold(3, w, 1)  # a view: (N, C, places, places, H, W)
+    down, right = (torch.randint(0, 2 * pixels + 1, (n, 1), generator=generator)[:, 0] for _ in range(2))
+    return windows[torch.arange(n), :, down, right]

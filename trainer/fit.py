@@ -172,7 +172,10 @@ class _Training:
         self.classes = check_fits(nested, examples, validation)
         self.nested, self.examples, self.validation = nested, examples, validation
         self.options, self.augment, self.folder = options, augment, run
-        self.device = next(nested.full.parameters()).device
+        self.parameters = list(nested.full.parameters())
+        self.device = self.parameters[0].device
+        # For all devices at once, seen or not, `torch.manual_seed` takes a millisecond.
+        self._seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         self.channels_last = suits_channels_last(nested)
         self.ranks = current_ranks()
         self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step, options.edges)
@@ -189,7 +192,7 @@ class _Training:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         nested.calibration.clear()
         nested.train()
-        self.ranks.same_start(nested.full.parameters())
+        self.ranks.same_start(self.parameters)
         if run:
             with writing(run):
                 run.mkdir(parents=True, exist_ok=True)
@@ -252,12 +255,12 @@ class _Training:
         if self.augment:
             inputs = self.augment(inputs, _generator(seed + self.ranks.rank, "augment", self.step))
         inputs, labels = laid_out(inputs, self.device, self.channels_last), labels.to(self.device)
-        torch.manual_seed(_mixed(seed + self.ranks.rank, "dropout", self.step))
+        self._seed(_mixed(seed + self.ranks.rank, "dropout", self.step))
         submodels = self.rule.sample(self.step, seed)
         loss = self._gradients(submodels, inputs, labels)
-        self.ranks.average_gradients(self.nested.full.parameters())
+        self.ranks.average_gradients(self.parameters)
         if self.options.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.nested.full.parameters(), self.options.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(self.options, self.step, self.total_steps)
         self.optimizer.step()

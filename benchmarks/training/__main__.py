@@ -67,12 +67,18 @@ def ablate(
 
 
 @app.command()
-def cost(threads: Threads = 2, data: Data = "fashion-mnist") -> None:
+def cost(
+    threads: Threads = 2,
+    data: Data = "fashion-mnist",
+    part: Annotated[list[str] | None, typer.Option(help=f"Only these again: {', '.join(costs.PARTS)}.")] = None,
+) -> None:
     """Measures where a step's time goes, the trainer's overhead, and every method's time and memory. Wants a quiet machine."""
     torch.set_num_threads(threads)
-    parts = {setup: costs.measure(setup, METHODS, data, threads) for setup in SETUPS}
-    document = {"environment": {**environment(), "threads": threads}, "commit": commit(), **parts}
-    _write(RESULTS / "cost.json", document)
+    target = RESULTS / "cost.json"
+    document = json.loads(target.read_text(encoding="utf-8")) if part and target.exists() else {}
+    for setup in SETUPS:
+        document[setup] = document.get(setup, {}) | costs.measure(setup, METHODS, data, threads, part or costs.PARTS)
+    _write(target, {**document, "environment": {**environment(), "threads": threads}, "commit": commit()})
 
 
 @app.command()
