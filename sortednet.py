@@ -37,6 +37,14 @@ _EXTRAS |= {"flask": "serve", "gunicorn": "serve", "plotly": "serve", "jinja2": 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        help="A profile's name or file. Default: this machine's, or the only one. Several of one device, measured with "
+        "different execution providers or threads, make one frontier.",
+    ),
+]
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="At most this many milliseconds.")]
 EnergyOption = Annotated[float | None, typer.Option("--energy-mj", help="At most this many millijoules.")]
 MemoryOption = Annotated[float | None, typer.Option("--memory-mb", help="At most this many megabytes.")]
@@ -266,7 +274,7 @@ def profile(
 @command
 def select(
     bundle: BundlePath,
-    device: DeviceOption = None,
+    device: DevicesOption = None,
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
@@ -307,13 +315,21 @@ def run(
     bundle: BundlePath,
     input: Annotated[Path, typer.Option(help="FILE.npy, or FILE.npz with one array per input.")],
     output: Annotated[Path | None, typer.Option(help="FILE.npz for the outputs.")] = None,
-    device: DeviceOption = None,
+    device: DevicesOption = None,
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(help="How long the battery is to last: per_hour=600 until=18:00 reserve_percent=10, each with --plan."),
+    ] = None,
+    watching: Annotated[bool, typer.Option("--watch", help="Run again and again and show what is chosen.")] = False,
+    rate: Annotated[float | None, typer.Option(help="With --watch: runs per second. Default: one after the other.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="With --watch: for so long. Default: until Ctrl-C.")] = None,
+    feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
     cache: CacheOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -329,8 +345,17 @@ def run(
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
+        plan=dict(_name_and_value(item) for item in plan) if plan else None,
     )
-    runtime = Runtime(bundle, device=device, load_ahead=False, cache=cache)
+    runtime = Runtime(bundle, device=device, load_ahead=watching, feedback=feedback, cache=cache)
+    if watching:
+        from selector.watch import watch
+
+        history = watch(runtime, read_inputs(input), budget, rate=rate, seconds=seconds, console=messages)
+        if as_json:
+            _print_json({"runs": [record._asdict() for record in history]})
+        runtime.close()
+        return
     result = runtime.run(read_inputs(input), budget)
     if output:
         write_outputs(output, result.outputs)
@@ -345,6 +370,27 @@ def run(
             typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
     if not selection.feasible:
         raise typer.Exit(3)
+
+
+@command
+def cascade(
+    bundle: BundlePath,
+    data: Annotated[str, typer.Option(help="A data set as for `train`, or FILE.npz with the inputs and `labels`.")],
+    floor: Annotated[float, typer.Option(help="The accuracy that is to be kept, 0 to 1.")],
+    confidence: Annotated[float, typer.Option(help="With which probability it is kept.")] = 0.95,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a small sub-model answer when it is sure and ask a larger one when not; kept in the bundle."""
+    from exporter.bundle import Bundle
+    from selector.calibrating import calibrate_cascade
+
+    found = calibrate_cascade(Bundle(bundle), data, floor=floor, confidence=confidence, device=device)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
+    typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
 
 
 @command
@@ -402,6 +448,15 @@ def _short(number: int) -> str:
         if rounded >= size:
             return f"{rounded / size:g} {unit}"
     return str(number)
+
+
+def _name_and_value(item: str) -> tuple[str, str]:
+    from selector.budget import BudgetError
+
+    name, equals, value = item.partition("=")
+    if not equals or not value:
+        raise BudgetError(f"plan = {item!r}: write NAME=VALUE, for example per_hour=600")
+    return name, value
 
 
 def _parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:

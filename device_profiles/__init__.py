@@ -1,10 +1,12 @@
 """What a device measured: the schema of a profile, the measuring harness, and profiles of devices that we measured.
 
-Knows nothing of torch, onnx or ONNX Runtime: the harness times what it is given.
+Knows nothing of torch, onnx or ONNX Runtime: the harness times what it is given. It comes with the first use of `measure`,
+because it needs numpy, whose import takes longer than choosing a sub-model.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from device_profiles.host import default_device_name, describe_device
-from device_profiles.measure import measure
 from device_profiles.schema import (
     DeviceInfo,
     LatencyMs,
@@ -14,6 +16,9 @@ from device_profiles.schema import (
     read_profile,
     write_profile,
 )
+
+if TYPE_CHECKING:
+    from device_profiles.harness import measure
 
 __all__ = [
     "DeviceInfo",
@@ -27,3 +32,11 @@ __all__ = [
     "read_profile",
     "write_profile",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "measure":
+        from device_profiles.harness import measure
+
+        return measure
+    raise AttributeError(f"module 'device_profiles' has no attribute {name!r}")

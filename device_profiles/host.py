@@ -8,6 +8,7 @@ import gc
 import os
 import platform
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,7 @@ def describe_device(
     cores = physical_cores()
     used = threads or cores
     return DeviceInfo(
-        name=name or default_device_name(used),
+        name=name or default_device_name(used, execution_provider),
         cpu=cpu_model(),
         cores=cores,
         threads=used,
@@ -41,12 +42,13 @@ def describe_device(
     )
 
 
-def default_device_name(threads: int | None = None) -> str:
-    """Such as `amd-epyc-2c-1t`: CPU model, physical cores, threads used."""
+def default_device_name(threads: int | None = None, execution_provider: str = "") -> str:
+    """Such as `amd-epyc-2c-1t`: CPU model, physical cores, threads used; where it is not the CPU's, the execution provider."""
     cores = physical_cores()
     model = re.sub(r"\((r|tm)\)|\bcpu\b|@.*", "", cpu_model().lower())
     slug = re.sub(r"[^a-z0-9]+", "-", model).strip("-")[:60] or "device"
-    return f"{slug}-{cores}c-{threads or cores}t"
+    provider = execution_provider.removesuffix("ExecutionProvider").lower()
+    return f"{slug}-{cores}c-{threads or cores}t" + (f"-{provider}" if provider not in ("", "cpu") else "")
 
 
 def physical_cores() -> int:
@@ -77,13 +79,18 @@ def cpu_features() -> str:
     return " ".join(sorted(found.group(1).split())) if found else ""
 
 
-def private_memory_mb() -> float | None:
-    """Memory (MiB) that would be freed if this process ended; None where the system does not tell.
+def private_memory_mb(rollup: Path = Path("/proc/self/smaps_rollup")) -> float | None:
+    """Memory (MiB) of this process alone that the system cannot drop and read again; None where the system does not tell.
 
-    Freed memory is handed back to the system first, so that the difference of two readings is what was added between.
+    On Linux pages of mapped files are left out: they belong to the file, and to every process that maps it. Freed memory is
+    handed back to the system first, so that the difference of two readings is what was added between.
     """
     gc.collect()
     return_freed_memory()
+    with suppress(OSError):
+        found = re.search(r"^Anonymous:\s*(\d+) kB$", rollup.read_text(), re.MULTILINE)
+        if found:
+            return int(found.group(1)) / 1024
     unique = getattr(psutil.Process().memory_full_info(), "uss", None)  # not on BSD, nor in a kernel without smaps
     return None if unique is None else float(unique) / 2**20
 

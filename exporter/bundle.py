@@ -15,14 +15,15 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from device_profiles import Profile, ProfileError, read_profile
 from exporter.manifest import FORMAT_VERSION, Manifest, SubModelEntry, inside, seal_of
+
+if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
+    from numpy.typing import NDArray
 
 MANIFEST_FILE = "manifest.json"
 PROFILES_FOLDER = "profiles"
@@ -108,6 +109,8 @@ class Bundle:
         """Inputs by name, and expected outputs by sub-model and name; every array has the same batch axis."""
         inputs: dict[str, NDArray[Any]] = {}
         outputs: dict[str, dict[str, NDArray[Any]]] = {}
+        import numpy as np
+
         with np.load(self._locate(self.manifest.selftest.file), allow_pickle=False) as arrays:
             for key in arrays.files:
                 kind, *names = key.split("/")
@@ -120,6 +123,8 @@ class Bundle:
     @cached_property
     def selftest_inputs(self) -> dict[str, NDArray[Any]]:
         """The self-test's inputs alone, by name."""
+        import numpy as np
+
         with np.load(self._locate(self.manifest.selftest.file), allow_pickle=False) as arrays:
             return {key.partition("/")[2]: arrays[key] for key in arrays.files if key.startswith("input/")}
 

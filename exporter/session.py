@@ -24,6 +24,10 @@ class SessionError(ValueError):
     exit_code = 2
 
 
+_THREADS_OF = {"OpenVINOExecutionProvider": "num_of_threads", "XnnpackExecutionProvider": "intra_op_num_threads"}
+"""Execution providers that run on threads of their own, and the option that says on how many."""
+
+
 @dataclass(frozen=True)
 class SessionOptions:
     """How an inference uses the device. Raises SessionError naming the field and what is allowed."""
@@ -36,6 +40,13 @@ class SessionOptions:
         if type(self.threads) is not int or self.threads < 0:
             raise SessionError(f"threads = {self.threads!r}: allowed are whole numbers from 0")
         object.__setattr__(self, "provider", provider_named(self.provider))
+
+    @property
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """As ONNX Runtime wants them, each with its options: first the chosen one, then the CPU for what that does not take."""
+        own_threads = _THREADS_OF.get(self.provider)
+        chosen = {own_threads: str(self.threads)} if own_threads and self.threads else {}
+        return [(self.provider, chosen), *([] if self.provider == CPU else [(CPU, {})])]
 
 
 def provider_named(name: str) -> str:
@@ -72,7 +83,7 @@ def open_session(
         ort_options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", _INITIALIZER_BYTES
         )
-    return ort.InferenceSession(str(graph), ort_options, providers=list(dict.fromkeys((chosen.provider, CPU))))
+    return ort.InferenceSession(str(graph), ort_options, providers=chosen.providers)
 
 
 def run_session(session: ort.InferenceSession, inputs: Feed) -> dict[str, NDArray[Any]]:

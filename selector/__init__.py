@@ -7,8 +7,8 @@ that need it, so that the REST service's processes can be forked before it is.
 from typing import TYPE_CHECKING, Any
 
 from selector.battery import Battery, BatteryPolicy, read_battery
-from selector.budget import Budget, BudgetError, Selection
-from selector.selector import Selector, find_profile, selector_for
+from selector.budget import BatteryPlan, Budget, BudgetError, Selection
+from selector.selector import Selector, find_profile, find_profiles, selector_for
 
 if TYPE_CHECKING:
     from selector.profiling import profile_bundle
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Battery",
+    "BatteryPlan",
     "BatteryPolicy",
     "Budget",
     "BudgetError",
@@ -25,6 +26,7 @@ __all__ = [
     "Selection",
     "Selector",
     "find_profile",
+    "find_profiles",
     "profile_bundle",
     "read_battery",
     "selector_for",

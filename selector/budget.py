@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from datetime import datetime, time, timedelta
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Objective = Literal["accuracy", "energy", "latency"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -14,6 +15,47 @@ class BudgetError(ValueError):
     """A budget that is no budget, or that nothing here can be compared with."""
 
     exit_code = 2
+
+
+class BatteryPlan(BaseModel):
+    """So many inferences per second or hour, until a moment, for so many hours, or until so much charge is left.
+
+    Raises pydantic.ValidationError (a ValueError) when it says twice, or not at all, how often or how long.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_second: Positive | None = None
+    per_hour: Positive | None = None
+    until: AwareDatetime | time | None = None  # a time of day without a date is the next one
+    for_hours: Positive | None = None
+    reserve_percent: Annotated[float, Field(ge=0, lt=100)] = 0.0  # what is to be left of the battery then
+    capacity_wh: Positive | None = None  # of the full battery; without it, and without energies, units are relative
+    idle_watts: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # drawn besides the inferences; used with capacity_wh
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        for names in (("per_second", "per_hour"), ("until", "for_hours")):
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) != 1:
+                raise ValueError(f"{' and '.join(given) or 'neither'} given; needed is one of {' and '.join(names)}")
+        return self
+
+    @property
+    def rate(self) -> float:
+        """Inferences per second."""
+        return self.per_second if self.per_second is not None else (self.per_hour or 0.0) / 3600
+
+    def seconds(self, now: datetime) -> float:
+        """How long from now; 0 for a moment that has passed."""
+        if self.for_hours is not None:
+            return self.for_hours * 3600
+        until = self.until
+        if isinstance(until, time):
+            moment = now.replace(hour=until.hour, minute=until.minute, second=until.second, microsecond=0)
+            until = moment if moment > now else moment + timedelta(days=1)
+        assert until is not None
+        return max(0.0, (until - now).total_seconds())
 
 
 class Budget(BaseModel):
@@ -31,6 +73,7 @@ class Budget(BaseModel):
     percentile: Annotated[float, Field(gt=0, le=99, allow_inf_nan=False)] = 50.0
     """Of the measured latency that must stay below `latency_ms`: the next of p50, p90, p99 is taken."""
     objective: Objective = "accuracy"  # the most accurate, or the one of least energy or latency
+    plan: BatteryPlan | None = None  # how long the battery is to last; needs a `Runtime`, which keeps the account
 
 
 class Selection(NamedTuple):

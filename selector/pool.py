@@ -3,65 +3,65 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from math import inf
-
-import onnxruntime as ort
+from typing import Any, Generic, TypeVar
 
 from device_profiles.host import return_freed_memory
 
+K = TypeVar("K", bound=Hashable)
 
-class SessionPool:
-    """Sessions by sub-model; the least recently used are closed when a further one would exceed `memory_mb`.
 
-    `open` opens a sub-model's session, `memory_of` says what one takes (MB). All methods may be called from any thread.
+class SessionPool(Generic[K]):
+    """Sessions by name; the least recently used are closed when a further one would exceed `memory_mb`.
+
+    `open` opens the session of a name, `memory_of` says what it takes (MB). All methods may be called from any thread.
     `get` never waits; a session that is taken out of the pool while it runs lives until it has finished.
     """
 
-    def __init__(
-        self, open: Callable[[str], ort.InferenceSession], memory_of: Callable[[str], float], memory_mb: float | None = None
-    ) -> None:
+    def __init__(self, open: Callable[[K], Any], memory_of: Callable[[K], float], memory_mb: float | None = None) -> None:
         self.memory_mb = inf if memory_mb is None else memory_mb
         self._open, self._memory_of = open, memory_of
-        self._sessions: dict[str, ort.InferenceSession] = {}
-        self._last_used: dict[str, int] = {}
+        self._sessions: dict[K, Any] = {}
+        self._last_used: dict[K, int] = {}
         self._clock = count()
-        self._opening: set[str] = set()
-        self._asked: set[str] = set()  # in the background, and not yet done
+        self._opening: set[K] = set()
+        self._asked: set[K] = set()  # in the background, and not yet done
         self._changed = threading.Condition()  # of the sessions; never held while one opens or closes
         self._background = ThreadPoolExecutor(1, "sortednet-pool")
+        self._closing = ThreadPoolExecutor(1, "sortednet-closing")  # not behind those that are to be opened
 
-    def get(self, submodel: str) -> ort.InferenceSession | None:
+    def get(self, name: K) -> Any | None:
         """The session, if it is open."""
-        session = self._sessions.get(submodel)
+        session = self._sessions.get(name)
         if session is not None:
-            self._last_used[submodel] = next(self._clock)
+            self._last_used[name] = next(self._clock)
         return session
 
-    def load(self, submodel: str) -> ort.InferenceSession:
+    def load(self, name: K) -> Any:
         """The session, opened now where it is not. Raises what `open` raises."""
-        session = self.get(submodel)
+        session = self.get(name)
         if session is None:
-            session = self._open_unless(submodel)
+            session = self._open_unless(name)
             assert session is not None
-            self._last_used[submodel] = next(self._clock)
+            self._last_used[name] = next(self._clock)
         return session
 
-    def load_ahead(self, submodels: Iterable[str], *, keep: Collection[str] = ()) -> None:
+    def load_ahead(self, names: Iterable[K], *, keep: Collection[K] = ()) -> None:
         """Opens these in the background, in this order, if there is room without closing one of them or of `keep`."""
-        asked = [name for name in submodels if name not in self._sessions and name not in self._asked]
+        asked = [name for name in names if name not in self._sessions and name not in self._asked]
         if asked:
             self._asked.update(asked)
             self._background.submit(self._load_ahead, asked, {*asked, *keep})
 
-    def fit_together(self, *submodels: str) -> bool:
+    def fit_together(self, *names: K) -> bool:
         """Whether the memory budget lets these be open at the same time."""
-        return sum(map(self._memory_of, submodels)) <= self.memory_mb
+        return sum(map(self._memory_of, names)) <= self.memory_mb
 
     @property
-    def loaded(self) -> Collection[str]:
+    def loaded(self) -> Collection[K]:
         """The sub-models whose sessions are open."""
         return self._sessions.keys()
 
@@ -73,58 +73,62 @@ class SessionPool:
 
     def settle(self) -> None:
         """Waits until what was asked for in the background is done."""
-        self._background.submit(lambda: None).result()
+        for executor in (self._background, self._closing):
+            executor.submit(lambda: None).result()
 
     def close(self) -> None:
         """Closes every session and ends the thread."""
         self._background.shutdown(cancel_futures=True)
+        self._closing.shutdown()
         with self._changed:
             self._sessions.clear()
 
-    def _load_ahead(self, submodels: list[str], keep: set[str]) -> None:
+    def _load_ahead(self, names: list[K], keep: set[K]) -> None:
         try:
-            for name in submodels:
+            for name in names:
                 self._open_unless(name, keep)
         finally:
-            self._asked.difference_update(submodels)
+            self._asked.difference_update(names)
 
-    def _open_unless(self, submodel: str, keep: Collection[str] | None = None) -> ort.InferenceSession | None:
+    def _open_unless(self, name: K, keep: Collection[K] | None = None) -> Any | None:
         """Opens the session unless another thread does or has; makes room first, and waits for what cannot be closed
         because it is just being opened. Where that would close one of `keep`, it does nothing and returns None."""
-        closed: list[ort.InferenceSession] = []
-        needed = self._memory_of(submodel)
+        closed: list[Any] = []
+        needed = self._memory_of(name)
         with self._changed:
             while True:
-                if submodel in self._sessions:
-                    return self._sessions[submodel]
-                if submodel not in self._opening:
+                if name in self._sessions:
+                    return self._sessions[name]
+                if name not in self._opening:
                     if (
                         keep is not None
-                        and self._used(name for name in self._sessions if name in keep) + needed > self.memory_mb
+                        and self._used(other for other in self._sessions if other in keep) + needed > self.memory_mb
                     ):
                         return None
                     closed += self._make_room(needed, keep or ())
                     if not self._opening or self._used() + needed <= self.memory_mb:
                         break
                 self._changed.wait()
-            self._opening.add(submodel)
-        if closed:
-            self._background.submit(_close, closed)
+            self._opening.add(name)
+        if closed and keep is None:  # whoever is waiting to run does not wait for that too
+            self._closing.submit(_close, closed)
+        elif closed:
+            _close(closed)
         try:
-            session = self._open(submodel)
+            session = self._open(name)
         except BaseException:
             with self._changed:
-                self._opening.remove(submodel)
+                self._opening.remove(name)
                 self._changed.notify_all()
             raise
         with self._changed:
-            self._opening.remove(submodel)
-            self._sessions = {**self._sessions, submodel: session}  # whoever goes through `loaded` keeps the old one
-            self._last_used.setdefault(submodel, next(self._clock))
+            self._opening.remove(name)
+            self._sessions = {**self._sessions, name: session}  # whoever goes through `loaded` keeps the old one
+            self._last_used.setdefault(name, next(self._clock))
             self._changed.notify_all()
         return session
 
-    def _make_room(self, memory_mb: float, keep: Collection[str]) -> list[ort.InferenceSession]:
+    def _make_room(self, memory_mb: float, keep: Collection[K]) -> list[Any]:
         """Takes out the least recently used until so much more fits. Those that are being opened cannot be taken out."""
         left = dict(self._sessions)
         closed = []
@@ -136,11 +140,11 @@ class SessionPool:
         self._sessions = left
         return closed
 
-    def _used(self, sessions: Iterable[str] | None = None) -> float:
+    def _used(self, sessions: Iterable[K] | None = None) -> float:
         return sum(map(self._memory_of, [*(self._sessions if sessions is None else sessions), *self._opening]))
 
 
-def _close(sessions: list[ort.InferenceSession]) -> None:
+def _close(sessions: list[Any]) -> None:
     """Drops what is the last reference, as a rule, off the path of those who run."""
     sessions.clear()
     return_freed_memory()

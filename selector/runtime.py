@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -20,14 +24,19 @@ from exporter.session import CPU, SessionOptions
 from selector.battery import Battery, BatteryPolicy, read_battery
 from selector.budget import Budget, BudgetError, Selection
 from selector.cache import ModelCache, session_opener
+from selector.cascade import Cascade, CascadeSession, read_cascades, with_cascades
+from selector.controller import Controller
 from selector.pool import SessionPool
-from selector.selector import Selector, find_profile
+from selector.selector import Key, Selector, find_profiles
 
 log = logging.getLogger("sortednet.runtime")
 
 Array = NDArray[Any]
+Session: TypeAlias = "ort.InferenceSession | CascadeSession"
 BATTERY_SECONDS = 10.0
+HISTORY = 1000
 _NO_LIMITS = Budget()
+_NOT_MEASURED = ""  # in place of a profile's name
 
 
 class InputError(ValueError):
@@ -45,17 +54,35 @@ class RunResult:
     latency_ms: float
 
 
+class RunRecord(NamedTuple):
+    """One run in a runtime's history."""
+
+    at: float  # seconds since 1970
+    submodel: str
+    device: str  # the profile
+    latency_ms: float
+    limit_ms: float | None
+    slow_down: float  # of the device, relative to its profile, after this run
+    battery_percent: float | None
+
+    @property
+    def met(self) -> bool:
+        return self.limit_ms is None or self.latency_ms <= self.limit_ms
+
+
 class Runtime:
     """A bundle on this device.
 
-    `device` names the profile to go by (default: this machine's, or the only one). `threads`, `provider` (an execution
-    provider such as "cuda") and `spinning` say how the sessions use the device; the first two default to what that profile
+    `device` names the profile to go by (default: this machine's, or the only one); several profiles of one device, measured
+    with different execution providers or numbers of threads, make one frontier. `threads`, `provider` (an execution
+    provider such as "cuda") and `spinning` say how the sessions use the device; the first two default to what the profile
     was measured with. Sessions stay open within `memory_mb`; a sub-model that alone takes more is never chosen.
 
     With `load_ahead` a run never waits for a session to be opened while one that is open fits the budget: it takes the best
     of those, the wanted one is opened in the background, and so are its neighbours on the frontier. Without, every run
     takes the best of all. `cache` keeps optimized copies of the graphs on this device; False switches it off.
-    `battery` reads the state of charge and may return None.
+    `battery` reads the state of charge and may return None. With `feedback` latencies are the profile's, corrected by what
+    runs take (see `Controller`), and `history` holds the latest runs.
 
     Raises BundleError when the bundle is damaged or has no such profile, BudgetError when it is not clear which of
     several profiles is meant or nothing fits `memory_mb`, SessionError for an execution provider that is not here.
@@ -65,32 +92,35 @@ class Runtime:
         self,
         bundle: str | Path | Bundle,
         *,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         threads: int | None = None,
         provider: str | None = None,
         spinning: bool = True,
         memory_mb: float | None = None,
         load_ahead: bool = True,
+        feedback: bool = False,
         cache: ModelCache | bool = True,
         policy: BatteryPolicy | None = None,
         battery: Callable[[], Battery | None] = read_battery,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        profile = self._profile(device)
-        self.options = _session_options(profile, threads, provider, spinning)
-        if profile and self.options.threads not in (0, profile.device.threads):
-            log.warning(
-                "the profile %s was measured with %d threads, these sessions use %d: measure again with `sortednet profile`",
-                profile.device.name, profile.device.threads, self.options.threads,
-            )  # fmt: skip
-        self._memory = _memory_of(self.bundle, profile)
-        accuracies = self._fitting(memory_mb)
-        known = any(accuracy is not None for accuracy in accuracies.values())
-        self.selector = Selector(profile, accuracies, policy=policy) if profile and known else None
-        opener = session_opener(self.bundle, self.options, cache)
-        self.pool = SessionPool(opener, self._memory.__getitem__, memory_mb)
-        self.load_ahead = load_ahead
-        self._latest: str | None = None
+        cascades = read_cascades(self.bundle)
+        self.cascades = {cascade.id: cascade for cascade in cascades}
+        profiles = [with_cascades(profile, cascades) for profile in self._profiles(device)]
+        self._first_device = profiles[0].device.name if profiles else _NOT_MEASURED
+        self._memory = _memory_of(self.bundle, profiles or [None], cascades)
+        self._fitting = self._within(memory_mb)
+        self.selector = self._selector(profiles, cascades, policy)
+        self.controller = Controller(self.selector, profiles, feedback=feedback) if self.selector else None
+        self.history: deque[RunRecord] = deque(maxlen=HISTORY)
+        self._learning = threading.Lock()
+        self._ran: weakref.WeakSet[Session] = weakref.WeakSet()
+        self.pool = SessionPool(
+            self._opener(profiles or [None], threads, provider, spinning, cache), self._memory.__getitem__, memory_mb
+        )
+        self.load_ahead, self.feedback = load_ahead, feedback
+        self._latest: Key | None = None
+        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []  # as the inputs of the latest run were
         self._output_names = [output.name for output in self.bundle.manifest.outputs]
         self._read_battery = battery
         self._battery: Battery | None = None
@@ -110,13 +140,15 @@ class Runtime:
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
+        if self.feedback or (budget is not None and budget.plan):
+            self._learn(selection, session, elapsed, (budget or _NO_LIMITS).latency_ms)
         return RunResult(dict(zip(self._output_names, values, strict=True)), selection, elapsed)
 
     def select(self, budget: Budget) -> Selection:
         """The best for the budget now, whether it is open or not. Without a profile or accuracies only a budget without
         limits has an answer."""
-        if self.selector is not None:
-            return self.selector.select(budget, self.battery())
+        if self.controller is not None:
+            return self.controller.choose(budget, time.monotonic(), self.battery())
         if budget == _NO_LIMITS:
             return self._most_accurate()
         if all(accuracy is None for accuracy in self.bundle.accuracies.values()):
@@ -130,77 +162,153 @@ class Runtime:
             self._battery, self._battery_read_at = self._read_battery(), now
         return self._battery
 
-    def session(self, submodel: str) -> ort.InferenceSession:
-        """The sub-model's session, opened now if it is not open."""
-        return self.pool.load(submodel)
+    def session(self, submodel: str, device: str | None = None) -> Session:
+        """The sub-model's session, used as for that profile (default: the first), opened now if it is not open.
+
+        Raises BundleError for a sub-model that is not in the bundle.
+        """
+        name = submodel if submodel in self.cascades else self.bundle.submodel(submodel).id
+        return self.pool.load((name, self._first_device if device is None else device))
 
     def check_inputs(self, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:
         """The feed for a session. Raises InputError naming the input, what it is and what it must be."""
-        return check_inputs(self.bundle, inputs)
+        if self._accepted and type(inputs) is dict and len(inputs) == len(self._accepted):
+            for name, dtype, shape in self._accepted:
+                value = inputs.get(name)
+                if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
+                    break
+                if dtype.kind == "f" and not isfinite(np.add.reduce(value, None)):  # or the sum is too large: looked at below
+                    break
+            else:
+                return inputs
+        feed = check_inputs(self.bundle, inputs)
+        self._accepted = [(name, value.dtype, value.shape) for name, value in feed.items()]
+        return feed
 
     def close(self) -> None:
         """Closes every session."""
         self.pool.close()
 
-    def _choose(self, budget: Budget) -> tuple[Selection, ort.InferenceSession]:
+    def _choose(self, budget: Budget) -> tuple[Selection, Session]:
         wanted = self.select(budget)
-        name = wanted.submodel
-        session = self.pool.get(name)
+        key = (wanted.submodel, wanted.device)
+        session = self.pool.get(key)
         if session is not None:
-            if name != self._latest:
-                self._latest = name
-                self._open_neighbours(name)
+            if key != self._latest:
+                self._latest = key
+                self._open_neighbours(key)
             return wanted, session
-        if self.load_ahead and self.selector is not None:
-            instead = self.selector.select(budget, self._battery, among=self.pool.loaded)
-            session = self.pool.get(instead.submodel) if instead.feasible else None
-            if session is not None and self.pool.fit_together(name, instead.submodel):
-                self.pool.load_ahead([name], keep=(instead.submodel,))
-                return instead._replace(reason=f"{instead.reason} that is open; {name} is being opened"), session
-        self._latest = name
-        session = self.pool.load(name)
-        self._open_neighbours(name)
+        if self.load_ahead and self.controller is not None and self.pool.loaded:
+            instead = self.controller.choose(budget, time.monotonic(), self._battery, among=self.pool.loaded)
+            open_key = (instead.submodel, instead.device)
+            session = self.pool.get(open_key) if instead.feasible else None
+            if session is not None and self.pool.fit_together(key, open_key):
+                self.pool.load_ahead([key], keep=(open_key,))
+                return instead._replace(reason=f"{instead.reason} that is open; {wanted.submodel} is being opened"), session
+        self._latest = key
+        session = self.pool.load(key)
+        self._open_neighbours(key)
         return wanted, session
 
-    def _open_neighbours(self, submodel: str) -> None:
-        if self.load_ahead and self.selector is not None:
-            self.pool.load_ahead(self.selector.neighbours(submodel), keep=(submodel,))
+    def _learn(self, selection: Selection, session: Session, latency_ms: float, limit: float | None) -> None:
+        """A session's first run also sets its memory up, which says nothing of the device."""
+        if self.controller is None:
+            return
+        with self._learning:  # runs may come from several threads
+            if session in self._ran:
+                if isinstance(session, CascadeSession):  # how long both take depends on the example
+                    self.controller.observe(selection, session.first_ms, time.monotonic(), ran=session.cascade.first)
+                else:
+                    self.controller.observe(selection, latency_ms, time.monotonic())
+            self._ran.add(session)
+        battery = self._battery.percent if self._battery else None
+        slow_down = self.controller.slow_down(selection.device)
+        record = RunRecord(time.time(), selection.submodel, selection.device, latency_ms, limit, slow_down, battery)
+        self.history.append(record)
 
-    def _fitting(self, memory_mb: float | None) -> dict[str, float | None]:
-        """The accuracies of those that can be opened within the memory."""
-        accuracies = self.bundle.accuracies
-        if memory_mb is None:
-            return accuracies
-        fitting = {name: accuracy for name, accuracy in accuracies.items() if self._memory[name] <= memory_mb}
+    def _open_neighbours(self, key: Key) -> None:
+        if self.load_ahead and self.selector is not None:
+            self.pool.load_ahead(self.selector.neighbours(key), keep=(key,))
+
+    def _profiles(self, device: str | Sequence[str] | None) -> list[Profile]:
+        if not device and not self.bundle.devices():
+            return []
+        return find_profiles(self.bundle, device)
+
+    def _within(self, memory_mb: float | None) -> Collection[Key]:
+        """Those that can be opened within the memory."""
+        fitting = {key for key, taken in self._memory.items() if memory_mb is None or taken <= memory_mb}
         if not fitting:
             least = min(self._memory.values())
             raise BudgetError(f"memory_mb = {memory_mb:g}: no sub-model fits; the smallest takes {least:.3g} MB")
         return fitting
 
-    def _profile(self, device: str | None) -> Profile | None:
-        if device is None and not self.bundle.devices():
+    def _selector(
+        self, profiles: Sequence[Profile], cascades: Sequence[Cascade], policy: BatteryPolicy | None
+    ) -> Selector | None:
+        """None where there is nothing to go by."""
+        accuracies = {**self.bundle.accuracies, **{cascade.id: cascade.accuracy for cascade in cascades}}
+        if not profiles or all(accuracies.get(submodel) is None for submodel, _ in self._fitting):
             return None
-        return find_profile(self.bundle, device)
+        kept = []
+        for profile in profiles:
+            fitting = {name: m for name, m in profile.submodels.items() if (name, profile.device.name) in self._fitting}
+            kept.append(profile.model_copy(update={"submodels": fitting}))
+        return Selector(kept, accuracies, policy=policy)
+
+    def _opener(
+        self,
+        profiles: Sequence[Profile | None],
+        threads: int | None,
+        provider: str | None,
+        spinning: bool,
+        cache: ModelCache | bool,
+    ) -> Callable[[Key], Session]:
+        """Opens a sub-model as it was measured for its profile, where nothing else was asked for."""
+        openers = {}
+        for profile in profiles:
+            options = _session_options(profile, threads, provider, spinning)
+            openers[profile.device.name if profile else _NOT_MEASURED] = session_opener(self.bundle, options, cache)
+
+        def opened(key: Key) -> Session:
+            name, device = key
+            cascade = self.cascades.get(name)
+            if cascade is None:
+                return openers[device](name)
+            return CascadeSession(cascade, openers[device](cascade.first), openers[device](cascade.then))
+
+        return opened
 
     def _most_accurate(self) -> Selection:
-        best = max(self.bundle.manifest.submodels, key=lambda s: (s.accuracy or 0.0, s.macs))
-        return Selection(best.id, True, best.accuracy, None, None, None, "most accurate of all (not measured here)", "")
+        fitting = [entry for entry in self.bundle.manifest.submodels if (entry.id, self._first_device) in self._fitting]
+        best = max(fitting, key=lambda entry: (entry.accuracy or 0.0, entry.macs))
+        reason = "most accurate of all (not measured here)"
+        return Selection(best.id, True, best.accuracy, None, None, None, reason, self._first_device)
 
 
 def _session_options(profile: Profile | None, threads: int | None, provider: str | None, spinning: bool) -> SessionOptions:
     if profile is not None:
+        if threads not in (None, 0, profile.device.threads):
+            log.warning(
+                "the profile %s was measured with %d threads, these sessions use %d: measure again with `sortednet profile`",
+                profile.device.name, profile.device.threads, threads,
+            )  # fmt: skip
         threads = profile.device.threads if threads is None else threads
         provider = provider or profile.device.execution_provider
     return SessionOptions(threads or 0, provider or CPU, spinning)
 
 
-def _memory_of(bundle: Bundle, profile: Profile | None) -> dict[str, float]:
+def _memory_of(bundle: Bundle, profiles: Sequence[Profile | None], cascades: Sequence[Cascade]) -> dict[Key, float]:
     """What a session takes (MB): measured where it was, else its parameters twice, as ONNX Runtime holds them at worst."""
-    measured = {name: m.memory_mb for name, m in profile.submodels.items()} if profile else {}
     found = {}
-    for entry in bundle.manifest.submodels:
-        known = measured.get(entry.id)
-        found[entry.id] = known if known is not None else 2 * 4 * entry.params / 2**20
+    for profile in profiles:
+        measured = {name: m.memory_mb for name, m in profile.submodels.items()} if profile else {}
+        for entry in bundle.manifest.submodels:
+            known = measured.get(entry.id)
+            key = (entry.id, profile.device.name if profile else _NOT_MEASURED)
+            found[key] = known if known is not None else 2 * 4 * entry.params / 2**20
+        for cascade in cascades if profile else ():
+            found[cascade.id, key[1]] = found[cascade.first, key[1]] + found[cascade.then, key[1]]
     return found
 
 

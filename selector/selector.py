@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
-import numpy as np
 import psutil
 
-from device_profiles import Profile, default_device_name
+from device_profiles import Measurement, Profile, default_device_name
 from exporter.bundle import Bundle
 from selector.battery import Battery, BatteryPolicy
 from selector.budget import Budget, BudgetError, Selection
@@ -20,66 +19,96 @@ _LIMITS = ("latency_ms", "energy_mj", "memory_mb")
 _UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "memory_mb": "MB"}
 
 
+Key = tuple[str, str]
+"""A sub-model and the profile that it was measured for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A sub-model as the selector sees it; an unknown cost is infinite, so that no limit is met on a guess."""
 
     submodel: str
+    device: str  # the profile that it was measured for
     accuracy: float
     latency_ms: float  # at one percentile
     energy_mj: float
     memory_mb: float
 
+    @property
+    def key(self) -> Key:
+        return self.submodel, self.device
+
 
 class Selector:
-    """Picks among the sub-models of one profile. Sub-models that another one beats on measured cost and accuracy are
-    dropped when it is built; FLOPs never decide.
+    """Picks among the sub-models of a profile, or of several: those of one device with other execution providers or numbers
+    of threads. Sub-models that another one beats on measured cost and accuracy are dropped when it is built; FLOPs never
+    decide.
 
-    Raises BudgetError when no sub-model of the profile has a known accuracy.
+    Raises BudgetError when no sub-model of the profiles has a known accuracy.
     """
 
     def __init__(
-        self, profile: Profile, accuracies: Mapping[str, float | None], *, policy: BatteryPolicy | None = None
+        self,
+        profiles: Profile | Sequence[Profile],
+        accuracies: Mapping[str, float | None],
+        *,
+        policy: BatteryPolicy | None = None,
     ) -> None:
-        known = {name: m for name, m in profile.submodels.items() if accuracies.get(name) is not None}
-        if not known:
-            raise BudgetError("no accuracy is known for any measured sub-model: export with test data")
-        self.device = profile.device.name
         self.policy = policy or BatteryPolicy()
-        self._accuracies = {name: float(accuracies[name] or 0.0) for name in known}
-        self._measured = known
-        self._best_accuracy = max(self._accuracies.values())
-        self._energy_known = any(m.energy_mj is not None for m in known.values())
-        self._frontiers = {p: _Frontier(self._candidates(p)) for p in PERCENTILES}
+        measured = [
+            (name, profile.device.name, accuracy, costs)
+            for profile in ([profiles] if isinstance(profiles, Profile) else profiles)
+            for name, costs in profile.submodels.items()
+            if (accuracy := accuracies.get(name)) is not None
+        ]
+        if not measured:
+            raise BudgetError("no accuracy is known for any measured sub-model: export with test data")
+        self._best_accuracy = max(accuracy for _, _, accuracy, _ in measured)
+        self._energy_known = any(costs.energy_mj is not None for *_, costs in measured)
+        self._frontiers = {p: _Frontier([_candidate(*one, p) for one in measured]) for p in PERCENTILES}
 
-    def afforded_by(self, cost: str) -> tuple[Sequence[float], Sequence[Candidate]]:
-        """For `latency_ms` (p50), `energy_mj` or `memory_mb`: ascending costs and the best that each affords."""
-        return self._frontiers[50].by_cost[cost]
+    def afforded_by(self, cost: str, percentile: int = 50) -> tuple[Sequence[float], Sequence[Candidate]]:
+        """For `latency_ms` at p50, p90 or p99, `energy_mj` or `memory_mb`: ascending costs and the best that each affords."""
+        return self._frontiers[percentile].by_cost[cost]
 
-    def select(self, budget: Budget, battery: Battery | None = None, *, among: Collection[str] | None = None) -> Selection:
-        """The best sub-model within the budget, of `among` where that is given; `feasible=False` with the nearest of all
-        when nothing fits. Never raises."""
+    def select(
+        self,
+        budget: Budget,
+        battery: Battery | None = None,
+        *,
+        among: Collection[Key] | None = None,
+        slowdown: float = 1.0,
+    ) -> Selection:
+        """The best sub-model within the budget, of `among` where that is given; `feasible=False` with the nearest of these
+        when nothing fits. All latencies are taken `slowdown` times. Never raises."""
         if self.policy.is_low(battery):
             assert battery is not None
             saving = self.policy.saving(budget, best_accuracy=self._best_accuracy, energy_known=self._energy_known)
-            selection = self._select(saving, among)
+            selection = self._select(saving, among, slowdown)
             if selection.feasible or budget.min_accuracy is not None:
                 return selection._replace(reason=f"battery at {battery.percent:g} % and discharging: {selection.reason}")
-        return self._select(budget, among)
+        return self._select(budget, among, slowdown)
 
-    def neighbours(self, submodel: str) -> list[str]:
+    def candidates(self, memory_mb: float | None = None, min_accuracy: float | None = None) -> list[Candidate]:
+        """At the median latency, within these limits; all when nothing keeps them."""
+        kept = self._frontiers[50].by_latency
+        fitting = [c for c in kept if c.memory_mb <= (memory_mb or inf) and c.accuracy >= (min_accuracy or 0.0)]
+        return fitting or list(kept)
+
+    def neighbours(self, key: Key) -> list[Key]:
         """The next better and the next worse one on the frontier of accuracy over latency; first the faster."""
         _, candidates = self.afforded_by("latency_ms")
-        names = [candidate.submodel for candidate in candidates]
-        if submodel not in names:
+        keys = [candidate.key for candidate in candidates]
+        if key not in keys:
             return []
-        place = names.index(submodel)
-        return [names[i] for i in (place - 1, place + 1) if 0 <= i < len(names)]
+        place = keys.index(key)
+        return [keys[i] for i in (place - 1, place + 1) if 0 <= i < len(keys)]
 
-    def _select(self, budget: Budget, among: Collection[str] | None) -> Selection:
-        percentile = budget.percentile
-        frontier = self._frontiers[50 if percentile <= 50 else 90 if percentile <= 90 else 99]
+    def _select(self, budget: Budget, among: Collection[Key] | None, slowdown: float) -> Selection:
+        frontier = self._frontiers[nearest_percentile(budget.percentile)]
         latency, energy, memory, floor = budget.latency_ms, budget.energy_mj, budget.memory_mb, budget.min_accuracy
+        if latency is not None:
+            latency /= slowdown
         found: Candidate | None
         if among is None and budget.objective == "accuracy" and floor is None and (latency, energy, memory).count(None) == 2:
             name = "latency_ms" if latency is not None else "energy_mj" if energy is not None else "memory_mb"
@@ -89,45 +118,25 @@ class Selector:
         else:
             found = frontier.first(budget.objective, latency or inf, energy or inf, memory or inf, floor or 0.0, among)
         if found is None:
-            return self._nearest(budget, frontier)
-        return self._selection(found, True, _reason(found, budget))
+            return self._nearest(budget, frontier, among, slowdown)
+        found = _slowed(found, slowdown)
+        return _selection(found, True, _reason(found, budget))
 
-    def _nearest(self, budget: Budget, frontier: _Frontier) -> Selection:
+    def _nearest(self, budget: Budget, frontier: _Frontier, among: Collection[Key] | None, slowdown: float) -> Selection:
         """The sub-model that misses the budget by least, summed over the limits relative to each."""
-        nearest = min(frontier.by_latency, key=lambda c: (_excess(c, budget), c.latency_ms))
-        return self._selection(nearest, False, f"nothing fits: the nearest sub-model has {_misses(nearest, budget)}")
-
-    def _selection(self, candidate: Candidate, feasible: bool, reason: str) -> Selection:
-        energy, memory = candidate.energy_mj, candidate.memory_mb
-        return Selection(
-            candidate.submodel,
-            feasible,
-            candidate.accuracy,
-            candidate.latency_ms,
-            None if energy == inf else energy,
-            None if memory == inf else memory,
-            reason,
-            self.device,
-        )
-
-    def _candidates(self, percentile: int) -> list[Candidate]:
-        return [
-            Candidate(
-                name,
-                self._accuracies[name],
-                getattr(m.latency_ms, f"p{percentile}"),
-                inf if m.energy_mj is None else m.energy_mj,
-                inf if m.memory_mb is None else m.memory_mb,
-            )
-            for name, m in self._measured.items()
-        ]
+        allowed = [c for c in frontier.by_latency if among is None or c.key in among] or frontier.by_latency
+        slowed = [_slowed(candidate, slowdown) for candidate in allowed]
+        nearest = min(slowed, key=lambda c: (_excess(c, budget), c.latency_ms))
+        return _selection(nearest, False, f"nothing fits: the nearest sub-model has {_misses(nearest, budget)}")
 
 
 class _Frontier:
     """The candidates at one latency percentile, pruned and sorted once for every kind of query."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
-        kept = _pareto(candidates)
+        # Each profile by itself: one that is behind on a quiet day may be ahead when the other is slowed down.
+        devices = dict.fromkeys(candidate.device for candidate in candidates)
+        kept = [c for device in devices for c in _pareto([c for c in candidates if c.device == device])]
         self.by_latency = sorted(kept, key=lambda c: (c.latency_ms, -c.accuracy))
         self.by_cost = {name: _staircase(kept, name) for name in _LIMITS}
         self.order = {
@@ -138,7 +147,7 @@ class _Frontier:
         }
 
     def first(
-        self, objective: str, latency: float, energy: float, memory: float, accuracy: float, among: Collection[str] | None
+        self, objective: str, latency: float, energy: float, memory: float, accuracy: float, among: Collection[Key] | None
     ) -> Candidate | None:
         """The best for the objective that keeps all limits; an infinite limit is none."""
         for candidate in self.order[objective]:
@@ -147,15 +156,27 @@ class _Frontier:
                 and candidate.memory_mb <= memory
                 and candidate.energy_mj <= energy
                 and candidate.accuracy >= accuracy
-                and (among is None or candidate.submodel in among)
+                and (among is None or candidate.key in among)
             ):
                 return candidate
         return None
 
 
-def selector_for(bundle: Bundle, device: str | None = None) -> Selector:
-    """A selector for a bundle and a device's profile (see `find_profile`)."""
-    return Selector(find_profile(bundle, device), bundle.accuracies)
+def nearest_percentile(asked: float) -> int:
+    """The first of those that a profile holds which is not below."""
+    return 50 if asked <= 50 else 90 if asked <= 90 else 99
+
+
+def selector_for(bundle: Bundle, device: str | Sequence[str] | None = None) -> Selector:
+    """A selector for a bundle and a device's profile or several of them (see `find_profiles`)."""
+    return Selector(find_profiles(bundle, device), bundle.accuracies)
+
+
+def find_profiles(bundle: Bundle, device: str | Sequence[str] | None = None) -> list[Profile]:
+    """Several profiles by their names, or one as `find_profile` finds it. Raises BundleError and BudgetError as it does."""
+    if device is None or isinstance(device, str):
+        return [find_profile(bundle, device)]
+    return [bundle.profile(name) for name in dict.fromkeys(device)] or [find_profile(bundle)]
 
 
 def find_profile(bundle: Bundle, device: str | None = None) -> Profile:
@@ -176,13 +197,43 @@ def find_profile(bundle: Bundle, device: str | None = None) -> Profile:
     raise BudgetError(f"device: which one? There are profiles of {', '.join(devices)}")
 
 
+def _candidate(submodel: str, device: str, accuracy: float, costs: Measurement, percentile: int) -> Candidate:
+    energy, memory = costs.energy_mj, costs.memory_mb
+    latency = getattr(costs.latency_ms, f"p{percentile}")
+    return Candidate(submodel, device, accuracy, latency, inf if energy is None else energy, inf if memory is None else memory)
+
+
+def _slowed(candidate: Candidate, slowdown: float) -> Candidate:
+    return candidate if slowdown == 1.0 else replace(candidate, latency_ms=candidate.latency_ms * slowdown)
+
+
+def _selection(candidate: Candidate, feasible: bool, reason: str) -> Selection:
+    energy, memory = candidate.energy_mj, candidate.memory_mb
+    return Selection(
+        candidate.submodel,
+        feasible,
+        candidate.accuracy,
+        candidate.latency_ms,
+        None if energy == inf else energy,
+        None if memory == inf else memory,
+        reason,
+        candidate.device,
+    )
+
+
 def _pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Without those that another one equals or beats in every respect and beats in one."""
-    table = np.array([[c.latency_ms, c.energy_mj, c.memory_mb, -c.accuracy] for c in candidates])
-    not_worse = (table[:, None] <= table[None]).all(axis=2)
-    better = (table[:, None] < table[None]).any(axis=2)
-    beaten = np.asarray((not_worse & better).any(axis=0)).tolist()
-    return [c for c, is_beaten in zip(candidates, beaten, strict=True) if not is_beaten]
+    kept: list[tuple[float, float, float, float]] = []
+    frontier = []
+    rows = sorted((((c.latency_ms, c.energy_mj, c.memory_mb, -c.accuracy), c) for c in candidates), key=lambda row: row[0])
+    for row, candidate in rows:  # whatever beats one comes before it
+        latency, energy, memory, error = row
+        if not any(
+            a <= latency and b <= energy and c <= memory and d <= error and k != row for k in kept for a, b, c, d in [k]
+        ):
+            kept.append(row)
+            frontier.append(candidate)
+    return frontier
 
 
 def _staircase(candidates: Sequence[Candidate], cost: str) -> tuple[list[float], list[Candidate]]:

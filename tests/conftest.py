@@ -1,28 +1,37 @@
-"""What many tests share: a small nested model trained on real data, and its bundle, measured."""
+"""What many tests share: a small nested model trained on real data, and its bundle, measured.
+
+torch is imported where it is needed: `tests/aarch64.sh` runs the runtime's tests without it, on a bundle made elsewhere.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from device_profiles import write_profile
-from exporter import export
 from exporter.bundle import Bundle
 from selector.cache import FOLDER_VARIABLE
 from selector.profiling import profile_bundle
-from trainer import NestedModel, fit
-from trainer.data import DataSet, load_data
-from trainer.families import ResNet
+
+if TYPE_CHECKING:
+    from trainer import NestedModel
+    from trainer.data import DataSet
 
 DEVICE = "test-device"
+BUNDLE_VARIABLE = "SORTEDNET_TEST_BUNDLE"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     """Two threads at most, as on the machines that the tests run on."""
+    if BUNDLE_VARIABLE in os.environ:
+        return
+    import torch
+
     torch.set_num_threads(2)
 
 
@@ -34,12 +43,24 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def digits() -> DataSet:
+    from trainer.data import load_data
+
     return load_data("digits")
 
 
 @pytest.fixture(scope="session")
 def trained(digits: DataSet) -> NestedModel:
-    """Six sub-models of a small ResNet, trained for a few epochs and calibrated. Tests must not change it."""
+    """Tests must not change it."""
+    return train(digits)
+
+
+def train(digits: DataSet) -> NestedModel:
+    """Six sub-models of a small ResNet, trained for a few epochs and calibrated."""
+    import torch
+
+    from trainer import NestedModel, fit
+    from trainer.families import ResNet
+
     family = ResNet.for_data(digits.spec, channels=[16, 24, 32], blocks=[2, 2, 2], widths=[0.5, 0.75, 1.0], depths=[1, 2])
     torch.manual_seed(0)
     nested = NestedModel(family)
@@ -48,16 +69,25 @@ def trained(digits: DataSet) -> NestedModel:
 
 
 @pytest.fixture(scope="session")
-def bundle_path(trained: NestedModel, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A measured bundle. Tests must not change it; copy it to damage it."""
-    return exported(trained, digits, tmp_path_factory.mktemp("bundles") / "digits")
+    path = tmp_path_factory.mktemp("bundles") / "digits"
+    if given := os.environ.get(BUNDLE_VARIABLE):
+        return measured(Path(shutil.copytree(given, path)))
+    return exported(request.getfixturevalue("trained"), request.getfixturevalue("digits"), path)
 
 
 def exported(trained: NestedModel, digits: DataSet, path: Path, *, int8: bool = False) -> Path:
     """Writes the bundle and measures it."""
+    from exporter import export
+
     calibration = digits.train if int8 else None
-    bundle = export(trained, path, test_data=digits.test, int8_calibration=calibration, show_progress=False)
-    profile = profile_bundle(bundle, device=DEVICE, threads=1, repeats=10, show_progress=False)
+    export(trained, path, test_data=digits.test, int8_calibration=calibration, show_progress=False)
+    return measured(path)
+
+
+def measured(path: Path) -> Path:
+    profile = profile_bundle(Bundle(path), device=DEVICE, threads=1, repeats=10, show_progress=False)
     write_profile(profile, path / "profiles" / f"{DEVICE}.json")
     return path
 

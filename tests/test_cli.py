@@ -41,7 +41,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--set"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
-    "run": CONTRACT["run"] | {"--device", "--cache"},
+    "run": CONTRACT["run"] | {"--device", "--cache", "--plan", "--watch", "--rate", "--seconds", "--feedback"},
+    "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
     "report": CONTRACT["report"] | {"--device"},
 }
 HEAVY = {"torch", "onnx", "onnxruntime", "flask", "plotly", "jinja2", "sklearn", "numpy"}
@@ -305,3 +306,18 @@ def test_the_module_and_the_console_script_are_one(options: list[str]) -> None:
     assert runs[0].returncode == runs[1].returncode == (0 if options == ["--help"] else 2)
     assert (runs[0].stdout, runs[0].stderr) == (runs[1].stdout, runs[1].stderr)
     assert "Traceback" not in runs[0].stderr
+
+
+def test_run_watch_runs_for_so_long_and_tells_the_history(bundle_path: Path, images: Path) -> None:
+    runs = document("run", bundle_path, "--input", images, "--latency-ms", "5", "--watch", "--seconds", "0.5", "--rate", "50")[
+        "runs"
+    ]
+    assert 5 <= len(runs) <= 30
+    assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent"} == set(runs[0])
+
+
+def test_a_plan_on_the_command_line(bundle_path: Path, images: Path) -> None:
+    plan = ["--plan", "per_hour=600", "--plan", "until=18:00"]
+    assert document("run", bundle_path, "--input", images, *plan)["feasible"]
+    assert "plan = 'per_hour'" in refused("run", bundle_path, "--input", images, "--plan", "per_hour")
+    assert "needed is one of until and for_hours" in refused("run", bundle_path, "--input", images, "--plan", "per_hour=600")

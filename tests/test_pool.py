@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from exporter.bundle import Bundle
+from exporter.session import SessionOptions
 from selector import Budget, BudgetError, Runtime
 from selector.pool import SessionPool
 from tests.test_runtime import images, ranked, runtime_of, stock  # noqa: F401
@@ -38,7 +39,7 @@ class Opener:
         return submodel.upper()
 
 
-def pool_of(memory_mb: float | None = None) -> tuple[SessionPool, Opener]:
+def pool_of(memory_mb: float | None = None) -> tuple[SessionPool[str], Opener]:
     opener = Opener()
     return SessionPool(opener, lambda name: MEMORY.get(name, 0.0), memory_mb), opener
 
@@ -146,16 +147,20 @@ def submodels_of(path: Path) -> list[str]:
     return sorted(bundle.submodels, key=lambda name: bundle.submodels[name].accuracy)
 
 
+def opened_by(runtime: Runtime) -> set[str]:
+    return {submodel for submodel, _ in runtime.pool.loaded}
+
+
 def test_a_run_takes_what_is_open_while_the_wanted_one_is_opened(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
-    runtime = Runtime(ranked, battery=lambda: None)
+    runtime = Runtime(ranked, feedback=False, battery=lambda: None)
     first = runtime.run(images(1), Budget(latency_ms=1)).selection
     assert first.submodel == names[0]  # nothing was open, so that this one was waited for
     runtime.pool.settle()
-    assert set(runtime.pool.loaded) == set(names[:2])  # and its neighbour
+    assert opened_by(runtime) == set(names[:2])  # and its neighbour
 
     gate, real = threading.Event(), runtime.pool._open
-    runtime.pool._open = lambda name: (gate.wait(30), real(name))[1]
+    runtime.pool._open = lambda key: (gate.wait(30), real(key))[1]
     for _ in range(20):
         result = runtime.run(images(1), Budget(latency_ms=6))
         assert result.selection.submodel == names[1]
@@ -167,13 +172,13 @@ def test_a_run_takes_what_is_open_while_the_wanted_one_is_opened(ranked: Path) -
     assert result.selection.submodel == names[5]
     np.testing.assert_allclose(result.outputs["logits"], stock(runtime.bundle, names[5], images(2)), rtol=1e-5, atol=1e-5)
     runtime.pool.settle()
-    assert set(runtime.pool.loaded) == {names[0], names[1], names[4], names[5]}
+    assert opened_by(runtime) == {names[0], names[1], names[4], names[5]}
     runtime.close()
 
 
 def test_a_run_waits_where_nothing_open_fits_the_budget(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
-    runtime = Runtime(ranked, battery=lambda: None)
+    runtime = Runtime(ranked, feedback=False, battery=lambda: None)
     assert runtime.run(images(1)).selection.submodel == names[5]
     assert runtime.run(images(1), Budget(latency_ms=2)).selection.submodel == names[1]
     runtime.close()
@@ -196,7 +201,7 @@ def with_memory(path: Path, memory_mb: dict[str, float | None]) -> None:
 def test_a_runtime_stays_within_its_memory(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
     with_memory(ranked, {name: 10.0 * n for n, name in enumerate(names, start=1)})
-    runtime = Runtime(ranked, battery=lambda: None, memory_mb=45)
+    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=45)
     order, chosen = random.Random(0), Counter[str]()
     for _ in range(300):
         result = runtime.run(images(1), Budget(latency_ms=order.randint(1, 6)))
@@ -207,16 +212,16 @@ def test_a_runtime_stays_within_its_memory(ranked: Path) -> None:  # noqa: F811
     assert len(chosen) > 1
     runtime.close()
     with pytest.raises(BudgetError, match="memory_mb = 5: no sub-model fits; the smallest takes 10 MB"):
-        Runtime(ranked, memory_mb=5)
+        Runtime(ranked, feedback=False, memory_mb=5)
 
 
 def test_with_room_for_one_alone_the_wanted_one_replaces_it(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
     with_memory(ranked, dict.fromkeys(names, 10.0))
-    runtime = Runtime(ranked, battery=lambda: None, memory_mb=15)
+    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=15)
     for limit in (1, 6, 3, 6):
         assert runtime.run(images(1), Budget(latency_ms=limit)).selection.submodel == names[limit - 1]
-        assert set(runtime.pool.loaded) == {names[limit - 1]}
+        assert opened_by(runtime) == {names[limit - 1]}
     runtime.close()
 
 
@@ -224,7 +229,7 @@ def test_memory_that_was_not_measured_is_estimated(ranked: Path) -> None:  # noq
     with_memory(ranked, dict.fromkeys(submodels_of(ranked)))
     bundle = Bundle(ranked)
     largest = max(entry.params for entry in bundle.submodels.values())
-    runtime = Runtime(ranked, battery=lambda: None, memory_mb=8 * largest / 2**20 * 0.99)
+    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=8 * largest / 2**20 * 0.99)
     entry = bundle.submodels[runtime.run(images(1)).selection.submodel]
     assert entry.params < largest
     runtime.close()
@@ -255,3 +260,57 @@ def test_an_execution_provider_that_is_not_here_is_named(provider: str, ranked: 
     with pytest.raises(ValueError, match=rf"provider = '{provider}': this ONNX Runtime \(.*\) has .*CPU"):
         runtime_of(ranked, provider=provider)
     assert runtime_of(ranked, provider="cpu").run(images(1)).outputs["logits"].shape == (1, 10)
+
+
+def test_several_profiles_of_a_device_make_one_frontier(ranked: Path) -> None:  # noqa: F811
+    """The second was measured with two threads: twice as fast, except for the three smallest."""
+    from device_profiles import write_profile
+    from tests.conftest import DEVICE
+
+    names, profile = submodels_of(ranked), Bundle(ranked).profile(DEVICE)
+    measured = {}
+    for place, name in enumerate(names):
+        times = {key: value * (2 if place < 3 else 0.5) for key, value in profile.submodels[name].latency_ms if key != "n"}
+        latency = profile.submodels[name].latency_ms.model_copy(update=times)
+        measured[name] = profile.submodels[name].model_copy(update={"latency_ms": latency})
+    device = profile.device.model_copy(update={"name": "two-threads", "threads": 2})
+    faster = profile.model_copy(update={"device": device, "submodels": measured})
+    write_profile(faster, ranked / "profiles" / "two-threads.json")
+
+    runtime = Runtime(ranked, feedback=False, device=[DEVICE, "two-threads"], battery=lambda: None, load_ahead=False)
+    for limit, submodel, of in ((1, names[0], DEVICE), (3, names[5], "two-threads"), (2, names[3], "two-threads")):
+        result = runtime.run(images(1), Budget(latency_ms=limit))
+        assert (result.selection.submodel, result.selection.device) == (submodel, of)
+    assert set(runtime.pool.loaded) == {(names[0], DEVICE), (names[5], "two-threads"), (names[3], "two-threads")}
+    threads = {key: session.get_session_options().intra_op_num_threads for key, session in runtime.pool._sessions.items()}
+    assert threads[names[0], DEVICE] == profile.device.threads
+    assert threads[names[5], "two-threads"] == 2
+    runtime.close()
+
+
+def test_without_a_profile_the_memory_is_kept_too(ranked: Path) -> None:  # noqa: F811
+    shutil.rmtree(ranked / "profiles")
+    largest = max(entry.params for entry in Bundle(ranked).submodels.values())
+    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=8 * largest / 2**20 * 0.99)
+    assert Bundle(ranked).submodels[runtime.run(images(1)).selection.submodel].params < largest
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("provider", "threads", "chosen"),
+    [
+        ("CPU", 3, {}),
+        ("CUDA", 3, {}),
+        ("OpenVINO", 3, {"num_of_threads": "3"}),
+        ("OpenVINO", 0, {}),
+        ("Xnnpack", 1, {"intra_op_num_threads": "1"}),
+    ],
+)
+def test_a_provider_with_threads_of_its_own_is_told_how_many(
+    provider: str, threads: int, chosen: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{provider}ExecutionProvider"
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [name, "CPUExecutionProvider"])
+    first, *others = SessionOptions(threads, provider.lower()).providers
+    assert first == (name, chosen)
+    assert others == ([] if provider == "CPU" else [("CPUExecutionProvider", {})])

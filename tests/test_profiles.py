@@ -224,7 +224,7 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     found = Device({"a": 1.0, "b": 2.0, "c": 30.0})
-    harness = importlib.import_module("device_profiles.measure")  # the package hands on the function of the same name
+    harness = importlib.import_module("device_profiles.harness")  # the package hands on the function of the same name
     monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=lambda: found.now))
     monkeypatch.setattr(harness, "private_memory_mb", lambda: 100.0 + 5.0 * len(found.still_open()))
     return found
@@ -257,7 +257,7 @@ def test_figures_are_those_of_the_clock(device: Device, repeats: int | None) -> 
 
 
 def test_where_the_system_does_not_tell_memory_there_is_no_figure(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["device_profiles.measure"], "private_memory_mb", lambda: None)
+    monkeypatch.setattr(sys.modules["device_profiles.harness"], "private_memory_mb", lambda: None)
     (found,) = measure(device.load, ["a"], repeats=2, show_progress=False).values()
     assert found.memory_mb is None
     assert set(found.source) == {"latency_ms", "load_ms"}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import sortednet
 from device_profiles import write_profile
+from device_profiles.schema import PredictionError
 from exporter.bundle import Bundle
+from selector import Budget, selector_for
 from tests.conftest import DEVICE
 
 LOADS = {"src", "href", "srcset", "data", "poster", "action", "formaction", "background", "xlink:href", "manifest"}
@@ -101,6 +105,42 @@ def test_names_cannot_become_markup(copied: Path) -> None:
     assert EVIL in page.text  # as text
     assert page.tags.count("script") == scripts
     assert "b" not in page.tags  # the bundle's folder is named <b>bold
+
+
+def charted(html: str) -> dict[str, Any]:
+    found = re.search(r"const { costs, devices } = (.*);\n", html)
+    assert found
+    document: dict[str, Any] = json.loads(found[1])
+    return document
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 99])
+def test_what_the_slider_looks_up_is_what_the_selector_chooses(copied: Path, percentile: int) -> None:
+    (device,) = charted(report(copied))["devices"]
+    steps = device["frontiers"][f"latency_ms.p{percentile}"]
+    selector = selector_for(Bundle(copied), DEVICE)
+    assert len(steps) > 1
+    for (limit, name), after in zip(steps, [*(limit for limit, _ in steps[1:]), 1e9], strict=True):
+        for budget in (limit, (limit + after) / 2):
+            chosen = selector.select(Budget(latency_ms=budget, percentile=percentile))
+            assert (chosen.submodel, chosen.feasible) == (name, True)
+    assert not selector.select(Budget(latency_ms=steps[0][0] * 0.999, percentile=percentile)).feasible
+
+
+def test_predicted_figures_are_marked(copied: Path) -> None:
+    profile = Bundle(copied).profile(DEVICE)
+    name, measured = next(iter(profile.submodels.items()))
+    predicted = measured.model_copy(update={"source": dict.fromkeys(measured.source, "predicted")})
+    submodels = {**profile.submodels, name: predicted}
+    errors = {"latency_ms": PredictionError(median=0.01, p95=0.034)}
+    told = profile.model_copy(update={"submodels": submodels, "prediction": errors})
+    write_profile(told, copied / "profiles" / f"{DEVICE}.json")
+    html = report(copied)
+    text = Page(html).text
+    assert f"~{measured.latency_ms.p50:.3f}" in text
+    assert text.count(f"~{measured.latency_ms.p50:.3f}") == 1
+    assert "off by 1.0 % in the median and 3.4 % at the 95th percentile" in text
+    assert charted(html)["devices"][0]["submodels"][name]["source"]["latency_ms"] == "predicted"
 
 
 def test_without_a_profile_it_says_how_to_measure(copied: Path) -> None:

@@ -20,21 +20,26 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from device_profiles import LatencyMs, default_device_name, write_profile
-from exporter import export
 from exporter.bundle import Bundle, BundleError
 from exporter.manifest import TensorSpec
 from selector import Battery, Budget, BudgetError, InputError, Runtime, profile_bundle, read_battery
 from selector.files import read_inputs
 from selector.runtime import check_inputs
 from tests.conftest import DEVICE
-from tests.user_families import TextEncoder
-from trainer import NestedModel
 
 INPUT, OUTPUT, SHAPE = "input", "logits", (1, 8, 8)
 
 
 def images(batch: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).random((batch, *SHAPE), dtype=np.float32)
+
+
+def text_bundle(path: Path) -> Bundle:
+    from exporter import export
+    from tests.user_families import TextEncoder
+    from trainer import NestedModel
+
+    return export(NestedModel(TextEncoder()), path, show_progress=False)
 
 
 def stock(bundle: Bundle, submodel: str, inputs: NDArray[Any]) -> NDArray[Any]:
@@ -60,8 +65,8 @@ def ranked(bundle_path: Path, tmp_path: Path) -> Path:
 
 
 def runtime_of(path: Path, **options: Any) -> Runtime:
-    """Every run takes the best of all sub-models, open or not."""
-    return Runtime(path, **{"battery": lambda: None, "load_ahead": False, **options})
+    """Every run takes the best of all sub-models by the profile, open or not."""
+    return Runtime(path, **{"battery": lambda: None, "load_ahead": False, "feedback": False, **options})
 
 
 def unmeasured(bundle_path: Path, tmp_path: Path, devices: tuple[str, ...] = ()) -> Path:
@@ -170,7 +175,7 @@ def test_inputs_must_agree_on_their_free_axes(bundle: Bundle) -> None:
 
 def test_what_only_the_graph_can_refuse_is_an_input_error(tmp_path: Path) -> None:
     """A token id that the embedding does not have."""
-    bundle = export(NestedModel(TextEncoder()), tmp_path / "text", show_progress=False)
+    bundle = text_bundle(tmp_path / "text")
     runtime = Runtime(bundle)
     tokens = np.full((1, 6), 49, np.int64)
     assert runtime.run(tokens).outputs[OUTPUT].shape == (1, 3)
@@ -179,7 +184,7 @@ def test_what_only_the_graph_can_refuse_is_an_input_error(tmp_path: Path) -> Non
 
 
 def test_without_accuracies_a_measured_bundle_runs_and_a_limit_is_an_error(tmp_path: Path) -> None:
-    bundle = export(NestedModel(TextEncoder()), tmp_path / "text", show_progress=False)
+    bundle = text_bundle(tmp_path / "text")
     write_profile(
         profile_bundle(bundle, device=DEVICE, repeats=1, show_progress=False), bundle.path / f"profiles/{DEVICE}.json"
     )
@@ -236,7 +241,7 @@ def test_a_file_that_claims_to_be_larger_than_memory_is_refused(tmp_path: Path, 
     [(None, False), (Battery(percent=10, discharging=True), True), (Battery(percent=10, discharging=False), False)],
 )
 def test_a_low_battery_changes_the_choice(ranked: Path, battery: Battery | None, saves: bool) -> None:
-    selection = Runtime(ranked, battery=lambda: battery).run(images(1), Budget(min_accuracy=0.0)).selection
+    selection = Runtime(ranked, feedback=False, battery=lambda: battery).run(images(1), Budget(min_accuracy=0.0)).selection
     best = max(entry.accuracy for entry in Bundle(ranked).submodels.values())
     assert (selection.latency_ms == 1.0) == saves
     assert (selection.accuracy == best) == (not saves)

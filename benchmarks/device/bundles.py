@@ -50,6 +50,6 @@ def _family(name: str, data: DataSet) -> Family:
     if name == "cnn":
         widths, depths = [k / 10 for k in range(3, 11)], (1, 2, 3, 4, (1, 2, 3))
         return ResNet.for_data(
-            data.spec, channels=[92, 184, 368], blocks=[4, 4, 4], stem_stride=2, widths=widths, depths=depths
+            data.spec, channels=[56, 112, 224], blocks=[4, 4, 4], stem_stride=2, widths=widths, depths=depths
         )
     return SETUPS[name].build(data)

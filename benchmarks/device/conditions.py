@@ -116,7 +116,7 @@ def plot(profiles: dict[str, Profile], accuracies: dict[str, float | None], path
     for axis, percentile in zip(axes, (50, 99), strict=True):
         for (suffix, profile), colour in zip(profiles.items(), colours, strict=False):
             selector = Selector(profile, accuracies)
-            costs, candidates = selector._frontiers[percentile].by_cost["latency_ms"]
+            costs, candidates = selector.afforded_by("latency_ms", percentile)
             heights = [100 * candidate.accuracy for candidate in candidates]
             axis.step(costs, heights, where="post", color=colour, lw=1.5, label=labels[suffix])
             axis.plot(costs, heights, ".", color=colour, ms=5)
@@ -127,6 +127,10 @@ def plot(profiles: dict[str, Profile], accuracies: dict[str, float | None], path
         for budget in BUDGETS_MS:
             axis.axvline(budget, color="#999999", lw=0.8, ls=":")
         axis.set_xscale("log")
+        least, most = axis.get_xlim()
+        axis.set_xticks([tick for tick in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if least < tick < most])
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.set_xlabel(f"latency at the {'median' if percentile == 50 else '99th percentile'} (ms)")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

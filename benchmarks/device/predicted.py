@@ -1,4 +1,9 @@
-"""Twelve measured of 160: how far the others are off, and how much faster that is than measuring all."""
+"""Twelve measured of 160: how far the others are off, and how much faster that is than measuring all.
+
+The twelve are taken from the measurement of all, so that both saw the same minutes of this machine. How well a second
+measurement of all repeats the first says what any prediction can reach: where the machine is too restless for that, all is
+measured once more, and the figures are of the time when it was quietest.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,15 @@ import numpy as np
 
 from benchmarks.device.bundles import made
 from benchmarks.device.sessions import Figures, fp32
+from device_profiles import Profile
+from device_profiles.predict import Predictor, predict
+from exporter.bundle import Bundle
 from selector import profile_bundle
 from selector.cache import ModelCache
 
 MEASURED = 12
+TRIES = 2
+REPEATS = 0.95  # of the sub-models: then the machine was quiet enough
 
 
 def measure() -> Figures:
@@ -20,31 +30,51 @@ def measure() -> Figures:
     speedups = []
     for name in ("resnet", "mobilenetv2"):
         bundle = made(name)
-        names = fp32(bundle)
         with TemporaryDirectory() as folder:
             cache = ModelCache(folder, max_bytes=2**31)
-            profile_bundle(bundle, submodels=names, repeats=1, cache=cache, show_progress=False)  # makes the copies
+            profile_bundle(bundle, submodels=fp32(bundle), repeats=1, cache=cache, show_progress=False)  # makes the copies
             for threads in (1, 2):
-                profiles, seconds = [], []
-                for count in (None, MEASURED):
-                    begun = time.perf_counter()
-                    profiles.append(
-                        profile_bundle(
-                            bundle, threads=threads, submodels=names, predict_from=count, cache=cache, show_progress=False
-                        )
-                    )
-                    seconds.append(time.perf_counter() - begun)
-                whole, some = profiles
-                errors = np.array(
-                    [
-                        some.submodels[n].latency_ms.p50 / whole.submodels[n].latency_ms.p50 - 1
-                        for n in names
-                        if some.submodels[n].source["latency_ms"] == "predicted"
-                    ]
-                )
-                found[f"predict_within_10pct.{name}.{threads}"] = float((np.abs(errors) <= 0.10).mean())
-                found[f"predict_p95_error.{name}.{threads}"] = float(np.percentile(np.abs(errors), 95))
-                found[f"predict_promised_p95.{name}.{threads}"] = some.prediction["latency_ms"].p95
-                speedups.append(seconds[0] / seconds[1])
+                tries: list[Figures] = []
+                while len(tries) < TRIES and not (tries and tries[-1]["measured_again_within_10pct"] >= REPEATS):
+                    first, seconds = _profiled(bundle, cache, threads)
+                    again, _ = _profiled(bundle, cache, threads)
+                    apart, fewer = _profiled(bundle, cache, threads, MEASURED)
+                    tries.append(_errors(bundle, first, again, apart))
+                    speedups.append(seconds / fewer)
+                best = max(tries, key=lambda figures: figures["measured_again_within_10pct"])
+                found |= {f"{key}.{name}.{threads}": value for key, value in best.items()}
     found["profile_speedup"] = min(speedups)
     return found
+
+
+def _profiled(bundle: Bundle, cache: ModelCache, threads: int, count: int | None = None) -> tuple[Profile, float]:
+    """And the seconds that it took."""
+    begun = time.perf_counter()
+    profile = profile_bundle(
+        bundle, threads=threads, submodels=fp32(bundle), predict_from=count, cache=cache, show_progress=False
+    )
+    return profile, time.perf_counter() - begun
+
+
+def _errors(bundle: Bundle, first: Profile, again: Profile, apart: Profile) -> Figures:
+    names = list(first.submodels)
+    layers, counts = bundle.manifest.layers, {name: dict(bundle.submodels[name].layers) for name in names}
+    twelve = Predictor(layers, counts).choose(MEASURED)
+    predicted, promised = predict(layers, counts, {name: first.submodels[name] for name in twelve})
+    others = [name for name in names if name not in twelve]
+
+    def off(to: dict[str, float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.abs(np.array([to[name] / first.submodels[name].latency_ms.p50 - 1 for name in others]))
+
+    errors = off({name: measured.latency_ms.p50 for name, measured in predicted.items()})
+    return {
+        "predict_within_10pct": float((errors <= 0.10).mean()),
+        "predict_p95_error": float(np.percentile(errors, 95)),
+        "predict_promised_p95": promised["latency_ms"].p95,
+        "measured_again_within_10pct": float((off(_medians(again)) <= 0.10).mean()),
+        "predict_apart_within_10pct": float((off(_medians(apart)) <= 0.10).mean()),
+    }
+
+
+def _medians(profile: Profile) -> dict[str, float]:
+    return {name: measured.latency_ms.p50 for name, measured in profile.submodels.items()}

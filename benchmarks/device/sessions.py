@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,16 +29,15 @@ COLD = ("resnet", "mobilenetv2", "encoder")
 
 def measure() -> Figures:
     """Each part in a process of its own, because memory that was freed is not given back in full."""
-    context = multiprocessing.get_context("spawn")
     found: Figures = {}
-    with context.Pool(1, maxtasksperchild=1) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for name in COLD:
-            found[f"cold_switch_ratio.{name}"] = pool.apply(cold_switch, (name,))
-        found |= pool.apply(through_runtime)
-        plain, pooled = (pool.apply(private_memory, (cached, count)) for cached, count in ((False, 1), (True, 40)))
+            found[f"cold_switch_ratio.{name}"] = pool.submit(cold_switch, name).result()
+        found |= pool.submit(through_runtime).result()
+        plain, pooled = (pool.submit(private_memory, *how).result() for how in ((False, 1), (True, 40)))
         found["pool_private_ratio"] = pooled / plain
-        found |= pool.apply(random_switching)
-        found |= pool.apply(while_loading)
+        found |= pool.submit(random_switching).result()
+        found |= pool.submit(while_loading).result()
     return found
 
 
@@ -85,14 +85,12 @@ def cold_switch(name: str, rounds: int = 15) -> float:
     return totals["cached"] / totals["plain"]
 
 
-def profiled(name: str, folder: Path, count: int | None = None) -> Path:
-    """A copy of the bundle's profile for this machine, in the bundle, as `Runtime` finds it."""
+def profiled(name: str, cache: ModelCache | bool, count: int | None = None) -> Path:
+    """The bundle's profile for this machine, in the bundle, as `Runtime` finds it."""
     bundle = made(name)
     names = fp32(bundle)
     chosen = names if count is None else [names[round(i * (len(names) - 1) / (count - 1))] for i in range(count)]
-    profile = profile_bundle(
-        bundle, device="bench", threads=1, submodels=chosen, repeats=20, cache=ModelCache(folder), show_progress=False
-    )
+    profile = profile_bundle(bundle, device="bench", threads=1, submodels=chosen, repeats=20, cache=cache, show_progress=False)
     path = bundle.path / "profiles" / "bench.json"
     write_profile(profile, path)
     return path
@@ -101,7 +99,7 @@ def profiled(name: str, folder: Path, count: int | None = None) -> Path:
 def through_runtime(runs: int = 3000) -> Figures:
     """Microseconds that `Runtime.run` adds to `session.run`, and of a change between two open sub-models."""
     with TemporaryDirectory() as folder:
-        profiled("resnet", Path(folder), 20)
+        profiled("resnet", ModelCache(folder), 20)
         bundle = made("resnet")
         accuracies = np.linspace(0.8, 0.9, len(bundle.submodels))
         _pretend_accuracies(bundle, accuracies)
@@ -156,26 +154,25 @@ def _fill(folder: str, names: list[str]) -> None:
 
 
 def random_switching(runs: int = 10_000) -> Figures:
-    """The most private memory that a pool took, relative to its budget, while the size changed at random."""
-    with TemporaryDirectory() as folder:
-        profiled("cnn", Path(folder))
-        bundle = made("cnn")
-        _pretend_accuracies(bundle, np.linspace(0.8, 0.9, len(bundle.submodels)))
-        profile = bundle.profile("bench")
-        needed = sum(m.memory_mb or 0.0 for m in profile.submodels.values())
-        limit = needed / 4
-        feed, order = one_input(bundle), random.Random(0)
-        limits = [m.latency_ms.p50 * 1.001 for m in profile.submodels.values()]
-        before = private_memory_mb() or 0.0
-        runtime = Runtime(bundle, device="bench", battery=lambda: None, cache=ModelCache(folder), memory_mb=limit)
-        most_counted = most_measured = 0.0
-        opened = set()
-        for i in range(runs):
-            opened.add(runtime.run(feed, Budget(latency_ms=order.choice(limits))).selection.submodel)
-            most_counted = max(most_counted, runtime.pool.memory_used_mb)
-            if i % 200 == 199:
-                most_measured = max(most_measured, (private_memory_mb() or 0.0) - before)
-        runtime.close()
+    """The most private memory that a pool took, relative to its budget, while the size changed at random. Without cached
+    copies, so that every session holds its weights itself."""
+    profiled("cnn", cache=False)
+    bundle = made("cnn")
+    _pretend_accuracies(bundle, np.linspace(0.8, 0.9, len(bundle.submodels)))
+    profile = bundle.profile("bench")
+    limit = sum(m.memory_mb or 0.0 for m in profile.submodels.values()) / 4
+    feed, order = one_input(bundle), random.Random(0)
+    limits = [m.latency_ms.p50 * 1.001 for m in profile.submodels.values()]
+    before = private_memory_mb() or 0.0
+    runtime = Runtime(bundle, device="bench", battery=lambda: None, cache=False, memory_mb=limit)
+    most_counted = most_measured = 0.0
+    opened = set()
+    for i in range(runs):
+        opened.add(runtime.run(feed, Budget(latency_ms=order.choice(limits))).selection.submodel)
+        most_counted = max(most_counted, runtime.pool.memory_used_mb)
+        if i % 200 == 199:
+            most_measured = max(most_measured, (private_memory_mb() or 0.0) - before)
+    runtime.close()
     return {
         "pool_runs": runs,
         "pool_submodels_used": len(opened),
@@ -188,15 +185,16 @@ def random_switching(runs: int = 10_000) -> Figures:
 def while_loading(seconds: float = 8.0) -> Figures:
     """p99 of runs of one sub-model while others are opened in the background all the time, relative to p99 without."""
     with TemporaryDirectory() as folder:
-        profiled("cnn", Path(folder), 20)
+        profiled("cnn", ModelCache(folder), 20)
         bundle = made("cnn")
         _pretend_accuracies(bundle, np.linspace(0.8, 0.9, len(bundle.submodels)))
         runtime = Runtime(bundle, device="bench", battery=lambda: None, cache=ModelCache(folder), load_ahead=False)
         feed = one_input(bundle)
-        names = list(bundle.profile("bench").submodels)
         limit = sorted(m.latency_ms.p50 for m in bundle.profile("bench").submodels.values())[10] * 1.001
         budget = Budget(latency_ms=limit)
-        kept = runtime.run(feed, budget).selection.submodel
+        selection = runtime.run(feed, budget).selection
+        kept = (selection.submodel, selection.device)
+        others = [(name, selection.device) for name in bundle.profile("bench").submodels if name != selection.submodel]
         loads = 0
         taken: dict[bool, list[float]] = {False: [], True: []}
         order = random.Random(0)
@@ -205,10 +203,9 @@ def while_loading(seconds: float = 8.0) -> Figures:
             end = time.perf_counter() + seconds / 20
             while time.perf_counter() < end:
                 if loading and not runtime.pool._asked:
-                    name = order.choice([n for n in names if n != kept])
                     with runtime.pool._changed:
-                        runtime.pool._sessions = {n: s for n, s in runtime.pool._sessions.items() if n == kept}
-                    runtime.pool.load_ahead([name])
+                        runtime.pool._sessions = {kept: runtime.pool._sessions[kept]}
+                    runtime.pool.load_ahead([order.choice(others)])
                     loads += 1
                 taken[loading].append(timed(lambda: runtime.run(feed, budget)))
             runtime.pool.settle()

@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from device_profiles.energy import EnergyMeter
 from device_profiles.host import private_memory_mb
 from device_profiles.schema import Figure, LatencyMs, Measurement, Source
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Run = Callable[[], object]
 Load = Callable[[str], Run]
@@ -148,5 +150,8 @@ def _summary(samples: _Samples, meter: EnergyMeter | None) -> Measurement:
 
 
 def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))

@@ -1,0 +1,219 @@
+"""`Cascade`: a small sub-model answers when it is sure, a larger one when it is not.
+
+The threshold is calibrated so that the accuracy stays above a floor with a stated confidence, by testing thresholds in a
+fixed order, from always asking the larger one downwards, until the exact binomial bound falls below the floor (Angelopoulos
+et al. 2021, "Learn then Test", section 3.1: a fixed sequence needs no correction for the number of thresholds). One half of
+the validation data chooses the pair, the other half certifies it.
+
+bundle/cascades.json holds them; it is written after the export and is not in the manifest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from device_profiles import LatencyMs, Measurement, Profile
+from exporter.bundle import Bundle
+from exporter.session import open_session
+from selector.budget import BudgetError
+
+CASCADES_FILE = "cascades.json"
+_THRESHOLDS = 200
+_TRIED = 3  # pairs, the cheapest first
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Logits = NDArray[np.float32]
+
+
+class Cascade(BaseModel):
+    """Two sub-models and when the second is asked: where the first's largest probability is below the threshold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+    first: str
+    then: str
+    threshold: Share
+    escalation: Share  # of the certifying examples, how many were passed on
+    accuracy: Share  # on the certifying examples
+    floor: Share  # what the accuracy is above, with this confidence
+    confidence: Share
+    examples: Annotated[int, Field(ge=1)]
+
+    def passes_on(self, logits: Logits) -> NDArray[np.bool_]:
+        """For each example whether the larger one is asked. Shape (N, classes) to (N,)."""
+        return confidences(logits) < self.threshold
+
+
+class Runs(Protocol):
+    """What `Runtime` needs of a session."""
+
+    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]: ...
+
+
+class CascadeSession:
+    """The sessions of both sub-models as one; of a batch only the examples that are not sure go to the larger one."""
+
+    def __init__(self, cascade: Cascade, first: Runs, then: Runs) -> None:
+        self.cascade, self.first, self.then = cascade, first, then
+        self.first_ms = 0.0  # what the first of the latest run took
+
+    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        begun = time.perf_counter()
+        values = self.first.run(names, feed)
+        self.first_ms = (time.perf_counter() - begun) * 1e3
+        passed = self.cascade.passes_on(values[0])
+        if passed.all():
+            return self.then.run(names, feed)
+        if passed.any():
+            better = self.then.run(names, {name: array[passed] for name, array in feed.items()})
+            values = [value.copy() for value in values]
+            for value, part in zip(values, better, strict=True):
+                value[passed] = part
+        return values
+
+
+def confidences(logits: Logits) -> NDArray[np.float64]:
+    """The largest softmax probability of each example. Shape (N, classes) to (N,)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(1.0 / np.exp(shifted).sum(axis=1))
+
+
+def find_cascade(
+    logits: Mapping[str, Logits], labels: NDArray[np.int64], costs: Mapping[str, float], floor: float, confidence: float
+) -> Cascade:
+    """The pair of least expected cost that keeps the floor, certified. `logits` by sub-model, shape (N, classes).
+
+    Raises BudgetError when no sub-model can be certified for that floor with so many examples.
+    """
+    if not 0 < floor < 1 or not 0 < confidence < 1:
+        raise BudgetError(f"floor = {floor}, confidence = {confidence}: allowed are values between 0 and 1")
+    order = np.random.default_rng(0).permutation(len(labels))
+    choosing, certifying = np.array_split(order, 2)
+    names = sorted(costs, key=lambda name: costs[name])
+    pairs: list[tuple[float, str, str]] = []
+    for place, first in enumerate(names):
+        for then in names[place + 1 :]:
+            found = _threshold(logits[first][choosing], logits[then][choosing], labels[choosing], floor, confidence)
+            if found is not None:
+                pairs.append((costs[first] + found[1] * costs[then], first, then))
+    each = 1 - (1 - confidence) / _TRIED  # so that all that are tried keep the confidence together (Bonferroni)
+    for _, first, then in sorted(pairs)[:_TRIED]:
+        found = _threshold(logits[first][certifying], logits[then][certifying], labels[certifying], floor, each)
+        if found is not None:
+            threshold, escalation, accuracy = found
+            return Cascade(
+                id=f"{first}+{then}",
+                first=first,
+                then=then,
+                threshold=threshold,
+                escalation=escalation,
+                accuracy=accuracy,
+                floor=floor,
+                confidence=confidence,
+                examples=len(certifying),
+            )
+    raise BudgetError(
+        f"floor = {floor:g}: no pair keeps it with a confidence of {confidence:g} on {len(certifying)} validation examples; "
+        "allowed is a lower floor, a lower confidence, or more examples"
+    )
+
+
+def _threshold(
+    small: Logits, large: Logits, labels: NDArray[np.int64], floor: float, confidence: float
+) -> tuple[float, float, float] | None:
+    """The lowest threshold that is certified, its share of escalations and its accuracy; None when not even asking the
+    larger one always is."""
+    sure = confidences(small)
+    small_right, large_right = small.argmax(axis=1) == labels, large.argmax(axis=1) == labels
+    order = np.argsort(-sure)  # the surest first: the k surest are answered by the small one
+    gained = np.concatenate([[0], np.cumsum(small_right[order].astype(int) - large_right[order].astype(int))])
+    right = int(large_right.sum()) + gained
+    needed = _least_right(len(labels), floor, confidence)
+    kept: int | None = None
+    for k in np.unique(np.linspace(0, len(labels), _THRESHOLDS + 1).astype(int)):
+        if right[k] < needed:
+            break
+        kept = int(k)
+    if kept is None:
+        return None
+    threshold = 1.0 if kept == 0 else float(np.nextafter(sure[order[kept - 1]], 0))
+    answered = sure >= threshold
+    accuracy = np.where(answered, small_right, large_right).mean()
+    return min(threshold, 1.0), float(1 - answered.mean()), float(accuracy)
+
+
+def _least_right(n: int, floor: float, confidence: float) -> int:
+    """How many of n must be right for the exact lower bound (Clopper & Pearson 1934) to reach the floor."""
+    from scipy.stats import binom  # type: ignore[import-untyped]
+
+    return int(binom.ppf(confidence, n, floor)) + 1
+
+
+def logits_of(bundle: Bundle, submodel: str, inputs: Mapping[str, NDArray[Any]], batch: int = 256) -> Logits:
+    """First output of a sub-model for all inputs. Shape (N, classes)."""
+    session = open_session(bundle.graph_path(submodel))
+    count = len(next(iter(inputs.values())))
+    parts = [
+        session.run(None, {name: array[start : start + batch] for name, array in inputs.items()})[0]
+        for start in range(0, count, batch)
+    ]
+    return np.concatenate(parts)
+
+
+def read_cascades(bundle: Bundle) -> list[Cascade]:
+    """Those of the bundle; none where there is no file. Raises BudgetError when it is damaged or names unknown sub-models."""
+    path = bundle.path / CASCADES_FILE
+    if not path.exists():
+        return []
+    try:
+        found = TypeAdapter(list[Cascade]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BudgetError(f"{CASCADES_FILE}: {error}") from None
+    for cascade in found:
+        for name in (cascade.first, cascade.then):
+            if name not in bundle.submodels:
+                raise BudgetError(f"{CASCADES_FILE}: {cascade.id} names {name!r}, which is not in this bundle")
+    return found
+
+
+def write_cascades(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
+    path = bundle.path / CASCADES_FILE
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(TypeAdapter(list[Cascade]).dump_json(list(cascades), indent=1))
+    return partial.replace(path)
+
+
+def with_cascades(profile: Profile, cascades: Sequence[Cascade]) -> Profile:
+    """The profile with what each cascade is expected to cost on that device, marked as predicted: at the median its mean,
+    at a higher percentile both sub-models' where more than the rest is passed on."""
+    submodels = dict(profile.submodels)
+    for cascade in cascades:
+        if cascade.first in submodels and cascade.then in submodels:
+            submodels[cascade.id] = _expected(submodels[cascade.first], submodels[cascade.then], cascade.escalation)
+    return profile.model_copy(update={"submodels": submodels})
+
+
+def _expected(first: Measurement, then: Measurement, escalation: float) -> Measurement:
+    a, b = first.latency_ms, then.latency_ms
+
+    def at(percentile: int) -> float:
+        both = escalation > 1 - percentile / 100
+        return float(getattr(a, f"p{percentile}") + (getattr(b, f"p{percentile}") if both else 0.0))
+
+    p50 = a.p50 + escalation * b.p50
+    p90 = max(p50, at(90))
+    latency = LatencyMs(p50=p50, p90=p90, p99=max(p90, at(99)), mean=a.mean + escalation * b.mean, n=0)
+    figures: dict[str, float] = {}
+    if first.energy_mj is not None and then.energy_mj is not None:
+        figures["energy_mj"] = first.energy_mj + escalation * then.energy_mj
+    if first.memory_mb is not None and then.memory_mb is not None:
+        figures["memory_mb"] = first.memory_mb + then.memory_mb
+    source = dict.fromkeys(["latency_ms", *figures], "predicted")
+    return Measurement.model_validate({"latency_ms": latency, **figures, "source": source})

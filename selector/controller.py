@@ -1,0 +1,206 @@
+"""`Controller`: the decision for every run, and what is learnt from it. Pure: time and readings come in as arguments, so that
+recorded traces give the same decisions again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from math import log
+from statistics import median
+
+import numpy as np
+
+from device_profiles import Profile
+from selector.battery import Battery
+from selector.budget import Budget, Selection
+from selector.feedback import SlowDown
+from selector.plan import Planner
+from selector.selector import Key, Selector, nearest_percentile
+
+SPARE = 1.05
+"""A larger sub-model than the present one is taken when it fits with so much to spare."""
+
+
+class Controller:
+    """Chooses by a selector, corrected by what earlier runs took.
+
+    The choice is the best sub-model that keeps the deadline with the asked probability as things are now. A larger one than
+    the present is taken only with something to spare, so that noise does not make the choice flutter.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        profiles: Sequence[Profile],
+        *,
+        feedback: bool = True,
+        clock: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+    ) -> None:
+        self.selector, self.feedback = selector, feedback
+        self.slow_downs = {profile.device.name: SlowDown(quiet_shape(profile)) for profile in profiles}
+        self._medians = {(n, p.device.name): m.latency_ms.p50 for p in profiles for n, m in p.submodels.items()}
+        self._present: Selection | None = None
+        self._seen_at: dict[str, float] = {}
+        self._clock = clock
+        self._plan: tuple[Budget, Planner] | None = None
+        self._latest: tuple[Budget, Battery | None, tuple[object, ...], Selection] | None = None
+
+    def choose(
+        self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
+    ) -> Selection:
+        """The best for the budget at this moment, in seconds of a clock. Never raises."""
+        if budget.plan is not None and battery is not None and battery.discharging:
+            return self._planned(budget, now, battery, among)
+        situation = self._situation(budget, now) if among is None else None
+        latest = self._latest
+        if situation and latest and latest[0] is budget and latest[1] is battery and latest[2] == situation:
+            return latest[3]
+        found = self._chosen(budget, now, battery, among)
+        if budget.latency_ms is not None and self.feedback and abs((pace := self.slow_down(found.device)) - 1) > 0.05:
+            found = found._replace(reason=f"{found.reason}; runs take {pace:.2f} times what the profile says")
+        if situation:
+            self._latest = (budget, battery, situation, found)
+        return found
+
+    def _chosen(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
+        if budget.latency_ms is None or not self.feedback:
+            return self.selector.select(budget, battery, among=among)
+        wanted, present = self._best(budget, now, battery, among), self._present
+        if present is None or not wanted.feasible or (wanted[0] == present[0] and wanted.device == present.device):
+            return wanted
+        if budget.objective != "accuracy" or (wanted.accuracy or 0.0) <= (present.accuracy or 0.0):
+            return wanted
+        careful = self._best(budget, now, battery, among, spare=SPARE)
+        if careful.feasible and (careful.accuracy or 0.0) > (present.accuracy or 0.0):
+            return careful
+        key = (present.submodel, present.device)
+        staying = self._best(budget, now, battery, [key]) if among is None or key in among else wanted
+        return staying if staying.feasible else wanted
+
+    def observe(self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None) -> None:
+        """A run of the selection has taken so long; `ran`: of this sub-model, where the selection is a cascade."""
+        self._present = selection
+        if self._plan:
+            self._plan[1].spent((selection.submodel, selection.device))
+        slow_down = self.slow_downs.get(selection.device)
+        submodel = ran or selection.submodel
+        expected = self._medians.get((submodel, selection.device))
+        if slow_down is None or expected is None:
+            return
+        slow_down.observe(submodel, expected, latency_ms, now)
+        for other in self.slow_downs.values() if len(self.slow_downs) > 1 else ():
+            if other is not slow_down:
+                other.approach(slow_down, now - self._seen_at.get(selection.device, now))
+        self._seen_at[selection.device] = now
+
+    def _planned(self, budget: Budget, now: float, battery: Battery, among: Collection[Key] | None) -> Selection:
+        """What the plan has for this inference, or the best within its energy where the budget has other limits."""
+        assert budget.plan is not None
+        if self._plan is None or self._plan[0] != budget:
+            candidates = self.selector.candidates(budget.memory_mb, budget.min_accuracy)
+            seconds = budget.plan.seconds(self._clock())
+            self._plan = (budget, Planner(budget.plan, candidates, battery.percent, now, seconds))
+        planner = self._plan[1]
+        planner.reading(battery.percent, now)
+        chosen = planner.next() if among is None else planner.latest  # asked again for the same inference
+        keys = planner.costing_at_most(chosen)
+        if among is not None:
+            keys = [key for key in keys if key in among] or list(among)
+        first = [chosen.key] if chosen.key in keys else keys
+        other_limits = budget.model_copy(update={"plan": None})
+        found = self._best_or_any(other_limits, now, first)
+        if not found.feasible and first is not keys:
+            found = self._best_or_any(other_limits, now, keys)
+        return found._replace(reason=f"{planner.reason(now)}: {found.reason}")
+
+    def _best_or_any(self, budget: Budget, now: float, among: Collection[Key]) -> Selection:
+        if budget.latency_ms is None or not self.feedback:
+            return self.selector.select(budget, among=among)
+        return self._best(budget, now, None, among)
+
+    def slow_down(self, device: str) -> float:
+        """How much slower than its profile this device's level is now."""
+        found = self.slow_downs.get(device)
+        return float(np.exp(found.level)) if found else 1.0
+
+    def _situation(self, budget: Budget, now: float) -> tuple[object, ...] | None:
+        """What the choice for a budget depends on besides it: where that is as before, so is the choice. None: not known."""
+        if budget.latency_ms is None or not self.feedback:
+            return ("profile",)
+        if any(slow_down.suspicious for slow_down in self.slow_downs.values()):
+            return None
+        percentile = nearest_percentile(budget.percentile)
+        present = self._present
+        factors = [slow_down.factor(percentile, now) for slow_down in self.slow_downs.values()]
+        return (present and present.submodel, present and present.device, *factors)
+
+    def _best(
+        self,
+        budget: Budget,
+        now: float,
+        battery: Battery | None,
+        among: Collection[Key] | None,
+        spare: float = 1.0,
+    ) -> Selection:
+        percentile = nearest_percentile(budget.percentile)
+        if len(self.slow_downs) == 1:
+            ((device, slow_down),) = self.slow_downs.items()
+            return self._best_of(budget, battery, among, slow_down, spare * slow_down.factor(percentile, now), now)
+        found = []
+        for device, slow_down in self.slow_downs.items():
+            keys = [key for key in (self._medians if among is None else among) if key[1] == device]
+            if keys:
+                factor = spare * slow_down.factor(percentile, now)
+                found.append(self._best_of(budget, battery, keys, slow_down, factor, now))
+        better = {"accuracy": _by_accuracy, "latency": _by_latency, "energy": _by_energy}[budget.objective]
+        return min(found, key=lambda selection: (not selection.feasible, better(selection)))
+
+    def _best_of(
+        self,
+        budget: Budget,
+        battery: Battery | None,
+        among: Collection[Key] | None,
+        slow_down: SlowDown,
+        factor: float,
+        now: float,
+    ) -> Selection:
+        """Of one profile; those that have lately been slower than the others are judged by themselves."""
+        limit = budget.latency_ms
+        assert limit is not None
+        left = among
+        missed: Selection | None = None  # of those that would fit, were they not slower by themselves, the fastest
+        while True:
+            found = self.selector.select(budget, battery, among=left, slowdown=factor)
+            latency = (found.latency_ms or 0.0) * slow_down.offset(found.submodel, now)
+            if not found.feasible:
+                return missed if missed and (missed.latency_ms or 0.0) < latency else found
+            if latency <= limit:
+                return found._replace(latency_ms=latency)
+            reason = f"nothing fits: the nearest sub-model has latency {latency:.4g} ms, limit {limit:g} ms"
+            if missed is None or latency < (missed.latency_ms or 0.0):
+                missed = found._replace(latency_ms=latency, feasible=False, reason=reason)
+            left = [key for key in (self._medians if left is None else left) if key != (found.submodel, found.device)]
+
+
+def quiet_shape(profile: Profile) -> Callable[[float], float]:
+    """For a share of runs: the logarithm of the latency that they stay below, relative to the median; of the profile's
+    sub-models the median. What is below the median mirrors what is above."""
+    tails = [
+        median(max(0.0, log(getattr(m.latency_ms, name) / m.latency_ms.p50)) for m in profile.submodels.values())
+        for name in ("p90", "p99")
+    ]
+    shares, values = [0.0, 0.1, 0.5, 0.9, 0.99, 1.0], [-tails[0], -tails[0], 0.0, tails[0], tails[1], 1.2 * tails[1]]
+    return lambda share: float(np.interp(share, shares, values))
+
+
+def _by_accuracy(selection: Selection) -> tuple[float, float]:
+    return -(selection.accuracy or 0.0), selection.latency_ms or 0.0
+
+
+def _by_latency(selection: Selection) -> tuple[float, float]:
+    return selection.latency_ms or 0.0, -(selection.accuracy or 0.0)
+
+
+def _by_energy(selection: Selection) -> tuple[float, float]:
+    energy = selection.energy_mj
+    return float("inf") if energy is None else energy, selection.latency_ms or 0.0

@@ -1,0 +1,202 @@
+"""Battery plans: the linear program's optimum, and a simulated battery that drains otherwise than the profile says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from selector import Battery, Budget, Runtime
+from selector.budget import BatteryPlan
+from selector.controller import Controller
+from selector.plan import Planner, best_mix, concave_frontier
+from selector.selector import Candidate
+from tests.test_feedback import profile_of
+from tests.test_selector import flat, selector_of
+
+ENERGIES = (2.0, 4.0, 7.0, 12.0, 20.0, 35.0)
+ACCURACIES = (0.80, 0.86, 0.89, 0.905, 0.915, 0.92)
+
+
+def candidates(energies: tuple[float, ...] = ENERGIES, accuracies: tuple[float, ...] = ACCURACIES) -> list[Candidate]:
+    return [
+        Candidate(f"s{i}", "bench", accuracy, 1.0 + i, energy, 1.0)
+        for i, (energy, accuracy) in enumerate(zip(energies, accuracies, strict=True))
+    ]
+
+
+NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds", "rate"),
+    [
+        ({"per_second": 2, "for_hours": 3}, 10800, 2.0),
+        ({"per_hour": 60, "until": "18:30"}, 6.5 * 3600, 1 / 60),
+        ({"per_hour": 60, "until": "11:00"}, 23 * 3600, 1 / 60),
+        ({"per_second": 1, "until": "2026-11-25T12:10:00+00:00"}, 600, 1.0),
+        ({"per_second": 1, "until": "2026-11-25T11:00:00+00:00"}, 0, 1.0),
+    ],
+)
+def test_how_long_and_how_often(said: dict[str, Any], seconds: float, rate: float) -> None:
+    plan = BatteryPlan.model_validate(said)
+    assert plan.seconds(NOON) == seconds
+    assert plan.rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"per_second": 1}, "neither given; needed is one of until and for_hours"),
+        ({"for_hours": 1}, "neither given; needed is one of per_second and per_hour"),
+        ({"per_second": 1, "per_hour": 3600, "for_hours": 1}, "per_second and per_hour given"),
+        ({"per_second": 1, "until": "18:00", "for_hours": 1}, "until and for_hours given"),
+        ({"per_second": 0, "for_hours": 1}, "greater than 0"),
+        ({"per_second": 1, "for_hours": inf}, "finite"),
+        ({"per_second": 1, "for_hours": 1, "reserve_percent": 100}, "less than 100"),
+        ({"per_second": 1, "until": "soon"}, "until"),
+        ({"per_second": 1, "for_hours": 1, "hours": 2}, "hours"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        BatteryPlan.model_validate(said)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 99)), min_size=1, max_size=8, unique_by=lambda pair: pair[0]),
+    st.floats(0.5, 45),
+)
+def test_the_mix_is_the_linear_programs_optimum(points: list[tuple[int, int]], energy: float) -> None:
+    from scipy.optimize import linprog
+
+    known = candidates(tuple(float(e) for e, _ in points), tuple(a / 100 for _, a in points))
+    mix = best_mix(concave_frontier(known), energy)
+    assert sum(share.share for share in mix) == pytest.approx(1)
+    costs, gains = [c.energy_mj for c in known], [-c.accuracy for c in known]
+    optimum = linprog(gains, A_ub=[costs], b_ub=[energy], A_eq=[[1.0] * len(known)], b_eq=[1.0])
+    if energy < min(costs):
+        assert optimum.status == 2  # impossible: then the least there is
+        assert mix[0].candidate.energy_mj == min(costs)
+    else:
+        assert sum(s.share * s.candidate.energy_mj for s in mix) <= energy + 1e-9
+        assert sum(s.share * s.candidate.accuracy for s in mix) == pytest.approx(-optimum.fun)
+
+
+class Battery60:
+    """A battery that `mean_mj` per inference empties within the hours, drained `scale` times what the profile says and by
+    `idle` watts; tells whole per cent."""
+
+    def __init__(self, plan: BatteryPlan, hours: float, scale: float, idle: float, mean_mj: float = 10.0) -> None:
+        self.capacity = mean_mj / 1e3 * plan.rate * hours * 3600 + idle * hours * 3600
+        self.left, self.scale, self.idle, self.rate = self.capacity, scale, idle, plan.rate
+
+    def percent(self) -> float:
+        return min(100.0, max(0.0, float(round(100 * self.left / self.capacity))))
+
+    def drain(self, energy_mj: float) -> None:
+        self.left -= self.scale * energy_mj / 1e3 + self.idle / self.rate
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["joules", "relative"])
+@pytest.mark.parametrize("declared", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize("scale", [0.7, 1.0, 1.3])
+def test_a_battery_lasts_as_long_as_planned_at_nearly_the_best_accuracy(scale: float, declared: float, relative: bool) -> None:
+    hours, idle = 4.0, 0.02
+    bare = BatteryPlan(per_second=1, for_hours=hours, reserve_percent=5)
+    battery = Battery60(bare, hours, scale, idle)
+    capacity_wh = None if relative else battery.capacity / 3600
+    plan = bare.model_copy(update={"capacity_wh": capacity_wh, "idle_watts": declared * idle})
+    planner = Planner(plan, candidates(), battery.percent(), 0.0, hours * 3600)
+    gained, second = [], 0
+    while battery.left > 0.05 * battery.capacity and second < 1.2 * hours * 3600:
+        if second % 10 == 0:
+            planner.reading(battery.percent(), float(second))
+        chosen = planner.next()
+        planner.spent(chosen.key)
+        battery.drain(chosen.energy_mj)
+        if second < hours * 3600:
+            gained.append(chosen.accuracy)
+        second += 1
+    assert second / (hours * 3600) == pytest.approx(1.0, abs=0.02)
+    truly = 1e3 * (0.95 * battery.capacity - idle * hours * 3600) / (scale * hours * 3600)
+    best = sum(share.share * share.candidate.accuracy for share in best_mix(planner.hull, truly))
+    assert np.mean(gained) >= 0.98 * best
+
+
+def test_shares_are_kept_over_few_inferences() -> None:
+    plan = BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3)
+    planner = Planner(plan, candidates(), 100.0, 0.0, 3600.0)  # 9.5 mJ: half of 7 and half of 12
+    chosen = [planner.next().submodel for _ in range(10)]
+    assert sorted(set(chosen)) == ["s2", "s3"]
+    assert chosen.count("s3") == 5
+    assert "50% s2 and 50% s3" in planner.reason(0.0)
+
+
+@pytest.mark.parametrize("percent", [-1.0, 101.0, float("nan"), 250.0])
+def test_a_reading_that_is_none_is_left_out(percent: float) -> None:
+    planner = Planner(BatteryPlan(per_second=1, for_hours=1, capacity_wh=0.01), candidates(), 80.0, 0.0, 3600.0)
+    before = planner.mix
+    planner.reading(percent, 10.0)
+    assert planner.mix == before
+
+
+def controller_of() -> Controller:
+    costs = {f"s{i}": flat(1.0 + i, a, e) for i, (e, a) in enumerate(zip(ENERGIES, ACCURACIES, strict=True))}
+    profile = profile_of({name: cost.p50 for name, cost in costs.items()})
+    return Controller(selector_of(costs), [profile], clock=lambda: NOON)
+
+
+def test_a_budget_with_a_plan_gives_its_mix_and_says_why() -> None:
+    controller = controller_of()
+    budget = Budget(plan=BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3))
+    battery = Battery(percent=100, discharging=True)
+    chosen = []
+    for second in range(20):
+        selection = controller.choose(budget, float(second), battery)
+        controller.observe(selection, 3.0, float(second))
+        chosen.append(selection.submodel)
+        assert selection.reason.startswith("battery plan for 1.0 h: 9.")
+    assert set(chosen) == {"s2", "s3"}
+
+
+def test_a_plan_and_a_deadline_are_both_kept() -> None:
+    controller = controller_of()
+    plan = BatteryPlan(per_second=1, for_hours=1, capacity_wh=34 / 1e3)
+    selection = controller.choose(Budget(latency_ms=3.5, plan=plan), 0.0, Battery(percent=100, discharging=True))
+    assert (selection.submodel, selection.feasible) == ("s2", True)  # the plan would allow s5, which takes 6 ms
+    selection = controller.choose(Budget(latency_ms=0.5, plan=plan), 0.0, Battery(percent=100, discharging=True))
+    assert (selection.submodel, selection.feasible) == ("s0", False)
+
+
+@pytest.mark.parametrize("battery", [None, Battery(percent=50), Battery(percent=50, discharging=False)])
+def test_a_plan_waits_while_nothing_is_discharging(battery: Battery | None) -> None:
+    budget = Budget(plan=BatteryPlan(per_second=1, for_hours=1, capacity_wh=0.001))
+    assert controller_of().choose(budget, 0.0, battery).submodel == "s5"
+
+
+def test_without_energies_time_stands_for_them_and_the_reason_says_so() -> None:
+    costs = {f"s{i}": flat(1.0 + i, a) for i, a in enumerate(ACCURACIES)}
+    controller = Controller(selector_of(costs), [profile_of({n: c.p50 for n, c in costs.items()})], clock=lambda: NOON)
+    budget = Budget(plan=BatteryPlan(per_second=1, for_hours=1))
+    selection = controller.choose(budget, 0.0, Battery(percent=100, discharging=True))
+    assert "relative units" in selection.reason
+
+
+def test_a_runtime_keeps_the_account_of_a_plan(bundle_path: Path) -> None:
+    budget = Budget(plan=BatteryPlan(per_second=1, for_hours=1))
+    runtime = Runtime(bundle_path, battery=lambda: Battery(percent=80, discharging=True))
+    image = np.zeros((1, 1, 8, 8), np.float32)
+    for _ in range(5):
+        assert "relative units" in runtime.run(image, budget).selection.reason
+    assert len(runtime.history) == 5
+    assert {record.battery_percent for record in runtime.history} == {80.0}
+    runtime.close()

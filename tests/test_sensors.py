@@ -1,0 +1,109 @@
+"""Sensors on directory trees of real machines, and what fails, lies, is slow or absent."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from selector.sensors import Sensor, Sensors, default_sensors
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> tuple[Path, Path]:
+    pressure = tmp_path / "pressure"
+    pressure.write_text(
+        "some avg10=12.50 avg60=3.11 avg300=0.92 total=5023482\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
+    )
+    for core, now in ((0, 1500000), (1, 900000)):
+        frequency = tmp_path / "cpu" / f"cpu{core}" / "cpufreq"
+        frequency.mkdir(parents=True)
+        (frequency / "cpuinfo_max_freq").write_text("1800000\n")
+        (frequency / "scaling_cur_freq").write_text(f"{now}\n")
+        throttle = tmp_path / "cpu" / f"cpu{core}" / "thermal_throttle"
+        throttle.mkdir()
+        (throttle / "core_throttle_count").write_text(f"{core + 1}\n")
+    (tmp_path / "cpu" / "cpufreq").mkdir()  # beside the cores there are others
+    return pressure, tmp_path / "cpu"
+
+
+def read(sensors: Sensors, at: float = 0.0) -> dict[str, float | None]:
+    sensors.read_due(at)
+    return {name: sensors.value(name, at) for name in sensors.sensors}
+
+
+def test_what_a_linux_machine_tells(machine: tuple[Path, Path]) -> None:
+    pressure, cpus = machine
+    found = read(Sensors(default_sensors(pressure=pressure, cpus=cpus)))
+    assert found["cpu_pressure"] == 0.125
+    assert found["cpu_frequency"] == pytest.approx((1500 + 900) / 2 / 1800)
+    assert found["throttled"] == 3.0
+    assert found["memory_available"] is not None
+
+
+def test_a_machine_without_any_of_it_reads_none(tmp_path: Path) -> None:
+    found = read(Sensors(default_sensors(pressure=tmp_path / "none", cpus=tmp_path / "none")))
+    assert (found["cpu_pressure"], found["cpu_frequency"], found["throttled"]) == (None, None, None)
+
+
+def broken() -> float:
+    raise OSError("no such device")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0, 101.0])
+def test_what_cannot_be_is_none(value: float) -> None:
+    sensors = Sensors([Sensor("level", lambda: value, least=0, most=100)])
+    assert read(sensors) == {"level": None}
+
+
+def test_a_sensor_that_fails_stops_nothing_and_is_asked_less_often() -> None:
+    asked = []
+    sensors = Sensors([Sensor("broken", lambda: asked.append(1) or broken()), Sensor("good", lambda: 1.0)])  # type: ignore[func-returns-value]
+    for second in range(100):
+        sensors.read_due(float(second))
+        assert sensors.value("broken", float(second)) is None
+        assert sensors.value("good", float(second)) == 1.0
+    assert len(asked) < 10
+
+
+def test_a_value_grows_old() -> None:
+    sensors = Sensors([Sensor("level", lambda: 1.0, every_seconds=2.0)])
+    sensors.read_due(0.0)
+    assert sensors.value("level", 6.0) == 1.0
+    assert sensors.value("level", 8.0) is None
+    assert sensors.value("unknown-to-all") is None
+
+
+def test_a_slow_sensor_is_asked_so_rarely_that_all_stay_within_their_share() -> None:
+    def slow() -> float:
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return 1.0
+
+    sensors = Sensors([Sensor("slow", slow, every_seconds=0.01)], share=0.01)
+    now, end = 0.0, 60.0
+    while now < end:
+        now += max(sensors.read_due(now), 0.01)
+    assert sensors.cpu_seconds <= 0.012 * end
+    assert sensors.value("slow", now) == 1.0
+
+
+def test_it_reads_by_itself_and_stops() -> None:
+    sensors = Sensors([Sensor("level", lambda: 3.0, every_seconds=0.01)], share=1.0)
+    sensors.start()
+    sensors.start()
+    for _ in range(500):
+        if sensors.value("level") is not None:
+            break
+        time.sleep(0.01)
+    assert sensors.values() == {"level": 3.0}
+    sensors.stop()
+
+
+def test_two_of_a_name_and_a_share_that_is_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="same name"):
+        Sensors([Sensor("a", lambda: 1.0), Sensor("a", lambda: 2.0)])
+    with pytest.raises(ValueError, match="share = 0"):
+        Sensors([], share=0)
