@@ -31,7 +31,14 @@ app = typer.Typer(
 )
 messages = Console(stderr=True)
 
-_EXTRAS = {"torch": "train", "onnx": "train", "safetensors": "train", "sklearn": "train", "tokenizers": "train"}
+_EXTRAS = {
+    "torch": "train",
+    "onnx": "train",
+    "safetensors": "train",
+    "sklearn": "train",
+    "scipy": "train",
+    "tokenizers": "train",
+}
 _EXTRAS |= {"flask": "serve", "gunicorn": "serve", "plotly": "serve", "jinja2": "serve"}
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
