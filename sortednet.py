@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -108,7 +108,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a nested model: all sub-models of the grid at once."""
-    from trainer.run import train_run
+    from trainer.run import parse_grid, parse_settings, train_run
 
     options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
     options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
@@ -116,8 +116,8 @@ def train(
         family,
         data,
         out,
-        grid=_parse_grid(grid or []),
-        settings=_parse_settings(settings or []),
+        grid=parse_grid(grid or []),
+        settings=parse_settings(settings or []),
         init=init,
         threads=threads,
         resume=resume,
@@ -341,7 +341,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
-    from selector.budget import make_budget
+    from selector.budget import make_budget, parse_plan
     from selector.files import read_inputs, write_outputs
     from selector.runtime import Runtime
 
@@ -352,7 +352,7 @@ def run(
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
-        plan=dict(_name_and_value(item) for item in plan) if plan else None,
+        plan=parse_plan(plan) if plan else None,
     )
     runtime = Runtime(bundle, device=device, load_ahead=watching, feedback=feedback, cache=cache)
     if watching:
@@ -455,42 +455,6 @@ def _short(number: int) -> str:
         if rounded >= size:
             return f"{rounded / size:g} {unit}"
     return str(number)
-
-
-def _name_and_value(item: str) -> tuple[str, str]:
-    from selector.budget import BudgetError
-
-    name, equals, value = item.partition("=")
-    if not equals or not value:
-        raise BudgetError(f"plan = {item!r}: write NAME=VALUE, for example per_hour=600")
-    return name, value
-
-
-def _parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
-    from trainer.submodel import TrainerError, parse_value
-
-    grid = {}
-    for item in items:
-        axis, equals, values = item.partition("=")
-        if not equals or not values:
-            raise TrainerError(f"grid = {item!r}: write AXIS=V,V,… for example width=0.25,0.5,1")
-        grid[axis] = [parse_value(axis, value) for value in values.split(",")]
-    return grid
-
-
-def _parse_settings(items: Sequence[str]) -> dict[str, Any]:
-    from trainer.submodel import TrainerError
-
-    settings = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            equals = ""
-        if not equals:
-            raise TrainerError(f"set = {item!r}: write NAME=JSON, for example channels=[32,64,128]")
-    return settings
 
 
 def _print_json(document: Mapping[str, Any]) -> None:

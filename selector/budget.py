@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, time, timedelta
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -101,3 +102,14 @@ def make_budget(**fields: Any) -> Budget:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise BudgetError(f"budget: {name} = {first['input']!r}: {first['msg'].lower()}") from None
+
+
+def parse_plan(items: Iterable[str]) -> dict[str, str]:
+    """NAME=VALUE each, such as per_hour=600; for `make_budget(plan=…)`. Raises BudgetError naming the item."""
+    found = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not value:
+            raise BudgetError(f"plan = {item!r}: write NAME=VALUE, for example per_hour=600")
+        found[name] = value
+    return found

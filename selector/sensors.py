@@ -60,8 +60,9 @@ class Sensors:
     """
 
     def __init__(self, sensors: Iterable[Sensor] | None = None, *, share: float = 0.005) -> None:
-        self.sensors = {sensor.name: sensor for sensor in (default_sensors() if sensors is None else sensors)}
-        if sensors is not None and len(self.sensors) != len(list(sensors)):
+        given = default_sensors() if sensors is None else list(sensors)
+        self.sensors = {sensor.name: sensor for sensor in given}
+        if len(self.sensors) != len(given):
             raise ValueError("sensors: two have the same name")
         if not 0 < share <= 1:
             raise ValueError(f"share = {share}: allowed are values above 0, up to 1")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Flask, Response, request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from exporter.bundle import Bundle, BundleError
@@ -29,6 +29,13 @@ class SelectRequest(BaseModel):
     device: str | None = Field(default=None, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     budget: Budget = Budget()
     battery: Battery | None = None
+
+    @field_validator("budget")
+    @classmethod
+    def _without_a_plan(cls, budget: Budget) -> Budget:
+        if budget.plan is not None:
+            raise ValueError("plan: allowed is none here; the device's runtime keeps a plan's account")
+        return budget
 
 
 class _Problem(Exception):

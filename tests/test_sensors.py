@@ -105,5 +105,6 @@ def test_it_reads_by_itself_and_stops() -> None:
 def test_two_of_a_name_and_a_share_that_is_none_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         Sensors([Sensor("a", lambda: 1.0), Sensor("a", lambda: 2.0)])
+    assert set(Sensors(iter([Sensor("a", lambda: 1.0), Sensor("b", lambda: 2.0)])).sensors) == {"a", "b"}
     with pytest.raises(ValueError, match="share = 0"):
         Sensors([], share=0)

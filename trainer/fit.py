@@ -174,7 +174,7 @@ class _Training:
         self.options, self.augment, self.folder = options, augment, run
         self.parameters = list(nested.full.parameters())
         self.device = self.parameters[0].device
-        # For all devices at once, seen or not, `torch.manual_seed` takes a millisecond.
+        # For all devices at once, seen or not, `torch.manual_seed` takes most of a millisecond.
         self._seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         self.channels_last = suits_channels_last(nested)
         self.ranks = current_ranks()

@@ -24,7 +24,7 @@ from trainer.evaluate import accuracies_of
 from trainer.family import Family, family_name, find_family
 from trainer.fit import FitOptions, check_fits, fit
 from trainer.nested import NestedModel
-from trainer.submodel import AxisValue, TrainerError
+from trainer.submodel import AxisValue, TrainerError, parse_value
 
 RUN_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
@@ -177,3 +177,28 @@ def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
             if isinstance(asked[field], Mapping) and isinstance(begun.get(field), Mapping):
                 differing = {k: v for k, v in asked[field].items() if begun[field].get(k) != v}
             raise TrainerError(f"resume: {field} = {differing}: the run was begun with something else; see its {RUN_FILE}")
+
+
+def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
+    """AXIS=V,V,… each. Raises TrainerError naming the item."""
+    grid = {}
+    for item in items:
+        axis, equals, values = item.partition("=")
+        if not equals or not values:
+            raise TrainerError(f"grid = {item!r}: write AXIS=V,V,… for example width=0.25,0.5,1")
+        grid[axis] = [parse_value(axis, value) for value in values.split(",")]
+    return grid
+
+
+def parse_settings(items: Sequence[str]) -> dict[str, Any]:
+    """NAME=JSON each. Raises TrainerError naming the item."""
+    settings = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            equals = ""
+        if not equals:
+            raise TrainerError(f"set = {item!r}: write NAME=JSON, for example channels=[32,64,128]")
+    return settings
