@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from device_profiles.host import default_device_name, describe_device
 from device_profiles.schema import (
+    PERCENTILES,
     DeviceInfo,
     LatencyMs,
     Measurement,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from device_profiles.harness import measure
 
 __all__ = [
+    "PERCENTILES",
     "DeviceInfo",
     "LatencyMs",
     "Measurement",

@@ -44,6 +44,10 @@ class DeviceInfo(_Model):
     label: str = ""  # in words, what this is and under which conditions it was measured
 
 
+PERCENTILES = (50, 90, 99)
+"""Of the latency that a profile holds."""
+
+
 class LatencyMs(_Model):
     """Milliseconds of one inference at batch size 1, over n runs."""
 

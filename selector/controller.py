@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from math import log
+from math import exp, log
 from statistics import median
 
 import numpy as np
@@ -38,12 +38,13 @@ class Controller:
     ) -> None:
         self.selector, self.feedback = selector, feedback
         self.slow_downs = {profile.device.name: SlowDown(quiet_shape(profile)) for profile in profiles}
+        self._tracked = list(self.slow_downs.values())
         self._medians = {(n, p.device.name): m.latency_ms.p50 for p in profiles for n, m in p.submodels.items()}
         self._present: Selection | None = None
         self._seen_at: dict[str, float] = {}
         self._clock = clock
         self._plan: tuple[Budget, Planner] | None = None
-        self._latest: tuple[Budget, Battery | None, tuple[object, ...], Selection] | None = None
+        self._latest: tuple[Budget, Battery | None, list[float], Selection | None, Selection] | None = None
 
     def choose(
         self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
@@ -51,35 +52,61 @@ class Controller:
         """The best for the budget at this moment, in seconds of a clock. Never raises."""
         if budget.plan is not None and battery is not None and battery.discharging:
             return self._planned(budget, now, battery, among)
-        situation = self._situation(budget, now) if among is None else None
-        latest = self._latest
-        if situation and latest and latest[0] is budget and latest[1] is battery and latest[2] == situation:
-            return latest[3]
-        found = self._chosen(budget, now, battery, among)
-        if budget.latency_ms is not None and self.feedback and abs((pace := self.slow_down(found.device)) - 1) > 0.05:
-            found = found._replace(reason=f"{found.reason}; runs take {pace:.2f} times what the profile says")
-        if situation:
-            self._latest = (budget, battery, situation, found)
-        return found
-
-    def _chosen(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
         if budget.latency_ms is None or not self.feedback:
             return self.selector.select(budget, battery, among=among)
-        wanted, present = self._best(budget, now, battery, among), self._present
-        if present is None or not wanted.feasible or (wanted[0] == present[0] and wanted.device == present.device):
+        factors = self._factors(budget, now)
+        if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
+            return self._chosen(budget, factors, now, battery, among)
+        latest = self._latest
+        if latest and latest[0] is budget and latest[1] is battery and latest[2] == factors and latest[3] is self._present:
+            return latest[4]
+        found = self._chosen(budget, factors, now, battery, None)
+        self._latest = (budget, battery, factors, self._present, found)
+        return found
+
+    def _chosen(
+        self, budget: Budget, factors: list[float], now: float, battery: Battery | None, among: Collection[Key] | None
+    ) -> Selection:
+        wanted, present = self._best(budget, factors, now, battery, among), self._present
+        if (
+            present is not None
+            and wanted.feasible
+            and budget.objective == "accuracy"
+            and (wanted.accuracy or 0.0) > (present.accuracy or 0.0)
+        ):
+            wanted = self._carefully(wanted, present, budget, factors, now, battery, among)
+        pace = self.slow_down(wanted.device)
+        if abs(pace - 1) > 0.05:
+            return wanted._replace(reason=f"{wanted.reason}; runs take {pace:.2f} times what the profile says")
+        return wanted
+
+    def _carefully(
+        self,
+        wanted: Selection,
+        present: Selection,
+        budget: Budget,
+        factors: list[float],
+        now: float,
+        battery: Battery | None,
+        among: Collection[Key] | None,
+    ) -> Selection:
+        """One that is more accurate than the present one only where it fits with something to spare."""
+        if (wanted.latency_ms or 0.0) * SPARE <= (budget.latency_ms or 0.0):
             return wanted
-        if budget.objective != "accuracy" or (wanted.accuracy or 0.0) <= (present.accuracy or 0.0):
-            return wanted
-        careful = self._best(budget, now, battery, among, spare=SPARE)
+        careful = self._best(budget, [SPARE * factor for factor in factors], now, battery, among)
         if careful.feasible and (careful.accuracy or 0.0) > (present.accuracy or 0.0):
             return careful
         key = (present.submodel, present.device)
-        staying = self._best(budget, now, battery, [key]) if among is None or key in among else wanted
+        if among is not None and key not in among:
+            return wanted
+        staying = self._best(budget, factors, now, battery, [key])
         return staying if staying.feasible else wanted
 
     def observe(self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None) -> None:
         """A run of the selection has taken so long; `ran`: of this sub-model, where the selection is a cascade."""
-        self._present = selection
+        present = self._present
+        if present is None or selection.submodel != present.submodel or selection.device != present.device:
+            self._present = selection
         if self._plan:
             self._plan[1].spent((selection.submodel, selection.device))
         slow_down = self.slow_downs.get(selection.device)
@@ -116,41 +143,27 @@ class Controller:
     def _best_or_any(self, budget: Budget, now: float, among: Collection[Key]) -> Selection:
         if budget.latency_ms is None or not self.feedback:
             return self.selector.select(budget, among=among)
-        return self._best(budget, now, None, among)
+        return self._best(budget, self._factors(budget, now), now, None, among)
 
     def slow_down(self, device: str) -> float:
         """How much slower than its profile this device's level is now."""
         found = self.slow_downs.get(device)
-        return float(np.exp(found.level)) if found else 1.0
+        return exp(found.level) if found else 1.0
 
-    def _situation(self, budget: Budget, now: float) -> tuple[object, ...] | None:
-        """What the choice for a budget depends on besides it: where that is as before, so is the choice. None: not known."""
-        if budget.latency_ms is None or not self.feedback:
-            return ("profile",)
-        if any(slow_down.suspicious for slow_down in self.slow_downs.values()):
-            return None
+    def _factors(self, budget: Budget, now: float) -> list[float]:
+        """By which each profile's latencies are multiplied now at the budget's percentile."""
         percentile = nearest_percentile(budget.percentile)
-        present = self._present
-        factors = [slow_down.factor(percentile, now) for slow_down in self.slow_downs.values()]
-        return (present and present.submodel, present and present.device, *factors)
+        return [slow_down.factor(percentile, now) for slow_down in self._tracked]
 
     def _best(
-        self,
-        budget: Budget,
-        now: float,
-        battery: Battery | None,
-        among: Collection[Key] | None,
-        spare: float = 1.0,
+        self, budget: Budget, factors: list[float], now: float, battery: Battery | None, among: Collection[Key] | None
     ) -> Selection:
-        percentile = nearest_percentile(budget.percentile)
-        if len(self.slow_downs) == 1:
-            ((device, slow_down),) = self.slow_downs.items()
-            return self._best_of(budget, battery, among, slow_down, spare * slow_down.factor(percentile, now), now)
+        if len(factors) == 1:
+            return self._best_of(budget, battery, among, self._tracked[0], factors[0], now)
         found = []
-        for device, slow_down in self.slow_downs.items():
+        for (device, slow_down), factor in zip(self.slow_downs.items(), factors, strict=True):
             keys = [key for key in (self._medians if among is None else among) if key[1] == device]
             if keys:
-                factor = spare * slow_down.factor(percentile, now)
                 found.append(self._best_of(budget, battery, keys, slow_down, factor, now))
         better = {"accuracy": _by_accuracy, "latency": _by_latency, "energy": _by_energy}[budget.objective]
         return min(found, key=lambda selection: (not selection.feasible, better(selection)))
@@ -171,6 +184,8 @@ class Controller:
         missed: Selection | None = None  # of those that would fit, were they not slower by themselves, the fastest
         while True:
             found = self.selector.select(budget, battery, among=left, slowdown=factor)
+            if not slow_down.suspicious:
+                return found
             latency = (found.latency_ms or 0.0) * slow_down.offset(found.submodel, now)
             if not found.feasible:
                 return missed if missed and (missed.latency_ms or 0.0) < latency else found

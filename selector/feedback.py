@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from math import ceil, exp, isfinite, log
 from statistics import median
 
+from device_profiles import PERCENTILES
+
 RECENT = 9
 """Runs whose median is the level."""
 ERRORS = 500
@@ -52,7 +54,8 @@ class SlowDown:
 
     def __init__(self, quantile: Callable[[float], float]) -> None:
         shape = [quantile((i + 0.5) / ERRORS) for i in range(ERRORS)]
-        self._shape = quantile
+        self._typical = quantile(0.5)
+        self._tails = {p: (min(ERRORS, ceil(p / 100 * (ERRORS + 1))) - 1, quantile(p / 100)) for p in PERCENTILES}
         self._errors = deque(shape[i * 73 % ERRORS] for i in range(ERRORS))  # no order in time: the quiet ones leave evenly
         self._sorted = sorted(shape)
         self._recent: deque[float] = deque(maxlen=RECENT)
@@ -84,12 +87,12 @@ class SlowDown:
         self._seen_at = now
         self._take(submodel, value, now)
 
-    def factor(self, percentile: float, now: float) -> float:
-        """What a quiet latency at this percentile is multiplied with now; at least the level."""
-        share = percentile / 100
-        place = min(ERRORS, ceil(share * (ERRORS + 1))) - 1
-        tail = max(0.0, self._sorted[place] - self._shape(share))
-        logarithm = self.level + tail + (self._idle if self.is_idle(now) else 0.0)
+    def factor(self, percentile: int, now: float) -> float:
+        """What a quiet latency at this percentile, one of PERCENTILES, is multiplied with now; at least the level."""
+        place, quiet = self._tails[percentile]
+        logarithm = self.level + max(0.0, self._sorted[place] - quiet)
+        if self._idle and self.is_idle(now):
+            logarithm += self._idle
         return exp(_GRAIN * ceil(logarithm / _GRAIN))  # in steps, so that a choice can be the same as before
 
     def offset(self, submodel: str, now: float) -> float:
@@ -158,6 +161,5 @@ class SlowDown:
         """The error of what turned out to be a step says nothing of the tail: one of the quiet shape takes its place."""
         latest = self._errors.pop()
         del self._sorted[bisect_left(self._sorted, latest)]
-        typical = self._shape(0.5)
-        self._errors.append(typical)
-        insort(self._sorted, typical)
+        self._errors.append(self._typical)
+        insort(self._sorted, self._typical)

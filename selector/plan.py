@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
@@ -60,7 +59,7 @@ class Planner:
         known = list(candidates)
         measured = all(candidate.energy_mj < inf for candidate in known)
         if not measured:  # the time that one takes stands for its energy
-            known = [replace(candidate, energy_mj=candidate.latency_ms) for candidate in known]
+            known = [candidate._replace(energy_mj=candidate.latency_ms) for candidate in known]
         self.plan, self.hull = plan, concave_frontier(known)
         self._costs = {candidate.key: candidate.energy_mj for candidate in known}
         self.ends_at = now + seconds

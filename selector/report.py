@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from device_profiles import Measurement, Profile
+from device_profiles import PERCENTILES, Measurement, Profile
 from exporter.bundle import Bundle
 from selector.budget import BudgetError
-from selector.selector import PERCENTILES, Selector
+from selector.selector import Selector
 
 COSTS = {
     **{f"latency_ms.p{p}": (f"Latency, p{p}", "ms") for p in PERCENTILES},

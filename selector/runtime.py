@@ -98,7 +98,7 @@ class Runtime:
         spinning: bool = True,
         memory_mb: float | None = None,
         load_ahead: bool = True,
-        feedback: bool = False,
+        feedback: bool = True,
         cache: ModelCache | bool = True,
         policy: BatteryPolicy | None = None,
         battery: Callable[[], Battery | None] = read_battery,
@@ -215,12 +215,12 @@ class Runtime:
         if self.controller is None:
             return
         with self._learning:  # runs may come from several threads
-            if session in self._ran:
-                if isinstance(session, CascadeSession):  # how long both take depends on the example
-                    self.controller.observe(selection, session.first_ms, time.monotonic(), ran=session.cascade.first)
-                else:
-                    self.controller.observe(selection, latency_ms, time.monotonic())
-            self._ran.add(session)
+            if session not in self._ran:
+                self._ran.add(session)
+            elif isinstance(session, CascadeSession):  # how long both take depends on the example
+                self.controller.observe(selection, session.first_ms, time.monotonic(), ran=session.cascade.first)
+            else:
+                self.controller.observe(selection, latency_ms, time.monotonic())
         battery = self._battery.percent if self._battery else None
         slow_down = self.controller.slow_down(selection.device)
         record = RunRecord(time.time(), selection.submodel, selection.device, latency_ms, limit, slow_down, battery)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import inf
+from typing import NamedTuple
 
 import psutil
 
-from device_profiles import Measurement, Profile, default_device_name
+from device_profiles import PERCENTILES, Measurement, Profile, default_device_name
 from exporter.bundle import Bundle
 from selector.battery import Battery, BatteryPolicy
 from selector.budget import Budget, BudgetError, Selection
 
-PERCENTILES = (50, 90, 99)
 _LIMITS = ("latency_ms", "energy_mj", "memory_mb")
 _UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "memory_mb": "MB"}
 
@@ -23,8 +22,7 @@ Key = tuple[str, str]
 """A sub-model and the profile that it was measured for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A sub-model as the selector sees it; an unknown cost is infinite, so that no limit is met on a guess."""
 
     submodel: str
@@ -124,9 +122,14 @@ class Selector:
 
     def _nearest(self, budget: Budget, frontier: _Frontier, among: Collection[Key] | None, slowdown: float) -> Selection:
         """The sub-model that misses the budget by least, summed over the limits relative to each."""
-        allowed = [c for c in frontier.by_latency if among is None or c.key in among] or frontier.by_latency
-        slowed = [_slowed(candidate, slowdown) for candidate in allowed]
-        nearest = min(slowed, key=lambda c: (_excess(c, budget), c.latency_ms))
+        allowed = frontier.by_latency
+        if among is not None:
+            allowed = [c for c in allowed if c.key in among] or allowed
+        if budget.latency_ms is not None and budget.energy_mj is budget.memory_mb is budget.min_accuracy is None:
+            nearest = _slowed(allowed[0], slowdown)  # the fastest
+        else:
+            slowed = [_slowed(candidate, slowdown) for candidate in allowed]
+            nearest = min(slowed, key=lambda c: (_excess(c, budget), c.latency_ms))
         return _selection(nearest, False, f"nothing fits: the nearest sub-model has {_misses(nearest, budget)}")
 
 
@@ -204,7 +207,7 @@ def _candidate(submodel: str, device: str, accuracy: float, costs: Measurement, 
 
 
 def _slowed(candidate: Candidate, slowdown: float) -> Candidate:
-    return candidate if slowdown == 1.0 else replace(candidate, latency_ms=candidate.latency_ms * slowdown)
+    return candidate if slowdown == 1.0 else candidate._replace(latency_ms=candidate.latency_ms * slowdown)
 
 
 def _selection(candidate: Candidate, feasible: bool, reason: str) -> Selection:

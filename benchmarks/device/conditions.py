@@ -6,10 +6,9 @@ Quotas are set with control groups (version 1 or 2), which needs root; where tha
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +16,12 @@ import numpy as np
 
 from benchmarks.device.bundles import made
 from benchmarks.device.sessions import Figures
+from benchmarks.load import SPINNING, Competitors, Quota
 from device_profiles import Profile, read_profile
 from device_profiles.host import default_device_name, physical_cores
 from selector import Budget, Selector
 
 PROFILES = Path(__file__).parents[2] / "device_profiles"
-PERIOD_US = 100_000
 BUDGETS_MS = (0.1, 0.2, 0.4)
 Condition = tuple[str, str, int, int | None, bool]  # suffix, label, threads, quota (per cent of one core), load beside it
 CONDITIONS: list[Condition] = [
@@ -44,7 +43,7 @@ def measure(plot_to: Path) -> Figures:
         command = [sys.executable, "-m", "sortednet", "profile", str(bundle.path), "--device", name, "--threads", str(threads)]
         command += ["--label", f"{label}. A server's processor, not a phone's.", "--repeats", "100"]
         try:
-            with _competitors() if loaded else contextlib.nullcontext(), _quota(quota) as joined:
+            with _busy() if loaded else contextlib.nullcontext(), _quota(quota) as joined:
                 subprocess.run(command, check=True, preexec_fn=joined, stdout=subprocess.DEVNULL)
         except PermissionError as error:
             print(f"{suffix}: left out, {error}")
@@ -67,40 +66,21 @@ def measure(plot_to: Path) -> Figures:
 
 
 @contextmanager
-def _competitors() -> Iterator[None]:
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(physical_cores())]
-    try:
+def _busy() -> Iterator[None]:
+    with Competitors(SPINNING, physical_cores()) as competitors:
+        competitors.set(physical_cores())
         yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 @contextmanager
-def _quota(percent: int | None):  # type: ignore[no-untyped-def]
+def _quota(percent: int | None) -> Iterator[Callable[[], None] | None]:
     """What a child process calls to join the group that gets so much of one core; None without a quota."""
     if percent is None:
         yield None
         return
-    first = Path("/sys/fs/cgroup/cpu")
-    root = first if first.is_dir() else Path("/sys/fs/cgroup")
-    group = root / f"sortednet-{os.getpid()}"
-    group.mkdir()
-    try:
-        quota = PERIOD_US * percent // 100
-        if root == first:
-            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-            (group / "cpu.cfs_quota_us").write_text(str(quota))
-        else:
-            (group / "cpu.max").write_text(f"{quota} {PERIOD_US}")
-
-        def join() -> None:
-            (group / "cgroup.procs").write_text(str(os.getpid()))
-
-        yield join
-    finally:
-        group.rmdir()
+    with Quota() as quota:
+        quota.set(percent)
+        yield quota.join
 
 
 def plot(profiles: dict[str, Profile], accuracies: dict[str, float | None], path: Path) -> None:
