@@ -132,6 +132,35 @@ def test_a_battery_lasts_as_long_as_planned_at_nearly_the_best_accuracy(scale: f
     assert np.mean(gained) >= 0.98 * best
 
 
+@pytest.mark.parametrize("drain", ["high", "low", "rises"])
+@pytest.mark.parametrize("said", ["whole", "fives", "exact", "stuck", "jumps"])
+def test_a_battery_that_tells_its_charge_badly_lasts_too(drain: str, said: str) -> None:
+    hours, mean_mj, idle = 4.0, 10.0, 0.01
+    seconds = round(hours * 3600)
+    scale = np.full(2 * seconds, {"high": 1.3, "low": 0.7, "rises": 1.0}[drain])
+    scale[seconds // 2 :] = 1.3 if drain == "rises" else scale[0]
+    left = capacity = float((scale[:seconds] * (mean_mj / 1e3 + idle)).sum() / 0.95)
+    bare = BatteryPlan(per_second=1, for_hours=hours, reserve_percent=5)
+    plan = bare.model_copy(update={"capacity_wh": capacity / 3600, "idle_watts": idle})
+    planner, reading, gained, second = Planner(plan, candidates(), 100.0, 0.0, seconds), 100.0, [], 0
+    while left > 0.05 * capacity and second < 1.2 * seconds:
+        if second % 10 == 0:
+            percent = 100 * left / capacity
+            jump = 8.0 if said == "jumps" and second % 3000 < 150 else 0.0
+            if not (said == "stuck" and 0.5 < second / seconds < 0.6):
+                reading = percent if said == "exact" else 5 * round(percent / 5) if said == "fives" else round(percent + jump)
+            planner.reading(min(reading, 100.0), float(second))
+        chosen = planner.next()
+        planner.spent(chosen.key)
+        left -= scale[second] * (chosen.energy_mj / 1e3 + idle)
+        if second < seconds:
+            gained.append(chosen.accuracy)
+        second += 1
+    assert second / seconds == pytest.approx(1.0, abs=0.02)
+    best = sum(share.share * share.candidate.accuracy for share in best_mix(planner.hull, mean_mj))
+    assert np.mean(gained) >= 0.98 * best
+
+
 def test_shares_are_kept_over_few_inferences() -> None:
     plan = BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3)
     planner = Planner(plan, candidates(), 100.0, 0.0, 3600.0)  # 9.5 mJ: half of 7 and half of 12
@@ -143,10 +172,11 @@ def test_shares_are_kept_over_few_inferences() -> None:
 
 @pytest.mark.parametrize("percent", [-1.0, 101.0, float("nan"), 250.0])
 def test_a_reading_that_is_none_is_left_out(percent: float) -> None:
-    planner = Planner(BatteryPlan(per_second=1, for_hours=1, capacity_wh=0.01), candidates(), 80.0, 0.0, 3600.0)
-    before = planner.mix
+    plan = BatteryPlan(per_second=1, for_hours=1, capacity_wh=0.01)
+    planner, other = (Planner(plan, candidates(), 80.0, 0.0, 3600.0) for _ in range(2))
     planner.reading(percent, 10.0)
-    assert planner.mix == before
+    other.reading(None, 10.0)
+    assert planner.mix == other.mix
 
 
 def controller_of() -> Controller:
