@@ -59,6 +59,12 @@ AccuracyOption = Annotated[float | None, typer.Option("--min-accuracy", help="At
 PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
 ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, energy or latency.")]
 BatteryOption = Annotated[float | None, typer.Option(help="State of charge in per cent.")]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", help="FILE.json: what a low battery changes. Default: less energy below 20 %.", show_default=False
+    ),
+]
 CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]
 DischargingOption = Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")]
 
@@ -290,11 +296,12 @@ def select(
     objective: ObjectiveOption = None,
     battery: BatteryOption = None,
     discharging: DischargingOption = False,
+    policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pick the sub-model for a budget. Exits with 3 when nothing fits (and names the nearest)."""
     from exporter.bundle import Bundle
-    from selector.battery import make_battery
+    from selector.battery import make_battery, read_policy
     from selector.budget import make_budget
     from selector.selector import selector_for
 
@@ -307,7 +314,8 @@ def select(
         objective=objective,
     )
     state = make_battery(battery, discharging)
-    selection = selector_for(Bundle(bundle), device).select(budget, state)
+    saving = read_policy(policy) if policy else None
+    selection = selector_for(Bundle(bundle), device, policy=saving).select(budget, state)
     if as_json:
         _print_json(selection._asdict())
     else:
@@ -333,6 +341,7 @@ def run(
         list[str] | None,
         typer.Option(help="How long the battery is to last: per_hour=600 until=18:00 reserve_percent=10, each with --plan."),
     ] = None,
+    policy: PolicyOption = None,
     watching: Annotated[bool, typer.Option("--watch", help="Run again and again and show what is chosen.")] = False,
     rate: Annotated[float | None, typer.Option(help="With --watch: runs per second. Default: one after the other.")] = None,
     seconds: Annotated[float | None, typer.Option(help="With --watch: for so long. Default: until Ctrl-C.")] = None,
@@ -341,6 +350,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
+    from selector.battery import read_policy
     from selector.budget import make_budget, parse_plan
     from selector.files import read_inputs, write_outputs
     from selector.runtime import Runtime
@@ -354,7 +364,8 @@ def run(
         objective=objective,
         plan=parse_plan(plan) if plan else None,
     )
-    runtime = Runtime(bundle, device=device, load_ahead=watching, feedback=feedback, cache=cache)
+    saving = read_policy(policy) if policy else None
+    runtime = Runtime(bundle, device=device, load_ahead=watching, feedback=feedback, cache=cache, policy=saving)
     if watching:
         from selector.watch import watch
 

@@ -6,7 +6,7 @@ that need it, so that the REST service's processes can be forked before it is.
 
 from typing import TYPE_CHECKING, Any
 
-from selector.battery import Battery, BatteryPolicy, read_battery
+from selector.battery import Battery, BatteryPolicy, PowerLevel, read_battery, read_policy
 from selector.budget import BatteryPlan, Budget, BudgetError, Selection
 from selector.selector import Selector, find_profile, find_profiles, selector_for
 
@@ -21,6 +21,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "InputError",
+    "PowerLevel",
     "RunResult",
     "Runtime",
     "Selection",
@@ -29,6 +30,7 @@ __all__ = [
     "find_profiles",
     "profile_bundle",
     "read_battery",
+    "read_policy",
     "selector_for",
 ]
 

@@ -1,15 +1,15 @@
-"""The battery's state, and the plain policy for when it runs low."""
+"""The battery's state, and the policy for when it runs low."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from selector.budget import Budget, BudgetError
+from selector.budget import BudgetError, Objective
 
 
 class Battery(BaseModel):
@@ -21,24 +21,113 @@ class Battery(BaseModel):
     discharging: bool = False  # False: plugged in, or not known
 
 
-@dataclass(frozen=True)
-class BatteryPolicy:
-    """Below `low_percent` and discharging: the least energy that keeps a minimum accuracy.
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
-    Without measured energy the least latency stands in for it. The minimum is the budget's `min_accuracy`, or
-    `keep_accuracy` times the best sub-model's accuracy.
+
+class PowerLevel(BaseModel):
+    """How to save below some state of charge: an objective, the accuracy that is kept, and caps.
+
+    The accuracy is the budget's `min_accuracy`, or `keep_accuracy` times the best sub-model's. Caps are shares of what the
+    most accurate sub-model takes. Without measured energy latency stands in for it. Where the caps and the accuracy exclude
+    each other the caps count, and where the budget's own limits leave nothing within the caps, the budget alone.
+    Raises pydantic.ValidationError (a ValueError) naming the field, the value and what is allowed.
     """
 
-    low_percent: float = 20.0
-    keep_accuracy: float = 0.97
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def is_low(self, battery: Battery | None) -> bool:
-        return battery is not None and battery.discharging and battery.percent < self.low_percent
+    below_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]  # the level begins below this
+    until_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = (
+        None  # and ends here; None: where it began
+    )
+    objective: Objective = "energy"
+    keep_accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.97
+    energy_share: Share | None = None
+    latency_share: Share | None = None
 
-    def saving(self, budget: Budget, *, best_accuracy: float, energy_known: bool) -> Budget:
-        """The budget to use while the battery is low."""
-        floor = budget.min_accuracy if budget.min_accuracy is not None else self.keep_accuracy * best_accuracy
-        return budget.model_copy(update={"objective": "energy" if energy_known else "latency", "min_accuracy": floor})
+    @model_validator(mode="after")
+    def _ends_above(self) -> Self:
+        if self.until_percent is not None and self.until_percent < self.below_percent:
+            raise ValueError(
+                f"until_percent = {self.until_percent:g}: allowed is below_percent = {self.below_percent:g} or more"
+            )
+        return self
+
+    @property
+    def ends_at(self) -> float:
+        return self.below_percent if self.until_percent is None else self.until_percent
+
+
+class BatteryPolicy(BaseModel):
+    """What a battery that runs low changes. By default: below 20 % and discharging, the least energy that keeps 97 % of the
+    best accuracy, until the charge is back at 25 %.
+
+    Of several levels the one that begins lowest counts. `charging` says what a level does on the mains: "unlimited" ends it
+    at once, with "hold" it stays until its `until_percent`. `low_power` saves at the lowest level whatever the charge.
+    `BatteryPolicy(low_percent=…, keep_accuracy=…)` is short for one level.
+    Raises pydantic.ValidationError (a ValueError) naming the field, the value and what is allowed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    levels: Annotated[tuple[PowerLevel, ...], Field(strict=False)] = (PowerLevel(below_percent=20.0, until_percent=25.0),)
+    charging: Literal["unlimited", "hold"] = "unlimited"
+    low_power: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_level(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not given.keys() & {"low_percent", "keep_accuracy"}:
+            return given
+        if "levels" in given:
+            raise ValueError("low_percent and keep_accuracy are short for one level: they do not go with levels")
+        rest = {name: value for name, value in given.items() if name not in ("low_percent", "keep_accuracy")}
+        level = {"below_percent": given.get("low_percent", 20.0), "keep_accuracy": given.get("keep_accuracy", 0.97)}
+        return {**rest, "levels": (level,)}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        begins = [level.below_percent for level in self.levels]
+        if len(set(begins)) < len(begins):
+            raise ValueError(f"levels: below_percent = {', '.join(f'{p:g}' for p in begins)}; allowed is each value once")
+        if self.low_power and not self.levels:
+            raise ValueError("low_power = True: allowed with at least one level")
+        return self
+
+    @property
+    def lowest(self) -> PowerLevel | None:
+        """The level that begins last, at the least charge."""
+        return min(self.levels, key=lambda level: level.below_percent, default=None)
+
+    def level(
+        self, battery: Battery | None, held: PowerLevel | None = None, *, low_power: bool | None = None
+    ) -> PowerLevel | None:
+        """The level that counts now; None: nothing is saved. `held`: the one that counted before, which ends only at its
+        `until_percent`; without it levels are plain thresholds. `low_power` overrules the policy's."""
+        if self.low_power if low_power is None else low_power:
+            return self.lowest
+        if battery is None or (self.charging == "unlimited" and not battery.discharging):
+            return None
+        percent = battery.percent
+        within = [
+            level
+            for level in self.levels
+            if percent < level.below_percent
+            or (held is not None and level.below_percent >= held.below_percent and percent < level.ends_at)
+        ]
+        return min(within, key=lambda level: level.below_percent, default=None)
+
+
+def read_policy(path: str | Path) -> BatteryPolicy:
+    """A policy from a JSON file. Raises BudgetError naming the file, the field and the value."""
+    try:
+        return BatteryPolicy.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise BudgetError(f"policy {str(path)!r}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        raise BudgetError(f"policy {Path(path).name}: {place or 'document'}{shown}: {first['msg'].lower()}") from None
 
 
 def read_battery() -> Battery | None:

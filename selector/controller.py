@@ -11,12 +11,13 @@ from statistics import median
 import numpy as np
 
 from device_profiles import Profile
-from selector.battery import Battery
+from selector.battery import Battery, PowerLevel
 from selector.budget import Budget, Selection
 from selector.feedback import SlowDown
 from selector.plan import Planner
-from selector.selector import Key, Selector, nearest_percentile
+from selector.selector import Key, Selector, first_feasible, nearest_percentile
 
+_NOT_JUDGED = object()
 SPARE = 1.05
 """A larger sub-model than the present one is taken when it fits with so much to spare."""
 
@@ -43,25 +44,67 @@ class Controller:
         self._present: Selection | None = None
         self._seen_at: dict[str, float] = {}
         self._clock = clock
+        self._low_power = selector.policy.low_power
+        if self._low_power:  # may be switched off here, so that the selector must not save by itself
+            self.selector = selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
+        self._level: PowerLevel | None = None  # of the battery policy, that counts now
+        self._judged: object = _NOT_JUDGED  # the battery by which it does
+        self._saved: tuple[Budget, PowerLevel, list[Budget]] | None = None
         self._plan: tuple[Budget, Planner] | None = None
-        self._latest: tuple[Budget, Battery | None, list[float], Selection | None, Selection] | None = None
+        self._latest: tuple[Budget, list[float], Selection | None, Selection] | None = None
 
     def choose(
         self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
     ) -> Selection:
         """The best for the budget at this moment, in seconds of a clock. Never raises."""
-        if budget.plan is not None and battery is not None and battery.discharging:
-            return self._planned(budget, now, battery, among)
+        if budget.plan is not None or self._level is not None or battery is not self._judged:
+            return self._by_battery(budget, now, battery, among)
+        return self._corrected(budget, now, among)
+
+    @property
+    def low_power(self) -> bool:
+        """Saves at the policy's lowest level whatever the battery says, and instead of any plan; may be set at any time."""
+        return self._low_power
+
+    @low_power.setter
+    def low_power(self, on: bool) -> None:
+        self._low_power, self._judged = on, _NOT_JUDGED
+
+    def _by_battery(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
+        """By the plan, or by the battery policy's level where one counts."""
+        if budget.plan is None or self._low_power:
+            return self._by_level(budget, now, battery, among)
+        planned = self._planned(budget, now, battery, among)
+        if planned is not None:
+            return planned
+        found = self._by_level(budget, now, battery, among)
+        if self._plan is not None and self._plan[1].over(now):
+            return found._replace(reason=f"the battery plan's end has passed: {found.reason}")
+        return found
+
+    def _by_level(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
+        if battery is not self._judged:  # once for every reading
+            self._level = self.selector.policy.level(battery, self._level, low_power=self._low_power)
+            self._judged = battery
+        level = self._level
+        if level is None:
+            return self._corrected(budget, now, among)
+        if self._saved is None or self._saved[0] is not budget or self._saved[1] is not level:
+            self._saved = (budget, level, self.selector.saving(budget, level))
+        return first_feasible(self._saved[2], budget, level, battery, lambda one: self._corrected(one, now, among))
+
+    def _corrected(self, budget: Budget, now: float, among: Collection[Key] | None) -> Selection:
+        """By the profile, or by what runs take where a deadline is given."""
         if budget.latency_ms is None or not self.feedback:
-            return self.selector.select(budget, battery, among=among)
+            return self.selector.select(budget, among=among)
         factors = self._factors(budget, now)
         if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
-            return self._chosen(budget, factors, now, battery, among)
+            return self._chosen(budget, factors, now, None, among)
         latest = self._latest
-        if latest and latest[0] is budget and latest[1] is battery and latest[2] == factors and latest[3] is self._present:
-            return latest[4]
-        found = self._chosen(budget, factors, now, battery, None)
-        self._latest = (budget, battery, factors, self._present, found)
+        if latest and latest[0] is budget and latest[1] == factors and latest[2] is self._present:
+            return latest[3]
+        found = self._chosen(budget, factors, now, None, None)
+        self._latest = (budget, factors, self._present, found)
         return found
 
     def _chosen(
@@ -120,15 +163,27 @@ class Controller:
                 other.approach(slow_down, now - self._seen_at.get(selection.device, now))
         self._seen_at[selection.device] = now
 
-    def _planned(self, budget: Budget, now: float, battery: Battery, among: Collection[Key] | None) -> Selection:
-        """What the plan has for this inference, or the best within its energy where the budget has other limits."""
+    def _planned(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection | None:
+        """What the plan has for this inference, or the best within its energy where the budget has other limits. None where
+        there is nothing to plan: on the mains, without a battery when the plan begins, or after its end."""
         assert budget.plan is not None
-        if self._plan is None or self._plan[0] != budget:
+        running = self._plan is not None and (self._plan[0] is budget or self._plan[0] == budget)
+        if battery is None and not running:
+            return None
+        if battery is not None and not battery.discharging:
+            if self._plan and running:
+                self._plan[1].interrupt()
+            return None
+        if not running:
+            assert battery is not None
             candidates = self.selector.candidates(budget.memory_mb, budget.min_accuracy)
             seconds = budget.plan.seconds(self._clock())
             self._plan = (budget, Planner(budget.plan, candidates, battery.percent, now, seconds))
+        assert self._plan is not None
         planner = self._plan[1]
-        planner.reading(battery.percent, now)
+        if planner.over(now):
+            return None
+        planner.reading(None if battery is None else battery.percent, now)  # one that has gone: the account goes on
         chosen = planner.next() if among is None else planner.latest  # asked again for the same inference
         keys = planner.costing_at_most(chosen)
         if among is not None:

@@ -156,10 +156,14 @@ class Runtime:
         raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
 
     def battery(self) -> Battery | None:
-        """The battery's state, at most BATTERY_SECONDS old."""
+        """The battery's state, at most BATTERY_SECONDS old; None also where reading it fails."""
         now = time.monotonic()
         if now - self._battery_read_at >= BATTERY_SECONDS:
-            self._battery, self._battery_read_at = self._read_battery(), now
+            try:
+                self._battery = self._read_battery()
+            except Exception:  # a user's own reader may fail in its own ways
+                self._battery = None
+            self._battery_read_at = now
         return self._battery
 
     def session(self, submodel: str, device: str | None = None) -> Session:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from math import inf
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import psutil
 
 from device_profiles import PERCENTILES, Measurement, Profile, default_device_name
 from exporter.bundle import Bundle
-from selector.battery import Battery, BatteryPolicy
+from selector.battery import Battery, BatteryPolicy, PowerLevel
 from selector.budget import Budget, BudgetError, Selection
 
 _LIMITS = ("latency_ms", "energy_mj", "memory_mb")
@@ -65,6 +66,12 @@ class Selector:
         self._energy_known = any(costs.energy_mj is not None for *_, costs in measured)
         self._frontiers = {p: _Frontier([_candidate(*one, p) for one in measured]) for p in PERCENTILES}
 
+    def with_policy(self, policy: BatteryPolicy) -> Selector:
+        """The same with another policy."""
+        other = copy(self)
+        other.policy = policy
+        return other
+
     def afforded_by(self, cost: str, percentile: int = 50) -> tuple[Sequence[float], Sequence[Candidate]]:
         """For `latency_ms` at p50, p90 or p99, `energy_mj` or `memory_mb`: ascending costs and the best that each affords."""
         return self._frontiers[percentile].by_cost[cost]
@@ -79,13 +86,33 @@ class Selector:
     ) -> Selection:
         """The best sub-model within the budget, of `among` where that is given; `feasible=False` with the nearest of these
         when nothing fits. All latencies are taken `slowdown` times. Never raises."""
-        if self.policy.is_low(battery):
-            assert battery is not None
-            saving = self.policy.saving(budget, best_accuracy=self._best_accuracy, energy_known=self._energy_known)
-            selection = self._select(saving, among, slowdown)
-            if selection.feasible or budget.min_accuracy is not None:
-                return selection._replace(reason=f"battery at {battery.percent:g} % and discharging: {selection.reason}")
+        if battery is not None or self.policy.low_power:
+            level = self.policy.level(battery)
+            if level is not None:
+                tries = self.saving(budget, level)
+                return first_feasible(tries, budget, level, battery, lambda one: self._select(one, among, slowdown))
         return self._select(budget, among, slowdown)
+
+    def saving(self, budget: Budget, level: PowerLevel) -> list[Budget]:
+        """The budgets to try in turn at a level: narrowed by it; without the accuracy that it would keep; as it is."""
+        caps = self._caps(budget, level)
+        floor = budget.min_accuracy if budget.min_accuracy is not None else level.keep_accuracy * self._best_accuracy
+        objective = "latency" if level.objective == "energy" and not self._energy_known else level.objective
+        tries = [budget.model_copy(update={**caps, "objective": objective, "min_accuracy": floor})]
+        if caps and budget.min_accuracy is None:
+            tries.append(budget.model_copy(update=caps))
+        if caps or budget.min_accuracy is None:
+            tries.append(budget)
+        return tries
+
+    def _caps(self, budget: Budget, level: PowerLevel) -> dict[str, float]:
+        """Of the level, as limits that are at least as tight as the budget's."""
+        shares: dict[str, float | None] = {"latency_ms": level.latency_share}
+        name = "energy_mj" if self._energy_known else "latency_ms"
+        shares[name] = min((s for s in (shares.get(name), level.energy_share) if s is not None), default=None)
+        best = self._frontiers[nearest_percentile(budget.percentile)].order["accuracy"][0]
+        caps = {name: share * getattr(best, name) for name, share in shares.items() if share is not None}
+        return {name: min(cap, getattr(budget, name) or inf) for name, cap in caps.items() if cap < inf}
 
     def candidates(self, memory_mb: float | None = None, min_accuracy: float | None = None) -> list[Candidate]:
         """At the median latency, within these limits; all when nothing keeps them."""
@@ -170,9 +197,9 @@ def nearest_percentile(asked: float) -> int:
     return 50 if asked <= 50 else 90 if asked <= 90 else 99
 
 
-def selector_for(bundle: Bundle, device: str | Sequence[str] | None = None) -> Selector:
+def selector_for(bundle: Bundle, device: str | Sequence[str] | None = None, *, policy: BatteryPolicy | None = None) -> Selector:
     """A selector for a bundle and a device's profile or several of them (see `find_profiles`)."""
-    return Selector(find_profiles(bundle, device), bundle.accuracies)
+    return Selector(find_profiles(bundle, device), bundle.accuracies, policy=policy)
 
 
 def find_profiles(bundle: Bundle, device: str | Sequence[str] | None = None) -> list[Profile]:
@@ -204,6 +231,22 @@ def _candidate(submodel: str, device: str, accuracy: float, costs: Measurement, 
     energy, memory = costs.energy_mj, costs.memory_mb
     latency = getattr(costs.latency_ms, f"p{percentile}")
     return Candidate(submodel, device, accuracy, latency, inf if energy is None else energy, inf if memory is None else memory)
+
+
+def first_feasible(
+    tries: Sequence[Budget], budget: Budget, level: PowerLevel, battery: Battery | None, choose: Callable[[Budget], Selection]
+) -> Selection:
+    """What `choose` finds for the first of the tries that can be kept, or for the last; and why anything was saved."""
+    for one in tries:
+        selection = choose(one)
+        if selection.feasible:
+            break
+    if one is budget:
+        return selection
+    if battery is None or battery.percent >= level.ends_at:
+        return selection._replace(reason=f"low-power mode: {selection.reason}")
+    discharging = " and discharging" if battery.discharging else ""
+    return selection._replace(reason=f"battery at {battery.percent:g} %{discharging}: {selection.reason}")
 
 
 def _slowed(candidate: Candidate, slowdown: float) -> Candidate:

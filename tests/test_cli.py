@@ -41,7 +41,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--set"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
-    "run": CONTRACT["run"] | {"--device", "--cache", "--plan", "--watch", "--rate", "--seconds", "--feedback"},
+    "select": CONTRACT["select"] | {"--policy"},
+    "run": CONTRACT["run"] | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
     "report": CONTRACT["report"] | {"--device"},
 }
