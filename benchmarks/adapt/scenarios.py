@@ -9,7 +9,7 @@ from random import Random
 
 from benchmarks.load import COPYING, SPINNING, Competitors, Quota
 
-SECONDS = 24.0
+SECONDS = 15.0
 COMPETITORS = 4
 PERIOD_US = 10_000
 """Of the quotas. With the kernel's default of 100 ms a run that begins at the end of a share waits up to 100 ms."""
@@ -78,7 +78,7 @@ def bursts(random: Random) -> list[Phase]:
 
 def pauses(random: Random) -> list[Phase]:
     """A run now and then, on a device that is busy at times: clocks and caches have gone cold in between."""
-    lengths = _lengths(random, 3)
+    lengths = _lengths(random, 3, 3 * SECONDS)  # few runs in a second
     return [
         Phase(lengths[0], pause_seconds=0.03),
         Phase(lengths[1], pause_seconds=0.03, spinning=3, step=True),
@@ -139,7 +139,7 @@ def world() -> Iterator[World]:
         yield World(spinning, copying, quota)
 
 
-def _lengths(random: Random, count: int) -> list[float]:
+def _lengths(random: Random, count: int, seconds: float = SECONDS) -> list[float]:
     """So many parts of the whole, none much longer than another."""
     parts = [random.uniform(0.8, 1.2) for _ in range(count)]
-    return [SECONDS * part / sum(parts) for part in parts]
+    return [seconds * part / sum(parts) for part in parts]
