@@ -200,6 +200,10 @@ class Controller:
             return self.selector.select(budget, among=among)
         return self._best(budget, self._factors(budget, now), now, None, among)
 
+    def use(self, selector: Selector) -> None:
+        """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on."""
+        self.selector, self._latest = selector, None
+
     def slow_down(self, device: str) -> float:
         """How much slower than its profile this device's level is now."""
         found = self.slow_downs.get(device)

@@ -60,6 +60,16 @@ class SessionPool(Generic[K]):
         """Whether the memory budget lets these be open at the same time."""
         return sum(map(self._memory_of, names)) <= self.memory_mb
 
+    def limit(self, memory_mb: float) -> None:
+        """From now on at most so much: closes the least recently used beyond it. A run in flight keeps its session, and one
+        that is being opened is finished."""
+        with self._changed:
+            self.memory_mb = memory_mb
+            closed = self._make_room(0.0, ())
+            self._changed.notify_all()
+        if closed:
+            self._closing.submit(_close, closed)
+
     @property
     def loaded(self) -> Collection[K]:
         """The sub-models whose sessions are open."""

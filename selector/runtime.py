@@ -9,7 +9,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from functools import partial
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,8 +27,10 @@ from selector.budget import Budget, BudgetError, Selection
 from selector.cache import ModelCache, session_opener
 from selector.cascade import Cascade, CascadeSession, read_cascades, with_cascades
 from selector.controller import Controller
+from selector.memory import MemoryGuard, default_reserve_mb
 from selector.pool import SessionPool
 from selector.selector import Key, Selector, find_profiles
+from selector.sensors import Sensors, shared_sensors
 
 log = logging.getLogger("sortednet.runtime")
 
@@ -84,6 +87,12 @@ class Runtime:
     `battery` reads the state of charge and may return None. With `feedback` latencies are the profile's, corrected by what
     runs take (see `Controller`), and `history` holds the latest runs.
 
+    `sensors` are the device's readings (`runtime.sensors.values()`): an instance of `Sensors`, which is started, False for
+    none, or True for the default ones, which one thread reads for all runtimes of the process at no more than half a per
+    cent of a core; they are on because a device that runs out of memory ends the process. When less than
+    `memory_reserve_mb` (default: a twentieth of the memory, at most 512 MB) is available, sessions are closed, and
+    sub-models that no longer fit are not chosen until it is back; the one that takes least always may be.
+
     Raises BundleError when the bundle is damaged or has no such profile, BudgetError when it is not clear which of
     several profiles is meant or nothing fits `memory_mb`, SessionError for an execution provider that is not here.
     """
@@ -102,7 +111,11 @@ class Runtime:
         cache: ModelCache | bool = True,
         policy: BatteryPolicy | None = None,
         battery: Callable[[], Battery | None] = read_battery,
+        sensors: Sensors | bool = True,
+        memory_reserve_mb: float | None = None,
     ) -> None:
+        if memory_reserve_mb is not None and not 0 <= memory_reserve_mb < inf:
+            raise BudgetError(f"memory_reserve_mb = {memory_reserve_mb}: allowed are finite values from 0")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         cascades = read_cascades(self.bundle)
         self.cascades = {cascade.id: cascade for cascade in cascades}
@@ -110,7 +123,8 @@ class Runtime:
         self._first_device = profiles[0].device.name if profiles else _NOT_MEASURED
         self._memory = _memory_of(self.bundle, profiles or [None], cascades)
         self._fitting = self._within(memory_mb)
-        self.selector = self._selector(profiles, cascades, policy)
+        self._make_selector = partial(self._selector, profiles, cascades, policy)
+        self.selector = self._make_selector()
         self.controller = Controller(self.selector, profiles, feedback=feedback) if self.selector else None
         self.history: deque[RunRecord] = deque(maxlen=HISTORY)
         self._learning = threading.Lock()
@@ -125,6 +139,13 @@ class Runtime:
         self._read_battery = battery
         self._battery: Battery | None = None
         self._battery_read_at = -float("inf")
+        self._memory_mb, self._allowed = memory_mb, self._fitting
+        self._least_mb = min(self._memory[key] for key in self._fitting)
+        self.sensors = sensors if isinstance(sensors, Sensors) else shared_sensors() if sensors else Sensors([])
+        reserve = default_reserve_mb() if memory_reserve_mb is None else memory_reserve_mb
+        self._guard = MemoryGuard(min(memory_mb or inf, sum(self._memory.values())), reserve)
+        self._unwatch = _after_readings(self.sensors, self)
+        self.sensors.start()
 
     def run(self, inputs: Mapping[str, Array] | Array, budget: Budget | None = None) -> RunResult:
         """Chooses a sub-model for the budget and runs it; when nothing fits, the nearest one runs.
@@ -148,7 +169,11 @@ class Runtime:
         """The best for the budget now, whether it is open or not. Without a profile or accuracies only a budget without
         limits has an answer."""
         if self.controller is not None:
-            return self.controller.choose(budget, time.monotonic(), self.battery())
+            chosen = self.controller.choose(budget, time.monotonic(), self.battery())
+            if self._fitting is self._allowed:
+                return chosen
+            reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
+            return chosen._replace(reason=reason)
         if budget == _NO_LIMITS:
             return self._most_accurate()
         if all(accuracy is None for accuracy in self.bundle.accuracies.values()):
@@ -190,7 +215,8 @@ class Runtime:
         return feed
 
     def close(self) -> None:
-        """Closes every session."""
+        """Closes every session. The sensors go on: others may read them too."""
+        self._unwatch()
         self.pool.close()
 
     def _choose(self, budget: Budget) -> tuple[Selection, Session]:
@@ -229,6 +255,26 @@ class Runtime:
         slow_down = self.controller.slow_down(selection.device)
         record = RunRecord(time.time(), selection.submodel, selection.device, latency_ms, limit, slow_down, battery)
         self.history.append(record)
+
+    def bound_memory(self, now: float) -> None:
+        """Holds the sessions to what the device's memory allows now; the sensors' thread calls it after its readings."""
+        available, pressure = (self.sensors.value(name, now) for name in ("memory_available", "memory_pressure"))
+        limit = self._guard.update(self.pool.memory_used_mb, available, pressure, now)
+        if limit >= self._guard.most_mb:
+            limit = self._memory_mb or inf
+        limit = max(limit, self._least_mb)
+        if limit == self.pool.memory_mb:
+            return
+        self.pool.limit(limit)
+        fitting = {key for key in self._allowed if self._memory[key] <= limit}
+        if fitting == self._fitting:
+            return
+        log.info("memory: %s MB available, sessions may take %.3g MB, %d sub-models fit", available, limit, len(fitting))
+        self._fitting = self._allowed if fitting == self._allowed else fitting
+        selector = self._make_selector() if self.controller is not None else None
+        if selector is not None and self.controller is not None:  # None: of those that fit no accuracy is known
+            self.selector = selector
+            self.controller.use(selector)
 
     def _open_neighbours(self, key: Key) -> None:
         if self.load_ahead and self.selector is not None:
@@ -288,6 +334,21 @@ class Runtime:
         best = max(fitting, key=lambda entry: (entry.accuracy or 0.0, entry.macs))
         reason = "most accurate of all (not measured here)"
         return Selection(best.id, True, best.accuracy, None, None, None, reason, self._first_device)
+
+
+def _after_readings(sensors: Sensors, runtime: Runtime) -> Callable[[], object]:
+    """Bounds the runtime's memory after each reading, for as long as it lives or until what this returns is called."""
+    reference = weakref.ref(runtime)
+
+    def told(now: float) -> None:
+        alive = reference()
+        if alive is not None:
+            alive.bound_memory(now)
+
+    sensors.after.append(told)
+    finalizer = weakref.finalize(runtime, sensors.after.remove, told)
+    finalizer.atexit = False
+    return finalizer
 
 
 def _session_options(profile: Profile | None, threads: int | None, provider: str | None, spinning: bool) -> SessionOptions:

@@ -2,10 +2,19 @@
 
 Each sensor is optional: one that fails, lies (a value outside of what is possible) or is absent reads None, and is asked
 less often. Together they use at most a given share of one core: a sensor that turns out to be slow is asked less often too.
+
+A sensor of one's own is a name and a call without arguments that returns a number or None, here a fan's speed, next to the
+default ones:
+
+    fan = Sensor("fan", lambda: float(Path("/sys/class/hwmon/hwmon0/fan1_input").read_text()), "rpm", every_seconds=5, least=0)
+    runtime = Runtime("bundle", sensors=Sensors([*default_sensors(), fan]))
+    runtime.sensors.value("fan")
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,9 +24,15 @@ from pathlib import Path
 
 import psutil
 
+log = logging.getLogger("sortednet.sensors")
+
 PRESSURE = Path("/proc/pressure/cpu")
+MEMORY_PRESSURE = Path("/proc/pressure/memory")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
 _LONGEST_SECONDS = 60.0
+_WAITING = 0.1  # of the thread's time, at most so much is spent in one sensor, waiting for its driver
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Reading:
     at: float
 
 
-def default_sensors(*, pressure: Path = PRESSURE, cpus: Path = CPUS) -> list[Sensor]:
+def default_sensors(*, pressure: Path = PRESSURE, memory_pressure: Path = MEMORY_PRESSURE, cpus: Path = CPUS) -> list[Sensor]:
     """What psutil, /proc and /sys tell; of a system that has less, the others read None."""
     return [
         Sensor("cpu_load", lambda: psutil.cpu_percent() / 100, "share", 1.0, 0.0, 1.0),
@@ -48,7 +63,8 @@ def default_sensors(*, pressure: Path = PRESSURE, cpus: Path = CPUS) -> list[Sen
         Sensor("cpu_frequency", lambda: _frequency(cpus), "share of the highest", 1.0, 0.0, 1.5),
         Sensor("throttled", lambda: _throttled(cpus), "events", 2.0, 0.0),
         Sensor("temperature", _temperature, "degrees Celsius", 2.0, -60.0, 150.0),
-        Sensor("memory_available", lambda: psutil.virtual_memory().available / 2**20, "MB", 1.0, 0.0),
+        Sensor("memory_available", _memory_available, "MB", 1.0, 0.0),
+        Sensor("memory_pressure", lambda: _pressure(memory_pressure), "share", 1.0, 0.0, 1.0),
         Sensor("battery", _battery, "percent", 10.0, 0.0, 100.0),
     ]
 
@@ -68,6 +84,8 @@ class Sensors:
             raise ValueError(f"share = {share}: allowed are values above 0, up to 1")
         self.share = share
         self.cpu_seconds = 0.0  # spent on reading, by all
+        self.after: list[Callable[[float], None]] = []
+        """Called after each time that something was read, on the sensors' thread, with the moment (monotonic seconds)."""
         self._readings: dict[str, Reading] = {}
         self._intervals = {name: sensor.every_seconds for name, sensor in self.sensors.items()}
         self._due = dict.fromkeys(self.sensors, 0.0)
@@ -75,8 +93,9 @@ class Sensors:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begins to read; nothing where it has begun."""
-        if self._thread is None and self.sensors:
+        """Begins to read; nothing where it has begun. In a forked process it begins anew: threads stay behind."""
+        if (self._thread is None or not self._thread.is_alive()) and self.sensors:
+            self._stopped.clear()
             self._thread = threading.Thread(target=self._run, name="sortednet-sensors", daemon=True)
             self._thread.start()
 
@@ -101,6 +120,11 @@ class Sensors:
         for name, due in self._due.items():
             if due <= now:
                 self._read(self.sensors[name], now)
+        for told in tuple(self.after):
+            try:
+                told(now)
+            except Exception:  # the readings go on, whatever is made of them
+                log.exception("what follows from the sensors' readings failed")
         return max(0.01, min(self._due.values()) - now)
 
     def _run(self) -> None:
@@ -109,18 +133,19 @@ class Sensors:
             wait = self.read_due(time.monotonic())
 
     def _read(self, sensor: Sensor, now: float) -> None:
-        begun = time.thread_time()
+        begun, begun_at = time.thread_time(), time.monotonic()
         value: float | None
         try:
             value = sensor.read()
+            if value is not None and not (isfinite(value) and sensor.least <= value <= sensor.most):
+                value = None
         except Exception:  # drivers fail in their own ways, and a missing reading must not stop anything
-            value = None
-        if value is not None and not (isfinite(value) and sensor.least <= value <= sensor.most):
             value = None
         cost = time.thread_time() - begun
         self.cpu_seconds += cost
         slowest = cost * len(self.sensors) / self.share
-        interval = max(sensor.every_seconds, slowest)
+        waited = time.monotonic() - begun_at
+        interval = max(sensor.every_seconds, slowest, waited / _WAITING if waited > 0.1 else 0.0)
         if value is None:
             interval = max(interval, min(2 * self._intervals[sensor.name], _LONGEST_SECONDS))
         self._intervals[sensor.name] = interval
@@ -165,3 +190,41 @@ def _temperature() -> float | None:
 def _battery() -> float | None:
     state = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return None if state is None else float(state.percent)
+
+
+def _memory_available() -> float:
+    """MB that this process can still have: of the machine's, or of its control group's where that has less left."""
+    limit, used = cgroup_memory()
+    return min(float(psutil.virtual_memory().available) / 2**20, max(0.0, limit - used))
+
+
+def cgroup_memory(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[float, float]:
+    """The limit of this process's control group (version 2) and what it uses, without pages of files that can be dropped
+    (MB); infinite and 0 where there is no limit."""
+    folder = _own_cgroup(cgroups, own)
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        if limit == "max":
+            return float("inf"), 0.0
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used = int((folder / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
+        return int(limit) / 2**20, max(0, used) / 2**20
+    except (OSError, ValueError):
+        return float("inf"), 0.0
+
+
+@functools.cache
+def _own_cgroup(cgroups: Path, own: Path) -> Path:
+    """In a container the group's own path is seldom there: it is the root."""
+    try:
+        (path,) = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
+    except (OSError, ValueError):
+        return cgroups
+    found = cgroups / path.strip("/")
+    return found if (found / "memory.max").exists() else cgroups
+
+
+@functools.cache
+def shared_sensors() -> Sensors:
+    """The default sensors, read by one thread for the whole process."""
+    return Sensors()

@@ -31,7 +31,8 @@ def watch(
     console: Console | None = None,
 ) -> Sequence[RunRecord]:
     """Runs `rate` times a second (None: as often as possible) for so long, or until Ctrl-C. Returns the history."""
-    sensors = Sensors()
+    own = None if runtime.sensors.sensors else Sensors()
+    sensors = own or runtime.sensors
     sensors.start()
     begun = time.monotonic()
     try:
@@ -50,7 +51,8 @@ def watch(
     except KeyboardInterrupt:
         pass
     finally:
-        sensors.stop()
+        if own:
+            own.stop()
     return runtime.history
 
 

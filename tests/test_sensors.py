@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from selector.sensors import Sensor, Sensors, default_sensors
+from selector.sensors import Sensor, Sensors, cgroup_memory, default_sensors
 
 
 @pytest.fixture
@@ -51,8 +52,8 @@ def broken() -> float:
     raise OSError("no such device")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0, 101.0])
-def test_what_cannot_be_is_none(value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -5.0, 101.0, 1e300, "hot", [3.0], 1 + 2j])
+def test_what_cannot_be_is_none(value: Any) -> None:
     sensors = Sensors([Sensor("level", lambda: value, least=0, most=100)])
     assert read(sensors) == {"level": None}
 
@@ -108,3 +109,79 @@ def test_two_of_a_name_and_a_share_that_is_none_are_refused() -> None:
     assert set(Sensors(iter([Sensor("a", lambda: 1.0), Sensor("b", lambda: 2.0)])).sensors) == {"a", "b"}
     with pytest.raises(ValueError, match="share = 0"):
         Sensors([], share=0)
+
+
+def test_a_sensor_that_waits_for_its_driver_leaves_the_thread_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second of waiting and no processor time; the clock is the test's."""
+    clock = [0.0]
+    monkeypatch.setattr("selector.sensors.time.monotonic", lambda: clock[0])
+
+    def wait() -> float:
+        clock[0] += 1.0
+        return 7.0
+
+    sensors = Sensors([Sensor("slow", wait), Sensor("good", lambda: clock[0])])
+    good, waited = 0, 0.0
+    while clock[0] < 300:
+        before = clock[0]
+        pause = sensors.read_due(clock[0])
+        waited += clock[0] - before
+        good += (sensors.value("good", clock[0]) or -9.0) >= clock[0] - 2.5
+        assert sensors.value("slow", clock[0]) == 7.0
+        clock[0] += pause
+    assert waited <= 0.11 * 300
+    assert good > 250
+
+
+def test_a_sensor_that_disappears_and_comes_back() -> None:
+    there = True
+
+    def read_it() -> float:
+        if not there:
+            raise FileNotFoundError("unplugged")
+        return 40.0
+
+    sensors, seen = Sensors([Sensor("level", read_it)]), []
+    for second in range(400):
+        there = not 100 <= second < 200
+        sensors.read_due(float(second))
+        seen.append(sensors.value("level", float(second)))
+    assert seen[:100] == [40.0] * 100
+    assert seen[100:200] == [None] * 100
+    assert seen[300:] == [40.0] * 100  # it is asked at least once a minute
+
+
+def test_what_follows_from_readings_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    sensors, told = Sensors([Sensor("level", lambda: 1.0)]), []
+    sensors.after += [lambda now: 1 / 0, told.append]  # type: ignore[list-item]
+    sensors.read_due(5.0)
+    assert told == [5.0]
+    assert sensors.value("level", 5.0) == 1.0
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_it_reads_again_after_a_stop() -> None:
+    sensors = Sensors([Sensor("level", lambda: 3.0, every_seconds=0.01)], share=1.0)
+    for _ in range(2):
+        sensors.start()
+        thread = sensors._thread
+        assert thread is not None
+        assert thread.is_alive()
+        sensors.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_control_groups_limit(tmp_path: Path) -> None:
+    own, group = tmp_path / "own", tmp_path / "system.slice" / "app"
+    group.mkdir(parents=True)
+    own.write_text("0::/system.slice/app\n")
+    (group / "memory.max").write_text(f"{512 * 2**20}\n")
+    (group / "memory.current").write_text(f"{300 * 2**20}\n")
+    (group / "memory.stat").write_text(f"anon 1\ninactive_file {100 * 2**20}\n")
+    assert cgroup_memory(tmp_path, own) == (512.0, 200.0)
+    (group / "memory.max").write_text("max\n")
+    assert cgroup_memory(tmp_path, own) == (float("inf"), 0.0)
+    (group / "memory.max").write_text("lots\n")
+    assert cgroup_memory(tmp_path, own) == (float("inf"), 0.0)
+    assert cgroup_memory(tmp_path / "none", tmp_path / "none") == (float("inf"), 0.0)
