@@ -153,11 +153,10 @@ class Controller:
         if self._plan:
             self._plan[1].spent((selection.submodel, selection.device))
         slow_down = self.slow_downs.get(selection.device)
-        submodel = ran or selection.submodel
-        expected = self._medians.get((submodel, selection.device))
+        expected = self._medians.get((ran or selection.submodel, selection.device))
         if slow_down is None or expected is None:
             return
-        slow_down.observe(submodel, expected, latency_ms, now)
+        slow_down.observe(selection.submodel, expected, latency_ms, now)
         for other in self.slow_downs.values() if len(self.slow_downs) > 1 else ():
             if other is not slow_down:
                 other.approach(slow_down, now - self._seen_at.get(selection.device, now))

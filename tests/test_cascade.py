@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +17,20 @@ import sortednet
 from device_profiles import write_profile
 from exporter.bundle import Bundle
 from exporter.session import open_session
-from selector import Budget, BudgetError, Runtime
+from selector import Budget, BudgetError, Runtime, Selector
+from selector.calibrating import calibrate_cascade
 from selector.cascade import (
     CASCADES_FILE,
     Cascade,
     CascadeSession,
+    confidence_of,
+    confidences,
     find_cascade,
     read_cascades,
     with_cascades,
     write_cascades,
 )
+from selector.controller import Controller
 from tests.conftest import DEVICE
 
 COSTS = {"small": 1.0, "middle": 3.0, "large": 9.0}
@@ -108,6 +115,78 @@ def test_a_batch_is_answered_as_its_examples_one_by_one(ranked: tuple[Bundle, Ca
     for place in range(64):
         (alone,) = sessions[int(passed[place])].run(["logits"], {"input": images[place : place + 1]})
         np.testing.assert_allclose(together[place], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 32, 33, 1000])
+def test_one_example_is_as_sure_alone_as_in_a_batch(classes: int) -> None:
+    logits = np.random.default_rng(0).normal(0, 30, (50, classes)).astype(np.float32)
+    np.testing.assert_allclose([confidence_of(row) for row in logits], confidences(logits), rtol=1e-12)
+
+
+class Fixed:
+    """A session that always gives these logits."""
+
+    def __init__(self, *logits: float) -> None:
+        self.logits = np.array([logits], np.float32)
+
+    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        return [np.repeat(self.logits, len(feed["input"]), axis=0)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_no_number_is_asked_again(batch: int, ranked: tuple[Bundle, Cascade]) -> None:
+    both = CascadeSession(ranked[1], Fixed(nan, 9.0), Fixed(1.0, 2.0))
+    (logits,) = both.run(["logits"], {"input": np.zeros((batch, 1), np.float32)})
+    np.testing.assert_array_equal(logits, [[1.0, 2.0]] * batch)
+
+
+def test_the_same_pair_may_serve_several_floors(bundle_path: Path, tmp_path: Path) -> None:
+    bundle = Bundle(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    found = [calibrate_cascade(bundle, "digits", floor=floor, confidence=0.9) for floor in (0.7, 0.8, 0.7)]
+    assert {cascade.floor for cascade in read_cascades(bundle)} == {0.7, 0.8}
+    assert len(read_cascades(bundle)) == len({cascade.id for cascade in found}) == 2
+    runtime = Runtime(bundle, battery=lambda: None, sensors=False)
+    assert set(runtime.cascades) == {cascade.id for cascade in found}
+    runtime.close()
+
+
+def test_one_whose_first_sub_model_is_slow_here_is_avoided(ranked: tuple[Bundle, Cascade]) -> None:
+    """By the profile it fits the deadline, but its first sub-model takes four times as long, and the single ones do not."""
+    bundle, cascade = ranked
+    profile = with_cascades(bundle.profile(DEVICE), [cascade])
+    second = profile.model_copy(update={"device": profile.device.model_copy(update={"name": "second"})})
+    accuracies = {**bundle.accuracies, cascade.id: cascade.accuracy}
+    medians = {name: measured.latency_ms.p50 for name, measured in profile.submodels.items()}
+    limit = 2 * max(measured.latency_ms.p99 for measured in profile.submodels.values())
+    for profiles in ([profile], [profile, second]):
+        controller = Controller(Selector(profiles, accuracies), profiles)
+        chosen = []
+        for step in range(200):
+            selection = controller.choose(Budget(latency_ms=limit, percentile=50), 0.01 * step)
+            chosen.append(selection.submodel)
+            if selection.submodel == cascade.id:
+                slow = 4 * limit / medians[cascade.first]
+                controller.observe(selection, slow * medians[cascade.first], 0.01 * step, ran=cascade.first)
+            else:
+                controller.observe(selection, medians[selection.submodel], 0.01 * step)
+        assert chosen[0] == cascade.id
+        assert chosen[20:].count(cascade.id) < 10
+
+
+def test_a_runtime_with_two_profiles_runs_it_as_measured_for_either(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    profile = bundle.profile(DEVICE)
+    device = profile.device.model_copy(update={"name": "second", "threads": 2})
+    write_profile(profile.model_copy(update={"device": device}), bundle.path / "profiles" / "second.json")
+    runtime = Runtime(Bundle(bundle.path), device=[DEVICE, "second"], feedback=True, battery=lambda: None, sensors=False)
+    image = np.random.default_rng(0).random((1, 1, 8, 8), dtype=np.float32)
+    for _ in range(20):
+        assert runtime.run(image, Budget(min_accuracy=0.995, latency_ms=1000)).selection.submodel == cascade.id
+    sessions = [runtime.session(cascade.id, name) for name in (DEVICE, "second")]
+    threads = [session.first.get_session_options().intra_op_num_threads for session in sessions]  # type: ignore[union-attr]
+    assert threads == [profile.device.threads, 2]
+    np.testing.assert_allclose(*(session.run(["logits"], {"input": image})[0] for session in sessions), rtol=1e-4, atol=1e-5)
+    runtime.close()
 
 
 def test_a_runtime_chooses_and_runs_it(ranked: tuple[Bundle, Cascade]) -> None:
