@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from device_profiles import Profile
 from exporter.bundle import Bundle
 from selector.budget import BudgetError
-from selector.cascade import Cascade, Logits, find_cascade, halves, logits_of, read_cascades, write_cascades
+from selector.cascade import Cascade, Logits, find_cascade, logits_of, read_cascades, split, write_cascades
 from selector.files import read_inputs
 from selector.selector import find_profile
 
@@ -43,7 +43,7 @@ def candidates(
     The frontier is taken on a part of the examples that choose: those that certify must not have had a say in it, and the
     accuracies in the manifest are of the test split.
     """
-    part = halves(len(labels))[0][:SCREENED]
+    part = split(len(labels))[0][:SCREENED]
     few = {name: array[part] for name, array in inputs.items()}
     costs = {name: measured.latency_ms.mean for name, measured in profile.submodels.items()}
     best, names = -1.0, []

@@ -23,9 +23,9 @@ from selector.cascade import (
     CASCADES_FILE,
     Cascade,
     CascadeSession,
-    confidence_of,
-    confidences,
     find_cascade,
+    margin_of,
+    margins,
     read_cascades,
     with_cascades,
     write_cascades,
@@ -120,7 +120,7 @@ def test_a_batch_is_answered_as_its_examples_one_by_one(ranked: tuple[Bundle, Ca
 @pytest.mark.parametrize("classes", [2, 10, 32, 33, 1000])
 def test_one_example_is_as_sure_alone_as_in_a_batch(classes: int) -> None:
     logits = np.random.default_rng(0).normal(0, 30, (50, classes)).astype(np.float32)
-    np.testing.assert_allclose([confidence_of(row) for row in logits], confidences(logits), rtol=1e-12)
+    np.testing.assert_allclose([margin_of(row) for row in logits], margins(logits), rtol=1e-12)
 
 
 class Fixed:
