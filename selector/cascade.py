@@ -122,6 +122,10 @@ def find_cascade(
     """
     if not 0 < floor < 1 or not 0 < confidence < 1:
         raise BudgetError(f"floor = {floor}, confidence = {confidence}: allowed are values between 0 and 1")
+    if narrow := [name for name, found in logits.items() if found.ndim != 2 or found.shape[1] < 2]:
+        raise BudgetError(
+            f"logits of {narrow[0]}: shape {logits[narrow[0]].shape}; allowed is (N, classes), of two classes or more"
+        )
     choosing, certifying = split(len(labels))
     each = 1 - (1 - confidence) / _TRIED  # so that all that are tried keep the confidence together (Bonferroni)
     names = sorted(costs, key=lambda name: costs[name])

@@ -83,6 +83,8 @@ def test_a_floor_that_nothing_keeps_is_an_error() -> None:
         find_cascade(logits, labels, COSTS, 0.999, 0.95)
     with pytest.raises(BudgetError, match=r"floor = 1\.5"):
         find_cascade(logits, labels, COSTS, 1.5, 0.95)
+    with pytest.raises(BudgetError, match=r"logits of small: shape \(500, 1\)"):
+        find_cascade({"small": logits["small"][:, :1]}, labels, {"small": 1.0}, 0.5, 0.95)
 
 
 @pytest.fixture
