@@ -45,13 +45,12 @@ class Controller:
         self._seen_at: dict[str, float] = {}
         self._clock = clock
         self._low_power = selector.policy.low_power
-        if self._low_power:  # may be switched off here, so that the selector must not save by itself
-            self.selector = selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
+        self.selector = _switchable(selector)
         self._level: PowerLevel | None = None  # of the battery policy, that counts now
         self._judged: object = _NOT_JUDGED  # the battery by which it does
         self._saved: tuple[Budget, PowerLevel, list[Budget]] | None = None
         self._plan: tuple[Budget, Planner] | None = None
-        self._latest: tuple[Budget, list[float], Selection | None, Selection] | None = None
+        self._latest: tuple[Budget, list[float], Selection | None, Selection, Selector] | None = None
 
     def choose(
         self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
@@ -100,11 +99,12 @@ class Controller:
         factors = self._factors(budget, now)
         if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
             return self._chosen(budget, factors, now, None, among)
-        latest = self._latest
-        if latest and latest[0] is budget and latest[1] == factors and latest[2] is self._present:
+        latest, selector, present = self._latest, self.selector, self._present
+        same = latest and latest[0] is budget and latest[1] == factors and latest[2] is present and latest[4] is selector
+        if latest and same:
             return latest[3]
         found = self._chosen(budget, factors, now, None, None)
-        self._latest = (budget, factors, self._present, found)
+        self._latest = (budget, factors, present, found, selector)
         return found
 
     def _chosen(
@@ -200,8 +200,9 @@ class Controller:
         return self._best(budget, self._factors(budget, now), now, None, among)
 
     def use(self, selector: Selector) -> None:
-        """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on."""
-        self.selector, self._latest = selector, None
+        """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on. From any thread: a choice
+        that is just being made by the other is not kept."""
+        self.selector, self._saved = _switchable(selector), None
 
     def slow_down(self, device: str) -> float:
         """How much slower than its profile this device's level is now."""
@@ -253,6 +254,13 @@ class Controller:
             if missed is None or latency < (missed.latency_ms or 0.0):
                 missed = found._replace(latency_ms=latency, feasible=False, reason=reason)
             left = [key for key in (self._medians if left is None else left) if key != (found.submodel, found.device)]
+
+
+def _switchable(selector: Selector) -> Selector:
+    """One that does not save by itself: low power may be switched off in the controller."""
+    if not selector.policy.low_power:
+        return selector
+    return selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
 
 
 def quiet_shape(profile: Profile) -> Callable[[float], float]:

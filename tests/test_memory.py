@@ -93,6 +93,25 @@ def test_sessions_are_closed_when_memory_gets_short_and_opened_again_when_it_is_
     runtime.close()
 
 
+def test_a_choice_that_was_being_made_while_memory_got_short_is_not_kept(tens: Path) -> None:
+    device = Device()
+    runtime = runtime_on(device, tens, feedback=True)
+    assert runtime.controller is not None
+    real = runtime.controller.selector.select
+
+    def select(*given: object, **options: object) -> object:
+        found = real(*given, **options)  # type: ignore[arg-type]
+        device.available = 0.0
+        device.tick()
+        return found
+
+    runtime.controller.selector.select = select  # type: ignore[method-assign, assignment]
+    budget = Budget(latency_ms=1000)
+    runtime.select(budget)
+    assert runtime.select(budget).accuracy == accuracies(tens)[0]
+    runtime.close()
+
+
 def test_with_no_room_at_all_the_least_runs_and_nothing_is_raised(tens: Path) -> None:
     names, device = submodels_of(tens), Device(available_mb=0.0)
     runtime = runtime_on(device, tens, memory_mb=45)
