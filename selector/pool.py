@@ -61,8 +61,8 @@ class SessionPool(Generic[K]):
         return sum(map(self._memory_of, names)) <= self.memory_mb
 
     def limit(self, memory_mb: float) -> None:
-        """From now on at most so much: closes the least recently used beyond it. A run in flight keeps its session, and one
-        that is being opened is finished."""
+        """From now on at most so much: closes the least recently used beyond it. A run in flight keeps its session; those that
+        are being opened just now are finished, and the last of them stays."""
         with self._changed:
             self.memory_mb = memory_mb
             closed = self._make_room(0.0, ())
@@ -135,7 +135,10 @@ class SessionPool(Generic[K]):
             self._opening.remove(name)
             self._sessions = {**self._sessions, name: session}  # whoever goes through `loaded` keeps the old one
             self._last_used.setdefault(name, next(self._clock))
+            closed = self._make_room(0.0, (name,))  # the limit may have fallen meanwhile
             self._changed.notify_all()
+        if closed:
+            self._closing.submit(_close, closed)
         return session
 
     def _make_room(self, memory_mb: float, keep: Collection[K]) -> list[Any]:
