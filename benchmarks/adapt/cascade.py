@@ -27,7 +27,8 @@ from trainer.data import load_data
 Figures = dict[str, float]
 RESULTS = Path(__file__).parent / "results"
 DATA = "fashion-mnist"
-FLOORS = (0.84, 0.85, 0.86, 0.87, 0.88)
+FLOORS = (0.84, 0.85, 0.86, 0.87, 0.875, 0.88, 0.885)
+TOP = 0.87  # from here on accuracy costs: below it there are sub-models of 0.1 ms, of which a third is no computation at all
 CONFIDENCE = 0.95
 IMAGES = 2000  # of the test split that are timed; accuracies are of all of it
 TURNS = 3  # how often each image is timed; the fastest counts, as what others use the processor for is no cost of ours
@@ -38,6 +39,7 @@ NOTES = {
     "cascade_cost_ratio": "measured mean latency at batch 1 of the cascade over the cheapest single sub-model with at least "
     "its accuracy on the test split; the median over the floors",
     "cascade_cost_ratio_worst": "the same, the worst floor",
+    "cascade_cost_ratio_top": f"the same, the median over the floors from {TOP:g}, where sub-models begin to be expensive",
     "cascade_floor_kept": "share of the floors that the cascade's accuracy on the test split is not below",
     "cascade_accuracy_over_floor": "accuracy on the test split less the floor, the least of all floors",
     "cascade_floors": "floors that could be certified on the validation split, of " + ", ".join(f"{f:g}" for f in FLOORS),
@@ -79,6 +81,8 @@ def measure() -> Figures:
             cascades.append(find_cascade(logits, labels, costs, floor, CONFIDENCE))
         except BudgetError:  # more than this bundle can promise; `cascade_floors` says how many could be
             continue
+    if not cascades:
+        return {"cascade_floors": 0.0}
     rows = compared(bundle, profile, cascades)
     write(rows)
     draw(rows, profile, bundle, RESULTS / "cascade.png")
@@ -87,10 +91,12 @@ def measure() -> Figures:
 
 def figures(rows: Sequence[Row]) -> Figures:
     ratios = {f"cascade_cost_ratio.{row.floor:g}": row.ratio for row in rows}
+    top = [row.ratio for row in rows if row.floor >= TOP]
     over = [row.accuracy_test - row.floor for row in rows]
     return {
         "cascade_cost_ratio": median(ratios.values()),
         "cascade_cost_ratio_worst": max(ratios.values()),
+        **({"cascade_cost_ratio_top": median(top)} if top else {}),
         **ratios,
         "cascade_floor_kept": sum(gap >= 0 for gap in over) / len(rows),
         "cascade_accuracy_over_floor": min(over),
