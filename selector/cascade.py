@@ -4,10 +4,10 @@ How sure it is: the margin between its two largest softmax probabilities (Scheff
 for information extraction", section 4), which saves a few per cent more than the largest alone: where two classes are alike,
 it sees it.
 
-The threshold is calibrated so that the accuracy stays above a floor with a stated confidence, by testing thresholds in a
-fixed order, from always asking the larger one downwards, until the exact binomial bound falls below the floor (Angelopoulos
-et al. 2021, "Learn then Test", section 3.1: a fixed sequence needs no correction for the number of thresholds). A third of
-the validation data chooses the pair, the rest certifies it.
+It is calibrated so that the accuracy stays above a floor with a stated confidence (Laufer-Goldshtein et al. 2023, "Efficiently
+Controlling Multiple Risks with Pareto Testing", section 4): a third of the validation data finds the frontier of cost and
+accuracy of all pairs and thresholds; along it, from the most accurate to the cheapest, the rest of the data tests one after the
+other until the exact binomial bound falls below the floor. A fixed sequence needs no correction for how many are tested.
 
 bundle/cascades.json holds them; it is written after the export and is not in the manifest.
 """
@@ -31,7 +31,6 @@ from selector.budget import BudgetError
 
 CASCADES_FILE = "cascades.json"
 _THRESHOLDS = 200
-_TRIED = 3  # pairs, the cheapest first
 _FEW = 32  # classes: up to so many, adding up in Python costs less than calling numpy
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Logits = NDArray[np.float32]
@@ -127,75 +126,61 @@ def find_cascade(
             f"logits of {narrow[0]}: shape {logits[narrow[0]].shape}; allowed is (N, classes), of two classes or more"
         )
     choosing, certifying = split(len(labels))
-    each = 1 - (1 - confidence) / _TRIED  # so that all that are tried keep the confidence together (Bonferroni)
-    names = sorted(costs, key=lambda name: costs[name])
-    cheapest: dict[str, tuple[float, str]] = {}  # by the larger one: the cost, and the smaller one
-    for place, first in enumerate(names):
-        for then in names[place + 1 :]:
-            found = _threshold(logits[first][choosing], logits[then][choosing], labels[choosing], floor, each)
-            if found is not None:
-                pair = (costs[first] + found[1] * costs[then], first)
-                cheapest[then] = min(pair, cheapest.get(then, pair))
-    right = {then: float((logits[then][choosing].argmax(axis=1) == labels[choosing]).mean()) for then in cheapest}
-    certified: list[tuple[float, Cascade]] = []
-    for first, then in _tried(cheapest, right):
-        found = _threshold(logits[first][certifying], logits[then][certifying], labels[certifying], floor, each)
-        if found is not None:
-            threshold, escalation, accuracy = found
-            cascade = Cascade(
-                id=f"{first}+{then}+{floor:g}",
-                first=first,
-                then=then,
-                threshold=threshold,
-                escalation=escalation,
-                accuracy=accuracy,
-                floor=floor,
-                confidence=confidence,
-                examples=len(certifying),
-            )
-            certified.append((costs[first] + escalation * costs[then], cascade))
-    if certified:
-        return min(certified, key=lambda pair: pair[0])[1]
+    right = {name: found.argmax(axis=1) == labels for name, found in logits.items()}
+    sure = {name: margins(found) for name, found in logits.items()}
+    needed = _least_right(len(certifying), floor, confidence)
+    kept: Cascade | None = None
+    chosen_sure, chosen_right = ({n: v[choosing] for n, v in sure.items()}, {n: v[choosing] for n, v in right.items()})
+    for first, then, threshold in _sequence(costs, chosen_sure, chosen_right):
+        answered = sure[first][certifying] >= threshold
+        count = int(np.where(answered, right[first][certifying], right[then][certifying]).sum())
+        if count < needed:
+            break
+        kept = Cascade(
+            id=f"{first}+{then}+{floor:g}",
+            first=first,
+            then=then,
+            threshold=threshold,
+            escalation=float(1 - answered.mean()),
+            accuracy=count / len(certifying),
+            floor=floor,
+            confidence=confidence,
+            examples=len(certifying),
+        )
+    if kept is not None:
+        return kept
     raise BudgetError(
         f"floor = {floor:g}: no pair keeps it with a confidence of {confidence:g} on {len(certifying)} validation examples; "
         "allowed is a lower floor, a lower confidence, or more examples"
     )
 
 
-def _tried(cheapest: Mapping[str, tuple[float, str]], accuracies: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The pairs that are to be certified: the cheapest, then the cheapest of those whose larger one is more accurate than the
-    one before, so that not all of them fail for the same reason, and at last the most accurate."""
-    left = sorted(cheapest, key=lambda then: cheapest[then])
-    tried: list[str] = []
-    while left and len(tried) < _TRIED:
-        chosen = left[0] if len(tried) < _TRIED - 1 else max(left, key=lambda then: accuracies[then])
-        tried.append(chosen)
-        left = [then for then in left if accuracies[then] > accuracies[chosen]]
-    return [(cheapest[then][1], then) for then in tried]
-
-
-def _threshold(
-    small: Logits, large: Logits, labels: NDArray[np.int64], floor: float, confidence: float
-) -> tuple[float, float, float] | None:
-    """The lowest threshold that is certified, its share of escalations and its accuracy; None when not even asking the
-    larger one always is."""
-    sure = margins(small)
-    small_right, large_right = small.argmax(axis=1) == labels, large.argmax(axis=1) == labels
-    order = np.argsort(-sure)  # the surest first: the k surest are answered by the small one
-    gained = np.concatenate([[0], np.cumsum(small_right[order].astype(int) - large_right[order].astype(int))])
-    right = int(large_right.sum()) + gained
-    needed = _least_right(len(labels), floor, confidence)
-    kept: int | None = None
-    for k in np.unique(np.linspace(0, len(labels), _THRESHOLDS + 1).astype(int)):
-        if right[k] < needed:
-            break
-        kept = int(k)
-    if kept is None:
-        return None
-    threshold = 1.0 if kept == 0 else float(np.nextafter(sure[order[kept - 1]], 0))
-    answered = sure >= threshold
-    accuracy = np.where(answered, small_right, large_right).mean()
-    return min(threshold, 1.0), float(1 - answered.mean()), float(accuracy)
+def _sequence(
+    costs: Mapping[str, float], sure: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.bool_]]
+) -> list[tuple[str, str, float]]:
+    """Pairs and thresholds on the frontier of expected cost and accuracy, from the most accurate to the cheapest."""
+    names = sorted(costs, key=lambda name: costs[name])
+    levels: dict[str, NDArray[np.float64]] = {}
+    found: list[tuple[float, int, str, str, float]] = []
+    for place, first in enumerate(names[:-1]):
+        levels[first] = np.minimum(np.quantile(sure[first], np.linspace(0, 1, _THRESHOLDS + 1)), 1.0)
+        order = np.argsort(-sure[first])  # the surest first: the k surest are answered by the smaller one
+        k = np.searchsorted(-sure[first][order], -levels[first], side="right")
+        for then in names[place + 1 :]:
+            gained = np.concatenate([[0], np.cumsum(right[first][order].astype(int) - right[then][order].astype(int))])
+            counts = int(right[then].sum()) + gained[k]
+            expected = costs[first] + (1 - k / len(order)) * costs[then]
+            found += [(*one, first, then, level) for *one, level in zip(expected, counts, levels[first], strict=True)]
+    sequence: list[tuple[str, str, float]] = []
+    most = -1
+    for _, count, first, then, level in sorted(found, key=lambda one: (one[0], -one[1])):
+        if count > most:
+            most = count
+            if sequence and sequence[-1][:2] == (first, then):  # a pair's thresholds in small steps, tested or not on the way
+                between = levels[first][(levels[first] > sequence[-1][2]) & (levels[first] < level)]
+                sequence += [(first, then, float(step)) for step in between]
+            sequence.append((first, then, float(level)))
+    return sequence[::-1]
 
 
 def _least_right(n: int, floor: float, confidence: float) -> int:
