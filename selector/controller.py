@@ -18,7 +18,7 @@ from selector.plan import Planner
 from selector.selector import Key, Selector, first_feasible, nearest_percentile
 
 _NOT_JUDGED = object()
-SPARE = 1.05
+SPARE = 1.12
 """A larger sub-model than the present one is taken when it fits with so much to spare."""
 
 
@@ -263,13 +263,30 @@ def _switchable(selector: Selector) -> Selector:
     return selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
 
 
-def quiet_shape(profile: Profile) -> Callable[[float], float]:
-    """For a share of runs: the logarithm of the latency that they stay below, relative to the median; of the profile's
-    sub-models the median. What is below the median mirrors what is above."""
-    tails = [
+def pooled(profile: Profile) -> Profile:
+    """The same with the tails of all its sub-models taken together: each one's 90th and 99th percentile is its median times
+    what is typical of the device. A 99th percentile of some hundred runs is little more than the slowest of them."""
+    tails = {name: exp(logarithm) for name, logarithm in zip(("p90", "p99"), _tails(profile), strict=True)}
+    submodels = {}
+    for name, measured in profile.submodels.items():
+        latency = measured.latency_ms
+        typical = {key: latency.p50 * tail for key, tail in tails.items()}
+        submodels[name] = measured.model_copy(update={"latency_ms": latency.model_copy(update=typical)})
+    return profile.model_copy(update={"submodels": submodels})
+
+
+def _tails(profile: Profile) -> list[float]:
+    """The logarithms of the 90th and 99th percentile relative to the median, of the sub-models the median."""
+    return [
         median(max(0.0, log(getattr(m.latency_ms, name) / m.latency_ms.p50)) for m in profile.submodels.values())
         for name in ("p90", "p99")
     ]
+
+
+def quiet_shape(profile: Profile) -> Callable[[float], float]:
+    """For a share of runs: the logarithm of the latency that they stay below, relative to the median; of the profile's
+    sub-models the median. What is below the median mirrors what is above."""
+    tails = _tails(profile)
     shares, values = [0.0, 0.1, 0.5, 0.9, 0.99, 1.0], [-tails[0], -tails[0], 0.0, tails[0], tails[1], 1.2 * tails[1]]
     return lambda share: float(np.interp(share, shares, values))
 

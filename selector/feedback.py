@@ -1,10 +1,11 @@
 """`SlowDown`: how much slower than its profile a device runs now, learnt from every run.
 
 A profile is a promise made on a quiet day. ALERT (Wan et al., USENIX ATC 2020, section 3) tracks the ratio of what is measured
-to what was promised with a Kalman filter and takes the noise for normal. Here the same ratio is tracked with order
-statistics, because a computer's latencies have heavy tails: a median of the latest runs for the level, and the quantile of
-earlier one-step prediction errors for the tail, which covers what it is asked to cover whatever the distribution is (split
-conformal prediction; Vovk et al. 2005).
+to what was promised with a Kalman filter and takes the noise for normal. A computer's latencies have heavy tails and surprises
+come in clusters. So the level here is a median of the latest runs, and the margin above it is what keeps the asked share of
+runs below whatever the distribution and however it changes: the largest errors of the latest runs, plus a term that rises with
+every run that exceeded the prediction and falls with every other one in the proportion that balances at the asked share
+(adaptive conformal inference; Gibbs & Candès 2021, section 2; Angelopoulos et al. 2023, "Conformal PID control", section 2.2).
 
 All is in logarithms: a slow-down multiplies.
 """
@@ -22,14 +23,19 @@ from device_profiles import PERCENTILES
 
 RECENT = 9
 """Runs whose median is the level."""
-ERRORS = 500
-"""Prediction errors that are kept; the 99th percentile is then the fifth largest, so that a rare outlier does not decide."""
+WINDOW = 20
+"""Latest errors: surprises come in clusters, and what has not come again for so long is not waited for."""
+LONG = 200
+"""Errors among which the largest share that a percentile leaves out is left out, as soon as nothing like it has come again."""
 IDLE_SECONDS = 0.25
 """After a gap as long as this caches and clocks have gone cold, and the next run is slower by itself."""
 _LEAST_STEP = log(1.12)
 _GRAIN = 0.005
 _PROBE_SECONDS = (20.0, 640.0)
 _AFTER_SWITCH = 3  # runs whose surprise is put down to the sub-model
+_WARY = 4  # runs after a surprise in which it is not yet taken for a single one
+_FALL = 0.0005  # by which the margin falls with every run that stayed below: the 99th percentile rises by 0.05 otherwise
+_MOST = 2.0  # of the margin
 
 
 @dataclass
@@ -53,16 +59,14 @@ class SlowDown:
     """
 
     def __init__(self, quantile: Callable[[float], float]) -> None:
-        shape = [quantile((i + 0.5) / ERRORS) for i in range(ERRORS)]
-        self._typical = quantile(0.5)
-        self._tails = {p: (min(ERRORS, ceil(p / 100 * (ERRORS + 1))) - 1, quantile(p / 100)) for p in PERCENTILES}
-        self._errors = deque(shape[i * 73 % ERRORS] for i in range(ERRORS))  # no order in time: the quiet ones leave evenly
-        self._sorted = sorted(shape)
+        self._latest_errors, self._errors = _Window(WINDOW), _Window(LONG)
+        self._surprise_at = -_WARY  # the latest run that took longer than was thought possible
+        self._tails = {percentile: _Tail(percentile, quantile(percentile / 100)) for percentile in PERCENTILES}
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.level = 0.0
         self.spread = max(0.02, quantile(0.9))
         self._idle = 0.0
-        self._suspects: list[float] = []
+        self._suspect: tuple[str, float] | None = None  # the latest run, if it was a surprise: whose, and its error
         self._offsets: dict[str, _Offset] = {}
         self._latest: str | None = None
         self._runs_of_latest = 0
@@ -75,7 +79,6 @@ class SlowDown:
             return
         if submodel != self._latest:
             self._latest, self._runs_of_latest = submodel, 0
-            self._suspects.clear()
         self._runs += 1
         self._runs_of_latest += 1
         value = log(latency_ms / expected_ms) - self._offset(submodel, now)
@@ -89,8 +92,7 @@ class SlowDown:
 
     def factor(self, percentile: int, now: float) -> float:
         """What a quiet latency at this percentile, one of PERCENTILES, is multiplied with now; at least the level."""
-        place, quiet = self._tails[percentile]
-        logarithm = self.level + max(0.0, self._sorted[place] - quiet)
+        logarithm = self.level + self._tails[percentile].excess
         if self._idle and self.is_idle(now):
             logarithm += self._idle
         return exp(_GRAIN * ceil(logarithm / _GRAIN))  # in steps, so that a choice can be the same as before
@@ -117,27 +119,22 @@ class SlowDown:
 
     def _take(self, submodel: str, value: float, now: float) -> None:
         error = value - self.level if self._recent else 0.0
-        gate = max(_LEAST_STEP, 3 * self.spread)
+        surprise = bool(self._recent) and abs(error) > max(_LEAST_STEP, 3 * self.spread)
         self.spread += 0.1 * (min(abs(error), 1.0) - self.spread)
-        if self._recent and abs(error) > gate:
-            if self._suspects and (self._suspects[-1] > 0) == (error > 0):
-                self._step(submodel, min(self._suspects[-1], error, key=abs), now)
-                self._suspects.clear()
-                return
-            self._suspects.append(error)
-            self._remember(error)
-            return
-        self._suspects.clear()
         if self._recent:
-            self._remember(error)
-        self._recent.append(value)
-        self.level = median(self._recent)
+            self._remember(error, surprise)
+        before, self._suspect = self._suspect, (submodel, error) if surprise else None
+        if not surprise:
+            self._recent.append(value)
+            self.level = median(self._recent)
+        elif before is not None and (before[1] > 0) == (error > 0):
+            self._step(submodel, min(before[1], error, key=abs), before[0] == submodel, now)
 
-    def _step(self, submodel: str, error: float, now: float) -> None:
-        """Two runs one after the other were off the same way: that is no outlier. The first of them was taken for one."""
-        self._forget_latest()
+    def _step(self, submodel: str, error: float, same: bool, now: float) -> None:
+        """Two runs one after the other were off the same way: that is no outlier. `same`: both were of this sub-model."""
+        self._suspect = None
         self.spread /= 2
-        if error > 0 and self._runs_of_latest <= _AFTER_SWITCH:
+        if error > 0 and same and self._runs_of_latest <= _AFTER_SWITCH:
             before = self._offsets.get(submodel)
             wronged = [n for n, o in self._offsets.items() if n != submodel and self._runs - o.run < 20 and 2 * o.value > error]
             if not wronged:
@@ -146,20 +143,72 @@ class SlowDown:
                 return
             for name in wronged:  # two sub-models in a row: it was the world after all
                 del self._offsets[name]
-        level = self.level + error
+        self.level += error
         self._recent.clear()
-        self._recent.append(level)
-        self.level = level
+        self._recent.append(self.level)
+        self._absorbed(error)
 
-    def _remember(self, error: float) -> None:
-        oldest = self._errors.popleft()
-        del self._sorted[bisect_left(self._sorted, oldest)]
-        self._errors.append(error)
-        insort(self._sorted, error)
+    def _remember(self, error: float, surprise: bool) -> None:
+        self._latest_errors.add(error)
+        self._errors.add(error)
+        if surprise and error > 0:
+            self._surprise_at = self._runs
+        for tail in self._tails.values():
+            tail.judge(error)
+        self._margins()
 
-    def _forget_latest(self) -> None:
-        """The error of what turned out to be a step says nothing of the tail: one of the quiet shape takes its place."""
-        latest = self._errors.pop()
-        del self._sorted[bisect_left(self._sorted, latest)]
-        self._errors.append(self._typical)
-        insort(self._sorted, self._typical)
+    def _absorbed(self, step: float) -> None:
+        """The errors of the two runs that showed the step are part of the level now."""
+        for window in (self._latest_errors, self._errors):
+            window.lower_latest(step)
+        self._margins()
+
+    def _margins(self) -> None:
+        wary = self._runs < self._surprise_at + _WARY
+        for share, tail in self._tails.items():
+            largest = self._latest_errors.quantile(share)
+            tail.set(largest if wary else min(largest, self._errors.quantile(share)))
+
+
+class _Window:
+    """The latest errors, in the order of time and of size."""
+
+    def __init__(self, size: int) -> None:
+        self.errors = deque([0.0] * size)
+        self.ascending = [0.0] * size
+
+    def add(self, error: float) -> None:
+        self._exchange(self.errors.popleft(), error)
+        self.errors.append(error)
+
+    def lower_latest(self, step: float) -> None:
+        """Both of the latest by so much."""
+        for place in (-1, -2):
+            self._exchange(self.errors[place], self.errors[place] - step)
+            self.errors[place] -= step
+
+    def quantile(self, percentile: int) -> float:
+        """What at most the share beyond the percentile exceeds; the largest where that is less than one."""
+        return self.ascending[-1 - len(self.ascending) * (100 - percentile) // 100]
+
+    def _exchange(self, old: float, new: float) -> None:
+        del self.ascending[bisect_left(self.ascending, old)]
+        insort(self.ascending, new)
+
+
+class _Tail:
+    """The margin above the level at one percentile; `quiet` is what the profile has there already (a logarithm)."""
+
+    def __init__(self, percentile: int, quiet: float) -> None:
+        self.quiet, self.excess = quiet, 0.0  # beyond the profile's own
+        self._rise = _FALL * percentile / (100 - percentile)
+        self._integral = 0.0
+
+    def judge(self, error: float) -> None:
+        """A run was so far above the level."""
+        exceeded = error > self.quiet + self.excess
+        self._integral = min(max(0.0, self._integral + (self._rise if exceeded else -_FALL)), _MOST)
+
+    def set(self, largest: float) -> None:
+        """By the errors that count."""
+        self.excess = max(0.0, largest - self.quiet) + self._integral

@@ -65,7 +65,7 @@ def test_the_asked_share_of_deadlines_is_met_and_the_best_that_allows_it_is_chos
     assert world.hits() >= 0.99
     steady = world.chosen[100:]
     # 0.6 ms / 1.5 is 0.4 ms: s9 takes 0.352 at the median and 0.42 at the profile's p99, s7 0.319 there
-    assert {"s6", "s7", "s8"} >= set(steady)
+    assert np.isin(steady, ["s6", "s7", "s8"]).mean() >= 0.98  # else wary for a few runs after one that took much longer
     assert sum(a != b for a, b in pairwise(steady)) < 0.01 * len(steady)
 
 
@@ -89,6 +89,23 @@ def test_a_single_outlier_changes_nothing() -> None:
     slow[200] = 8.0
     world = World(slow, Budget(latency_ms=0.6, percentile=90))
     assert world.chosen[201:210] == world.chosen[191:200]
+
+
+def test_after_a_single_outlier_the_choice_for_the_99th_percentile_is_smaller_for_a_few_runs_only() -> None:
+    slow = np.ones(600)
+    slow[400] = 8.0
+    world = World(slow, Budget(latency_ms=0.6, percentile=99))
+    sizes = [int(name[1:]) for name in world.chosen]
+    assert sizes[401] <= sizes[399] - 5  # surprises come in clusters
+    assert sizes[406] >= sizes[399] - 2
+    assert sizes[430] == sizes[399]
+
+
+def test_where_surprises_are_frequent_the_margin_grows_until_the_deadline_is_kept() -> None:
+    random = np.random.default_rng(0)
+    slow = np.where(random.random(4000) < 0.05, 2.0, 1.0)
+    world = World(slow, Budget(latency_ms=0.6, percentile=99))
+    assert np.mean(world.met[1000:]) >= 0.985
 
 
 def test_without_feedback_a_selection_is_the_profiles() -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from device_profiles import Profile
 from selector import Budget, Selector
-from selector.controller import Controller
+from selector.controller import Controller, pooled
 
 PERCENTILE = 99
 
@@ -83,7 +83,8 @@ class Ours:
     """The decision code of `Runtime`."""
 
     def __init__(self, profile: Profile, accuracies: Mapping[str, float], names: Sequence[str], limit_ms: float) -> None:
-        self.controller = Controller(Selector(profile, accuracies), [profile])
+        as_runtime = pooled(profile)
+        self.controller = Controller(Selector(as_runtime, accuracies), [as_runtime])
         self._budget = Budget(latency_ms=limit_ms, percentile=PERCENTILE)
         self._places = {name: place for place, name in enumerate(names)}
 
