@@ -92,7 +92,7 @@ def read_trace(scenario: str, seed: int, sizes: Sizes) -> Trace:
 
 
 def compare(trace: Trace, sizes: Sizes, limit_ms: float) -> list[Outcome]:
-    """Every policy, the oracle last."""
+    """Every policy, then what foresight of the phases would give, the oracle last."""
     names, medians = sizes.names, sizes.medians
     known = dict(zip(names, sizes.accuracies, strict=True))
     by_profile = max([size for size, tail in enumerate(sizes.tails) if tail <= limit_ms], default=0)
@@ -108,7 +108,20 @@ def compare(trace: Trace, sizes: Sizes, limit_ms: float) -> list[Outcome]:
     static = max(keeping, key=lambda o: o.accuracy) if keeping else max(every, key=lambda o: o.hits)
     met = trace.latencies_ms <= limit_ms
     best = [int(np.flatnonzero(row)[-1]) if row.any() else 0 for row in met]
-    return [static, *outcomes, _outcome(trace, sizes, limit_ms, "oracle", best)]
+    foreseen = _outcome(trace, sizes, limit_ms, "phases", _best_of_phases(trace, met))
+    return [static, *outcomes, foreseen, _outcome(trace, sizes, limit_ms, "oracle", best)]
+
+
+def _best_of_phases(trace: Trace, met: NDArray[np.bool_]) -> list[int]:
+    """For one who knows beforehand when the load changes and what share of a phase's runs each size will meet, but not which:
+    the largest that meets HIT of those that can be met. What no policy that learns from the past can be expected to reach."""
+    choices = np.zeros(len(met), int)
+    for number in np.unique(trace.phases):
+        places = np.flatnonzero(trace.phases == number)
+        hits, possible = met[places].mean(axis=0), met[places].any(axis=1).mean()
+        keeping = np.flatnonzero(hits >= HIT * possible)
+        choices[places] = keeping[-1] if len(keeping) else int(hits.argmax())
+    return [int(choice) for choice in choices]
 
 
 def replayed(trace: Trace, policy: Policy) -> list[int]:

@@ -43,13 +43,17 @@ def main(context: typer.Context) -> None:
 
 @app.command("run")
 def run_experiment(
-    setup: str, method: str, seed: Seed = 0, epochs: Epochs = EPOCHS, threads: Threads = 0, data: Data = "fashion-mnist"
+    setup: str,
+    method: str,
+    seed: Seed = 0,
+    epochs: Epochs = EPOCHS,
+    threads: Threads = 0,
+    data: Data = "fashion-mnist",
+    again: Annotated[bool, typer.Option("--again", help="Also where results are there: trains the model once more.")] = False,
 ) -> None:
     """Trains SETUP by METHOD and measures every sub-model on the test split. Goes on where it was stopped."""
-    known = _known(METHODS, method, "method")
-    _experiment(
-        Experiment(_known_setup(setup), method, seed, epochs, data), known, "runs", {"validation": 32, "test": 0}, threads
-    )
+    experiment, known = Experiment(_known_setup(setup), method, seed, epochs, data), _known(METHODS, method, "method")
+    _experiment(experiment, known, "runs", {"validation": 32, "test": 0}, threads, again)
 
 
 @app.command()
@@ -120,10 +124,12 @@ def everything() -> None:
     report()
 
 
-def _experiment(experiment: Experiment, method: Method, folder: str, splits: dict[str, int], threads: int) -> None:
+def _experiment(
+    experiment: Experiment, method: Method, folder: str, splits: dict[str, int], threads: int, again: bool = False
+) -> None:
     target = RESULTS / folder / f"{experiment.name}.json"
-    if target.exists():
-        print(f"{target} exists: nothing to do")
+    if target.exists() and not again:
+        print(f"{target} exists: nothing to do; --again trains the model once more")
         return
     if threads:
         torch.set_num_threads(threads)
