@@ -1,0 +1,10 @@
+"""The REST service: budget queries over HTTP (CONTRACT.md, `/v1`). Errors are problem details (RFC 9457).
+
+`create_app` makes the WSGI application of opened bundles, `serve` runs it. Each file `…_routes.py` holds one group of paths;
+what all of them share is in `state.py`, what goes in and out in `schemas.py`.
+"""
+
+from selector.service.app import create_app
+from selector.service.server import serve
+
+__all__ = ["create_app", "serve"]

@@ -1,0 +1,34 @@
+"""`/v1/bundles`: what is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from exporter.bundle import Bundle
+from exporter.inspection import inspect
+from selector.service.state import json_answer, state
+
+blueprint = Blueprint("bundles", __name__, url_prefix="/v1/bundles")
+
+
+@blueprint.get("")
+def bundles() -> Response:
+    return json_answer({"bundles": [_summary(bundle) for bundle in state().bundles.values()]})
+
+
+@blueprint.get("/<name>")
+def one_bundle(name: str) -> Response:
+    return json_answer(inspect(state().bundle(name)))
+
+
+def _summary(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": bundle.name,
+        "family": manifest.family,
+        "submodels": len(manifest.submodels),
+        "bytes_total": bundle.bytes_total,
+        "devices": bundle.devices(),
+    }

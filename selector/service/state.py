@@ -1,0 +1,71 @@
+"""What the paths of one application share: the bundles that are served, and what is computed of them once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Response, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from exporter.bundle import Bundle, BundleError
+from selector.budget import BudgetError
+from selector.selector import Selector, selector_for
+from selector.service.problems import Problem
+
+
+class State:
+    """Raises BundleError when two bundles have the same name."""
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        self.bundles: dict[str, Bundle] = {}
+        for bundle in bundles:
+            if bundle.name in self.bundles:
+                raise BundleError(f"two bundles are named {bundle.name!r}; rename a folder")
+            self.bundles[bundle.name] = bundle
+        self._selectors: dict[tuple[str, str | None], tuple[tuple[str, ...], Selector]] = {}
+
+    def bundle(self, name: str | None) -> Bundle:
+        """By name; without one the only one. Raises Problem 404 for an unknown name, 422 where it is not clear which."""
+        if name is None:
+            if len(self.bundles) != 1:
+                message = f"allowed are {', '.join(self.bundles)}"
+                raise Problem(422, "which bundle?", errors=[{"field": "bundle", "value": None, "message": message}])
+            return next(iter(self.bundles.values()))
+        if name not in self.bundles:
+            raise Problem(404, f"bundle {name!r} is not served; there are {', '.join(self.bundles)}")
+        return self.bundles[name]
+
+    def selector(self, bundle: Bundle, device: str | None) -> Selector:
+        """Built once per bundle and device, and again when profiles come or go or are measured anew. Raises Problem 404."""
+        try:
+            if device is not None and device not in bundle.devices():
+                raise BundleError(f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
+            state = tuple(
+                f"{path.name}:{path.stat().st_mtime_ns}" for path in sorted((bundle.path / "profiles").glob("*.json"))
+            )
+            found = self._selectors.get((bundle.name, device))
+            if found is None or found[0] != state:
+                found = self._selectors[(bundle.name, device)] = (state, selector_for(bundle, device))
+        except (BundleError, BudgetError) as error:
+            raise Problem(404, str(error)) from None
+        return found[1]
+
+
+def state() -> State:
+    """Of the application that answers the present request."""
+    found: State = current_app.extensions["sortednet"]
+    return found
+
+
+def body() -> bytes:
+    """The request's body. Raises RequestEntityTooLarge, also for one whose length was not announced."""
+    found = request.get_data()
+    if len(found) >= current_app.config["MAX_CONTENT_LENGTH"]:
+        raise RequestEntityTooLarge
+    return found
+
+
+def json_answer(document: Mapping[str, Any]) -> Response:
+    return Response(json.dumps(document), mimetype="application/json")
