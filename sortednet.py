@@ -39,7 +39,14 @@ _EXTRAS = {
     "scipy": "train",
     "tokenizers": "train",
 }
-_EXTRAS |= {"flask": "serve", "gunicorn": "serve", "plotly": "serve", "jinja2": "serve"}
+_EXTRAS |= {
+    "apispec": "serve",
+    "flask": "serve",
+    "flask_swagger_ui": "serve",
+    "gunicorn": "serve",
+    "plotly": "serve",
+    "jinja2": "serve",
+}
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]

@@ -8,17 +8,21 @@ from flask import Blueprint, Response
 
 from exporter.bundle import Bundle
 from exporter.inspection import inspect
+from selector.service.openapi import describe
+from selector.service.schemas import BundleDocument, BundleList
 from selector.service.state import json_answer, state
 
 blueprint = Blueprint("bundles", __name__, url_prefix="/v1/bundles")
 
 
 @blueprint.get("")
+@describe("What is served", tag="bundles", answers={200: BundleList})
 def bundles() -> Response:
     return json_answer({"bundles": [_summary(bundle) for bundle in state().bundles.values()]})
 
 
 @blueprint.get("/<name>")
+@describe("What a bundle holds", tag="bundles", answers={200: BundleDocument}, problems={404: "No such bundle"})
 def one_bundle(name: str) -> Response:
     return json_answer(inspect(state().bundle(name)))
 

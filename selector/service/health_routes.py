@@ -2,16 +2,20 @@
 
 from flask import Blueprint, Response
 
+from selector.service.openapi import describe
+from selector.service.schemas import Health, Readiness
 from selector.service.state import json_answer, state
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
+@describe("Is the process alive", tag="service", answers={200: Health})
 def healthz() -> Response:
     return json_answer({"status": "alive"})
 
 
 @blueprint.get("/readyz")
+@describe("Can it answer", tag="service", answers={200: Readiness})
 def readyz() -> Response:
     return json_answer({"status": "ready", "bundles": sorted(state().bundles)})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import get_type_hints
 
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+
+from exporter.manifest import AxisValue, SubModelEntry, TensorSpec
 from selector.battery import Battery
-from selector.budget import Budget
+from selector.budget import Budget, Selection
 
 MAX_NAME = 128
 
@@ -26,3 +29,79 @@ class SelectRequest(BaseModel):
         if budget.plan is not None:
             raise ValueError("plan: allowed is none here; the device's runtime keeps a plan's account")
         return budget
+
+
+SelectionDocument = create_model(
+    "Selection",
+    __doc__="The answer of `POST /v1/select`: which sub-model, what it is expected to cost, and why.",
+    **{name: (kind, ...) for name, kind in get_type_hints(Selection).items()},  # type: ignore[call-overload]
+)
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field of a body; `field` is its path with dots, empty for the document itself."""
+
+    field: str
+    value: str | float | bool | None
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    model_config = ConfigDict(title="Problem", extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[FieldProblem] = Field(default=[], json_schema_extra={"description": "Where fields are wrong."})
+
+
+class Health(BaseModel):
+    """Of a process that is alive."""
+
+    status: str
+
+
+class Readiness(Health):
+    """Of a process that can answer: the bundles that it serves."""
+
+    bundles: list[str]
+
+
+class BundleSummary(BaseModel):
+    """One line of the list of bundles; `submodels` is their number."""
+
+    name: str
+    family: str
+    submodels: int
+    bytes_total: int
+    devices: list[str]
+
+
+class BundleList(BaseModel):
+    bundles: list[BundleSummary]
+
+
+class SubModelDocument(SubModelEntry):
+    """A sub-model; `bytes` are its graph's: what it takes beside the shared weights."""
+
+    layers: tuple[tuple[int, int], ...] = Field(default=(), exclude=True)
+    bytes: int
+
+
+class BundleDocument(BaseModel):
+    """What `sortednet inspect --json` prints."""
+
+    format_version: int
+    family: str
+    axes: dict[str, tuple[AxisValue, ...]]
+    bytes_total: int
+    weights_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    devices: list[str]
+    fingerprint: str
+    submodels: tuple[SubModelDocument, ...]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from flask import Blueprint, Response
-from pydantic import ValidationError
 
-from selector.service.problems import Problem, field_errors
-from selector.service.schemas import SelectRequest
-from selector.service.state import body, json_answer, state
+from selector.service.openapi import describe
+from selector.service.schemas import SelectionDocument, SelectRequest
+from selector.service.state import json_answer, parsed_body, state
 
 blueprint = Blueprint("select", __name__, url_prefix="/v1")
 
 
 @blueprint.post("/select")
+@describe(
+    "Which sub-model for a budget",
+    tag="select",
+    request=SelectRequest,
+    answers={200: SelectionDocument},
+    problems={404: "No such bundle, or no profile of the device"},
+)
 def select() -> Response:
-    try:
-        query = SelectRequest.model_validate_json(body())
-    except ValidationError as error:
-        raise Problem(422, "the request does not fit its schema", errors=field_errors(error)) from None
+    """Where nothing fits, `feasible` is false, and the answer is the nearest sub-model and what it misses."""
+    query = parsed_body(SelectRequest)
     selector = state().selector(state().bundle(query.bundle), query.device)
     return json_answer(selector.select(query.budget, query.battery)._asdict())

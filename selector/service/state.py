@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Response, current_app, request
-from werkzeug.exceptions import RequestEntityTooLarge
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from exporter.bundle import Bundle, BundleError
 from selector.budget import BudgetError
 from selector.selector import Selector, selector_for
-from selector.service.problems import Problem
+from selector.service.problems import Problem, field_errors
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class State:
@@ -65,6 +68,17 @@ def body() -> bytes:
     if len(found) >= current_app.config["MAX_CONTENT_LENGTH"]:
         raise RequestEntityTooLarge
     return found
+
+
+def parsed_body(model: type[Model]) -> Model:
+    """The JSON body as a model, validated strictly from its bytes. Raises UnsupportedMediaType, RequestEntityTooLarge, and
+    Problem 422 naming the fields."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType(f"Content-Type {request.mimetype!r}: allowed is application/json")
+    try:
+        return model.model_validate_json(body(), strict=True)
+    except ValidationError as error:
+        raise Problem(422, "the request does not fit its schema", errors=field_errors(error)) from None
 
 
 def json_answer(document: Mapping[str, Any]) -> Response:
