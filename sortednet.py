@@ -42,7 +42,9 @@ _EXTRAS = {
 _EXTRAS |= {
     "apispec": "serve",
     "flask": "serve",
+    "flask_cors": "serve",
     "flask_swagger_ui": "serve",
+    "structlog": "serve",
     "gunicorn": "serve",
     "plotly": "serve",
     "jinja2": "serve",
@@ -423,12 +425,20 @@ def serve(
     bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles.", show_default=False)],
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each opens what it runs for itself.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each worker: requests that it answers at a time.")] = 4,
+    graceful_timeout: Annotated[int, typer.Option(min=0, help="Seconds that requests in flight are given at the end.")] = 30,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="https://HOST[:PORT]: pages from there may read the answers. Default: none.", show_default=False),
+    ] = None,
 ) -> None:
     """Answer budget queries over REST."""
     from exporter.bundle import Bundle
     from selector import service
 
-    service.serve(service.create_app([Bundle(path) for path in bundles]), host=host, port=port)
+    app = service.create_app([Bundle(path) for path in bundles], cors_origins=cors_origin or ())
+    service.serve(app, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)
 
 
 @command

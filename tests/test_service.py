@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,10 +63,10 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(log: Path, *bundles: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+def serving(log: Path, *bundles: Path, host: str = "127.0.0.1", options: Sequence[str] = ()) -> Iterator[Server]:
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sortednet", "serve", *map(str, bundles), "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "sortednet", "serve", *map(str, bundles), "--host", host, "--port", str(port), *options]
     with (
         log.open("wb") as output,
         subprocess.Popen(command, cwd=log.parent, stdout=output, stderr=output, start_new_session=True) as process,

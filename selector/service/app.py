@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from flask import Flask
+from flask_cors import CORS
 
 from exporter.bundle import Bundle
 from selector.service import bundle_routes, docs_routes, health_routes, problems, select_routes
-from selector.service.state import State
+from selector.service.access import Access
+from selector.service.state import MAX_BODY_BYTES, State
 
-MAX_BODY_BYTES = 64 * 1024
+_origin = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?").fullmatch
 
 
-def create_app(bundles: Sequence[Bundle]) -> Flask:
-    """The WSGI application for opened bundles. Raises BundleError when two of them have the same name."""
+class OriginError(ValueError):
+    """No origin of a page."""
+
+    exit_code = 2
+
+
+def create_app(bundles: Sequence[Bundle], *, cors_origins: Sequence[str] = ()) -> Flask:
+    """The WSGI application for opened bundles; pages of those origins may read its answers, others only through a server.
+
+    Raises BundleError when two bundles have the same name, OriginError for an origin that is none.
+    """
+    for origin in cors_origins:
+        if not _origin(origin):
+            raise OriginError(f"cors_origin = {origin!r}: allowed is https://HOST or https://HOST:PORT, or http")
     app = Flask("sortednet", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1  # a body sent in chunks is cut there: see `body`
+    app.url_map.merge_slashes = False  # would answer `//` with a redirect
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = bool(cors_origins)
     app.extensions["sortednet"] = State(bundles)
     problems.register(app)
     for routes in (health_routes, docs_routes, bundle_routes, select_routes):
         app.register_blueprint(routes.blueprint)
+    if cors_origins:
+        CORS(
+            app,
+            origins=list(cors_origins),
+            expose_headers=["ETag", "X-Request-Id"],
+            max_age=600,
+        )
+    app.wsgi_app = Access(app.wsgi_app)  # type: ignore[method-assign]
     return app

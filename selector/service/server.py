@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+from socket import socket
+from uuid import uuid4
+
 from flask import Flask
 
+from selector.service.access import CONTENT_POLICY, HEADERS, log_settings
+from selector.service.problems import problem_json
 
-def serve(app: Flask, *, host: str, port: int, threads: int = 4) -> None:
-    """Serves until SIGTERM or SIGINT; requests in flight are answered first.
+MAX_HEADERS, MAX_HEADER_BYTES, MAX_REQUEST_LINE_BYTES = 64, 8190, 4094
+"""Of a request; a longer line is answered with 414, more or longer headers with 431."""
 
-    ONNX Runtime must not have been imported: it starts a thread that a forked worker does not have and aborts without
-    at its end (1.32). This module and what it imports do without it.
+
+def serve(app: Flask, *, host: str, port: int, workers: int = 1, threads: int = 4, graceful_timeout: int = 30) -> None:
+    """Serves until SIGTERM or SIGINT; requests in flight are answered first, for up to `graceful_timeout` seconds.
+
+    Each worker is a process with so many threads. ONNX Runtime must not have been imported: it starts a thread that a forked
+    worker does not have and aborts without at its end (1.32). This module and what it imports do without it.
     """
+    from gunicorn import util
     from gunicorn.app.base import BaseApplication
+
+    util.write_error = write_error
 
     class Server(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
             self.cfg.set("bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
             self.cfg.set("worker_class", "gthread")
+            self.cfg.set("workers", workers)
             self.cfg.set("threads", threads)
+            self.cfg.set("graceful_timeout", graceful_timeout)
+            self.cfg.set("limit_request_fields", MAX_HEADERS)
+            self.cfg.set("limit_request_field_size", MAX_HEADER_BYTES)
+            self.cfg.set("limit_request_line", MAX_REQUEST_LINE_BYTES)
+            self.cfg.set("control_socket_disable", True)  # a second way in, which nobody asked for
+            self.cfg.set("logconfig_dict", log_settings())
             self.cfg.set("proc_name", "sortednet")
 
         def load(self) -> Flask:
             return app
 
     Server().run()
+
+
+def write_error(client: socket, status: int, reason: str, message: str) -> None:
+    """Answers what the server itself refuses, before any application sees it; takes the place of gunicorn's HTML."""
+    from gunicorn import util
+
+    identifier = uuid4().hex
+    body = problem_json(status, message or HTTPStatus(status).description or reason, {"request_id": identifier})
+    headers = [
+        ("Connection", "close"),
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        *HEADERS,
+        CONTENT_POLICY,
+        ("X-Request-Id", identifier),
+    ]
+    head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)
+    util.write_nonblock(client, head.encode("latin-1") + b"\r\n" + body)

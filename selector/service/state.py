@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from exporter.bundle import Bundle, BundleError
@@ -16,6 +16,9 @@ from selector.selector import Selector, selector_for
 from selector.service.problems import Problem, field_errors
 
 Model = TypeVar("Model", bound=BaseModel)
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of a request's body, where a path allows no more."""
 
 
 class State:
@@ -62,24 +65,30 @@ def state() -> State:
     return found
 
 
-def body() -> bytes:
-    """The request's body. Raises RequestEntityTooLarge, also for one whose length was not announced."""
-    found = request.get_data()
-    if len(found) >= current_app.config["MAX_CONTENT_LENGTH"]:
-        raise RequestEntityTooLarge
+def body(max_bytes: int = MAX_BODY_BYTES, media_types: Collection[str] = ("application/json",)) -> bytes:
+    """The request's body. Raises UnsupportedMediaType, and RequestEntityTooLarge also where no length was announced."""
+    if request.mimetype not in media_types or "HTTP_CONTENT_ENCODING" in request.environ:
+        given = f"{request.mimetype!r} {request.headers.get('Content-Encoding', '')}".rstrip()
+        raise UnsupportedMediaType(f"the body is {given}; allowed is {' or '.join(media_types)}, not compressed")
+    request.max_content_length = max_bytes + 1  # a body sent in chunks is cut there
+    found = request.get_data(cache=False)
+    if len(found) > max_bytes:
+        raise RequestEntityTooLarge(f"allowed are {max_bytes} bytes")
     return found
 
 
-def parsed_body(model: type[Model]) -> Model:
-    """The JSON body as a model, validated strictly from its bytes. Raises UnsupportedMediaType, RequestEntityTooLarge, and
-    Problem 422 naming the fields."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType(f"Content-Type {request.mimetype!r}: allowed is application/json")
+def parsed_body(model: type[Model], max_bytes: int = MAX_BODY_BYTES) -> Model:
+    """The JSON body as a model (see `validated`). Raises what `body` and `validated` raise."""
+    return validated(model, body(max_bytes))
+
+
+def validated(model: type[Model], document: bytes) -> Model:
+    """Validates JSON strictly, from its bytes. Raises Problem 422 naming the fields."""
     try:
-        return model.model_validate_json(body(), strict=True)
+        return model.model_validate_json(document, strict=True)
     except ValidationError as error:
-        raise Problem(422, "the request does not fit its schema", errors=field_errors(error)) from None
+        raise Problem(422, "the body does not fit its schema", errors=field_errors(error)) from None
 
 
 def json_answer(document: Mapping[str, Any]) -> Response:
-    return Response(json.dumps(document), mimetype="application/json")
+    return Response(to_json(document), mimetype="application/json")
