@@ -41,6 +41,7 @@ _EXTRAS = {
 }
 _EXTRAS |= {
     "apispec": "serve",
+    "cachetools": "serve",
     "flask": "serve",
     "flask_cors": "serve",
     "flask_swagger_ui": "serve",

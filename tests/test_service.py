@@ -27,7 +27,7 @@ from tests.conftest import DEVICE
 
 STARTS_WITHIN_S = 30
 ENDS_WITHIN_S = 20
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 1024 * 1024
 
 
 class Answer(NamedTuple):

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from typing import get_type_hints
+from typing import Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
+from device_profiles.schema import Measurement, Name, Profile
 from exporter.manifest import AxisValue, SubModelEntry, TensorSpec
 from selector.battery import Battery
 from selector.budget import Budget, Selection
 
 MAX_NAME = 128
+MAX_QUERIES = 1000
+"""In one call."""
+
+MAX_PREDICTED = 8
+"""Queries with `measured` in one call: a prediction takes some tenths of a second."""
+
+MAX_MEASURED = 64
+"""Sub-models that others are predicted from: a few tell as much."""
 
 
 class SelectRequest(BaseModel):
-    """The body of `POST /v1/select`. `bundle` may be left out when one is served, `device` as on the command line."""
+    """One query of `POST /v1/select`. `bundle` may be left out when one is served, `device` as on the command line.
+
+    Instead of `device` there may be a `profile`, or, of a device that is not known, a few `measured` sub-models.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     bundle: str | None = Field(default=None, max_length=MAX_NAME)
     device: str | None = Field(default=None, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    profile: Profile | None = None
+    measured: dict[Name, Measurement] | None = Field(default=None, min_length=1, max_length=MAX_MEASURED)
     budget: Budget = Budget()
     battery: Battery | None = None
 
@@ -29,6 +43,28 @@ class SelectRequest(BaseModel):
         if budget.plan is not None:
             raise ValueError("plan: allowed is none here; the device's runtime keeps a plan's account")
         return budget
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Self:
+        given = [name for name in ("device", "profile", "measured") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} given; allowed is one of device, profile and measured")
+        return self
+
+
+class SelectMany(BaseModel):
+    """Many queries in one call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queries: list[SelectRequest] = Field(min_length=1, max_length=MAX_QUERIES)
+
+    @field_validator("queries")
+    @classmethod
+    def _few_predictions(cls, queries: list[SelectRequest]) -> list[SelectRequest]:
+        if (count := sum(query.measured is not None for query in queries)) > MAX_PREDICTED:
+            raise ValueError(f"{count} with measured; allowed are {MAX_PREDICTED}, because each is a prediction")
+        return queries
 
 
 SelectionDocument = create_model(
@@ -57,6 +93,12 @@ class ProblemDocument(BaseModel):
     detail: str
     request_id: str
     errors: list[FieldProblem] = Field(default=[], json_schema_extra={"description": "Where fields are wrong."})
+
+
+class SelectionsDocument(BaseModel):
+    """The answer to many queries, in their order."""
+
+    selections: list[SelectionDocument | ProblemDocument]  # type: ignore[valid-type]
 
 
 class Health(BaseModel):

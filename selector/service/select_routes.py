@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from typing import Any
 
-from selector.service.openapi import describe
-from selector.service.schemas import SelectionDocument, SelectRequest
-from selector.service.state import json_answer, parsed_body, state
+from flask import Blueprint, Response
+from pydantic_core import from_json
+
+from selector.selector import Selector
+from selector.service.openapi import Answer, describe
+from selector.service.problems import Problem
+from selector.service.schemas import SelectionDocument, SelectionsDocument, SelectMany, SelectRequest
+from selector.service.state import State, body, json_answer, state, validated
+from selector.service.unknown_devices import predicted_selector, selector_of
 
 blueprint = Blueprint("select", __name__, url_prefix="/v1")
+
+MAX_SELECT_BYTES = 1024 * 1024
+"""A thousand queries, or a profile of some thousand sub-models."""
 
 
 @blueprint.post("/select")
 @describe(
     "Which sub-model for a budget",
     tag="select",
-    request=SelectRequest,
-    answers={200: SelectionDocument},
+    request=SelectRequest | SelectMany,
+    answers={200: Answer("The choice, or one for each query in its place", SelectionDocument | SelectionsDocument)},
     problems={404: "No such bundle, or no profile of the device"},
 )
 def select() -> Response:
-    """Where nothing fits, `feasible` is false, and the answer is the nearest sub-model and what it misses."""
-    query = parsed_body(SelectRequest)
-    selector = state().selector(state().bundle(query.bundle), query.device)
-    return json_answer(selector.select(query.budget, query.battery)._asdict())
+    """For a device by name, by a `profile` in the query, or, for an unknown one, by a few `measured` sub-models from which
+    the others are predicted. Where nothing fits, `feasible` is false, and the answer is the nearest sub-model and what it
+    misses. Of many queries each is answered in its place, by a selection or by a problem."""
+    document, shared = body(MAX_SELECT_BYTES), state()
+    if _asks_many(document):
+        queries = validated(SelectMany, document).queries
+        return json_answer({"selections": [_answer_or_problem(shared, query) for query in queries]})
+    return json_answer(_answer(shared, validated(SelectRequest, document)))
+
+
+def _asks_many(document: bytes) -> bool:
+    """Whether it has the key; without it the words cannot be there, and the document need not be read twice."""
+    if b'"queries"' not in document:
+        return False
+    try:
+        found = from_json(document)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "queries" in found
+
+
+def _answer(shared: State, query: SelectRequest) -> dict[str, Any]:
+    return _selector(shared, query).select(query.budget, query.battery)._asdict()
+
+
+def _answer_or_problem(shared: State, query: SelectRequest) -> dict[str, Any]:
+    try:
+        return _answer(shared, query)
+    except Problem as problem:
+        return problem.document()
+
+
+def _selector(shared: State, query: SelectRequest) -> Selector:
+    bundle = shared.bundle(query.bundle)
+    if query.profile is not None:
+        return selector_of(bundle, query.profile)
+    if query.measured is not None:
+        return predicted_selector(bundle, query.measured)
+    return shared.selector(bundle, query.device)

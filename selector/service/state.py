@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
@@ -14,6 +18,9 @@ from exporter.bundle import Bundle, BundleError
 from selector.budget import BudgetError
 from selector.selector import Selector, selector_for
 from selector.service.problems import Problem, field_errors
+
+LOOK_AGAIN_S = 1.0
+"""After so many seconds each profile is looked at again."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -30,6 +37,7 @@ class State:
             if bundle.name in self.bundles:
                 raise BundleError(f"two bundles are named {bundle.name!r}; rename a folder")
             self.bundles[bundle.name] = bundle
+        self._files: dict[str, _Files] = {}
         self._selectors: dict[tuple[str, str | None], tuple[tuple[str, ...], Selector]] = {}
 
     def bundle(self, name: str | None) -> Bundle:
@@ -45,18 +53,48 @@ class State:
 
     def selector(self, bundle: Bundle, device: str | None) -> Selector:
         """Built once per bundle and device, and again when profiles come or go or are measured anew. Raises Problem 404."""
+        files = self._files_of(bundle)
+        found = self._selectors.get((bundle.name, device))
+        if found is not None and found[0] is files.version:
+            return found[1]
         try:
             if device is not None and device not in bundle.devices():
                 raise BundleError(f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
-            state = tuple(
-                f"{path.name}:{path.stat().st_mtime_ns}" for path in sorted((bundle.path / "profiles").glob("*.json"))
-            )
-            found = self._selectors.get((bundle.name, device))
-            if found is None or found[0] != state:
-                found = self._selectors[(bundle.name, device)] = (state, selector_for(bundle, device))
+            selector = selector_for(bundle, device)
         except (BundleError, BudgetError) as error:
             raise Problem(404, str(error)) from None
-        return found[1]
+        self._selectors[(bundle.name, device)] = (files.version, selector)
+        return selector
+
+    def _files_of(self, bundle: Bundle) -> _Files:
+        """The folder is looked at each time, which shows a file that came, went or was replaced; each of its files once in a
+        while, which shows one that was written over."""
+        folder = bundle.path / "profiles"
+        try:
+            changed_ns = os.stat(folder).st_mtime_ns
+        except OSError:
+            changed_ns = 0
+        files, now = self._files.get(bundle.name), time.monotonic()
+        if files is None or files.changed_ns != changed_ns or now > files.until:
+            version = tuple(_named_and_timed(folder))
+            if files is not None and files.version == version:
+                version = files.version  # the same object: compared by identity above
+            files = self._files[bundle.name] = _Files(changed_ns, now + LOOK_AGAIN_S, version)
+        return files
+
+
+class _Files(NamedTuple):
+    """Of a bundle's profiles: the folder's time of change, until when this holds, and name and time of each file."""
+
+    changed_ns: int
+    until: float
+    version: tuple[str, ...]
+
+
+def _named_and_timed(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("*.json")):
+        with suppress(FileNotFoundError):  # gone in the meantime
+            yield f"{path.name}:{path.stat().st_mtime_ns}"
 
 
 def state() -> State:
