@@ -68,7 +68,7 @@ class Bundle:
         int8 = self.submodel(identifier).precision == "int8"
         return self.manifest.int8_weights if int8 and self.manifest.int8_weights else self.manifest.weights
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.path.resolve().name
 

@@ -69,30 +69,31 @@ class State:
     def _files_of(self, bundle: Bundle) -> _Files:
         """The folder is looked at each time, which shows a file that came, went or was replaced; each of its files once in a
         while, which shows one that was written over."""
-        folder = bundle.path / "profiles"
+        files, now = self._files.get(bundle.name), time.monotonic()
+        folder = files.folder if files is not None else str(bundle.path / "profiles")
         try:
             changed_ns = os.stat(folder).st_mtime_ns
         except OSError:
             changed_ns = 0
-        files, now = self._files.get(bundle.name), time.monotonic()
         if files is None or files.changed_ns != changed_ns or now > files.until:
             version = tuple(_named_and_timed(folder))
             if files is not None and files.version == version:
                 version = files.version  # the same object: compared by identity above
-            files = self._files[bundle.name] = _Files(changed_ns, now + LOOK_AGAIN_S, version)
+            files = self._files[bundle.name] = _Files(folder, changed_ns, now + LOOK_AGAIN_S, version)
         return files
 
 
 class _Files(NamedTuple):
-    """Of a bundle's profiles: the folder's time of change, until when this holds, and name and time of each file."""
+    """Of a bundle's profiles: the folder and its time of change, until when this holds, and name and time of each file."""
 
+    folder: str
     changed_ns: int
     until: float
     version: tuple[str, ...]
 
 
-def _named_and_timed(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.glob("*.json")):
+def _named_and_timed(folder: str) -> Iterator[str]:
+    for path in sorted(Path(folder).glob("*.json")):
         with suppress(FileNotFoundError):  # gone in the meantime
             yield f"{path.name}:{path.stat().st_mtime_ns}"
 
