@@ -177,7 +177,7 @@ def test_a_wrong_path_or_method_is_a_problem(server: Server) -> None:
         (b'{"budget": {"latency_ms": -Infinity}}', "budget.latency_ms", "-inf"),
         (b'{"budget": {"latency_ms": "\xff"}}', "", None),
         ({"budget": {"latency_ms": -1.5}}, "budget.latency_ms", -1.5),
-        ({"budget": {"plan": {"per_hour": 60, "for_hours": 2}}}, "budget", None),
+        ({"budget": {"plan": {"per_hour": 60, "for_hours": 2}}}, "budget.plan", None),
         ({"budget": {"latency_ms": "5"}}, "budget.latency_ms", "5"),
         ({"budget": {"min_accuracy": 96}}, "budget.min_accuracy", 96),
         ({"budget": {"percentile": 99.9}}, "budget.percentile", 99.9),

@@ -22,6 +22,19 @@ MAX_MEASURED = 64
 """Sub-models that others are predicted from: a few tell as much."""
 
 
+class QueryBudget(Budget):
+    """What one inference may cost, and what is wanted within that; all fields are optional."""
+
+    plan: None = None
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _without_a_plan(cls, plan: object) -> object:
+        if plan is not None:
+            raise ValueError("allowed is none here; the device's runtime keeps a plan's account")
+        return plan
+
+
 class SelectRequest(BaseModel):
     """One query of `POST /v1/select`. `bundle` may be left out when one is served, `device` as on the command line.
 
@@ -34,15 +47,8 @@ class SelectRequest(BaseModel):
     device: str | None = Field(default=None, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     profile: Profile | None = None
     measured: dict[Name, Measurement] | None = Field(default=None, min_length=1, max_length=MAX_MEASURED)
-    budget: Budget = Budget()
+    budget: QueryBudget = QueryBudget()
     battery: Battery | None = None
-
-    @field_validator("budget")
-    @classmethod
-    def _without_a_plan(cls, budget: Budget) -> Budget:
-        if budget.plan is not None:
-            raise ValueError("plan: allowed is none here; the device's runtime keeps a plan's account")
-        return budget
 
     @model_validator(mode="after")
     def _one_device(self) -> Self:
