@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+tokens = typer.Typer(help="Bearer tokens, with which devices send their profiles to the service.", no_args_is_help=True)
+app.add_typer(tokens, name="token")
 messages = Console(stderr=True)
 
 _EXTRAS = {
@@ -50,6 +53,7 @@ _EXTRAS |= {
     "plotly": "serve",
     "jinja2": "serve",
 }
+_EXTRAS |= {"sqlalchemy": "serve", "alembic": "serve", "psycopg": "serve", "limits": "serve"}
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
@@ -76,11 +80,19 @@ PolicyOption = Annotated[
     ),
 ]
 CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SORTEDNET_STORE",
+        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: a file in the user's data folder.",
+        show_default=False,
+    ),
+]
 DischargingOption = Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")]
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command whose expected errors become one line on stderr and an exit code."""
+def guard(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose expected errors become one line on stderr and an exit code."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
@@ -92,14 +104,19 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
-            _fail(f"{function.__name__} needs {error.name}: pip install 'sortednet[{extra}]'", 2)
+            _fail(f"{function.__name__.replace('_', ' ')} needs {error.name}: pip install 'sortednet[{extra}]'", 2)
         except Exception as error:
             code = getattr(error, "exit_code", None)
             if code is None:
                 raise
             _fail(str(error), code)
 
-    return app.command()(guarded)
+    return guarded
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Registers a command under its function's name."""
+    return app.command()(guard(function))
 
 
 @command
@@ -433,13 +450,78 @@ def serve(
         list[str] | None,
         typer.Option(help="https://HOST[:PORT]: pages from there may read the answers. Default: none.", show_default=False),
     ] = None,
+    store: StoreOption = None,
 ) -> None:
     """Answer budget queries over REST."""
     from exporter.bundle import Bundle
     from selector import service
+    from selector.service.store import Store
 
-    app = service.create_app([Bundle(path) for path in bundles], cors_origins=cors_origin or ())
+    opened = [Bundle(path) for path in bundles]
+    app = service.create_app(opened, Store(store), cors_origins=cors_origin or ())
     service.serve(app, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)
+
+
+@tokens.command("create")
+@guard
+def token_create(
+    name: Annotated[str, typer.Argument(help="For whom it is.", show_default=False)],
+    scope: Annotated[list[str] | None, typer.Option(help="What it may do. Default: profiles:write.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="Only this bundle; * stands for any characters.")] = None,
+    device: Annotated[str | None, typer.Option(help="Only this device; * stands for any characters.")] = None,
+    days: Annotated[float | None, typer.Option(help="Until it expires. Default: never.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token and print it: this once, the store keeps only its hash."""
+    from selector.service.store import Store
+    from selector.service.tokens import SCOPES
+
+    with Store(store) as opened:
+        token, text = opened.tokens.create(name, scope or SCOPES, bundle=bundle, device=device, days=days)
+    if as_json:
+        _print_json({"token": text, **token.document()})
+    else:
+        typer.echo(text)
+        messages.print(f"Token {token.id} of {name}: keep it now, it is not shown again.", markup=False, highlight=False)
+
+
+@tokens.command("list")
+@guard
+def token_list(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show the tokens that there are, not their texts."""
+    from selector.service.store import Store
+
+    with Store(store) as opened:
+        found = [token.document() for token in opened.tokens.all()]
+    if as_json:
+        _print_json({"tokens": found})
+        return
+    columns = ("name", "scopes", "bundle", "device", "created", "expires", "revoked")
+    table = Table(Column("id", no_wrap=True), *columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for token in found:
+        moments = [(token[name] or "")[:10] for name in ("created_at", "expires_at", "revoked_at")]
+        only = [token[name] or "*" for name in ("bundle", "device")]
+        table.add_row(token["id"], escape(token["name"]), " ".join(token["scopes"]), *map(escape, only), *moments)
+    Console().print(table)
+
+
+@tokens.command("revoke")
+@guard
+def token_revoke(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="As `token list` shows it.", show_default=False)],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse a token from now on."""
+    from selector.service.store import Store
+
+    with Store(store) as opened:
+        token = opened.tokens.revoke(identifier)
+    if as_json:
+        _print_json(token.document())
+    else:
+        typer.echo(f"Token {token.id} of {token.name} is refused from now on.")
 
 
 @command

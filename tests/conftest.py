@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from trainer.data import DataSet
 
 DEVICE = "test-device"
+DATABASES = ("sqlite", "postgresql")
+NO_POSTGRESQL = "PostgreSQL is not installed here (Debian: apt-get install postgresql)"
 BUNDLE_VARIABLE = "SORTEDNET_TEST_BUNDLE"
 
 
@@ -37,8 +40,9 @@ def _two_threads() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Also of the processes that tests start."""
+    """And a store. Also of the processes that tests start."""
     os.environ[FOLDER_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["SORTEDNET_STORE"] = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +99,29 @@ def measured(path: Path) -> Path:
 @pytest.fixture
 def bundle(bundle_path: Path) -> Bundle:
     return Bundle(bundle_path)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a real server, which holds a database for every store."""
+    from benchmarks.service.postgres import cluster, programs
+
+    if programs() is None:
+        pytest.skip(NO_POSTGRESQL)
+    with cluster(durable=False) as url:
+        yield url
+
+
+def empty_store(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of a new store in the database that the fixture's parameter names."""
+    if request.param == "sqlite":
+        return f"sqlite:///{folder / 'store.db'}"
+    import sqlalchemy as sa
+
+    server = sa.make_url(request.getfixturevalue("postgresql"))
+    engine = sa.create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        count = connection.execute(sa.text("SELECT count(*) FROM pg_database")).scalar_one()
+        connection.execute(sa.text(f"CREATE DATABASE test{count}"))
+    engine.dispose()
+    return server.set(database=f"test{count}").render_as_string(hide_password=False)

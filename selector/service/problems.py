@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException
 
 from selector.service.access import request_id
+from selector.service.database import StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_ERRORS = 32
@@ -39,6 +40,13 @@ def register(app: Flask) -> None:
     def problem(error: Problem) -> Response:
         response = problem_details(error.status, error.detail, error.more)
         response.headers.update(error.headers)
+        return response
+
+    @app.errorhandler(StoreUnavailable)
+    def store_unavailable(error: StoreUnavailable) -> Response:
+        app.logger.error("the store does not answer: %s", error)
+        response = problem_details(503, "the store of profiles does not answer; try again a little later", {})
+        response.headers["Retry-After"] = "1"
         return response
 
     @app.errorhandler(HTTPException)

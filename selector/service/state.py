@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import limits
 from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
@@ -17,7 +18,11 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from exporter.bundle import Bundle, BundleError
 from selector.budget import BudgetError
 from selector.selector import Selector, selector_for
+from selector.service.database import StoreUnavailable
+from selector.service.fleet import Fleet
 from selector.service.problems import Problem, field_errors
+from selector.service.rates import RateLimit
+from selector.service.store import Store
 
 LOOK_AGAIN_S = 1.0
 """After so many seconds each profile is looked at again."""
@@ -27,17 +32,24 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_BODY_BYTES = 64 * 1024
 """Of a request's body, where a path allows no more."""
 
+T = TypeVar("T")
+
+PUT_LIMIT = "600 per minute"
+"""Profiles that one token may send."""
+
 
 class State:
     """Raises BundleError when two bundles have the same name."""
 
-    def __init__(self, bundles: Sequence[Bundle]) -> None:
+    def __init__(self, bundles: Sequence[Bundle], store: Store | None = None) -> None:
         self.bundles: dict[str, Bundle] = {}
         for bundle in bundles:
             if bundle.name in self.bundles:
                 raise BundleError(f"two bundles are named {bundle.name!r}; rename a folder")
             self.bundles[bundle.name] = bundle
         self._files: dict[str, _Files] = {}
+        self._fleet = None if store is None else Fleet(store)
+        self._put_limit = None if store is None else RateLimit(store.engine, limits.parse(PUT_LIMIT))
         self._selectors: dict[tuple[str, str | None], tuple[tuple[str, ...], Selector]] = {}
 
     def bundle(self, name: str | None) -> Bundle:
@@ -51,15 +63,51 @@ class State:
             raise Problem(404, f"bundle {name!r} is not served; there are {', '.join(self.bundles)}")
         return self.bundles[name]
 
+    @property
+    def fleet(self) -> Fleet:
+        """Raises Problem 503 when the service has no store."""
+        return _there(self._fleet)
+
+    @property
+    def put_limit(self) -> RateLimit:
+        """Of the profiles that a token may send. Raises Problem 503 when the service has no store."""
+        return _there(self._put_limit)
+
     def selector(self, bundle: Bundle, device: str | None) -> Selector:
-        """Built once per bundle and device, and again when profiles come or go or are measured anew. Raises Problem 404."""
+        """Of the newest profile that the device sent, else of the one in the bundle, else of the devices of that model.
+
+        Built once per bundle and device, and again when profiles come or go or are measured anew. Those that were sent to
+        another replica are seen after `fleet.FRESH_S`. Raises Problem 404.
+        """
+        if device is not None and self._fleet is not None:
+            found = self._sent(self._fleet, bundle, device)
+            if found is not None:
+                return found
+        return self._measured(bundle, device)
+
+    def _sent(self, fleet: Fleet, bundle: Bundle, device: str) -> Selector | None:
+        """Raises StoreUnavailable where the bundle could not answer instead."""
+        try:
+            found = fleet.selector(bundle, device)
+            if found is not None or device in bundle.devices():
+                return found
+            return fleet.model_selector(bundle, device)
+        except StoreUnavailable:
+            if device in bundle.devices():
+                return None
+            raise
+
+    def _measured(self, bundle: Bundle, device: str | None) -> Selector:
+        """Of a profile that lies in the bundle."""
         files = self._files_of(bundle)
         found = self._selectors.get((bundle.name, device))
         if found is not None and found[0] is files.version:
             return found[1]
         try:
             if device is not None and device not in bundle.devices():
-                raise BundleError(f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
+                there = ", ".join(bundle.devices()) or "none"
+                sent = f", and those of /v1/bundles/{bundle.name}/profiles and /models" if self._fleet is not None else ""
+                raise BundleError(f"device {device!r}: no profile; there are {there}{sent}")
             selector = selector_for(bundle, device)
         except (BundleError, BudgetError) as error:
             raise Problem(404, str(error)) from None
@@ -96,6 +144,12 @@ def _named_and_timed(folder: str) -> Iterator[str]:
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(FileNotFoundError):  # gone in the meantime
             yield f"{path.name}:{path.stat().st_mtime_ns}"
+
+
+def _there(found: T | None) -> T:
+    if found is None:
+        raise Problem(503, "this service was started without a store and keeps no profiles of devices")
+    return found
 
 
 def state() -> State:

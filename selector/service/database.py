@@ -1,0 +1,147 @@
+"""Opens the database behind the store, SQLite or PostgreSQL, and brings its schema up to date."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from platformdirs import user_data_path
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+BUSY_S = 30.0
+"""So long a writer waits for another one (SQLite), and a start for another one's migration (PostgreSQL)."""
+_MIGRATION_LOCK = 0x50F7ED4E7  # any number that is ours alone
+
+
+class StoreError(ValueError):
+    """A store that cannot be opened: a wrong URL, no database there, a newer schema."""
+
+    exit_code = 2
+
+
+class StoreUnavailable(Exception):
+    """The database does not answer, or not in time. The same request may work a little later."""
+
+
+def default_url() -> str:
+    """A SQLite file in the user's data folder."""
+    return f"sqlite:///{user_data_path('sortednet', appauthor=False) / 'store.db'}"
+
+
+def open_engine(url: str) -> sa.Engine:
+    """An engine whose schema is the newest, with no connection open, so that a server may fork.
+
+    `url`: `sqlite:///FILE`, `postgresql://USER:PASSWORD@HOST/NAME`. Raises StoreError; passwords are not in its text.
+    """
+    try:
+        address = sa.make_url(url)
+        if address.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StoreError(f"store {_shown(address)!r}: allowed are sqlite:///FILE and postgresql://USER@HOST/NAME")
+        if address.drivername == "postgresql":
+            address = address.set(drivername="postgresql+psycopg")
+        engine = _sqlite(address) if address.get_backend_name() == "sqlite" else _postgresql(address)
+    except (ArgumentError, NoSuchModuleError):
+        raise StoreError("store: is no URL; allowed are sqlite:///FILE and postgresql://USER@HOST/NAME") from None
+    try:
+        migrate(engine)
+    except CommandError as error:
+        raise StoreError(f"store {_shown(address)!r}: is of a newer sortednet ({error}); update this one") from None
+    except (StoreUnavailable, SQLAlchemyError) as error:
+        why = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise StoreError(f"store {_shown(address)!r}: cannot be opened: {why}") from None
+    finally:
+        engine.dispose()
+    return engine
+
+
+def migrate(engine: sa.Engine, revision: str = "head") -> None:
+    """Upgrades the schema in one transaction, under a lock: of several that start at once one does it, the others wait."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{BUSY_S:.0f}s'"))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only reads. Raises StoreUnavailable."""
+    with _available(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that writes. SQLite's lock is taken at its begin: one that read first could not wait for it later.
+    Raises StoreUnavailable."""
+    with _available(), engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+        yield connection
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:  # the others are defects of ours
+        raise StoreUnavailable(str(getattr(error, "orig", None) or error)) from error
+
+
+def _sqlite(address: sa.URL) -> sa.Engine:
+    if not address.database or address.database == ":memory:":
+        raise StoreError("store: a SQLite file needs a name: sqlite:///FILE")
+    try:
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(address.database, os.O_RDWR | os.O_CREAT, 0o600))  # what it holds is for its owner alone
+    except OSError as error:
+        raise StoreError(f"store {_shown(address)!r}: cannot be written: {error.strerror}") from None
+    engine = sa.create_engine(address, connect_args={"timeout": BUSY_S}, pool_timeout=BUSY_S)
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # begin as we say, not as the driver guesses
+        _write_ahead_log(connection)
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+    return engine
+
+
+def _write_ahead_log(connection: Any) -> None:
+    """Readers and a writer at once. The file remembers it. Changing to it does not heed the busy timeout: hence the loop."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except Exception:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def _postgresql(address: sa.URL) -> sa.Engine:
+    return sa.create_engine(
+        address,
+        pool_pre_ping=True,  # a database that was restarted is found again
+        pool_timeout=10,
+        connect_args={"connect_timeout": 5, "tcp_user_timeout": 10_000, "application_name": "sortednet"},
+    )
+
+
+def _shown(address: sa.URL) -> str:
+    return address.render_as_string(hide_password=True)

@@ -1,0 +1,85 @@
+"""Device models: what many devices of one kind measured, as one profile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from statistics import median_high
+from typing import Any, get_args
+
+from device_profiles import DeviceInfo, LatencyMs, Measurement, Profile
+from device_profiles.schema import Figure, Source
+
+SOURCES: tuple[Source, ...] = ("measured", "predicted", "declared")  # the best first
+FIGURES: tuple[Figure, ...] = get_args(Figure)
+_LONGEST = 56
+
+
+def model_of(device: DeviceInfo) -> str:
+    """Such as `arm-cortex-a76-4t-cpu`: what the latency depends on: the processor, the threads, the execution provider.
+
+    A valid device name. Processors whose names differ in punctuation or case only are one model.
+    """
+    cpu = device.cpu.lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", cpu)).strip("-")
+    if len(slug) > _LONGEST or not cpu.isascii() or not slug:  # what the slug leaves out must not make two models one
+        slug = f"{slug[: _LONGEST - 9]}-{sha256(cpu.encode(errors='replace')).hexdigest()[:8]}".strip("-")
+    provider = re.sub(r"[^a-z0-9]+", "-", device.execution_provider.removesuffix("ExecutionProvider").lower()).strip("-")
+    return f"{slug}-{min(device.threads, 99999)}t-{provider[:24] or 'cpu'}"
+
+
+def aggregate(model: str, found: Sequence[Profile]) -> Profile:
+    """The median over devices of every figure of every sub-model, as a profile under the model's name. Of an even number it is
+    the larger of the two in the middle: rather promised too slow than too fast.
+
+    A sub-model's figure is the median of those measured; only where no device measured it, of those predicted, else declared.
+    `n` is the number of runs in all, `measured_at` that of the newest, `label` says what this is. The order of percentiles
+    stays: medians of ascending triples ascend.
+    """
+    names = dict.fromkeys(name for profile in found for name in profile.submodels)
+    costs = {name: [p.submodels[name] for p in found if name in p.submodels] for name in names}
+    submodels = {name: _median(measured) for name, measured in costs.items()}
+    first = max(found, key=lambda profile: profile.measured_at)
+    predicted = {figure for one in submodels.values() for figure, source in one.source.items() if source == "predicted"}
+    errors = {figure: [p.prediction[figure] for p in found if figure in p.prediction] for figure in sorted(predicted)}
+    return Profile(
+        device=DeviceInfo(
+            name=model,
+            cpu=first.device.cpu,
+            cores=median_high(profile.device.cores for profile in found),
+            threads=first.device.threads,
+            ram_mb=median_high(profile.device.ram_mb for profile in found),
+            os=_common(profile.device.os for profile in found),
+            onnxruntime=_common(profile.device.onnxruntime for profile in found),
+            execution_provider=first.device.execution_provider,
+            energy=_common(profile.device.energy for profile in found),
+            label=f"aggregated: the median of {len(found)} device{'s' if len(found) > 1 else ''}",
+        ),
+        bundle=first.bundle,
+        measured_at=first.measured_at,
+        submodels=submodels,
+        prediction={figure: max(some, key=lambda error: error.p95) for figure, some in errors.items() if some},
+    )
+
+
+def _median(costs: Sequence[Measurement]) -> Measurement:
+    values: dict[str, Any] = {}
+    sources: dict[Figure, Source] = {}
+    for figure in FIGURES:
+        source = min((one.source[figure] for one in costs if figure in one.source), key=SOURCES.index, default=None)
+        if source is None:
+            continue
+        sources[figure] = source
+        best = [getattr(one, figure) for one in costs if one.source.get(figure) == source]
+        if figure == "latency_ms":
+            four = {name: median_high(getattr(one, name) for one in best) for name in ("p50", "p90", "p99", "mean")}
+            values[figure] = LatencyMs(**four, n=sum(one.n for one in best))
+        else:
+            values[figure] = median_high(best)
+    return Measurement(**values, source=sources)
+
+
+def _common(values: Iterable[str]) -> str:
+    different = sorted(set(values))
+    return different[0] if len(different) == 1 else f"several: {', '.join(different)[:200]}"
