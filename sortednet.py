@@ -46,6 +46,7 @@ _EXTRAS |= {
     "apispec": "serve",
     "cachetools": "serve",
     "flask": "serve",
+    "prometheus_client": "serve",
     "flask_cors": "serve",
     "flask_swagger_ui": "serve",
     "structlog": "serve",
@@ -443,22 +444,28 @@ def serve(
     bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles.", show_default=False)],
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; each opens what it runs for itself.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Of each worker: requests that it answers at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes; they share the cores that predictions may use.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each worker. Default: as predictions need.", show_default=False),
+    ] = None,
     graceful_timeout: Annotated[int, typer.Option(min=0, help="Seconds that requests in flight are given at the end.")] = 30,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help="https://HOST[:PORT]: pages from there may read the answers. Default: none.", show_default=False),
     ] = None,
     store: StoreOption = None,
+    predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
+    max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
 ) -> None:
-    """Answer budget queries over REST."""
+    """Answer budget queries over REST, and run inputs."""
     from exporter.bundle import Bundle
     from selector import service
     from selector.service.store import Store
 
     opened = [Bundle(path) for path in bundles]
-    app = service.create_app(opened, Store(store), cors_origins=cors_origin or ())
+    options = service.PredictOptions(examples=max_batch) if predict else None
+    app = service.create_app(opened, Store(store), predict=options, workers=workers, cors_origins=cors_origin or ())
     service.serve(app, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)
 
 

@@ -63,7 +63,7 @@ class RunRecord(NamedTuple):
     at: float  # seconds since 1970
     submodel: str
     device: str  # the profile
-    latency_ms: float
+    latency_ms: float  # per example of its batch
     limit_ms: float | None
     slow_down: float  # of the device, relative to its profile, after this run
     battery_percent: float | None
@@ -162,14 +162,17 @@ class Runtime:
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
         if self.feedback or (budget is not None and budget.plan):
-            self._learn(selection, session, elapsed, (budget or _NO_LIMITS).latency_ms)
+            examples = examples_in(self.bundle, feed)  # a profile, and a budget, are of one
+            self._learn(selection, session, elapsed, (budget or _NO_LIMITS).latency_ms, examples)
         return RunResult(dict(zip(self._output_names, values, strict=True)), selection, elapsed)
 
     def select(self, budget: Budget) -> Selection:
         """The best for the budget now, whether it is open or not. Without a profile or accuracies only a budget without
         limits has an answer."""
         if self.controller is not None:
-            chosen = self.controller.choose(budget, time.monotonic(), self.battery())
+            battery = self.battery()
+            with self._learning:
+                chosen = self.controller.choose(budget, time.monotonic(), battery)
             if self._fitting is self._allowed:
                 return chosen
             reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
@@ -229,7 +232,8 @@ class Runtime:
                 self._open_neighbours(key)
             return wanted, session
         if self.load_ahead and self.controller is not None and self.pool.loaded:
-            instead = self.controller.choose(budget, time.monotonic(), self._battery, among=self.pool.loaded)
+            with self._learning:
+                instead = self.controller.choose(budget, time.monotonic(), self._battery, among=self.pool.loaded)
             open_key = (instead.submodel, instead.device)
             session = self.pool.get(open_key) if instead.feasible else None
             if session is not None and self.pool.fit_together(key, open_key):
@@ -240,15 +244,16 @@ class Runtime:
         self._open_neighbours(key)
         return wanted, session
 
-    def _learn(self, selection: Selection, session: Session, latency_ms: float, limit: float | None) -> None:
+    def _learn(self, selection: Selection, session: Session, elapsed: float, limit: float | None, examples: int) -> None:
         """A session's first run also sets its memory up, which says nothing of the device."""
         if self.controller is None:
             return
+        latency_ms = elapsed / examples
         with self._learning:  # runs may come from several threads
             if session not in self._ran:
                 self._ran.add(session)
             elif isinstance(session, CascadeSession):  # how long both take depends on the example
-                self.controller.observe(selection, session.first_ms, time.monotonic(), ran=session.cascade.first)
+                self.controller.observe(selection, session.first_ms / examples, time.monotonic(), ran=session.cascade.first)
             else:
                 self.controller.observe(selection, latency_ms, time.monotonic())
         battery = self._battery.percent if self._battery else None
@@ -375,6 +380,12 @@ def _memory_of(bundle: Bundle, profiles: Sequence[Profile | None], cascades: Seq
         for cascade in cascades if profile else ():
             found[cascade.id, key[1]] = found[cascade.first, key[1]] + found[cascade.then, key[1]]
     return found
+
+
+def examples_in(bundle: Bundle, feed: Mapping[str, Array]) -> int:
+    """The size of the batch: of the first input's first axis, where that is free."""
+    first = bundle.manifest.inputs[0]
+    return feed[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1
 
 
 def check_inputs(bundle: Bundle, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:

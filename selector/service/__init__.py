@@ -5,6 +5,7 @@ what all of them share is in `state.py`, what goes in and out in `schemas.py`.
 """
 
 from selector.service.app import create_app
+from selector.service.predictor import PredictOptions
 from selector.service.server import serve
 
-__all__ = ["create_app", "serve"]
+__all__ = ["PredictOptions", "create_app", "serve"]

@@ -9,12 +9,23 @@ from flask import Flask
 from flask_cors import CORS
 
 from exporter.bundle import Bundle
-from selector.service import bundle_routes, docs_routes, health_routes, problems, profile_routes, select_routes
+from selector.service import (
+    bundle_routes,
+    docs_routes,
+    health_routes,
+    metrics,
+    predict_routes,
+    problems,
+    profile_routes,
+    select_routes,
+)
 from selector.service.access import Access
+from selector.service.predictor import PredictOptions, Predictor
 from selector.service.state import MAX_BODY_BYTES, State
 from selector.service.store import Store
 
 _origin = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?").fullmatch
+_PREDICT = PredictOptions()
 
 
 class OriginError(ValueError):
@@ -23,9 +34,16 @@ class OriginError(ValueError):
     exit_code = 2
 
 
-def create_app(bundles: Sequence[Bundle], store: Store | None = None, *, cors_origins: Sequence[str] = ()) -> Flask:
-    """The WSGI application for opened bundles; pages of those origins may read its answers, others only through a server.
-    Without a store it keeps no profiles of the fleet.
+def create_app(
+    bundles: Sequence[Bundle],
+    store: Store | None = None,
+    *,
+    predict: PredictOptions | None = _PREDICT,
+    workers: int = 1,
+    cors_origins: Sequence[str] = (),
+) -> Flask:
+    """The WSGI application for opened bundles, to be run by so many processes. Without a store it keeps no profiles of the
+    fleet; `predict` None: no `POST /v1/predict`. Pages of `cors_origins` may read its answers, others only through a server.
 
     Raises BundleError when two bundles have the same name, OriginError for an origin that is none.
     """
@@ -37,9 +55,14 @@ def create_app(bundles: Sequence[Bundle], store: Store | None = None, *, cors_or
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = bool(cors_origins)
     app.extensions["sortednet"] = State(bundles, store)
+    measured = metrics.Metrics(workers)
+    metrics.register(app, measured)  # first: it notes when the request was received
     problems.register(app)
-    for routes in (health_routes, docs_routes, bundle_routes, profile_routes, select_routes):
+    for routes in (health_routes, docs_routes, bundle_routes, profile_routes, select_routes, metrics):
         app.register_blueprint(routes.blueprint)
+    if predict is not None:
+        app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)
+        app.register_blueprint(predict_routes.blueprint)
     if cors_origins:
         CORS(
             app,

@@ -7,7 +7,9 @@ from typing import Any
 from flask import Blueprint, Response
 from pydantic_core import from_json
 
+from exporter.bundle import Bundle
 from selector.selector import Selector
+from selector.service.metrics import metrics
 from selector.service.openapi import Answer, describe
 from selector.service.problems import Problem
 from selector.service.schemas import SelectionDocument, SelectionsDocument, SelectMany, SelectRequest
@@ -51,7 +53,10 @@ def _asks_many(document: bytes) -> bool:
 
 
 def _answer(shared: State, query: SelectRequest) -> dict[str, Any]:
-    return _selector(shared, query).select(query.budget, query.battery)._asdict()
+    bundle = shared.bundle(query.bundle)
+    selection = _selector(shared, bundle, query).select(query.budget, query.battery)
+    metrics().selected(bundle.name, selection)
+    return selection._asdict()
 
 
 def _answer_or_problem(shared: State, query: SelectRequest) -> dict[str, Any]:
@@ -61,8 +66,7 @@ def _answer_or_problem(shared: State, query: SelectRequest) -> dict[str, Any]:
         return problem.document()
 
 
-def _selector(shared: State, query: SelectRequest) -> Selector:
-    bundle = shared.bundle(query.bundle)
+def _selector(shared: State, bundle: Bundle, query: SelectRequest) -> Selector:
     if query.profile is not None:
         return selector_of(bundle, query.profile)
     if query.measured is not None:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 from http import HTTPStatus
 from socket import socket
+from typing import Any
 from uuid import uuid4
 
 from flask import Flask
 
 from selector.service.access import CONTENT_POLICY, HEADERS, log_settings
+from selector.service.metrics import Metrics, process_ended
+from selector.service.predictor import Predictor
 from selector.service.problems import problem_json
 
 MAX_HEADERS, MAX_HEADER_BYTES, MAX_REQUEST_LINE_BYTES = 64, 8190, 4094
 """Of a request; a longer line is answered with 414, more or longer headers with 431."""
 
+THREADS = 4
+"""Where nothing is run here, and nothing waits."""
 
-def serve(app: Flask, *, host: str, port: int, workers: int = 1, threads: int = 4, graceful_timeout: int = 30) -> None:
+
+def serve(
+    app: Flask, *, host: str, port: int, workers: int = 1, threads: int | None = None, graceful_timeout: int = 30
+) -> None:
     """Serves until SIGTERM or SIGINT; requests in flight are answered first, for up to `graceful_timeout` seconds.
 
-    Each worker is a process with so many threads. ONNX Runtime must not have been imported: it starts a thread that a forked
-    worker does not have and aborts without at its end (1.32). This module and what it imports do without it.
+    Each worker is a process with so many `threads`; default: as many as predictions may keep waiting, and some more. ONNX
+    Runtime must not have been imported: it starts a thread that a forked worker does not have and aborts without at its end
+    (1.32). This module and what it imports do without it.
     """
     from gunicorn import util
     from gunicorn.app.base import BaseApplication
@@ -33,12 +43,24 @@ def serve(app: Flask, *, host: str, port: int, workers: int = 1, threads: int = 
 
     util.write_error = write_error
 
+    from selector.service.worker import Worker
+
+    predictor: Predictor | None = app.extensions.get("sortednet.predictor")
+    metrics: Metrics = app.extensions["sortednet.metrics"]
+
+    def child_exit(server: Any, worker: Any) -> None:
+        process_ended(worker.pid)
+
+    def on_exit(server: Any) -> None:
+        if metrics.folder is not None:
+            shutil.rmtree(metrics.folder, ignore_errors=True)
+
     class Server(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
             self.cfg.set("bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-            self.cfg.set("worker_class", "gthread")
+            self.cfg.set("worker_class", Worker)
             self.cfg.set("workers", workers)
-            self.cfg.set("threads", threads)
+            self.cfg.set("threads", threads or (predictor.threads if predictor else THREADS))
             self.cfg.set("graceful_timeout", graceful_timeout)
             self.cfg.set("limit_request_fields", MAX_HEADERS)
             self.cfg.set("limit_request_field_size", MAX_HEADER_BYTES)
@@ -47,6 +69,8 @@ def serve(app: Flask, *, host: str, port: int, workers: int = 1, threads: int = 
             self.cfg.set("logger_class", WithoutAccess)
             self.cfg.set("logconfig_dict", log_settings())
             self.cfg.set("proc_name", "sortednet")
+            self.cfg.set("child_exit", child_exit)
+            self.cfg.set("on_exit", on_exit)
 
         def load(self) -> Flask:
             return app
