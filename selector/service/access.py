@@ -57,7 +57,7 @@ class Access:
         answered: dict[str, Any] = {"path": None, "status": 0, "bytes": None}
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            rule = environ["werkzeug.request"].url_rule  # it is gone when the application returns
+            rule = getattr(environ.get("werkzeug.request"), "url_rule", None)  # it is gone when the application returns
             answered["path"] = rule.rule if rule is not None else None
             answered["status"] = int(status[:3])
             own_policy = False
