@@ -77,8 +77,8 @@ def test_the_document_is_valid_and_has_every_path(server: Server) -> None:
 
 def test_what_a_budget_may_be_is_in_the_document_as_in_the_models(server: Server) -> None:
     schemas = server.get("/openapi.json").document["components"]["schemas"]
-    assert schemas["Budget"]["additionalProperties"] is False
-    assert schemas["Budget"]["properties"]["percentile"]["maximum"] == 99
+    assert schemas["QueryBudget"]["additionalProperties"] is False
+    assert schemas["QueryBudget"]["properties"]["percentile"]["maximum"] == 99
     assert set(schemas["Selection"]["required"]) >= {"submodel", "feasible", "reason"}
 
 
