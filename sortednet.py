@@ -532,6 +532,41 @@ def token_revoke(
 
 
 @command
+def pull(
+    url: Annotated[str, typer.Argument(help="A service: http://HOST:PORT, or …/v1/bundles/NAME.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; a bundle there is updated.")],
+    bundle: Annotated[str | None, typer.Option(help="Its name on the service. Default: the only one.")] = None,
+    device: Annotated[str | None, typer.Option(help="A profile on the service: select by it, and bring it along.")] = None,
+    submodels: Annotated[str | None, typer.Option(help="ID,ID,…: these. Without them and a budget: all.")] = None,
+    latency_ms: LatencyOption = None,
+    energy_mj: EnergyOption = None,
+    memory_mb: MemoryOption = None,
+    min_accuracy: AccuracyOption = None,
+    percentile: PercentileOption = None,
+    objective: ObjectiveOption = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
+    from selector.pulling import pull_command
+
+    budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb, "min_accuracy": min_accuracy}
+    budget_fields = {**budget, "percentile": percentile, "objective": objective}
+    names = submodels.split(",") if submodels else None
+    done = pull_command(url, out, bundle, names, budget_fields, device, timeout=timeout, console=messages, quiet=as_json)
+    if as_json:
+        _print_json(done)
+        return
+    if not done["changed"]:
+        typer.echo(f"{out} is up to date: {', '.join(done['submodels'][:4])}{' …' if len(done['submodels']) > 4 else ''}")
+        return
+    typer.echo(
+        f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already."
+    )
+    typer.echo(f"Next: sortednet verify {out}")
+
+
+@command
 def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html")], device: DeviceOption = None) -> None:
     """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
     from exporter.bundle import Bundle

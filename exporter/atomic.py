@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -42,7 +43,9 @@ def built_beside(target: Path) -> Iterator[Path]:
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    if target.exists():
+    if target.exists() and _exchanged(partial, target):
+        shutil.rmtree(partial, ignore_errors=True)  # what stood there
+    elif target.exists():
         replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
         target.rename(replaced)
         partial.rename(target)
@@ -50,6 +53,17 @@ def _put_in_place(partial: Path, target: Path) -> None:
     else:
         partial.rename(target)
     _sync_folder(target.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """The two have changed places in one step (Linux, renameat2(2)), so that nobody finds the target absent; False where the
+    system or the file system does not know how."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _sync(folder: Path) -> None:

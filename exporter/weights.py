@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from torch import Tensor
+if TYPE_CHECKING:  # the service cuts weights where torch is not installed
+    from torch import Tensor
 
-from trainer.nested import NestedModel
+    from trainer.nested import NestedModel
 
 WEIGHTS_FILE = "weights.bin"
 INT8_WEIGHTS_FILE = "weights.int8.bin"

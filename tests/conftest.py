@@ -43,6 +43,7 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """And a store. Also of the processes that tests start."""
     os.environ[FOLDER_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
     os.environ["SORTEDNET_STORE"] = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
+    os.environ["SORTEDNET_SUBSETS"] = str(tmp_path_factory.mktemp("subsets"))
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,22 @@ def bundle_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     if given := os.environ.get(BUNDLE_VARIABLE):
         return measured(Path(shutil.copytree(given, path)))
     return exported(request.getfixturevalue("trained"), request.getfixturevalue("digits"), path)
+
+
+@pytest.fixture(scope="session")
+def untrained(digits: DataSet) -> NestedModel:
+    """Six sub-models of random weights, for tests that ask for equal answers, not for good ones. Tests must not change it."""
+    from tests.test_export import calibrated
+    from trainer.families import ResNet
+
+    channels, blocks = [8, 12, 16], [2, 2, 2]
+    return calibrated(ResNet.for_data(digits.spec, channels=channels, blocks=blocks, widths=[0.5, 0.75, 1.0], depths=[1, 2]))
+
+
+@pytest.fixture(scope="session")
+def untrained_path(untrained: NestedModel, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle in both precisions, measured. Tests must not change it; copy it to damage it."""
+    return exported(untrained, digits, tmp_path_factory.mktemp("untrained") / "digits", int8=True)
 
 
 def exported(trained: NestedModel, digits: DataSet, path: Path, *, int8: bool = False) -> Path:

@@ -44,6 +44,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "select": CONTRACT["select"] | {"--policy"},
     "run": CONTRACT["run"] | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
+    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
     "report": CONTRACT["report"] | {"--device"},
     "serve": CONTRACT["serve"] | {"--store"},
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},

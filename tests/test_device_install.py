@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import DEVICE
+from tests.test_service import serving
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -65,6 +68,15 @@ def test_the_whole_path_of_a_device_works(device: Path, copied: Path, tmp_path: 
     assert json.loads((copied / "profiles" / "mine.json").read_text())["device"]["name"] == "mine"
     with np.load(tmp_path / "out.npz") as outputs:
         assert outputs["logits"].shape == (2, 10)
+
+
+def test_a_device_pulls_what_it_needs(device: Path, bundle_path: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", bundle_path) as server:
+        ran = call(device, tmp_path, "pull", server.url, "--out", "pulled", "--submodels", "w0.50-d1", "--device", DEVICE)
+        assert ran.returncode == 0, ran.stderr
+    for arguments in (["verify", "pulled"], ["select", "pulled", "--device", DEVICE]):
+        ran = call(device, tmp_path, *arguments)
+        assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from exporter.bundle import Bundle
 from selector.service import (
     bundle_routes,
     docs_routes,
+    file_routes,
     health_routes,
     metrics,
     predict_routes,
@@ -58,7 +59,7 @@ def create_app(
     measured = metrics.Metrics(workers)
     metrics.register(app, measured)  # first: it notes when the request was received
     problems.register(app)
-    for routes in (health_routes, docs_routes, bundle_routes, profile_routes, select_routes, metrics):
+    for routes in (health_routes, docs_routes, bundle_routes, file_routes, profile_routes, select_routes, metrics):
         app.register_blueprint(routes.blueprint)
     if predict is not None:
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self, get_type_hints
+from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
@@ -153,3 +153,32 @@ class BundleDocument(BaseModel):
     devices: list[str]
     fingerprint: str
     submodels: tuple[SubModelDocument, ...]
+
+
+class SubsetRequest(BaseModel):
+    """The body of `POST /v1/bundles/{name}/subsets`: sub-models by name, or a budget whose best one is meant. `device` is the
+    profile that is selected by, and that comes with the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    submodels: Annotated[list[Annotated[str, Field(max_length=MAX_NAME)]], Field(min_length=1, max_length=10_000)] | None = None
+    device: str | None = Field(default=None, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    budget: QueryBudget | None = None
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        given = [name for name in ("submodels", "budget") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'neither'} given; needed is one of submodels and budget")
+        return self
+
+
+class SubsetDocument(BaseModel):
+    """A part of a bundle: where its files lie, its manifest, what was selected for the budget, the device's profile of it."""
+
+    bundle: str
+    submodels: list[str]
+    files: str
+    selection: SelectionDocument | None  # type: ignore[valid-type]
+    profile: Profile | None
+    manifest: dict[str, Any]

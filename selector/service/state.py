@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
+from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
 from selector.budget import BudgetError
 from selector.selector import Selector, selector_for
@@ -72,6 +73,18 @@ class State:
     def put_limit(self) -> RateLimit:
         """Of the profiles that a token may send. Raises Problem 503 when the service has no store."""
         return _there(self._put_limit)
+
+    def profile(self, bundle: Bundle, device: str) -> Profile:
+        """The newest that the device sent, else the one in the bundle. Raises Problem 404 where there is none."""
+        sent = None if self._fleet is None else self._fleet.store.profile(bundle.name, bundle.fingerprint, device)
+        if sent is not None:
+            return Profile.model_validate_json(sent[1])
+        if device not in bundle.devices():
+            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
+        try:
+            return bundle.profile(device)
+        except BundleError as error:
+            raise Problem(404, str(error)) from None
 
     def selector(self, bundle: Bundle, device: str | None) -> Selector:
         """Of the newest profile that the device sent, else of the one in the bundle, else of the devices of that model.

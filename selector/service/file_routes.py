@@ -1,0 +1,158 @@
+"""`/v1/bundles/{name}/files`, `/blobs`, `/subsets`: what devices fetch. `sortednet pull` is the client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from flask import Blueprint, Response, current_app
+from flask.blueprints import BlueprintSetupState
+
+from exporter.bundle import Bundle, BundleError
+from exporter.refit import refit
+from selector.service.artefacts import blob_answer, file_answer
+from selector.service.openapi import Answer, Parameter, describe
+from selector.service.problems import Problem
+from selector.service.schemas import SubsetDocument, SubsetRequest
+from selector.service.state import parsed_body, state
+from selector.service.subsets import BusyError, SubsetStore, key_of, submodels_of
+
+blueprint = Blueprint("files", __name__, url_prefix="/v1/bundles")
+
+_BUNDLE = Parameter("name", "path", str, "The bundle's name")
+_PATH = Parameter("path", "path", str, "As the manifest names it")
+_CONDITIONS = [
+    Parameter("Range", "header", str, "bytes=FIRST-LAST"),
+    Parameter("If-Range", "header", str, "The ETag that a range must still be of"),
+    Parameter("If-None-Match", "header", str, "ETags that are known already"),
+    Parameter("If-Match", "header", str, "ETags that are wanted"),
+]
+_BYTES = {"application/octet-stream": None, "application/json": None}
+_ANSWERS: dict[int, Answer] = {
+    200: Answer("The file", _BYTES, headers={"ETag": "Its SHA-256"}),
+    206: Answer("A part of it", _BYTES, headers={"ETag": "The whole file's SHA-256", "Content-Range": "Which part"}),
+    304: Answer("It is one with a known ETag", headers={"ETag": "Its SHA-256"}),
+}
+_PROBLEMS = {
+    404: "No such bundle or file",
+    412: "It has another ETag",
+    416: "No such range",
+    503: "The file is being replaced, or cannot be cut now: try again",
+}
+
+
+@blueprint.record_once
+def _with_a_store(setup: BlueprintSetupState) -> None:
+    setup.app.extensions.setdefault("sortednet-subsets", SubsetStore())
+
+
+@blueprint.get("/<name>/files/<path:path>")
+@describe(
+    "A file of a bundle",
+    tag="files",
+    parameters=[
+        _BUNDLE,
+        _PATH,
+        Parameter("sha256", "query", str, "Its hash: the answer may then be kept forever"),
+        *_CONDITIONS,
+    ],
+    answers=_ANSWERS,
+    problems=_PROBLEMS,
+)
+def file(name: str, path: str) -> Response:
+    """An artefact of the bundle: what its manifest lists, `manifest.json`, or `profiles/DEVICE.json`."""
+    return file_answer(state().bundle(name), path)
+
+
+@blueprint.get("/<name>/blobs/<sha256>")
+@describe(
+    "A file of a bundle by its hash",
+    tag="files",
+    parameters=[_BUNDLE, Parameter("sha256", "path", str, "64 hexadecimal digits"), *_CONDITIONS],
+    answers=_ANSWERS,
+    problems=_PROBLEMS,
+)
+def blob(name: str, sha256: str) -> Response:
+    """The artefact whose content has this hash."""
+    return blob_answer(state().bundle(name), sha256)
+
+
+@blueprint.post("/<name>/subsets")
+@describe(
+    "A part of a bundle",
+    tag="files",
+    parameters=[_BUNDLE],
+    request=SubsetRequest,
+    answers={200: SubsetDocument},
+    problems={404: "No such bundle, or no profile of the device", 503: _PROBLEMS[503]},
+)
+def make_subset(name: str) -> Response:
+    """Cuts the part of the bundle that holds these sub-models, or the best one for the budget."""
+    bundle = state().bundle(name)
+    query = parsed_body(SubsetRequest)
+    selection = None
+    submodels = query.submodels
+    if query.budget is not None:
+        selection = state().selector(bundle, query.device).select(query.budget)
+        submodels = [selection.submodel]
+    assert submodels is not None
+    for place, submodel in enumerate(submodels):
+        if submodel not in bundle.submodels:
+            message = f"is not in this bundle; it holds {', '.join(list(bundle.submodels)[:8])} …"
+            wrong = {"field": f"submodels.{place}", "value": submodel, "message": message}
+            raise Problem(422, f"sub-model {submodel!r} is not in this bundle", errors=[wrong])
+    part = _part(bundle, submodels)
+    profile = None
+    if selection is not None:
+        with suppress(Problem):  # what was selected by may be figures of several devices
+            profile = _profile(bundle, part, selection.device)
+    elif query.device is not None:
+        profile = _profile(bundle, part, query.device)
+    document = {
+        "bundle": bundle.name,
+        "submodels": list(part.submodels),
+        "files": f"/v1/bundles/{bundle.name}/subsets/{key_of(bundle, submodels)}/files/",
+        "selection": None if selection is None else selection._asdict(),
+        "profile": profile,
+        "manifest": json.loads((part.path / "manifest.json").read_bytes()),
+    }
+    return Response(json.dumps(document, separators=(",", ":")), mimetype="application/json")
+
+
+@blueprint.get("/<name>/subsets/<key>/files/<path:path>")
+@describe(
+    "A file of a part of a bundle",
+    tag="files",
+    parameters=[_BUNDLE, Parameter("key", "path", str, "From the answer to POST"), _PATH, *_CONDITIONS],
+    answers=_ANSWERS,
+    problems=_PROBLEMS,
+)
+def subset_file(name: str, key: str, path: str) -> Response:
+    """An artefact of a part, which is cut again where it is no longer there."""
+    bundle = state().bundle(name)
+    submodels = submodels_of(bundle, key)
+    if submodels is None:
+        raise Problem(404, f"subset {key!r}: the bundle {bundle.name!r} has none of this name; ask for it with POST")
+    if path.startswith("profiles/"):
+        raise Problem(404, "profiles come with the answer to POST, or from the whole bundle")
+    return file_answer(_part(bundle, submodels), path)
+
+
+def _part(bundle: Bundle, submodels: Sequence[str]) -> Bundle:
+    """Raises Problem 503 where it cannot be cut now."""
+    store: SubsetStore = current_app.extensions["sortednet-subsets"]
+    try:
+        return store.part(bundle, submodels)
+    except BusyError as error:
+        raise Problem(503, f"{error}; try again in a second", headers={"Retry-After": "1"}) from None
+    except BundleError as error:
+        current_app.logger.error("subset of %s: %s", bundle.name, error)
+        raise Problem(503, "the subset cannot be made at the moment; the service's log says why") from None
+
+
+def _profile(bundle: Bundle, part: Bundle, device: str) -> dict[str, Any] | None:
+    """What the device's profile says of the part. Raises Problem 404 for a device without one."""
+    found = refit(state().profile(bundle, device), bundle.manifest, part.manifest)
+    return None if found is None else found.model_dump(mode="json")

@@ -1,0 +1,211 @@
+"""Gets documents and files from the service, over connections that break. The standard library's urllib: it knows proxies,
+redirects and certificates, and a pull makes too few requests for a kept connection to be worth a dependency on a device.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import json
+import math
+import random
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TRIES = 6
+"""Without a single byte in between; a transfer that goes on is taken up again however often it breaks."""
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+_CHUNK = 64 * 1024
+_MAX_DOCUMENT = 64 * 2**20
+_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_BROKEN = (OSError, http.client.HTTPException)  # urllib's and the sockets' errors are OSErrors
+
+
+class PullError(Exception):
+    """What was asked for cannot be had from there; nothing in the target was changed."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class GoneError(PullError):
+    """The file is not there (any more): ask anew what there is."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A service, by its address. `wait` is told how many seconds to wait before another try, and why."""
+
+    url: str
+    timeout: float = 30.0  # seconds without a byte
+    tries: int = TRIES
+    wait: Callable[[float, str], None] = lambda seconds, why: time.sleep(seconds)
+
+    def document(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON document that GET gives, or POST with a body. Raises PullError with what the service says."""
+        data = None if body is None else json.dumps(body).encode()
+        kind = {} if data is None else {"Content-Type": "application/json"}
+        failed = 0
+        while True:
+            try:
+                with self._open(path, {"Accept": "application/json", **kind}, data) as response:
+                    content = response.read(_MAX_DOCUMENT + 1)
+                    if len(content) > _MAX_DOCUMENT or response.headers.get_content_type() != "application/json":
+                        raise PullError(f"{self.url}{path}: answers no JSON; is it a sortednet service?", 2)
+                    return json.loads(content)
+            except _BROKEN as error:
+                failed += 1
+                self._again(path, error, failed)
+            except ValueError as error:
+                raise PullError(f"{self.url}{path}: answers no JSON ({error}); is it a sortednet service?", 2) from None
+
+    def file(self, path: str, sha256: str, size: int, target: Path, advance: Callable[[int], None]) -> None:
+        """Downloads a file of known content to `target`, which appears when it is whole and its hash is right.
+
+        What was received is kept beside it as `.part` and gone on with, by this call or by a later one. `advance` is told of
+        bytes that were received, and with a negative number of such that are of no use. Raises GoneError when it is not there,
+        PullError when it cannot be had or is not what it should be.
+        """
+        partial = target.with_name(f"{target.name}.part")
+        failed = wrong = 0
+        have = partial.stat().st_size if partial.exists() else 0
+        most = have
+        advance(min(have, size))
+        while True:
+            have = partial.stat().st_size if partial.exists() else 0
+            if have >= size:
+                if size == 0:
+                    partial.touch()
+                if have == size and sha256_of(partial) == sha256:
+                    partial.replace(target)
+                    return
+                wrong += 1
+                partial.unlink()
+                advance(-min(have, size))
+                if wrong > 2:
+                    raise PullError(
+                        f"{path}: what arrives is not what the manifest says (sha256 {sha256[:12]}…), {wrong} times"
+                    )
+                continue
+            try:
+                self._append(path, sha256, size, partial, have, advance)
+            except _BROKEN as error:
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise PullError(f"{str(target.parent)!r}: the disk is full; the target was not changed") from None
+                received = partial.stat().st_size if partial.exists() else 0
+                failed = 1 if received > most else failed + 1
+                most = max(most, received)
+                self._again(path, error, failed)
+
+    def _append(self, path: str, sha256: str, size: int, partial: Path, have: int, advance: Callable[[int], None]) -> None:
+        """Receives the rest. Raises an OSError or HTTPException where the connection breaks; what came before is kept."""
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": f'"{sha256}"'}
+        with self._open(f"{path}?sha256={sha256}", headers) as response:
+            if have and response.status == 206:
+                found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+                if found is None or int(found[1]) != have or int(found[3]) != size:
+                    partial.unlink()
+                    advance(-have)
+                    raise http.client.HTTPException(f"the range is {response.headers.get('Content-Range')!r}")
+            elif have:
+                partial.unlink()  # the whole is coming
+                advance(-have)
+                have = 0
+            with partial.open("ab") as file:
+                while have < size and (chunk := response.read1(min(_CHUNK, size - have))):
+                    file.write(chunk)
+                    have += len(chunk)
+                    advance(len(chunk))
+            if have < size:
+                raise http.client.HTTPException(f"the connection ended after {have} of {size} bytes")
+
+    def _open(self, path: str, headers: Mapping[str, str], data: bytes | None = None) -> http.client.HTTPResponse:
+        request = urllib.request.Request(f"{self.url}{path}", data=data, headers={"User-Agent": "sortednet", **headers})
+        response: http.client.HTTPResponse = _OPENER.open(request, timeout=self.timeout)
+        return response
+
+    def _again(self, path: str, error: Exception, failed: int) -> None:
+        """Waits before another try. Raises PullError where it would be of no use, or was of none."""
+        wanted = 0.0
+        if isinstance(error, urllib.error.HTTPError):
+            with error:
+                why = _problem(error)
+                wanted = _seconds(error.headers.get("Retry-After"))
+            if error.code in (404, 410):
+                raise GoneError(f"{self.url}{path}: {why}", 2)
+            if error.code not in _AGAIN:
+                raise PullError(f"{self.url}{path}: {why}", 2 if error.code < 500 else 1)
+        else:
+            why = str(getattr(error, "reason", "") or error) or type(error).__name__
+        if failed >= self.tries:
+            raise PullError(f"{self.url}{path}: {why} ({failed} tries); what has arrived is kept for the next pull")
+        doubling = FIRST_WAIT_S * 2 ** (failed - 1) * (0.5 + random.random() / 2)  # a fleet must not come back all at once
+        self.wait(min(LONGEST_WAIT_S, max(wanted, doubling)), why)
+
+
+def service_url(url: str) -> tuple[str, str | None]:
+    """The service's address without a slash at its end, and the bundle where the URL is a bundle's. Raises PullError."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment or re.search(r"[\x00-\x20\x7f]", url):
+        raise PullError(f"url = {url!r}: allowed is http://HOST[:PORT] or https://…, perhaps with /v1/bundles/NAME", 2)
+    path, _, name = parts.path.rstrip("/").partition("/v1/bundles")
+    base = f"{parts.scheme}://{parts.netloc}{path}"
+    return base, urllib.parse.unquote(name.strip("/").partition("/")[0]) or None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """For http and https alone: a redirect must not lead to a file of this device."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+_OPENER = _opener()
+
+
+def _problem(error: urllib.error.HTTPError) -> str:
+    """What a problem document says, in a line."""
+    try:
+        document = json.loads(error.read(_MAX_DOCUMENT))
+        fields = [f"{item['field']} {item['message']}" for item in document.get("errors", ())]
+        return " ".join(f"{document['detail']} {'; '.join(fields)}".split())[:1000]
+    except (*_BROKEN, ValueError, KeyError, TypeError, AttributeError):
+        return f"HTTP {error.code} {error.reason}"
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        seconds = float(retry_after or 0)
+    except ValueError:  # a date
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
