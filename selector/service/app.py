@@ -15,6 +15,7 @@ from selector.service import (
     file_routes,
     health_routes,
     metrics,
+    page_routes,
     predict_routes,
     problems,
     profile_routes,
@@ -59,7 +60,7 @@ def create_app(
     measured = metrics.Metrics(workers)
     metrics.register(app, measured)  # first: it notes when the request was received
     problems.register(app)
-    for routes in (health_routes, docs_routes, bundle_routes, file_routes, profile_routes, select_routes, metrics):
+    for routes in (health_routes, docs_routes, bundle_routes, file_routes, profile_routes, select_routes, page_routes, metrics):
         app.register_blueprint(routes.blueprint)
     if predict is not None:
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)

@@ -55,7 +55,7 @@ def _with_a_store(setup: BlueprintSetupState) -> None:
     parameters=[
         _BUNDLE,
         _PATH,
-        Parameter("sha256", "query", str, "Its hash: the answer may then be kept forever"),
+        Parameter("sha256", "query", str, "Its hash: may then be kept forever"),
         *_CONDITIONS,
     ],
     answers=_ANSWERS,

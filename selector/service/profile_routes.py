@@ -87,7 +87,8 @@ def profile(name: str, device: str) -> Response:
     bundle = state().bundle(name)
     _checked("device", device)
     version = _integer("version", None, MAX_VERSION)
-    found = state().fleet.store.profile(bundle.name, bundle.fingerprint, device, version)
+    asked = state().has_store or version is not None
+    found = state().fleet.store.profile(bundle.name, bundle.fingerprint, device, version) if asked else None
     if found is not None:
         stored, text = found
         response = Response(text, mimetype="application/json")

@@ -70,6 +70,10 @@ class State:
         return _there(self._fleet)
 
     @property
+    def has_store(self) -> bool:
+        return self._fleet is not None
+
+    @property
     def put_limit(self) -> RateLimit:
         """Of the profiles that a token may send. Raises Problem 503 when the service has no store."""
         return _there(self._put_limit)

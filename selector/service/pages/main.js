@@ -1,0 +1,224 @@
+// The page: what is looked at, and when what is asked and drawn anew.
+
+import { bundleOf, deviceOf, select, ServiceError } from "./api.js";
+import { drawFrontier, empty, loadPlotly } from "./charts.js";
+import { copyCode, showChoice, showCode, showProblem } from "./choice.js";
+import { chart as compareChart, compare, firstDevices, showCompared } from "./compare.js";
+import { LIMITS, restore, setLimit, spread, wanted, watchControls } from "./controls.js";
+import { byId, choose, chosen, costOf, digits, element, onChoice, settled, share } from "./format.js";
+import { watchRuntime } from "./live.js";
+
+const ASK_AFTER_MS = 60; // a slider that moves asks once it rests
+const COMPARE_AFTER_MS = 250;
+
+const config = JSON.parse(byId("config").textContent);
+const view = { bundle: null, name: null, entries: {}, devices: [], device: null, cost: "latency_ms.p50", query: { budget: {} }, selection: null };
+let shownDevices = [];
+let running;
+
+const query = () => ({ bundle: view.bundle, device: view.name, ...wanted() });
+const draw = () => view.device && drawFrontier(view);
+
+/** Looks at a bundle, and at one of its devices: the named one, or the service's default. */
+async function openBundle(name, device = config.bundles[name]?.device) {
+  view.bundle = name;
+  const document = await bundleOf(name);
+  if (view.bundle !== name) return; // another one was picked meanwhile
+  view.entries = Object.fromEntries(document.submodels.map((one) => [one.id, one]));
+  view.devices = document.devices;
+  byId("device").replaceChildren(...view.devices.map((one) => element("option", { value: one, text: one })));
+  byId("device").disabled = !view.devices.length;
+  const found = view.devices.includes(device) ? device : config.bundles[name].device;
+  shownDevices = firstDevices(view.devices, found).filter(Boolean);
+  await openDevice(found);
+  await loadCompared();
+}
+
+async function openDevice(name) {
+  busy();
+  view.name = name;
+  view.device = view.selection = null;
+  if (name === null) return nothing("No device has measured this bundle yet. Measure one with: sortednet profile BUNDLE");
+  byId("device").value = name;
+  const { bundle } = view;
+  const found = await deviceOf(bundle, name);
+  if (view.bundle !== bundle || view.name !== name) return undefined;
+  if (found.problem) return nothing(found.problem);
+  view.device = found;
+  const { cpu, threads, execution_provider: provider, label } = found.profile.device;
+  byId("device-about").textContent = label || `${cpu}, ${threads} thread${threads > 1 ? "s" : ""}, ${provider}`;
+  spread(found, accuracies());
+  frontierTable();
+  await ask();
+}
+
+const accuracies = () => Object.fromEntries(Object.entries(view.entries).map(([id, { accuracy }]) => [id, accuracy]));
+
+/** The empty state: no profile, no accuracy, or a profile of another bundle. */
+function nothing(message) {
+  byId("device-about").textContent = "no figures";
+  spread(null);
+  showProblem(message);
+  showCode(query());
+  byId("frontier-about").textContent = "\u00a0";
+  byId("frontier-table").replaceChildren();
+  return empty("frontier-chart", message);
+}
+
+/** Asks which sub-model fits; a question that was overtaken is aborted. */
+async function ask() {
+  running?.abort();
+  if (!view.device) return;
+  running = new AbortController();
+  view.query = query();
+  remember();
+  showCode(view.query);
+  busy();
+  try {
+    view.selection = await select(view.query, running.signal);
+    const { source } = view.device.profile.submodels[view.selection.submodel] ?? {};
+    showChoice(view.selection, view.query, view.entries[view.selection.submodel].precision, source);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof ServiceError)) throw error;
+    view.selection = null;
+    showProblem(error.message);
+  }
+  frontierAbout();
+  await draw();
+}
+
+/** Until the next answer is shown. */
+const busy = () => byId("choice").setAttribute("aria-busy", "true");
+
+const askSoon = settled(ask, ASK_AFTER_MS);
+const compareSoon = settled(() => showCompared(wanted(), view.cost), COMPARE_AFTER_MS);
+
+function changed() {
+  if (view.device) busy();
+  askSoon();
+  compareSoon();
+}
+
+/** The address holds the query, so that it can be sent to a colleague. */
+function remember() {
+  const { budget, battery } = view.query;
+  const entries = { bundle: view.bundle, device: view.name, ...budget, ...(battery && { battery: battery.percent, discharging: battery.discharging }) };
+  if (view.cost !== "latency_ms.p50") entries.cost = view.cost;
+  history.replaceState(null, "", `?${new URLSearchParams(entries)}${location.hash}`);
+}
+
+function frontierAbout() {
+  const { profile, frontiers } = view.device;
+  const all = Object.values(profile.submodels);
+  const measured = all.filter((one) => one.source.latency_ms === "measured").length;
+  const error = profile.prediction?.latency_ms;
+  const rest = measured < all.length ? `, the others predicted${error ? `, off by ${digits(100 * error.median, 2)} % in the median` : ""}` : "";
+  byId("frontier-about").textContent = `${all.length} sub-models, latency of ${measured} measured${rest}. ${frontiers[view.cost].length} are on this frontier.`;
+}
+
+function frontierTable() {
+  const { profile, frontiers } = view.device;
+  const heads = ["from, " + (view.cost.startsWith("latency") ? "ms" : view.cost === "energy_mj" ? "mJ" : "MB"), "sub-model", "accuracy", "p50, ms", "p90, ms", "p99, ms", "energy, mJ", "memory, MB", "precision", "latency is"];
+  const number = (text) => element("td", { text, class: "number" });
+  byId("frontier-table").replaceChildren(
+    element("thead", {}, element("tr", {}, ...heads.map((text, i) => element("th", { text, scope: "col", ...(i !== 1 && i < 8 && { class: "number" }) })))),
+    element("tbody", {}, ...frontiers[view.cost].map(([limit, id]) => {
+      const costs = profile.submodels[id];
+      const figures = ["latency_ms.p50", "latency_ms.p90", "latency_ms.p99", "energy_mj", "memory_mb"].map((cost) => number(digits(costOf(costs, cost))));
+      return element("tr", {}, number(digits(limit)), element("th", { text: id, scope: "row" }), number(share(view.entries[id].accuracy)), ...figures, element("td", { text: view.entries[id].precision }), element("td", { text: costs.source.latency_ms }));
+    })),
+  );
+}
+
+async function loadCompared() {
+  const bundles = chosen("compared") === "bundles";
+  const others = view.devices.filter((one) => !shownDevices.includes(one));
+  byId("add-device").hidden = bundles || !others.length;
+  byId("others").replaceChildren(...others.slice(0, 1000).map((value) => element("option", { value })));
+  await compare(
+    bundles
+      ? Object.entries(config.bundles).filter(([, one]) => one.device).map(([bundle, { device }]) => ({ bundle, device, label: `${bundle} on ${device}` }))
+      : shownDevices.map((device) => ({ bundle: view.bundle, device, label: device })),
+  );
+  await showCompared(wanted(), view.cost);
+}
+
+function showCost(cost) {
+  view.cost = cost;
+  if (!view.device) return;
+  remember();
+  frontierAbout();
+  frontierTable();
+  draw();
+  compareChart(cost);
+}
+
+function wire() {
+  watchControls(changed);
+  onChoice("objective", changed);
+  onChoice("percentile", (percentile) => {
+    if (view.cost.startsWith("latency")) {
+      choose("cost", `latency_ms.p${percentile}`);
+      showCost(`latency_ms.p${percentile}`);
+    }
+    if (view.device) spread(view.device, accuracies());
+    changed();
+  });
+  onChoice("cost", showCost);
+  onChoice("language", () => showCode(query()));
+  onChoice("compared", loadCompared);
+  onChoice("theme", (theme) => {
+    if (theme === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme;
+    try {
+      localStorage.setItem("theme", theme);
+    } catch {
+      // storage is blocked: it holds until the page is left
+    }
+    recolour();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  byId("bundle").addEventListener("change", (event) => openBundle(event.target.value).catch(failed));
+  byId("device").addEventListener("change", (event) => openDevice(event.target.value).catch(failed));
+  byId("budget").addEventListener("submit", (event) => event.preventDefault());
+  byId("clear").addEventListener("click", () => {
+    for (const key of LIMITS) setLimit(key, null);
+    restore(new URLSearchParams());
+    changed();
+  });
+  byId("copy").addEventListener("click", copyCode);
+  byId("add-device").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!view.devices.includes(byId("another").value)) return;
+    shownDevices = [...new Set([...shownDevices, byId("another").value])].sort();
+    byId("another").value = "";
+    loadCompared().catch(failed);
+  });
+}
+
+function recolour() {
+  draw();
+  compareChart(view.cost);
+}
+
+function failed(error) {
+  showProblem(error.message);
+  if (!(error instanceof ServiceError)) throw error;
+}
+
+async function begin() {
+  const asked = new URLSearchParams(location.search);
+  const bundle = asked.get("bundle") in config.bundles ? asked.get("bundle") : Object.keys(config.bundles)[0];
+  choose("theme", document.documentElement.dataset.theme ?? "auto");
+  choose("cost", asked.get("cost") ?? "latency_ms.p50");
+  view.cost = chosen("cost");
+  restore(asked);
+  wire();
+  byId("bundle").value = bundle;
+  watchRuntime(config, () => view.bundle);
+  requestAnimationFrame(() => setTimeout(() => loadPlotly(config.charts), 0)); // once the page has been painted
+  await openBundle(bundle, asked.get("device") ?? undefined);
+}
+
+begin().catch(failed);
