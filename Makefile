@@ -29,7 +29,7 @@ demo: $(READY)  ## train, export, profile, select on real data: the whole path
 	@echo "  $(BIN)/sortednet serve $(DEMO)/bundle"
 
 test: $(READY)  ## the test suite
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

@@ -46,7 +46,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
     "report": CONTRACT["report"] | {"--device"},
-    "serve": CONTRACT["serve"] | {"--store"},
+    "serve": CONTRACT["serve"]
+    | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch"},
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
     "token revoke": {"--store", "--json"},

@@ -32,6 +32,7 @@ from selector.service.gate import Gate, Overloaded
 from selector.service.metrics import Metrics
 from selector.service.predict_schemas import PredictQuery
 from selector.service.predictor import Prediction, PredictOptions, Predictor
+from selector.service.schemas import QueryBudget
 from tests.conftest import DEVICE
 from tests.test_service import ENDS_WITHIN_S, Server, serving
 
@@ -290,7 +291,7 @@ def test_too_large_another_type_and_a_wrong_query_are_problems(
     for path in ("bundle=nope", "device=phone"):
         refused(send(server, f"/v1/predict?{path}", good, Content_Type=NPY), 404)
     plan = {"budget": {"plan": {"per_hour": 60, "for_hours": 2}}, "inputs": {input_name(bundle): images.tolist()}}
-    assert refused(send_json(server, plan), 422)["field"] == "budget"
+    assert refused(send_json(server, plan), 422)["field"] == "budget.plan"
 
 
 def slow_on_paper(bundle_path: Path, copy: Path, ms: float) -> Bundle:
@@ -311,7 +312,7 @@ def test_a_deadline_that_nothing_meets_by_itself_is_answered_by_the_nearest_but_
 
     def ask(limit_ms: float, waited_s: float, examples: int = 1) -> Prediction:
         """Each of a runtime of its own, which has learnt nothing yet."""
-        query = PredictQuery(budget=Budget(latency_ms=limit_ms))
+        query = PredictQuery(budget=QueryBudget(latency_ms=limit_ms))
         given = {input_name(bundle): images[:1].repeat(examples, axis=0)}
         return Predictor(PredictOptions(), Metrics()).predict(bundle, query, given, time.monotonic() - waited_s)
 
@@ -337,7 +338,7 @@ def test_a_deadline_that_has_passed_is_refused(server: Server, images: np.ndarra
 def test_a_profile_that_is_measured_anew_is_used(bundle_path: Path, images: np.ndarray[Any, Any], tmp_path: Path) -> None:
     bundle = slow_on_paper(bundle_path, tmp_path / "slow", 60_000)
     predictor = Predictor(PredictOptions(), Metrics())
-    query = PredictQuery(budget=Budget(latency_ms=50_000))
+    query = PredictQuery(budget=QueryBudget(latency_ms=50_000))
     inputs = {input_name(bundle): images[:1]}
     assert not predictor.predict(bundle, query, inputs, time.monotonic()).selection.feasible
     shutil.copy(bundle_path / "profiles" / f"{DEVICE}.json", tmp_path / "slow" / "profiles" / "new.json")

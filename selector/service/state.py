@@ -180,6 +180,8 @@ def body(max_bytes: int = MAX_BODY_BYTES, media_types: Collection[str] = ("appli
     if request.mimetype not in media_types or "HTTP_CONTENT_ENCODING" in request.environ:
         given = f"{request.mimetype!r} {request.headers.get('Content-Encoding', '')}".rstrip()
         raise UnsupportedMediaType(f"the body is {given}; allowed is {' or '.join(media_types)}, not compressed")
+    if (request.content_length or 0) > max_bytes:  # before any of it has come
+        raise RequestEntityTooLarge(f"{request.content_length} bytes; allowed are {max_bytes}")
     request.max_content_length = max_bytes + 1  # a body sent in chunks is cut there
     found = request.get_data(cache=False)
     if len(found) > max_bytes:
