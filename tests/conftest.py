@@ -30,15 +30,14 @@ BUNDLE_VARIABLE = "SORTEDNET_TEST_BUNDLE"
 
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
-    """Two threads at most, as on the machines that the tests run on; one where two processes share the tests."""
-    shared = "PYTEST_XDIST_WORKER" in os.environ
-    if shared:
-        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    """Two threads at most, as on the machines that the tests run on."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the tests
+        os.environ["OMP_NUM_THREADS"] = "1"  # of those that tests start
     if BUNDLE_VARIABLE in os.environ:
         return
     import torch
 
-    torch.set_num_threads(1 if shared else 2)
+    torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True, scope="session")

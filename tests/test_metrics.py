@@ -58,9 +58,9 @@ def body(bundle: Bundle) -> bytes:
 
 def test_requests_are_counted_by_what_became_of_them(server: Server, bundle: Bundle, body: bytes) -> None:
     before, name = scraped(server), bundle.name
-    for budget in ({}, {"latency_ms": 1e-6}):
-        assert server.post("/v1/select", {"budget": budget}).status == 200
-    chosen = server.post("/v1/select", {}).document["submodel"]
+    answers = [server.post("/v1/select", {"budget": budget}) for budget in ({}, {}, {"latency_ms": 1e-6})]
+    assert [answer.status for answer in answers] == [200] * 3
+    chosen = [answer.document["submodel"] for answer in answers]
     assert send(server, budget_path({"latency_ms": 60_000}), body, Content_Type=NPY).status == 200
     assert send(server, budget_path({"latency_ms": 1e-3}), body, Content_Type=NPY).status == 503
     assert server.get(f"/v1/bundles/{name}").status == 200
@@ -72,7 +72,7 @@ def test_requests_are_counted_by_what_became_of_them(server: Server, bundle: Bun
 
     assert more("select_requests_total", bundle=name, feasible="yes") == 2
     assert more("select_requests_total", bundle=name, feasible="no") == 1
-    assert more("chosen_submodels_total", bundle=name, submodel=chosen, path="select") == 2
+    assert more("chosen_submodels_total", bundle=name, submodel=chosen[0], path="select") == chosen.count(chosen[0])
     assert more("predict_requests_total", bundle=name) == 1
     assert more("predict_examples_total", bundle=name) == 2
     assert more("predict_deadlines_total", bundle=name, outcome="met") == 1
