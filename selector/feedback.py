@@ -30,7 +30,7 @@ LONG = 200
 IDLE_SECONDS = 0.25
 """After a gap as long as this caches and clocks have gone cold, and the next run is slower by itself."""
 _LEAST_STEP = log(1.12)
-_GRAIN = 0.005
+_GRAIN = 0.01
 _PROBE_SECONDS = (20.0, 640.0)
 _AFTER_SWITCH = 3  # runs whose surprise is put down to the sub-model
 _WARY = 4  # runs after a surprise in which it is not yet taken for a single one
@@ -62,6 +62,7 @@ class SlowDown:
         self._latest_errors, self._errors = _Window(WINDOW), _Window(LONG)
         self._surprise_at = -_WARY  # the latest run that took longer than was thought possible
         self._tails = {percentile: _Tail(percentile, quantile(percentile / 100)) for percentile in PERCENTILES}
+        self._asked: list[_Tail] = []  # those that somebody has asked for: the others cost nothing
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.level = 0.0
         self.spread = max(0.02, quantile(0.9))
@@ -92,7 +93,11 @@ class SlowDown:
 
     def factor(self, percentile: int, now: float) -> float:
         """What a quiet latency at this percentile, one of PERCENTILES, is multiplied with now; at least the level."""
-        logarithm = self.level + self._tails[percentile].excess
+        tail = self._tails[percentile]
+        if tail not in self._asked:
+            self._asked.append(tail)
+            self._margins()
+        logarithm = self.level + tail.excess
         if self._idle and self.is_idle(now):
             logarithm += self._idle
         return exp(_GRAIN * ceil(logarithm / _GRAIN))  # in steps, so that a choice can be the same as before
@@ -153,7 +158,7 @@ class SlowDown:
         self._errors.add(error)
         if surprise and error > 0:
             self._surprise_at = self._runs
-        for tail in self._tails.values():
+        for tail in self._asked:
             tail.judge(error)
         self._margins()
 
@@ -165,9 +170,9 @@ class SlowDown:
 
     def _margins(self) -> None:
         wary = self._runs < self._surprise_at + _WARY
-        for share, tail in self._tails.items():
-            largest = self._latest_errors.quantile(share)
-            tail.set(largest if wary else min(largest, self._errors.quantile(share)))
+        for tail in self._asked:
+            largest = self._latest_errors.ascending[tail.place_in_window]
+            tail.set(largest if wary else min(largest, self._errors.ascending[tail.place_in_long]))
 
 
 class _Window:
@@ -187,10 +192,6 @@ class _Window:
             self._exchange(self.errors[place], self.errors[place] - step)
             self.errors[place] -= step
 
-    def quantile(self, percentile: int) -> float:
-        """What at most the share beyond the percentile exceeds; the largest where that is less than one."""
-        return self.ascending[-1 - len(self.ascending) * (100 - percentile) // 100]
-
     def _exchange(self, old: float, new: float) -> None:
         del self.ascending[bisect_left(self.ascending, old)]
         insort(self.ascending, new)
@@ -201,6 +202,8 @@ class _Tail:
 
     def __init__(self, percentile: int, quiet: float) -> None:
         self.quiet, self.excess = quiet, 0.0  # beyond the profile's own
+        # Of ascending errors what at most the share beyond the percentile exceeds; the largest where that is less than one.
+        self.place_in_window, self.place_in_long = (-1 - size * (100 - percentile) // 100 for size in (WINDOW, LONG))
         self._rise = _FALL * percentile / (100 - percentile)
         self._integral = 0.0
 

@@ -6,7 +6,6 @@ No oracle can be asked here, because one moment is lived only once; `replay` has
 from __future__ import annotations
 
 import csv
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 
 from benchmarks.adapt.bundles import trained
 from benchmarks.adapt.policies import PERCENTILE, Policy, Reactive, Static
-from benchmarks.adapt.record import BATCH, TRACES, runner
+from benchmarks.adapt.record import BATCH, runner
 from benchmarks.adapt.replay import read_sizes
 from benchmarks.adapt.scenarios import SCENARIOS, world
+from device_profiles import Profile, write_profile
 from selector import Budget, Runtime
 
 SEED = 100
@@ -29,12 +29,13 @@ DEADLINE = 1.0
 def measure(rows_to: Path) -> dict[str, float]:
     """Runs every scenario once and writes what each policy reached."""
     bundle, sizes = trained(), read_sizes()
-    shutil.copy(TRACES / "profile.json", bundle.path / "profiles" / "bench.json")
+    (bundle.path / "profiles").mkdir(exist_ok=True)
+    write_profile(_of_one_example(sizes.profile), bundle.path / "profiles" / "bench.json")
     limit = DEADLINE * sizes.tails[-1]
     runtime = Runtime(bundle, device="bench", battery=lambda: None)
     runs = [runner(bundle, runtime.session(name)) for name in sizes.names]
     images = {name: np.resize(array, (BATCH, *array.shape[1:])) for name, array in bundle.selftest_inputs.items()}
-    budget = Budget(latency_ms=limit, percentile=PERCENTILE)
+    budget = Budget(latency_ms=limit / BATCH, percentile=PERCENTILE)  # a runtime's budgets are of one example
     places = {name: place for place, name in enumerate(sizes.names)}
     rows: list[dict[str, object]] = []
     for scenario, phases_of in SCENARIOS.items():
@@ -88,6 +89,16 @@ def measure(rows_to: Path) -> dict[str, float]:
         for key in ("hits", "accuracy", "on_time")
         for policy in ("profile", "reactive", "ours")
     }
+
+
+def _of_one_example(profile: Profile) -> Profile:
+    """What was measured of a batch, shared among its examples, as a runtime takes it."""
+    submodels = {}
+    for name, measured in profile.submodels.items():
+        latency = measured.latency_ms
+        shares = {key: getattr(latency, key) / BATCH for key in ("p50", "p90", "p99", "mean")}
+        submodels[name] = measured.model_copy(update={"latency_ms": latency.model_copy(update=shares)})
+    return profile.model_copy(update={"submodels": submodels})
 
 
 NOTES = {

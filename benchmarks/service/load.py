@@ -72,13 +72,13 @@ def soak(bundle: Path | None = None, requests: int = SOAK_REQUESTS, round_s: flo
 
 
 def bench_bundle() -> Path:
-    """A bundle with accuracies and a profile: that of the variable, else the trained ResNet of 320 sub-models, whose costs
-    are declared in proportion to their multiply-accumulates, because here only the service is measured."""
+    """A bundle with accuracies and a profile: that of the variable, else the trained ResNet of 160 sub-models, whose costs
+    are declared in proportion to their multiply-accumulates where none were measured: here only the service is."""
     if given := os.environ.get(BUNDLE_VARIABLE):
         return Path(given)
-    from benchmarks.device.bundles import made  # needs torch
+    from benchmarks.adapt.bundles import trained  # needs torch
 
-    bundle = made("trained")
+    bundle = trained()
     if not bundle.devices():
         _declare(bundle)
     return bundle.path
