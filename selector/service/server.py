@@ -46,13 +46,13 @@ def serve(
     from selector.service.worker import Worker
 
     predictor: Predictor | None = app.extensions.get("sortednet.predictor")
-    metrics: Metrics = app.extensions["sortednet.metrics"]
+    metrics: Metrics | None = app.extensions.get("sortednet.metrics")
 
     def child_exit(server: Any, worker: Any) -> None:
         process_ended(worker.pid)
 
     def on_exit(server: Any) -> None:
-        if metrics.folder is not None:
+        if metrics is not None and metrics.folder is not None:
             shutil.rmtree(metrics.folder, ignore_errors=True)
 
     class Server(BaseApplication):  # type: ignore[misc]
