@@ -134,9 +134,10 @@ def test_devices_and_models_are_listed_in_pages(fleet: Fleet) -> None:
     for number in range(5):
         assert fleet.put(fleet.profile(f"sensor-{number}", 1.0 + number, cpu="Sensor (TM) 9000", threads=2)).status == 201
     devices: list[str] = []
-    after = ""
-    while after is not None:
-        page = fleet.server.get(f"{fleet.root}/profiles?limit=2&after={after}").document
+    after, begun = None, False
+    while after is not None or not begun:
+        begun = True
+        page = fleet.server.get(f"{fleet.root}/profiles?limit=2" + (f"&after={after}" if after else "")).document
         assert len(page["profiles"]) <= 2
         devices += [line["device"] for line in page["profiles"]]
         after = page["next"]
@@ -160,6 +161,7 @@ def test_devices_and_models_are_listed_in_pages(fleet: Fleet) -> None:
         "profiles?limit=1001",
         "models?limit=x",
         "profiles?after=%00",
+        "profiles?after=",
         "profiles/phone?version=0",
         "profiles/phone?version=99999999999",
         "profiles/-x",

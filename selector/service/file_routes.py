@@ -21,6 +21,9 @@ from selector.service.subsets import BusyError, SubsetStore, key_of, submodels_o
 
 blueprint = Blueprint("files", __name__, url_prefix="/v1/bundles")
 
+MAX_SUBSET_BYTES = 2 * 1024 * 1024
+"""Ten thousand names of sub-models."""
+
 _BUNDLE = Parameter("name", "path", str, "The bundle's name")
 _PATH = Parameter("path", "path", str, "As the manifest names it")
 _CONDITIONS = [
@@ -91,7 +94,7 @@ def blob(name: str, sha256: str) -> Response:
 def make_subset(name: str) -> Response:
     """Cuts the part of the bundle that holds these sub-models, or the best one for the budget."""
     bundle = state().bundle(name)
-    query = parsed_body(SubsetRequest)
+    query = parsed_body(SubsetRequest, MAX_SUBSET_BYTES)
     selection = None
     submodels = query.submodels
     if query.budget is not None:

@@ -244,10 +244,10 @@ def _expected(etags: ETags) -> str | None:
 
 
 def _page() -> tuple[str, int]:
-    after = request.args.get("after", "")
-    if after:
+    after = request.args.get("after")
+    if after is not None:
         _checked("after", after)
-    return after, _integer("limit", PAGE, MAX_PAGE) or PAGE
+    return after or "", _integer("limit", PAGE, MAX_PAGE) or PAGE
 
 
 def _integer(field: str, default: int | None, most: int) -> int | None:
