@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,27 @@ def commit() -> str:
 
     changed = git("status", "--porcelain", "--", ":/", ":(exclude,top,glob)benchmarks/*/results/**")
     return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
+def run_parts(
+    folder: Path,
+    command: str,
+    parts: Mapping[str, Callable[[], Mapping[str, float]]],
+    notes: Mapping[str, str],
+    names: Sequence[str],
+) -> None:
+    """Measures the named parts, or all, prints the figures and adds them to the folder's summary after each part."""
+    wanted = names or list(parts)
+    if unknown := [name for name in wanted if name not in parts]:
+        raise SystemExit(f"part {unknown[0]!r}: allowed are {', '.join(parts)}")
+    summary = folder / "summary.json"
+    figures = json.loads(summary.read_text(encoding="utf-8"))["figures"] if summary.exists() else {}
+    for name in wanted:
+        found = parts[name]()
+        figures |= found
+        for key, value in found.items():
+            print(f"{key:45} {value:.4g}", flush=True)
+        write_summary(folder, command, figures, notes)
 
 
 def write_summary(folder: Path, command: str, figures: Mapping[str, float], notes: Mapping[str, str]) -> None:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.adapt import battery, cascade, compare, decide, live, sensors
-from benchmarks.summary import write_summary
+from benchmarks.summary import run_parts
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[], dict[str, float]]] = {
@@ -31,18 +30,8 @@ def main() -> None:
 
         record(sys.argv[2:])
         return
-    wanted = sys.argv[1:] or list(PARTS)
-    if unknown := [name for name in wanted if name not in PARTS]:
-        raise SystemExit(f"part {unknown[0]!r}: allowed are {', '.join(PARTS)}, and record")
     RESULTS.mkdir(exist_ok=True)
-    summary = RESULTS / "summary.json"
-    figures = json.loads(summary.read_text(encoding="utf-8"))["figures"] if summary.exists() else {}
-    for name in wanted:
-        found = PARTS[name]()
-        figures |= found
-        for key, value in found.items():
-            print(f"{key:45} {value:.4g}", flush=True)
-        write_summary(RESULTS, "make bench-adapt", figures, NOTES)
+    run_parts(RESULTS, "make bench-adapt", PARTS, NOTES, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.device import conditions, install, predicted, quantized, sessions
-from benchmarks.summary import write_summary
+from benchmarks.summary import run_parts
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[], dict[str, float]]] = {
@@ -40,18 +39,8 @@ NOTES = {
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or list(PARTS)
-    if unknown := [name for name in wanted if name not in PARTS]:
-        raise SystemExit(f"part {unknown[0]!r}: allowed are {', '.join(PARTS)}")
     RESULTS.mkdir(exist_ok=True)
-    summary = RESULTS / "summary.json"
-    figures = json.loads(summary.read_text(encoding="utf-8"))["figures"] if summary.exists() else {}
-    for name in wanted:
-        found = PARTS[name]()
-        figures |= found
-        for key, value in found.items():
-            print(f"{key:45} {value:.4g}", flush=True)
-        write_summary(RESULTS, "make bench-device", figures, NOTES)
+    run_parts(RESULTS, "make bench-device", PARTS, NOTES, sys.argv[1:])
 
 
 if __name__ == "__main__":
