@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from device_profiles import read_profile, write_profile
@@ -95,6 +96,8 @@ def visit(browser: Any, server: Server) -> Iterator[Visit]:
 def page(visit: Visit, server: Server, fleet: Path) -> Iterator[Any]:
     """The page as it is at first. After the test: nothing was asked of another host, and the console has no errors."""
     page = visit.page
+    visit.asked.clear()
+    visit.errors.clear()
     page.set_viewport_size({"width": 1280, "height": 900})
     page.emulate_media(color_scheme="light")
     for name, value in (("cost", "latency_ms.p50"), ("language", "curl"), ("theme", "auto")):
@@ -312,25 +315,67 @@ def test_a_bundle_without_a_profile_or_accuracies_says_what_to_do(page: Any) -> 
     expect(page.locator("#frontier-chart .main-svg").first).to_be_visible()
 
 
-def test_the_runtime_is_shown_where_there_is_one_and_explained_where_not(page: Any, server: Server, fleet: Path) -> None:
+def test_runs_on_this_host_are_shown_while_they_come(page: Any, server: Server, fleet: Path) -> None:
+    spec = Bundle(fleet).manifest.inputs[0]
+    example = np.zeros([1, *spec.shape[1:]], np.float32).tolist()
+
+    def predict() -> None:
+        body = {"bundle": fleet.name, "device": DEVICE, "budget": {"latency_ms": 100_000}, "inputs": {spec.name: example}}
+        for _ in range(4):
+            answer = page.request.post(f"{server.url}/v1/predict", data=body)
+            assert answer.ok, answer.text()
+
+    page.focus("#live")
     expect(page.locator("#live-none")).to_be_visible()
-    submodel = next(iter(Bundle(fleet).submodels))
-    run = {"submodel": submodel, "device": DEVICE, "limit_ms": 2.0, "slow_down": 1.25, "battery_percent": None}
-    history = [{"at": 1.7e9 + i, "latency_ms": 1.0 + i % 2 * 1.5, "met": not i % 2, **run} for i in range(8)]
+    predict()
+    figures = page.locator("#live-figures")
+    expect(page.locator("#live-chart .main-svg").first).to_be_visible()
+    expect(figures).to_contain_text("4 of 4")
+    expect(figures).to_contain_text(selector_for(Bundle(fleet), DEVICE).select(Budget()).submodel)
+    predict()
+    expect(figures).to_contain_text("8 of 8")
+
+
+def test_runs_that_miss_their_deadline_are_counted_and_sensors_shown(page: Any, server: Server, fleet: Path) -> None:
+    """What this machine will not do on demand: the answers of the service are made up."""
+    run = {"submodel": next(iter(Bundle(fleet).submodels)), "device": DEVICE, "limit_ms": 2.0, "slow_down": 1.25}
+    history = [
+        {"at": 1.7e9 + i, "latency_ms": 1.0 + i % 2 * 1.5, "met": not i % 2, "battery_percent": None, **run} for i in range(8)
+    ]
     answer = {"bundles": {fleet.name: {"history": history, "sensors": {"temperature_c": 61.0}}}}
     page.route("**/dashboard/runtime", lambda route: route.fulfill(json=answer))
-    page.route(
-        server.url + "/?live", lambda route: route.fulfill(response=(got := route.fetch()), body=with_runtime(got.text()))
-    )
-    opened(page, server.url + "/?live")
     page.focus("#live")
-    expect(page.locator("#live-chart .main-svg").first).to_be_visible()
-    for text in (submodel, "50.0 %", "4 of 8", "× 1.25", "61.0"):
+    for text in ("50.0 %", "4 of 8", "× 1.25", "61.0"):
         expect(page.locator("#live-figures")).to_contain_text(text)
 
 
-def with_runtime(html: str) -> str:
-    return html.replace('"runtime": false', '"runtime": true')
+def test_a_question_that_is_aborted_while_its_answer_is_read_shows_nothing(page: Any) -> None:
+    """The headers have come, the body has not."""
+    script = """async () => {
+        const api = document.querySelector("link[rel=modulepreload][href$='/api.js']").href;
+        const { select, ServiceError } = await import(api);
+        const { fetch } = window;
+        window.fetch = async () => ({ ok: true, status: 200, json: () => Promise.reject(new DOMException("", "AbortError")) });
+        return select({}).then(() => "answered", ({ name }) => name).finally(() => (window.fetch = fetch));
+    }"""
+    assert page.evaluate(script) == "AbortError"
+
+
+def test_a_comparison_that_fails_says_so_in_the_table(page: Any, visit: Visit) -> None:
+    problem = {"title": "Too many", "detail": "come back later"}
+
+    def refuse(route: Any) -> None:
+        many = "queries" in (route.request.post_data_json or {})
+        route.fulfill(status=429, json=problem) if many else route.continue_()
+
+    page.route("**/v1/select", refuse)
+    page.fill("#latency_ms-exact", "100000")
+    expect(page.locator("#compare-table tbody tr").first).to_contain_text("come back later")
+    page.unroute_all()
+    page.click("#clear")
+    expect(page.locator("#compare-table")).not_to_contain_text("come back later")
+    assert all("429" in error for error in visit.errors)  # the browser's own word
+    visit.errors.clear()
 
 
 def test_its_headers_keep_scripts_of_others_out_and_assets_in_the_cache(server: Server, browser: Any) -> None:

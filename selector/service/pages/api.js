@@ -16,8 +16,7 @@ export async function deviceOf(bundle, device) {
 }
 
 /** The `select` document of a query. `signal` aborts a query that was overtaken. */
-export const select = (query, signal) =>
-  post("/v1/select", query, signal);
+export const select = (query, signal) => post("/v1/select", query, signal);
 
 /** Of several queries, in their order; what failed is a ServiceError in its place. */
 export async function selectMany(queries, signal) {
@@ -41,14 +40,13 @@ function once(path) {
 }
 
 async function ask(path, options = {}) {
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch (error) {
+  const unlessAborted = (error) => {
     if (error.name === "AbortError") throw error;
-    throw new ServiceError("The service does not answer.");
-  }
-  const document = await answer.json().catch(() => null);
+    return null;
+  };
+  const answer = await fetch(path, options).catch(unlessAborted);
+  if (!answer) throw new ServiceError("The service does not answer.");
+  const document = await answer.json().catch(unlessAborted); // an abort may come between the headers and the body
   if (answer.ok && document !== null) return document;
   const fields = (document?.errors ?? []).map((one) => `${one.field}: ${one.message}`).join("; ");
   throw new ServiceError([document?.detail ?? `The service answered ${answer.status}.`, fields].filter(Boolean).join(": "));

@@ -34,8 +34,9 @@ export async function showCompared(wanted, cost) {
     const answers = await selectMany(queries, running.signal);
     rows.forEach((row, i) => (row.selection = answers[i]));
   } catch (error) {
-    if (error.name !== "AbortError") throw error;
-    return;
+    if (error.name === "AbortError") return;
+    if (!(error instanceof ServiceError)) throw error;
+    rows.forEach((row) => (row.selection = error));
   }
   table();
   await chart(cost);
