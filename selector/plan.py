@@ -43,6 +43,11 @@ STALE_STEPS = 3.0
 """By the account: a battery that says the same for longer is stuck, and no longer believed."""
 DOUBT_SECONDS = 300.0
 """So long a reading that cannot be must last to be believed; at most a twentieth of the plan."""
+CALM_SECONDS = 900.0
+"""Time constant with which the energy per inference follows what is left: the frontier is concave, so that every detour costs
+accuracy."""
+CALM_LEFT, CALM_GONE = 0.06, 0.2
+"""At most this share of what is left of the plan, as it must end in time, and of what is over, as little is known at first."""
 
 
 class Share(NamedTuple):
@@ -102,15 +107,20 @@ class Planner:
         self._spent_mj = 0.0
         self._shift = 0.0
         self._debt = 0.0
-        self._mix = self._replan(now)
+        self._begun = self._paced_at = now
+        self._paced_mj = self.energy_left_mj(now)
+        self._mix = best_mix(self.hull, self._paced_mj)
         self.latest = self._mix[0].candidate
 
     def reading(self, percent: float | None, now: float) -> None:
         """What the battery says now; None, or what is no percentage, when it says nothing: then the account alone counts."""
         moment = self._moment(now)
+        again = self._charge.interrupted
         if percent is not None and 0 <= percent <= 100:
             self._charge.reading(percent, moment, self._spent_percent)
-        self._mix = self._replan(now)
+        if again and not self._charge.interrupted:
+            self._begun = moment
+        self._mix = best_mix(self.hull, self._pace(now))
 
     def interrupt(self) -> None:
         """Inferences run on the mains now: the account begins anew with the next reading."""
@@ -155,7 +165,7 @@ class Planner:
         hours = max(0.0, self.ends_at - self._moment(now)) / 3600
         unit = " in relative units" if self.relative else ""
         parts = " and ".join(f"{share.share:.0%} {share.candidate.submodel}" for share in self._mix)
-        return f"battery plan for {hours:.1f} h: {self.energy_left_mj(now):.3g} mJ per inference{unit}, {parts}"
+        return f"battery plan for {hours:.1f} h: {self._paced_mj:.3g} mJ per inference{unit}, {parts}"
 
     @property
     def _spent_percent(self) -> float:
@@ -167,8 +177,14 @@ class Planner:
             self._shift = self._charge.read_at - now
         return now + self._shift
 
-    def _replan(self, now: float) -> list[Share]:
-        return best_mix(self.hull, self.energy_left_mj(now))
+    def _pace(self, now: float) -> float:
+        """The energy for an inference (mJ): what the plan leaves, without its short ups and downs."""
+        moment = self._moment(now)
+        slowly = min(CALM_SECONDS, CALM_LEFT * (self.ends_at - moment), CALM_GONE * (moment - self._begun))
+        follows = 1 - exp((self._paced_at - moment) / slowly) if slowly > 0 else 1.0
+        self._paced_mj += follows * (self.energy_left_mj(now) - self._paced_mj)
+        self._paced_at = moment
+        return self._paced_mj
 
 
 class _Charge:

@@ -179,6 +179,25 @@ def test_a_reading_that_is_none_is_left_out(percent: float) -> None:
     assert planner.mix == other.mix
 
 
+def test_what_passes_moves_the_plan_little_and_what_stays_moves_it() -> None:
+    """A camera doubles the drain for ten minutes, or from then on, of a plan for four hours."""
+    plan = BatteryPlan(per_second=1, for_hours=4, capacity_wh=9.5 * 4 / 1e3)
+
+    def spent(double: range) -> list[float]:
+        planner, percent, found = Planner(plan, candidates(), 100.0, 0.0, 14400.0), 100.0, []
+        for second in range(0, 7200, 10):
+            percent -= 100 * 10 / 14400 * (2 if second in double else 1)
+            planner.reading(round(percent, 1), float(second))
+            for _ in range(10):
+                planner.spent(planner.next().key)
+            found.append(sum(share.share * share.candidate.energy_mj for share in planner.mix))
+        return found
+
+    steady, passing, lasting = (spent(range(3600, end, 10)) for end in (3600, 4200, 7200))
+    assert min(passing[360:450]) > 0.75 * min(steady[360:450])
+    assert lasting[-1] < 0.6 * steady[-1]
+
+
 def controller_of() -> Controller:
     costs = {f"s{i}": flat(1.0 + i, a, e) for i, (e, a) in enumerate(zip(ENERGIES, ACCURACIES, strict=True))}
     profile = profile_of({name: cost.p50 for name, cost in costs.items()})
