@@ -9,19 +9,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.adapt import battery, cascade, compare, decide, live, sensors
+from benchmarks.adapt import battery, cascade, compare, decide, learner, live, sensors
 from benchmarks.summary import run_parts
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "compare": lambda: compare.measure(RESULTS),
+    "learner": learner.measure,
     "battery": battery.measure,
     "cascade": cascade.measure,
     "sensors": sensors.measure,
     "decide": decide.measure,
     "live": lambda: live.measure(RESULTS / "live.csv"),
 }
-NOTES = compare.NOTES | battery.NOTES | cascade.NOTES | sensors.NOTES | decide.NOTES | live.NOTES
+NOTES = compare.NOTES | learner.NOTES | battery.NOTES | cascade.NOTES | sensors.NOTES | decide.NOTES | live.NOTES
 
 
 def main() -> None:
