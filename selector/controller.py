@@ -98,26 +98,24 @@ class Controller:
             return self.selector.select(budget, among=among)
         factors = self._factors(budget, now)
         if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
-            return self._chosen(budget, factors, now, None, among)
+            return self._chosen(budget, factors, now, among)
         latest, selector, present = self._latest, self.selector, self._present
         same = latest and latest[0] is budget and latest[1] == factors and latest[2] is present and latest[4] is selector
         if latest and same:
             return latest[3]
-        found = self._chosen(budget, factors, now, None, None)
+        found = self._chosen(budget, factors, now, None)
         self._latest = (budget, factors, present, found, selector)
         return found
 
-    def _chosen(
-        self, budget: Budget, factors: list[float], now: float, battery: Battery | None, among: Collection[Key] | None
-    ) -> Selection:
-        wanted, present = self._best(budget, factors, now, battery, among), self._present
+    def _chosen(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
+        wanted, present = self._best(budget, factors, now, among), self._present
         if (
             present is not None
             and wanted.feasible
             and budget.objective == "accuracy"
             and (wanted.accuracy or 0.0) > (present.accuracy or 0.0)
         ):
-            wanted = self._carefully(wanted, present, budget, factors, now, battery, among)
+            wanted = self._carefully(wanted, present, budget, factors, now, among)
         pace = self.slow_down(wanted.device)
         if abs(pace - 1) > 0.05:
             return wanted._replace(reason=f"{wanted.reason}; runs take {pace:.2f} times what the profile says")
@@ -130,19 +128,18 @@ class Controller:
         budget: Budget,
         factors: list[float],
         now: float,
-        battery: Battery | None,
         among: Collection[Key] | None,
     ) -> Selection:
         """One that is more accurate than the present one only where it fits with something to spare."""
         if (wanted.latency_ms or 0.0) * SPARE <= (budget.latency_ms or 0.0):
             return wanted
-        careful = self._best(budget, [SPARE * factor for factor in factors], now, battery, among)
+        careful = self._best(budget, [SPARE * factor for factor in factors], now, among)
         if careful.feasible and (careful.accuracy or 0.0) > (present.accuracy or 0.0):
             return careful
         key = (present.submodel, present.device)
         if among is not None and key not in among:
             return wanted
-        staying = self._best(budget, factors, now, battery, [key])
+        staying = self._best(budget, factors, now, [key])
         return staying if staying.feasible else wanted
 
     def observe(self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None) -> None:
@@ -197,7 +194,7 @@ class Controller:
     def _best_or_any(self, budget: Budget, now: float, among: Collection[Key]) -> Selection:
         if budget.latency_ms is None or not self.feedback:
             return self.selector.select(budget, among=among)
-        return self._best(budget, self._factors(budget, now), now, None, among)
+        return self._best(budget, self._factors(budget, now), now, among)
 
     def use(self, selector: Selector) -> None:
         """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on. From any thread: a choice
@@ -214,23 +211,20 @@ class Controller:
         percentile = nearest_percentile(budget.percentile)
         return [slow_down.factor(percentile, now) for slow_down in self._tracked]
 
-    def _best(
-        self, budget: Budget, factors: list[float], now: float, battery: Battery | None, among: Collection[Key] | None
-    ) -> Selection:
+    def _best(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
         if len(factors) == 1:
-            return self._best_of(budget, battery, among, self._tracked[0], factors[0], now)
+            return self._best_of(budget, among, self._tracked[0], factors[0], now)
         found = []
         for (device, slow_down), factor in zip(self.slow_downs.items(), factors, strict=True):
             keys = [key for key in (self._medians if among is None else among) if key[1] == device]
             if keys:
-                found.append(self._best_of(budget, battery, keys, slow_down, factor, now))
+                found.append(self._best_of(budget, keys, slow_down, factor, now))
         better = {"accuracy": _by_accuracy, "latency": _by_latency, "energy": _by_energy}[budget.objective]
         return min(found, key=lambda selection: (not selection.feasible, better(selection)))
 
     def _best_of(
         self,
         budget: Budget,
-        battery: Battery | None,
         among: Collection[Key] | None,
         slow_down: SlowDown,
         factor: float,
@@ -242,7 +236,7 @@ class Controller:
         left = among
         missed: Selection | None = None  # of those that would fit, were they not slower by themselves, the fastest
         while True:
-            found = self.selector.select(budget, battery, among=left, slowdown=factor)
+            found = self.selector.select(budget, among=left, slowdown=factor)
             if not slow_down.suspicious:
                 return found
             latency = (found.latency_ms or 0.0) * slow_down.offset(found.submodel, now)
