@@ -80,6 +80,7 @@ PolicyOption = Annotated[
         "--policy", help="FILE.json: what a low battery changes. Default: less energy below 20 %.", show_default=False
     ),
 ]
+CascadesOption = Annotated[bool, typer.Option(help="Take the bundle's cascades for candidates too, or single sub-models only.")]
 CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]
 StoreOption = Annotated[
     str | None,
@@ -196,13 +197,16 @@ def export(
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
     from exporter.bundle import Bundle
-    from exporter.inspection import inspect as inspect_bundle
+    from selector.cascade_file import read_cascades, with_cascades
+    from selector.inspection import inspect as inspect_bundle
 
     opened = Bundle(bundle)
     if as_json:
         _print_json(inspect_bundle(opened))
         return
+    cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
+    profile = with_cascades(profile, cascades) if profile else None
     best = max((s.accuracy or 0.0) for s in opened.submodels.values())
     figures = _right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "RAM MB")
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -218,15 +222,22 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
             _figure(cost, "latency_ms", 3),
             _figure(cost, "memory_mb", 2),
         )
+    for one in cascades:
+        cost = profile.submodels.get(one.id) if profile else None
+        share = f"{one.accuracy / best:.1%}" if best else ""
+        costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
+        table.add_row(one.id, "", "", f"{one.accuracy:.4f}", share, "", *costs)
     Console().print(table)
     total, weights = opened.bytes_total, opened.weights_bytes
     typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
     if profile:
-        marked = ", ~: predicted" if profile.prediction else ""
+        marked = ", ~: predicted" if profile.prediction or cascades else ""
         info = profile.device
         typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
     elif opened.devices():
         typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
+    for one in cascades:
+        typer.echo(f"{one.id} is {one.words}; its accuracy is of {one.examples} validation examples")
 
 
 @command
@@ -325,12 +336,14 @@ def select(
     battery: BatteryOption = None,
     discharging: DischargingOption = False,
     policy: PolicyOption = None,
+    cascades: CascadesOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Pick the sub-model for a budget. Exits with 3 when nothing fits (and names the nearest)."""
     from exporter.bundle import Bundle
     from selector.battery import make_battery, read_policy
     from selector.budget import make_budget
+    from selector.cascade_file import read_cascades
     from selector.selector import selector_for
 
     budget = make_budget(
@@ -343,7 +356,9 @@ def select(
     )
     state = make_battery(battery, discharging)
     saving = read_policy(policy) if policy else None
-    selection = selector_for(Bundle(bundle), device, policy=saving).select(budget, state)
+    opened = Bundle(bundle)
+    offered = read_cascades(opened) if cascades else []
+    selection = selector_for(opened, device, policy=saving, cascades=offered).select(budget, state)
     if as_json:
         _print_json(selection._asdict())
     else:
@@ -374,6 +389,7 @@ def run(
     rate: Annotated[float | None, typer.Option(help="With --watch: runs per second. Default: one after the other.")] = None,
     seconds: Annotated[float | None, typer.Option(help="With --watch: for so long. Default: until Ctrl-C.")] = None,
     feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
+    cascades: CascadesOption = True,
     cache: CacheOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -393,7 +409,8 @@ def run(
         plan=parse_plan(plan) if plan else None,
     )
     saving = read_policy(policy) if policy else None
-    runtime = Runtime(bundle, device=device, load_ahead=watching, feedback=feedback, cache=cache, policy=saving)
+    options: dict[str, Any] = {"feedback": feedback, "cascades": cascades, "cache": cache, "policy": saving}
+    runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
     if watching:
         from selector.watch import watch
 

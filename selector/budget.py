@@ -81,7 +81,9 @@ class Selection(NamedTuple):
     """Which sub-model to run, what it is expected to cost on this device, and why.
 
     `latency_ms` is the measured latency at the budget's percentile. `feasible` is False when nothing fits the budget;
-    the sub-model is then the nearest one and `reason` says what it misses.
+    the sub-model is then the nearest one and `reason` says what it misses. Where cascades are among the candidates,
+    `submodel` may be one's name: then `stages` are the sub-models that it asks, and the second is asked where the margin
+    between the first's two largest softmax probabilities is below `threshold`.
     """
 
     submodel: str
@@ -92,6 +94,8 @@ class Selection(NamedTuple):
     memory_mb: float | None
     reason: str
     device: str
+    stages: tuple[str, ...] = ()  # none where it is a single sub-model
+    threshold: float | None = None
 
 
 def make_budget(**fields: Any) -> Budget:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from device_profiles import Profile
 from exporter.bundle import Bundle
 from selector.budget import BudgetError
-from selector.cascade import Cascade, Logits, find_cascade, logits_of, read_cascades, split, write_cascades
+from selector.cascade import Logits, find_cascade, logits_of, split
+from selector.cascade_file import Cascade, read_cascades, write_cascades
 from selector.files import read_inputs
 from selector.selector import find_profile
 

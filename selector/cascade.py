@@ -1,4 +1,4 @@
-"""`Cascade`: a small sub-model answers when it is sure, a larger one when it is not.
+"""Cascades: a small sub-model answers when it is sure, a larger one when it is not.
 
 How sure it is: the margin between its two largest softmax probabilities (Scheffer et al. 2001, "Active hidden Markov models
 for information extraction", section 4), which saves a few per cent more than the largest alone: where two classes are alike,
@@ -9,7 +9,7 @@ Controlling Multiple Risks with Pareto Testing", section 4): a third of the vali
 accuracy of all pairs and thresholds; along it, from the most accurate to the cheapest, the rest of the data tests one after the
 other until the exact binomial bound falls below the floor. A fixed sequence needs no correction for how many are tested.
 
-bundle/cascades.json holds them; it is written after the export and is not in the manifest.
+`selector.cascade_file` keeps them in the bundle and says what they cost.
 """
 
 from __future__ import annotations
@@ -17,43 +17,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from math import exp
-from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from device_profiles import LatencyMs, Measurement, Profile
 from exporter.bundle import Bundle
 from exporter.session import open_session
 from selector.budget import BudgetError
+from selector.cascade_file import Cascade
 
-CASCADES_FILE = "cascades.json"
 _THRESHOLDS = 200
 _FEW = 32  # classes: up to so many, adding up in Python costs less than calling numpy
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Logits = NDArray[np.float32]
-
-
-class Cascade(BaseModel):
-    """Two sub-models and when the second is asked: where the first's margin is below the threshold."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-    first: str
-    then: str
-    threshold: Share
-    escalation: Share  # of the certifying examples, how many were passed on
-    accuracy: Share  # on the certifying examples
-    floor: Share  # what the accuracy is above, with this confidence
-    confidence: Share
-    examples: Annotated[int, Field(ge=1)]
-
-    def passes_on(self, logits: Logits) -> NDArray[np.bool_]:
-        """For each example whether the larger one is asked; where a logit is NaN it is. Shape (N, classes) to (N,)."""
-        return np.logical_not(margins(logits) >= self.threshold)
 
 
 class Runs(Protocol):
@@ -199,55 +175,3 @@ def logits_of(bundle: Bundle, submodel: str, inputs: Mapping[str, NDArray[Any]],
         for start in range(0, count, batch)
     ]
     return np.concatenate(parts)
-
-
-def read_cascades(bundle: Bundle) -> list[Cascade]:
-    """Those of the bundle; none where there is no file. Raises BudgetError when it is damaged or names unknown sub-models."""
-    path = bundle.path / CASCADES_FILE
-    if not path.exists():
-        return []
-    try:
-        found = TypeAdapter(list[Cascade]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BudgetError(f"{CASCADES_FILE}: {error}") from None
-    for cascade in found:
-        for name in (cascade.first, cascade.then):
-            if name not in bundle.submodels:
-                raise BudgetError(f"{CASCADES_FILE}: {cascade.id} names {name!r}, which is not in this bundle")
-    return found
-
-
-def write_cascades(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
-    path = bundle.path / CASCADES_FILE
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(TypeAdapter(list[Cascade]).dump_json(list(cascades), indent=1))
-    return partial.replace(path)
-
-
-def with_cascades(profile: Profile, cascades: Sequence[Cascade]) -> Profile:
-    """The profile with what each cascade is expected to cost on that device, marked as predicted: at the median its mean,
-    at a higher percentile both sub-models' where more than the rest is passed on."""
-    submodels = dict(profile.submodels)
-    for cascade in cascades:
-        if cascade.first in submodels and cascade.then in submodels:
-            submodels[cascade.id] = _expected(submodels[cascade.first], submodels[cascade.then], cascade.escalation)
-    return profile.model_copy(update={"submodels": submodels})
-
-
-def _expected(first: Measurement, then: Measurement, escalation: float) -> Measurement:
-    a, b = first.latency_ms, then.latency_ms
-
-    def at(percentile: int) -> float:
-        both = escalation > 1 - percentile / 100
-        return float(getattr(a, f"p{percentile}") + (getattr(b, f"p{percentile}") if both else 0.0))
-
-    p50 = a.p50 + escalation * b.p50
-    p90 = max(p50, at(90))
-    latency = LatencyMs(p50=p50, p90=p90, p99=max(p90, at(99)), mean=a.mean + escalation * b.mean, n=0)
-    figures: dict[str, float] = {}
-    if first.energy_mj is not None and then.energy_mj is not None:
-        figures["energy_mj"] = first.energy_mj + escalation * then.energy_mj
-    if first.memory_mb is not None and then.memory_mb is not None:
-        figures["memory_mb"] = first.memory_mb + then.memory_mb
-    source = dict.fromkeys(["latency_ms", *figures], "predicted")
-    return Measurement.model_validate({"latency_ms": latency, **figures, "source": source})

@@ -25,7 +25,8 @@ from exporter.session import CPU, SessionOptions
 from selector.battery import Battery, BatteryPolicy, read_battery
 from selector.budget import Budget, BudgetError, Selection
 from selector.cache import ModelCache, session_opener
-from selector.cascade import Cascade, CascadeSession, read_cascades, with_cascades
+from selector.cascade import CascadeSession
+from selector.cascade_file import Cascade, read_cascades, with_cascades
 from selector.controller import Controller
 from selector.memory import MemoryGuard, default_reserve_mb
 from selector.pool import SessionPool
@@ -83,7 +84,8 @@ class Runtime:
 
     With `load_ahead` a run never waits for a session to be opened while one that is open fits the budget: it takes the best
     of those, the wanted one is opened in the background, and so are its neighbours on the frontier. Without, every run
-    takes the best of all. `cache` keeps optimized copies of the graphs on this device; False switches it off.
+    takes the best of all. `cache` keeps optimized copies of the graphs on this device; False switches it off. The bundle's
+    `cascades` (see `sortednet cascade`) are candidates like any sub-model; without them a run is always of a single one.
     `battery` reads the state of charge and may return None. With `feedback` latencies are the profile's, corrected by what
     runs take (see `Controller`), and `history` holds the latest runs.
 
@@ -109,6 +111,7 @@ class Runtime:
         load_ahead: bool = True,
         feedback: bool = True,
         cache: ModelCache | bool = True,
+        cascades: bool = True,
         policy: BatteryPolicy | None = None,
         battery: Callable[[], Battery | None] = read_battery,
         sensors: Sensors | bool = True,
@@ -117,13 +120,13 @@ class Runtime:
         if memory_reserve_mb is not None and not 0 <= memory_reserve_mb < inf:
             raise BudgetError(f"memory_reserve_mb = {memory_reserve_mb}: allowed are finite values from 0")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        cascades = read_cascades(self.bundle)
-        self.cascades = {cascade.id: cascade for cascade in cascades}
-        profiles = [with_cascades(profile, cascades) for profile in self._profiles(device)]
+        found = read_cascades(self.bundle) if cascades else []
+        self.cascades = {cascade.id: cascade for cascade in found}
+        profiles = [with_cascades(profile, found) for profile in self._profiles(device)]
         self._first_device = profiles[0].device.name if profiles else _NOT_MEASURED
-        self._memory = _memory_of(self.bundle, profiles or [None], cascades)
+        self._memory = _memory_of(self.bundle, profiles or [None], found)
         self._fitting = self._within(memory_mb)
-        self._make_selector = partial(self._selector, profiles, cascades, policy)
+        self._make_selector = partial(self._selector, profiles, found, policy)
         self.selector = self._make_selector()
         self.controller = Controller(self.selector, profiles, feedback=feedback) if self.selector else None
         self.history: deque[RunRecord] = deque(maxlen=HISTORY)
@@ -302,14 +305,14 @@ class Runtime:
         self, profiles: Sequence[Profile], cascades: Sequence[Cascade], policy: BatteryPolicy | None
     ) -> Selector | None:
         """None where there is nothing to go by."""
-        accuracies = {**self.bundle.accuracies, **{cascade.id: cascade.accuracy for cascade in cascades}}
-        if not profiles or all(accuracies.get(submodel) is None for submodel, _ in self._fitting):
+        known = {name for name, accuracy in self.bundle.accuracies.items() if accuracy is not None} | self.cascades.keys()
+        if not profiles or not any(submodel in known for submodel, _ in self._fitting):
             return None
         kept = []
         for profile in profiles:
             fitting = {name: m for name, m in profile.submodels.items() if (name, profile.device.name) in self._fitting}
             kept.append(profile.model_copy(update={"submodels": fitting}))
-        return Selector(kept, accuracies, policy=policy)
+        return Selector(kept, self.bundle.accuracies, policy=policy, cascades=cascades)
 
     def _opener(
         self,

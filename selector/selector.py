@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from math import inf
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from device_profiles import PERCENTILES, Measurement, Profile, default_device_na
 from exporter.bundle import Bundle
 from selector.battery import Battery, BatteryPolicy, PowerLevel
 from selector.budget import Budget, BudgetError, Selection
+from selector.cascade_file import Cascade, with_cascades
 
 _LIMITS = ("latency_ms", "energy_mj", "memory_mb")
 _UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "memory_mb": "MB"}
@@ -41,7 +42,7 @@ class Candidate(NamedTuple):
 class Selector:
     """Picks among the sub-models of a profile, or of several: those of one device with other execution providers or numbers
     of threads. Sub-models that another one beats on measured cost and accuracy are dropped when it is built; FLOPs never
-    decide.
+    decide. Where the profiles hold cascades (see `with_cascades`), `cascades` says what these are.
 
     Raises BudgetError when no sub-model of the profiles has a known accuracy.
     """
@@ -52,8 +53,11 @@ class Selector:
         accuracies: Mapping[str, float | None],
         *,
         policy: BatteryPolicy | None = None,
+        cascades: Iterable[Cascade] = (),
     ) -> None:
         self.policy = policy or BatteryPolicy()
+        self._cascades = {cascade.id: cascade for cascade in cascades}
+        accuracies = {**accuracies, **{name: cascade.accuracy for name, cascade in self._cascades.items()}}
         measured = [
             (name, profile.device.name, accuracy, costs)
             for profile in ([profiles] if isinstance(profiles, Profile) else profiles)
@@ -145,7 +149,7 @@ class Selector:
         if found is None:
             return self._nearest(budget, frontier, among, slowdown)
         found = _slowed(found, slowdown)
-        return _selection(found, True, _reason(found, budget))
+        return self._selection(found, True, _reason(found, budget))
 
     def _nearest(self, budget: Budget, frontier: _Frontier, among: Collection[Key] | None, slowdown: float) -> Selection:
         """The sub-model that misses the budget by least, summed over the limits relative to each."""
@@ -157,7 +161,25 @@ class Selector:
         else:
             slowed = [_slowed(candidate, slowdown) for candidate in allowed]
             nearest = min(slowed, key=lambda c: (_excess(c, budget), c.latency_ms))
-        return _selection(nearest, False, f"nothing fits: the nearest sub-model has {_misses(nearest, budget)}")
+        return self._selection(nearest, False, f"nothing fits: the nearest sub-model has {_misses(nearest, budget)}")
+
+    def _selection(self, candidate: Candidate, feasible: bool, reason: str) -> Selection:
+        energy, memory = candidate.energy_mj, candidate.memory_mb
+        found = Selection(
+            candidate.submodel,
+            feasible,
+            candidate.accuracy,
+            candidate.latency_ms,
+            None if energy == inf else energy,
+            None if memory == inf else memory,
+            reason,
+            candidate.device,
+        )
+        cascade = self._cascades.get(candidate.submodel)
+        if cascade is None:
+            return found
+        stages = (cascade.first, cascade.then)
+        return found._replace(reason=f"{reason}; {cascade.words}", stages=stages, threshold=cascade.threshold)
 
 
 class _Frontier:
@@ -197,9 +219,17 @@ def nearest_percentile(asked: float) -> int:
     return 50 if asked <= 50 else 90 if asked <= 90 else 99
 
 
-def selector_for(bundle: Bundle, device: str | Sequence[str] | None = None, *, policy: BatteryPolicy | None = None) -> Selector:
-    """A selector for a bundle and a device's profile or several of them (see `find_profiles`)."""
-    return Selector(find_profiles(bundle, device), bundle.accuracies, policy=policy)
+def selector_for(
+    bundle: Bundle,
+    device: str | Sequence[str] | None = None,
+    *,
+    policy: BatteryPolicy | None = None,
+    cascades: Sequence[Cascade] = (),
+) -> Selector:
+    """A selector for a bundle and a device's profile or several of them (see `find_profiles`); with these cascades of the
+    bundle (see `read_cascades`) among the candidates where a profile knows both sub-models."""
+    profiles = [with_cascades(profile, cascades) for profile in find_profiles(bundle, device)]
+    return Selector(profiles, bundle.accuracies, policy=policy, cascades=cascades)
 
 
 def find_profiles(bundle: Bundle, device: str | Sequence[str] | None = None) -> list[Profile]:
@@ -251,20 +281,6 @@ def first_feasible(
 
 def _slowed(candidate: Candidate, slowdown: float) -> Candidate:
     return candidate if slowdown == 1.0 else candidate._replace(latency_ms=candidate.latency_ms * slowdown)
-
-
-def _selection(candidate: Candidate, feasible: bool, reason: str) -> Selection:
-    energy, memory = candidate.energy_mj, candidate.memory_mb
-    return Selection(
-        candidate.submodel,
-        feasible,
-        candidate.accuracy,
-        candidate.latency_ms,
-        None if energy == inf else energy,
-        None if memory == inf else memory,
-        reason,
-        candidate.device,
-    )
 
 
 def _pareto(candidates: Sequence[Candidate]) -> list[Candidate]:

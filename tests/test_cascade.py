@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -19,19 +22,13 @@ from exporter.bundle import Bundle
 from exporter.session import open_session
 from selector import Budget, BudgetError, Runtime, Selector
 from selector.calibrating import calibrate_cascade
-from selector.cascade import (
-    CASCADES_FILE,
-    Cascade,
-    CascadeSession,
-    find_cascade,
-    margin_of,
-    margins,
-    read_cascades,
-    with_cascades,
-    write_cascades,
-)
+from selector.cascade import CascadeSession, find_cascade, margin_of, margins
+from selector.cascade_file import CASCADES_FILE, Cascade, read_cascades, with_cascades, write_cascades
 from selector.controller import Controller
+from selector.service import create_app
+from selector.service.store import Store
 from tests.conftest import DEVICE
+from tests.test_cli import call, document, refused
 
 COSTS = {"small": 1.0, "middle": 3.0, "large": 9.0}
 
@@ -202,6 +199,156 @@ def test_a_runtime_chooses_and_runs_it(ranked: tuple[Bundle, Cascade]) -> None:
     assert runtime.run(image, Budget(memory_mb=runtime._memory[cascade.first, DEVICE] * 1.01)).selection.submodel != cascade.id
     assert [record.submodel for record in runtime.history][:3] == [cascade.id] * 3
     runtime.close()
+
+
+CHEAP = Budget(min_accuracy=0.995)
+"""What only the cascade keeps."""
+
+
+def test_a_query_offers_it_with_its_stages_and_can_decline(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    chosen = document("select", bundle.path, "--min-accuracy", "0.995")
+    assert (chosen["submodel"], chosen["feasible"], chosen["accuracy"]) == (cascade.id, True, 0.999)
+    assert (chosen["stages"], chosen["threshold"]) == ([cascade.first, cascade.then], 0.8)
+    assert f"a cascade: {cascade.first}, and where that is not sure (25%) {cascade.then}" in chosen["reason"]
+    expected = with_cascades(bundle.profile(DEVICE), [cascade]).submodels[cascade.id]
+    assert (chosen["latency_ms"], chosen["memory_mb"]) == (expected.latency_ms.p50, expected.memory_mb)
+
+    single = document("select", bundle.path, "--min-accuracy", "0.995", "--no-cascades", code=3)
+    assert single["submodel"] in bundle.submodels
+    assert (single["stages"], single["threshold"]) == ([], None)
+
+
+def test_a_query_needs_no_numpy(ranked: tuple[Bundle, Cascade]) -> None:
+    code = "import sys, sortednet; sortednet.app(sys.argv[1:], standalone_mode=False); print('numpy' in sys.modules)"
+    query = [sys.executable, "-c", code, "select", str(ranked[0].path), "--min-accuracy", "0.995"]
+    printed = subprocess.run(query, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert ranked[1].id in printed
+    assert printed.split()[-1] == "False"
+
+
+def test_what_a_query_names_is_what_runs(ranked: tuple[Bundle, Cascade], tmp_path: Path) -> None:
+    bundle, cascade = ranked
+    np.save(tmp_path / "x.npy", np.zeros((2, 1, 8, 8), np.float32))
+    run = ["run", bundle.path, "--input", tmp_path / "x.npy", "--min-accuracy", "0.995", "--no-feedback"]
+    ran = document(*run)
+    assert ran["submodel"] == cascade.id
+    assert ran["reason"] == document("select", bundle.path, "--min-accuracy", "0.995")["reason"]
+    assert document(*run, "--no-cascades", code=3)["submodel"] in bundle.submodels
+    without = Runtime(bundle, cascades=False, battery=lambda: None, sensors=False)
+    assert (without.cascades, without.select(CHEAP).feasible) == ({}, False)
+    without.close()
+
+
+def test_inspect_lists_it_with_its_costs(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    assert document("inspect", bundle.path)["cascades"] == [cascade.model_dump()]
+    shown = call("inspect", bundle.path).stdout
+    expected = with_cascades(bundle.profile(DEVICE), [cascade]).submodels[cascade.id]
+    (row,) = [line for line in shown.splitlines() if line.strip().startswith(f"{cascade.id} ") and "0.9990" in line]
+    assert f"~{expected.latency_ms.p50:.3f}" in row
+    assert "~: predicted" in shown
+    assert f"{cascade.id} is a cascade: {cascade.first}, and where that is not sure (25%) {cascade.then}" in shown
+    shutil.rmtree(bundle.path / "profiles")
+    assert cascade.id in call("inspect", bundle.path).stdout
+
+
+def test_it_is_offered_where_the_profile_knows_both_sub_models(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    profile = bundle.profile(DEVICE)
+    some = {name: measured for name, measured in profile.submodels.items() if name != cascade.then}
+    write_profile(profile.model_copy(update={"submodels": some}), bundle.path / "profiles" / f"{DEVICE}.json")
+    assert document("select", bundle.path, "--min-accuracy", "0.995", code=3)["submodel"] in some
+
+
+def test_over_rest_it_is_offered_to_those_who_ask_for_it(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    client = create_app([bundle]).test_client()
+    profile = bundle.profile(DEVICE)
+    sent = profile.model_copy(update={"device": profile.device.model_copy(update={"name": "elsewhere"})})
+    measured = {name: costs.model_dump() for name, costs in profile.submodels.items()}
+    devices: list[dict[str, Any]] = [{}, {"device": DEVICE}, {"profile": sent.model_dump(mode="json")}, {"measured": measured}]
+    for device in devices:
+        query = {**device, "budget": {"min_accuracy": 0.995}}
+        for _ in range(2):  # the second is remembered
+            found = client.post("/v1/select", json=query | {"cascades": True}).get_json()
+            assert (found["submodel"], found["feasible"]) == (cascade.id, True)
+            assert (found["stages"], found["threshold"]) == ([cascade.first, cascade.then], 0.8)
+            for single in (query, query | {"cascades": False}):
+                alone = client.post("/v1/select", json=single).get_json()
+                assert (alone["submodel"] in bundle.submodels, alone["stages"]) == (True, [])
+    listed = client.get(f"/v1/bundles/{bundle.name}").get_json()
+    assert listed == document("inspect", bundle.path)
+    query = {"device": DEVICE, "budget": {"min_accuracy": 0.995}, "cascades": True}
+    answers = client.post("/v1/select", json={"queries": [query, query | {"cascades": False}]}).get_json()["selections"]
+    assert [answer["feasible"] for answer in answers] == [True, False]
+
+    write_cascades(bundle, [])
+    assert not client.post("/v1/select", json=query).get_json()["feasible"]
+    write_cascades(bundle, [cascade.model_copy(update={"threshold": 0.7})])
+    assert client.post("/v1/select", json=query).get_json()["threshold"] == 0.7
+    (bundle.path / CASCADES_FILE).unlink()
+    assert not client.post("/v1/select", json=query).get_json()["feasible"]
+
+
+def test_over_rest_it_is_offered_on_devices_that_sent_their_profile(ranked: tuple[Bundle, Cascade], tmp_path: Path) -> None:
+    bundle, cascade = ranked
+    with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        client = create_app([bundle], store).test_client()
+        profile = bundle.profile(DEVICE)
+        phone = profile.model_copy(update={"device": profile.device.model_copy(update={"name": "phone", "cpu": "Snapdragon"})})
+        store.put(bundle.name, phone)
+        (model,) = store.models(bundle.name, bundle.fingerprint)
+        for device in ("phone", model.model):
+            query = {"device": device, "budget": {"min_accuracy": 0.995}}
+            assert client.post("/v1/select", json=query | {"cascades": True}).get_json()["submodel"] == cascade.id
+            assert client.post("/v1/select", json=query).get_json()["submodel"] in bundle.submodels
+
+
+def test_a_damaged_file_is_one_line_on_the_command_line_and_a_problem_over_rest(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    client = create_app([bundle]).test_client()
+    wrong = cascade.model_dump() | {"threshold": 1.5}
+    (bundle.path / CASCADES_FILE).write_text(json.dumps([wrong]))
+    for command in ("select", "inspect"):
+        line = refused(command, bundle.path)
+        assert "cascades.json: 0.threshold = 1.5: input should be less than or equal to 1" in line
+    assert call("select", bundle.path, "--no-cascades").exit_code == 0
+    for answer in (client.post("/v1/select", json={"cascades": True}), client.get(f"/v1/bundles/{bundle.name}")):
+        assert (answer.status_code, answer.mimetype) == (500, "application/problem+json")
+        assert "0.threshold = 1.5" in answer.get_json()["detail"]
+    assert client.post("/v1/select", json={}).status_code == 200
+
+
+@pytest.mark.parametrize("others", [["w0.50-d1"], ["a", "a"]])
+def test_names_that_are_not_its_own_are_refused(others: list[str], ranked: tuple[Bundle, Cascade]) -> None:
+    """A query could not tell them apart, and a sub-model's own figures would be hidden."""
+    bundle, cascade = ranked
+    write_cascades(bundle, [cascade.model_copy(update={"id": name}) for name in others])
+    with pytest.raises(BudgetError, match=rf"cascades.json: id = '{others[-1]}': .* allowed is each once"):
+        read_cascades(bundle)
+
+
+def test_a_bundle_that_cannot_be_written_to_is_an_error(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    (bundle.path / CASCADES_FILE).unlink()
+    (bundle.path / CASCADES_FILE).mkdir()
+    with pytest.raises(BudgetError, match=r"cascades.json: cannot be written to .*: Is a directory"):
+        write_cascades(bundle, [cascade])
+    assert [path.name for path in bundle.path.iterdir() if "partial" in path.name] == []
+    with pytest.raises(BudgetError, match=r"cascades.json: cannot be read: Is a directory"):
+        read_cascades(bundle)
+
+
+def test_where_more_than_half_is_passed_on_the_median_is_both(ranked: tuple[Bundle, Cascade]) -> None:
+    """A deadline at the median must not be met on paper alone: most of the runs ask both."""
+    bundle, cascade = ranked
+    profile = bundle.profile(DEVICE)
+    often = cascade.model_copy(update={"escalation": 0.6})
+    latency = with_cascades(profile, [often]).submodels[cascade.id].latency_ms
+    first, then = (profile.submodels[name].latency_ms for name in (cascade.first, cascade.then))
+    assert latency.p50 == pytest.approx(first.p50 + then.p50)
+    assert latency.mean == pytest.approx(first.mean + 0.6 * then.mean)
 
 
 def test_its_costs_are_the_expected_ones_and_marked(ranked: tuple[Bundle, Cascade]) -> None:

@@ -41,8 +41,9 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--set"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
-    "select": CONTRACT["select"] | {"--policy"},
-    "run": CONTRACT["run"] | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback"},
+    "select": CONTRACT["select"] | {"--policy", "--cascades"},
+    "run": CONTRACT["run"]
+    | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback", "--cascades"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
     "report": CONTRACT["report"] | {"--device"},
@@ -144,7 +145,8 @@ def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> 
     assert json.loads((copied / "profiles" / "mine.json").read_text()) == profile
 
     chosen = document("select", copied, "--device", "mine")
-    assert list(chosen) == ["submodel", "feasible", "accuracy", "latency_ms", "energy_mj", "memory_mb", "reason", "device"]
+    promised = ["submodel", "feasible", "accuracy", "latency_ms", "energy_mj", "memory_mb", "reason", "device"]
+    assert list(chosen) == [*promised, "stages", "threshold"]
     assert (chosen["submodel"], chosen["device"]) == (one, "mine")
 
     ran = document("run", copied, "--device", "mine", "--input", images)

@@ -19,6 +19,7 @@ from exporter.bundle import MANIFEST_FILE, Bundle
 from exporter.manifest import sealed
 from selector.battery import Battery
 from selector.budget import Budget
+from selector.cascade_file import Cascade, write_cascades
 from selector.selector import Selector, selector_for
 from selector.service.page_routes import PAGES
 from tests.conftest import DEVICE
@@ -195,6 +196,38 @@ def test_percentile_objective_and_battery_by_keyboard(page: Any, fleet: Path) ->
     page.keyboard.press("Space")
     assert agrees(percentile=99)["battery"] == {"percent": 12, "discharging": True}
     expect(page.locator("#reason")).to_contain_text("attery at 12 % and discharging")
+
+
+def test_a_cascade_is_on_the_frontier_and_can_be_chosen(browser: Any, fleet: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(fleet, tmp_path / "digits"))
+    bundle = Bundle(path)
+    first, *_, then = sorted(bundle.submodels, key=lambda name: bundle.submodels[name].macs)
+    figures = {"threshold": 0.8, "escalation": 0.25, "accuracy": 0.999, "floor": 0.9, "confidence": 0.95, "examples": 1000}
+    cascade = Cascade(id=f"{first}+{then}", first=first, then=then, **figures)
+    write_cascades(bundle, [cascade])
+    selector = selector_for(bundle, DEVICE, cascades=[cascade])
+    with serving(tmp_path / "log", path) as server:
+        page, errors = browser.new_page(), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        opened(page, server.url)
+        page.select_option("#device", DEVICE)
+        page.fill("#min_accuracy-exact", "0.995")
+        settled(page)
+        query = asked_by(page)
+        assert query.pop("cascades") is True
+        selection = expected(selector, query)
+        assert selection.submodel == cascade.id
+        expect(page.locator("#submodel")).to_have_text(cascade.id)
+        expect(page.locator("#verdict")).to_have_text("cascade")
+        expect(page.locator("#reason")).to_contain_text(f"a cascade: {first}, and where that is not sure (25%) {then}")
+        expect(page.locator("#frontier-table")).to_contain_text(cascade.id)
+        expect(page.locator("#frontier-about")).to_contain_text(f"{len(bundle.submodels)} sub-models, latency of")
+        expect(page.locator("#frontier-about")).to_contain_text("1 cascade at the cost that is expected")
+        expect(page.locator("#compare-table tbody tr").first.locator("td").first).to_have_text(cascade.id)
+        points = page.evaluate("document.getElementById('frontier-chart').data.flatMap((one) => one.text ?? [])")
+        assert any(f"{first}, and in 25 % {then}" in text for text in points)
+        assert errors == []
+        page.close()
 
 
 def test_the_python_query_runs_and_answers_what_the_page_shows(page: Any) -> None:

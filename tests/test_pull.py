@@ -26,7 +26,7 @@ from exporter.bundle import Bundle
 from exporter.subset import subset
 from exporter.verify import self_test
 from selector import transfer
-from selector.cascade import Cascade, read_cascades, write_cascades
+from selector.cascade_file import Cascade, read_cascades, write_cascades
 from tests.conftest import DEVICE
 from tests.test_service import Server, serving
 from trainer import NestedModel

@@ -283,7 +283,7 @@ def test_a_battery_outside_0_to_100_is_refused(percent: float) -> None:
 
 def test_the_selection_is_the_document_of_the_contract() -> None:
     fields = ("submodel", "feasible", "accuracy", "latency_ms", "energy_mj", "memory_mb", "reason", "device")
-    assert Selection._fields == fields
+    assert Selection._fields == (*fields, "stages", "threshold")
     assert selector_of({"s": flat(1.0, 0.9)}).select(Budget()).device == "bench"
 
 

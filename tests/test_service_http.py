@@ -79,7 +79,14 @@ def test_what_a_budget_may_be_is_in_the_document_as_in_the_models(server: Server
     schemas = server.get("/openapi.json").document["components"]["schemas"]
     assert schemas["QueryBudget"]["additionalProperties"] is False
     assert schemas["QueryBudget"]["properties"]["percentile"]["maximum"] == 99
-    assert set(schemas["Selection"]["required"]) >= {"submodel", "feasible", "reason"}
+    assert set(schemas["Selection"]["required"]) >= {"submodel", "feasible", "reason", "stages", "threshold"}
+    asked = schemas["SelectRequest"]["properties"]
+    assert set(asked) == {"bundle", "device", "profile", "measured", "budget", "battery", "cascades"}
+    assert (asked["cascades"]["type"], asked["cascades"]["default"]) == (
+        "boolean",
+        False,
+    )  # else a name may surprise
+    assert set(schemas["BundleDocument"]["properties"]) >= {"submodels", "cascades"}
 
 
 def test_the_api_pages_load_nothing_from_elsewhere(server: Server) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 from flask import Blueprint, Response
 
 from exporter.bundle import Bundle
-from exporter.inspection import inspect
+from selector.budget import BudgetError
+from selector.inspection import inspect
 from selector.service.openapi import describe
+from selector.service.problems import Problem
 from selector.service.schemas import BundleDocument, BundleList
 from selector.service.state import json_answer, state
 
@@ -24,7 +26,11 @@ def bundles() -> Response:
 @blueprint.get("/<name>")
 @describe("What a bundle holds", tag="bundles", answers={200: BundleDocument}, problems={404: "No such bundle"})
 def one_bundle(name: str) -> Response:
-    return json_answer(inspect(state().bundle(name)))
+    bundle = state().bundle(name)
+    try:
+        return json_answer(inspect(bundle))
+    except BudgetError as error:
+        raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:

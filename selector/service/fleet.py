@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 from device_profiles import Profile
 from exporter.bundle import Bundle
 from selector.budget import BudgetError
+from selector.cascade_file import Cascade, with_cascades
 from selector.selector import Selector
 from selector.service.database import StoreUnavailable
 from selector.service.device_models import aggregate
@@ -29,6 +30,7 @@ REMEMBERED = 512
 """Selectors in memory; some 0.1 MB each for a bundle of 160 sub-models."""
 
 Value = TypeVar("Value")
+Cascades = tuple[Cascade, ...]
 
 
 class Aggregated(NamedTuple):
@@ -47,17 +49,22 @@ class Fleet:
         self._selectors: _Fresh[Selector | None] = _Fresh(FRESH_S)
         self._models: _Fresh[Aggregated | None] = _Fresh(MODEL_FRESH_S)
 
-    def selector(self, bundle: Bundle, device: str) -> Selector | None:
+    def selector(self, bundle: Bundle, device: str, cascades: Cascades = ()) -> Selector | None:
         """Of the device's newest profile, None when it sent none. Raises StoreUnavailable when that was never known."""
         key = (bundle.name, bundle.fingerprint, device)
-        return self._selectors.get(key, lambda: _version(self.store.newest(*key)), lambda: self._made(bundle, device))
 
-    def model_selector(self, bundle: Bundle, model: str) -> Selector | None:
+        def made() -> Selector | None:
+            found = self.store.profile(*key)
+            return None if found is None else _selector(Profile.model_validate_json(found[1]), bundle, cascades)
+
+        return self._selectors.get((*key, cascades), lambda: _version(self.store.newest(*key)), made)
+
+    def model_selector(self, bundle: Bundle, model: str, cascades: Cascades = ()) -> Selector | None:
         """Of the devices of that model, None when there are none. Raises as `selector` does."""
         found = self.model(bundle, model)
-        key = (bundle.name, bundle.fingerprint, f"model {model}")  # no device has a space in its name
+        key = (bundle.name, bundle.fingerprint, f"model {model}", cascades)  # no device has a space in its name
         version = "" if found is None else f"{found.model.newest} {found.model.devices}"
-        return self._selectors.get(key, lambda: version, lambda: found and _selector(found.profile, bundle))
+        return self._selectors.get(key, lambda: version, lambda: found and _selector(found.profile, bundle, cascades))
 
     def model(self, bundle: Bundle, model: str) -> Aggregated | None:
         """The median of the devices of that model, at most MODEL_FRESH_S old. None when there are none."""
@@ -72,10 +79,6 @@ class Fleet:
         """What is known of a device: it has just sent a profile to this process."""
         self._selectors.forget((bundle.name, bundle.fingerprint, device))
 
-    def _made(self, bundle: Bundle, device: str) -> Selector | None:
-        found = self.store.profile(bundle.name, bundle.fingerprint, device)
-        return None if found is None else _selector(Profile.model_validate_json(found[1]), bundle)
-
     def _aggregated(self, bundle: str, fingerprint: str, model: str) -> Aggregated | None:
         documents = self.store.documents_of_model(bundle, fingerprint, model, MODEL_DEVICES)
         models = self.store.models(bundle, fingerprint, model)
@@ -85,9 +88,9 @@ class Fleet:
         return Aggregated(models[0], len(found), aggregate(model, found))
 
 
-def _selector(profile: Profile, bundle: Bundle) -> Selector | None:
+def _selector(profile: Profile, bundle: Bundle, cascades: Sequence[Cascade]) -> Selector | None:
     try:
-        return Selector(profile, bundle.accuracies)
+        return Selector(with_cascades(profile, cascades), bundle.accuracies, cascades=cascades)
     except BudgetError:  # no accuracy is known of any of its sub-models
         return None
 
@@ -96,7 +99,8 @@ def _version(stored: Stored | None) -> str:
     return "" if stored is None else stored.sha256
 
 
-Key = tuple[str, str, str]
+Key = tuple[object, ...]
+"""The bundle's name and fingerprint, a device or device model, and the cascades that are among the candidates."""
 
 
 class _Entry(NamedTuple, Generic[Value]):
@@ -140,5 +144,7 @@ class _Fresh(Generic[Value]):
         return value  # type: ignore[return-value]
 
     def forget(self, key: Key) -> None:
+        """All keys that begin so."""
         with self._lock:
-            self._entries.pop(key, None)
+            for other in [other for other in self._entries if other[: len(key)] == key]:
+                del self._entries[other]

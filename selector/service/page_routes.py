@@ -21,6 +21,7 @@ from markupsafe import Markup
 from device_profiles import PERCENTILES
 from exporter.bundle import Bundle
 from selector.budget import Budget
+from selector.cascade_file import with_cascades
 from selector.service.openapi import not_in_the_api
 from selector.service.predict_routes import predictor
 from selector.service.problems import Problem
@@ -106,19 +107,23 @@ def asset(version: str, name: str) -> Response:
 def frontiers(bundle: str, device: str) -> Response:
     """By cost: from which budget on, which sub-model is the most accurate that fits; `[[cost, sub-model], …]`, ascending.
 
+    The bundle's cascades are among the sub-models. `cascades` says of each what it costs on this device, as a profile does.
     `problem` says in words why there are none: the profile is of another bundle, or no accuracy is known.
     """
     opened = state().bundle(bundle)
     try:
-        selector = state().selector(opened, device)
+        cascades = state().cascades(opened)
+        selector = state().selector(opened, device, cascades)
+        costs = with_cascades(state().profile(opened, device), cascades).submodels if cascades else {}
     except Problem as problem:
-        return json_answer({"frontiers": {}, "problem": problem.detail})
+        return json_answer({"frontiers": {}, "cascades": {}, "problem": problem.detail})
+    known = {one.id: {**one.model_dump(), "costs": costs[one.id].model_dump()} for one in cascades if one.id in costs}
     found = {}
     for cost in COSTS:
         name, _, percentile = cost.partition(".p")
         limits, candidates = selector.afforded_by(name, int(percentile or 50))
         found[cost] = [(limit, candidate.submodel) for limit, candidate in zip(limits, candidates, strict=True)]
-    return json_answer({"frontiers": found, "problem": None})
+    return json_answer({"frontiers": found, "cascades": known, "problem": None})
 
 
 @blueprint.get("/dashboard/runtime")

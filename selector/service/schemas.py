@@ -10,6 +10,7 @@ from device_profiles.schema import Measurement, Name, Profile
 from exporter.manifest import AxisValue, SubModelEntry, TensorSpec
 from selector.battery import Battery
 from selector.budget import Budget, Selection
+from selector.cascade_file import Cascade
 
 MAX_NAME = 128
 MAX_QUERIES = 1000
@@ -38,7 +39,8 @@ class QueryBudget(Budget):
 class SelectRequest(BaseModel):
     """One query of `POST /v1/select`. `bundle` may be left out when one is served, `device` as on the command line.
 
-    Instead of `device` there may be a `profile`, or, of a device that is not known, a few `measured` sub-models.
+    Instead of `device` there may be a `profile`, or, of a device that is not known, a few `measured` sub-models. With
+    `cascades` those of the bundle are candidates too; the answer may then be one, made of several `stages`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,6 +51,7 @@ class SelectRequest(BaseModel):
     measured: dict[Name, Measurement] | None = Field(default=None, min_length=1, max_length=MAX_MEASURED)
     budget: QueryBudget = QueryBudget()
     battery: Battery | None = None
+    cascades: bool = False
 
     @model_validator(mode="after")
     def _one_device(self) -> Self:
@@ -75,7 +78,8 @@ class SelectMany(BaseModel):
 
 SelectionDocument = create_model(
     "Selection",
-    __doc__="The answer of `POST /v1/select`: which sub-model, what it is expected to cost, and why.",
+    __doc__="The answer of `POST /v1/select`: which sub-model, what it is expected to cost, and why. `stages`: the sub-models "
+    "that a cascade asks, the second where the first's two largest softmax probabilities differ by less than `threshold`.",
     **{name: (kind, ...) for name, kind in get_type_hints(Selection).items()},  # type: ignore[call-overload]
 )
 
@@ -153,6 +157,7 @@ class BundleDocument(BaseModel):
     devices: list[str]
     fingerprint: str
     submodels: tuple[SubModelDocument, ...]
+    cascades: list[Cascade]
 
 
 class SubsetRequest(BaseModel):

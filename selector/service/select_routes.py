@@ -33,7 +33,8 @@ MAX_SELECT_BYTES = 1024 * 1024
 def select() -> Response:
     """For a device by name, by a `profile` in the query, or, for an unknown one, by a few `measured` sub-models from which
     the others are predicted. Where nothing fits, `feasible` is false, and the answer is the nearest sub-model and what it
-    misses. Of many queries each is answered in its place, by a selection or by a problem."""
+    misses. With `cascades` the answer may be a cascade of the bundle, at its expected cost. Of many queries each is answered in
+    its place, by a selection or by a problem."""
     document, shared = body(MAX_SELECT_BYTES), state()
     if _asks_many(document):
         queries = validated(SelectMany, document).queries
@@ -67,8 +68,9 @@ def _answer_or_problem(shared: State, query: SelectRequest) -> dict[str, Any]:
 
 
 def _selector(shared: State, bundle: Bundle, query: SelectRequest) -> Selector:
+    cascades = shared.cascades(bundle) if query.cascades else ()
     if query.profile is not None:
-        return selector_of(bundle, query.profile)
+        return selector_of(bundle, query.profile, cascades)
     if query.measured is not None:
-        return predicted_selector(bundle, query.measured)
-    return shared.selector(bundle, query.device)
+        return predicted_selector(bundle, query.measured, cascades)
+    return shared.selector(bundle, query.device, cascades)

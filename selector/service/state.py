@@ -18,6 +18,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
 from selector.budget import BudgetError
+from selector.cascade_file import CASCADES_FILE, Cascade, read_cascades
 from selector.selector import Selector, selector_for
 from selector.service.database import StoreUnavailable
 from selector.service.fleet import Fleet
@@ -35,6 +36,8 @@ MAX_BODY_BYTES = 64 * 1024
 
 T = TypeVar("T")
 
+Cascades = tuple[Cascade, ...]
+
 PUT_LIMIT = "600 per minute"
 """Profiles that one token may send."""
 
@@ -51,7 +54,8 @@ class State:
         self._files: dict[str, _Files] = {}
         self._fleet = None if store is None else Fleet(store)
         self._put_limit = None if store is None else RateLimit(store.engine, limits.parse(PUT_LIMIT))
-        self._selectors: dict[tuple[str, str | None], tuple[tuple[str, ...], Selector]] = {}
+        self._selectors: dict[tuple[str, str | None, Cascades], tuple[tuple[str, ...], Selector]] = {}
+        self._cascades: dict[str, tuple[int, Cascades]] = {}
 
     def bundle(self, name: str | None) -> Bundle:
         """By name; without one the only one. Raises Problem 404 for an unknown name, 422 where it is not clear which."""
@@ -90,34 +94,50 @@ class State:
         except BundleError as error:
             raise Problem(404, str(error)) from None
 
-    def selector(self, bundle: Bundle, device: str | None) -> Selector:
-        """Of the newest profile that the device sent, else of the one in the bundle, else of the devices of that model.
+    def cascades(self, bundle: Bundle) -> Cascades:
+        """Those of the bundle, read again when their file is another one. Raises Problem 500 where it is damaged."""
+        try:
+            changed_ns = os.stat(bundle.path / CASCADES_FILE).st_mtime_ns
+        except OSError:
+            return ()
+        found = self._cascades.get(bundle.name)
+        if found is None or found[0] != changed_ns:
+            try:
+                found = self._cascades[bundle.name] = (changed_ns, tuple(read_cascades(bundle)))
+            except BudgetError as error:
+                raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
+            self._selectors = {key: kept for key, kept in [*self._selectors.items()] if key[0] != bundle.name or not key[2]}
+        return found[1]
+
+    def selector(self, bundle: Bundle, device: str | None, cascades: Cascades = ()) -> Selector:
+        """Of the newest profile that the device sent, else of the one in the bundle, else of the devices of that model; with
+        these cascades among the candidates.
 
         Built once per bundle and device, and again when profiles come or go or are measured anew. Those that were sent to
         another replica are seen after `fleet.FRESH_S`. Raises Problem 404.
         """
         if device is not None and self._fleet is not None:
-            found = self._sent(self._fleet, bundle, device)
+            found = self._sent(self._fleet, bundle, device, cascades)
             if found is not None:
                 return found
-        return self._measured(bundle, device)
+        return self._measured(bundle, device, cascades)
 
-    def _sent(self, fleet: Fleet, bundle: Bundle, device: str) -> Selector | None:
+    def _sent(self, fleet: Fleet, bundle: Bundle, device: str, cascades: Cascades) -> Selector | None:
         """Raises StoreUnavailable where the bundle could not answer instead."""
         try:
-            found = fleet.selector(bundle, device)
+            found = fleet.selector(bundle, device, cascades)
             if found is not None or device in bundle.devices():
                 return found
-            return fleet.model_selector(bundle, device)
+            return fleet.model_selector(bundle, device, cascades)
         except StoreUnavailable:
             if device in bundle.devices():
                 return None
             raise
 
-    def _measured(self, bundle: Bundle, device: str | None) -> Selector:
+    def _measured(self, bundle: Bundle, device: str | None, cascades: Cascades) -> Selector:
         """Of a profile that lies in the bundle."""
         files = self._files_of(bundle)
-        found = self._selectors.get((bundle.name, device))
+        found = self._selectors.get((bundle.name, device, cascades))
         if found is not None and found[0] is files.version:
             return found[1]
         try:
@@ -125,10 +145,10 @@ class State:
                 there = ", ".join(bundle.devices()) or "none"
                 sent = f", and those of /v1/bundles/{bundle.name}/profiles and /models" if self._fleet is not None else ""
                 raise BundleError(f"device {device!r}: no profile; there are {there}{sent}")
-            selector = selector_for(bundle, device)
+            selector = selector_for(bundle, device, cascades=cascades)
         except (BundleError, BudgetError) as error:
             raise Problem(404, str(error)) from None
-        self._selectors[(bundle.name, device)] = (files.version, selector)
+        self._selectors[(bundle.name, device, cascades)] = (files.version, selector)
         return selector
 
     def _files_of(self, bundle: Bundle) -> _Files:

@@ -7,13 +7,26 @@ const kept = new Map();
 
 export const bundleOf = (bundle) => once(`/v1/bundles/${encodeURIComponent(bundle)}`);
 
-/** A device's profile and frontiers: `{profile, frontiers, problem}`; `problem` says why there are none. */
+/**
+ * A device's profile and frontiers, the bundle's cascades among the sub-models: `{profile, frontiers, cascades, problem}`;
+ * `problem` says why there are none.
+ */
 export async function deviceOf(bundle, device) {
   const [first, second] = [encodeURIComponent(bundle), encodeURIComponent(device)];
-  const { frontiers, problem } = await once(`/dashboard/frontiers/${first}/${second}`);
-  if (problem) return { profile: null, frontiers, problem };
-  return { profile: await once(`/v1/bundles/${first}/profiles/${second}`), frontiers, problem };
+  const { frontiers, cascades, problem } = await once(`/dashboard/frontiers/${first}/${second}`);
+  if (problem) return { profile: null, frontiers, cascades, problem };
+  const profile = await once(`/v1/bundles/${first}/profiles/${second}`);
+  const submodels = { ...profile.submodels };
+  for (const [id, { costs }] of Object.entries(cascades)) submodels[id] = costs;
+  return { profile: { ...profile, submodels }, frontiers, cascades, problem };
 }
+
+/** What sub-models and cascades are, by name. */
+export const entriesOf = (submodels, cascades) =>
+  Object.fromEntries([...submodels, ...Object.values(cascades).map((one) => ({ ...one, precision: "cascade" }))].map((one) => [one.id, one]));
+
+/** What a query says so that its answer may be one of these. */
+export const offering = (cascades) => (Object.keys(cascades).length ? { cascades: true } : {});
 
 /** The `select` document of a query. `signal` aborts a query that was overtaken. */
 export const select = (query, signal) => post("/v1/select", query, signal);

@@ -9,6 +9,7 @@ const KINDS = [
   ["int8", "measured", "diamond"],
   ["int8", "predicted", "diamond-open"],
   ["int8", "declared", "diamond-dot"],
+  ["cascade", "predicted", "star-open"],
 ];
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 const LINES = ["solid", "dash", "dot", "dashdot"];
@@ -100,7 +101,7 @@ export function accuracyAxis(values) {
 }
 
 /**
- * Every sub-model of a device, its frontier, the limits of the budget and the choice.
+ * Every sub-model and cascade of a device, its frontier, the limits of the budget and the choice.
  * `view`: {entries by id, device: {profile, frontiers}, cost, query, selection or null}.
  */
 export function drawFrontier(view) {
@@ -159,7 +160,9 @@ export function about({ id, costs, entry }) {
     said("latency_ms", `latency p50 ${digits(latency.p50)}, p90 ${digits(latency.p90)}, p99 ${digits(latency.p99)} ms`),
     said("energy_mj", `energy ${digits(costs.energy_mj)} mJ`),
     said("memory_mb", `memory ${digits(costs.memory_mb)} MB`),
-    `${(entry.params / 1e3).toFixed(1)} k parameters, ${(entry.macs / 1e6).toFixed(2)} M MACs`,
+    entry.then
+      ? `${entry.first}, and in ${(100 * entry.escalation).toFixed(0)} % ${entry.then}`
+      : `${(entry.params / 1e3).toFixed(1)} k parameters, ${(entry.macs / 1e6).toFixed(2)} M MACs`,
   ].join("<br>");
 }
 

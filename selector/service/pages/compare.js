@@ -1,12 +1,12 @@
 // Several devices of one bundle, or all bundles: their frontiers in one chart, and what each would choose.
 
-import { bundleOf, deviceOf, selectMany, ServiceError } from "./api.js";
+import { bundleOf, deviceOf, entriesOf, offering, selectMany, ServiceError } from "./api.js";
 import { accuracyAxis, colours, costAxis, draw, empty, frontierLine, layoutOf, lineOf } from "./charts.js";
 import { byId, costOf, digits, element, share, unit } from "./format.js";
 
 const AT_FIRST = 8; // devices that are shown unasked: a fleet may have thousands
 
-let rows = []; // of the table and the chart: {bundle, device, label, entries, frontiers, profile, selection}
+let rows = []; // of the table and the chart: {bundle, device, label, entries, frontiers, cascades, profile, selection}
 let latest; // what was last asked to be compared
 let running;
 
@@ -18,8 +18,8 @@ export async function compare(pairs) {
   latest = pairs;
   const found = await Promise.all(
     pairs.map(async (pair) => {
-      const [{ submodels }, { profile, frontiers }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device)]);
-      return { ...pair, profile, frontiers, entries: Object.fromEntries(submodels.map((one) => [one.id, one])) };
+      const [{ submodels }, { profile, frontiers, cascades }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device)]);
+      return { ...pair, profile, frontiers, cascades, entries: entriesOf(submodels, cascades) };
     }),
   );
   if (latest === pairs) rows = found.filter((row) => row.profile);
@@ -29,7 +29,7 @@ export async function compare(pairs) {
 export async function showCompared(wanted, cost) {
   running?.abort();
   running = new AbortController();
-  const queries = rows.map(({ bundle, device }) => ({ bundle, device, ...wanted }));
+  const queries = rows.map(({ bundle, device, cascades }) => ({ bundle, device, ...wanted, ...offering(cascades) }));
   try {
     const answers = await selectMany(queries, running.signal);
     rows.forEach((row, i) => (row.selection = answers[i]));

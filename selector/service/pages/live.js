@@ -47,8 +47,10 @@ async function show(bundle) {
   const history = found[name].history.slice(-SHOWN).map((run) => ({ ...run, at: moment(run.at) }));
   byId("live-state").textContent = `${name}: the latest ${history.length} runs`;
   figures(history, found[name].sensors ?? {});
-  const { submodels } = await bundleOf(name);
-  await chart(history, Object.fromEntries(submodels.map((one) => [one.id, one])), name);
+  const { submodels, cascades } = await bundleOf(name);
+  const macs = Object.fromEntries(submodels.map((one) => [one.id, one.macs]));
+  for (const { id, first, then, escalation } of cascades) macs[id] = macs[first] + escalation * macs[then];
+  await chart(history, macs, name);
 }
 
 const moment = (at) => (typeof at === "number" ? new Date(at * 1000) : new Date(at));
@@ -71,10 +73,10 @@ function figures(history, sensors) {
 }
 
 /** Three charts over one time axis: the chosen size, latency against its limit, slow-down and battery. */
-function chart(history, entries, name) {
+function chart(history, macs, name) {
   const ink = colours();
   const x = history.map((run) => run.at);
-  const sizes = history.map((run) => (entries[run.submodel]?.macs ?? NaN) / 1e6);
+  const sizes = history.map((run) => (macs[run.submodel] ?? NaN) / 1e6);
   const missed = history.filter((run) => run.met === false);
   const hover = { hovertemplate: "%{y:.3~g}<extra>%{fullData.name}</extra>" };
   const traces = [

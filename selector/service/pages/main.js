@@ -1,6 +1,6 @@
 // The page: what is looked at, and when what is asked and drawn anew.
 
-import { bundleOf, deviceOf, select, ServiceError } from "./api.js";
+import { bundleOf, deviceOf, entriesOf, offering, select, ServiceError } from "./api.js";
 import { drawFrontier, empty, loadPlotly } from "./charts.js";
 import { copyCode, showChoice, showCode, showProblem } from "./choice.js";
 import { chart as compareChart, compare, firstDevices, showCompared } from "./compare.js";
@@ -12,11 +12,11 @@ const ASK_AFTER_MS = 60; // a slider that moves asks once it rests
 const COMPARE_AFTER_MS = 250;
 
 const config = JSON.parse(byId("config").textContent);
-const view = { bundle: null, name: null, entries: {}, devices: [], device: null, cost: "latency_ms.p50", query: { budget: {} }, selection: null };
+const view = { bundle: null, name: null, submodels: [], entries: {}, devices: [], device: null, cost: "latency_ms.p50", query: { budget: {} }, selection: null };
 let shownDevices = [];
 let running;
 
-const query = () => ({ bundle: view.bundle, device: view.name, ...wanted() });
+const query = () => ({ bundle: view.bundle, device: view.name, ...wanted(), ...offering(view.device?.cascades ?? {}) });
 const draw = () => view.device && drawFrontier(view);
 
 /** Looks at a bundle, and at one of its devices: the named one, or the service's default. */
@@ -24,7 +24,7 @@ async function openBundle(name, device = config.bundles[name]?.device) {
   view.bundle = name;
   const document = await bundleOf(name);
   if (view.bundle !== name) return; // another one was picked meanwhile
-  view.entries = Object.fromEntries(document.submodels.map((one) => [one.id, one]));
+  view.submodels = document.submodels;
   view.devices = document.devices;
   byId("device").replaceChildren(...view.devices.map((one) => element("option", { value: one, text: one })));
   byId("device").disabled = !view.devices.length;
@@ -45,6 +45,7 @@ async function openDevice(name) {
   if (view.bundle !== bundle || view.name !== name) return undefined;
   if (found.problem) return nothing(found.problem);
   view.device = found;
+  view.entries = entriesOf(view.submodels, found.cascades);
   const { cpu, threads, execution_provider: provider, label } = found.profile.device;
   byId("device-about").textContent = label || `${cpu}, ${threads} thread${threads > 1 ? "s" : ""}, ${provider}`;
   spread(found, accuracies());
@@ -109,12 +110,14 @@ function remember() {
 }
 
 function frontierAbout() {
-  const { profile, frontiers } = view.device;
-  const all = Object.values(profile.submodels);
+  const { profile, frontiers, cascades } = view.device;
+  const all = Object.entries(profile.submodels).flatMap(([id, one]) => (id in cascades ? [] : [one]));
   const measured = all.filter((one) => one.source.latency_ms === "measured").length;
   const error = profile.prediction?.latency_ms;
   const rest = measured < all.length ? `, the others predicted${error ? `, off by ${digits(100 * error.median, 2)} % in the median` : ""}` : "";
-  byId("frontier-about").textContent = `${all.length} sub-models, latency of ${measured} measured${rest}. ${frontiers[view.cost].length} are on this frontier.`;
+  const pairs = Object.keys(cascades).length;
+  const besides = pairs ? `; ${pairs} cascade${pairs > 1 ? "s" : ""} at the cost that is expected` : "";
+  byId("frontier-about").textContent = `${all.length} sub-models, latency of ${measured} measured${rest}${besides}. ${frontiers[view.cost].length} are on this frontier.`;
 }
 
 function frontierTable() {
