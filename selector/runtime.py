@@ -27,6 +27,7 @@ from selector.budget import Budget, BudgetError, Selection
 from selector.cache import ModelCache, session_opener
 from selector.cascade import CascadeSession
 from selector.cascade_file import Cascade, read_cascades, with_cascades
+from selector.clock import seconds
 from selector.controller import Controller
 from selector.memory import MemoryGuard, default_reserve_mb
 from selector.pool import SessionPool
@@ -175,7 +176,7 @@ class Runtime:
         if self.controller is not None:
             battery = self.battery()
             with self._learning:
-                chosen = self.controller.choose(budget, time.monotonic(), battery)
+                chosen = self.controller.choose(budget, seconds(), battery)
             if self._fitting is self._allowed:
                 return chosen
             reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
@@ -188,7 +189,7 @@ class Runtime:
 
     def battery(self) -> Battery | None:
         """The battery's state, at most BATTERY_SECONDS old; None also where reading it fails."""
-        now = time.monotonic()
+        now = seconds()
         if now - self._battery_read_at >= BATTERY_SECONDS:
             try:
                 self._battery = self._read_battery()
@@ -236,7 +237,7 @@ class Runtime:
             return wanted, session
         if self.load_ahead and self.controller is not None and self.pool.loaded:
             with self._learning:
-                instead = self.controller.choose(budget, time.monotonic(), self._battery, among=self.pool.loaded)
+                instead = self.controller.choose(budget, seconds(), self._battery, among=self.pool.loaded)
             open_key = (instead.submodel, instead.device)
             session = self.pool.get(open_key) if instead.feasible else None
             if session is not None and self.pool.fit_together(key, open_key):
@@ -256,9 +257,9 @@ class Runtime:
             if session not in self._ran:
                 self._ran.add(session)
             elif isinstance(session, CascadeSession):  # how long both take depends on the example
-                self.controller.observe(selection, session.first_ms / examples, time.monotonic(), ran=session.cascade.first)
+                self.controller.observe(selection, session.first_ms / examples, seconds(), ran=session.cascade.first)
             else:
-                self.controller.observe(selection, latency_ms, time.monotonic())
+                self.controller.observe(selection, latency_ms, seconds())
         battery = self._battery.percent if self._battery else None
         slow_down = self.controller.slow_down(selection.device)
         record = RunRecord(time.time(), selection.submodel, selection.device, latency_ms, limit, slow_down, battery)

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import psutil
 
+from selector.clock import seconds
+
 log = logging.getLogger("sortednet.sensors")
 
 PRESSURE = Path("/proc/pressure/cpu")
@@ -49,7 +51,7 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Reading:
-    """A value, or None where there is none to be had, and when it was read (monotonic seconds)."""
+    """A value, or None where there is none to be had, and when it was read (seconds of `selector.clock`)."""
 
     value: float | None
     at: float
@@ -85,7 +87,7 @@ class Sensors:
         self.share = share
         self.cpu_seconds = 0.0  # spent on reading, by all
         self.after: list[Callable[[float], None]] = []
-        """Called after each time that something was read, on the sensors' thread, with the moment (monotonic seconds)."""
+        """Called after each time that something was read, on the sensors' thread, with the moment (of `selector.clock`)."""
         self._readings: dict[str, Reading] = {}
         self._intervals = {name: sensor.every_seconds for name, sensor in self.sensors.items()}
         self._due = dict.fromkeys(self.sensors, 0.0)
@@ -105,14 +107,14 @@ class Sensors:
     def value(self, name: str, now: float | None = None) -> float | None:
         """The latest value; None where there is none, or it is older than three of its intervals."""
         reading = self._readings.get(name)
-        moment = time.monotonic() if now is None else now
+        moment = seconds() if now is None else now
         if reading is None or moment - reading.at > 3 * self._intervals[name] + 1:
             return None
         return reading.value
 
     def values(self) -> dict[str, float | None]:
         """Of all, by name."""
-        now = time.monotonic()
+        now = seconds()
         return {name: self.value(name, now) for name in self.sensors}
 
     def read_due(self, now: float) -> float:
@@ -130,10 +132,10 @@ class Sensors:
     def _run(self) -> None:
         wait = 0.0
         while not self._stopped.wait(wait):
-            wait = self.read_due(time.monotonic())
+            wait = self.read_due(seconds())
 
     def _read(self, sensor: Sensor, now: float) -> None:
-        begun, begun_at = time.thread_time(), time.monotonic()
+        begun, begun_at = time.thread_time(), time.monotonic()  # a suspend in the middle is not the driver's
         value: float | None
         try:
             value = sensor.read()

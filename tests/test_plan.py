@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import selector.clock
 from selector import Battery, Budget, Runtime
 from selector.budget import BatteryPlan
 from selector.controller import Controller
@@ -238,6 +240,40 @@ def test_without_energies_time_stands_for_them_and_the_reason_says_so() -> None:
     budget = Budget(plan=BatteryPlan(per_second=1, for_hours=1))
     selection = controller.choose(budget, 0.0, Battery(percent=100, discharging=True))
     assert "relative units" in selection.reason
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that counts a suspend")
+def test_a_plan_goes_on_while_the_device_is_suspended(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the battery is asked again after it, however little time the other clocks have counted."""
+    suspended, percents, real = [0.0], iter([80, 40]), time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + suspended[0] * (clock == time.CLOCK_BOOTTIME))
+    budget = Budget(plan=BatteryPlan(per_second=1, for_hours=3))
+    runtime = Runtime(bundle_path, battery=lambda: Battery(percent=next(percents), discharging=True), sensors=False)
+    image = np.zeros((1, 1, 8, 8), np.float32)
+    assert runtime.run(image, budget).selection.reason.startswith("battery plan for 3.0 h")
+    suspended[0] = 2 * 3600.0
+    assert runtime.run(image, budget).selection.reason.startswith("battery plan for 1.0 h")
+    assert [record.battery_percent for record in runtime.history] == [80, 40]
+    suspended[0] = 3 * 3600.0
+    monkeypatch.setattr(runtime, "_read_battery", lambda: None)
+    assert runtime.run(image, budget).selection.reason.startswith("the battery plan's end has passed")
+    runtime.close()
+
+
+@pytest.mark.parametrize("refusal", [OSError(22, "Invalid argument"), None], ids=["refused", "unknown"])
+def test_a_system_without_such_a_clock_goes_by_its_monotonic_one(
+    refusal: OSError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(clock: int) -> float:
+        assert refusal is not None
+        raise refusal
+
+    monkeypatch.setattr(time, "clock_gettime", refuse)
+    if refusal is None:
+        monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    monkeypatch.setattr(selector.clock, "_BOOT", selector.clock._boot_clock())
+    before, found, after = time.monotonic(), selector.clock.seconds(), time.monotonic()
+    assert before <= found <= after
 
 
 def test_a_runtime_keeps_the_account_of_a_plan(bundle_path: Path) -> None:

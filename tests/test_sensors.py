@@ -115,6 +115,7 @@ def test_a_sensor_that_waits_for_its_driver_leaves_the_thread_to_the_others(monk
     """It takes a second of waiting and no processor time; the clock is the test's."""
     clock = [0.0]
     monkeypatch.setattr("selector.sensors.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("selector.sensors.seconds", lambda: clock[0])
 
     def wait() -> float:
         clock[0] += 1.0
