@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +12,11 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selector.budget import BudgetError, Objective
+from selector.clock import seconds
+
+BATTERY_SECONDS = 10.0
+"""So old a reading may be before the battery is read again."""
+WAIT_SECONDS = 0.5
 
 
 class Battery(BaseModel):
@@ -140,6 +147,49 @@ def read_battery() -> Battery | None:
     if not math.isfinite(percent) or percent < 0:
         return None
     return Battery(percent=min(percent, 100.0), discharging=state.power_plugged is False)
+
+
+class BatteryReader:
+    """The state of charge by a call that may take long, hang, fail or give something else: it is made on a thread of its own.
+
+    A run waits for it only where nothing is known that is younger than three BATTERY_SECONDS, and at most WAIT_SECONDS; while
+    a call hangs no run waits, and the battery is as good as gone.
+    """
+
+    def __init__(self, read: Callable[[], Battery | None]) -> None:
+        self._read = read
+        self._state: tuple[Battery | None, float] = (None, -math.inf)  # and when it was read
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def latest(self) -> Battery | None:
+        """At most three BATTERY_SECONDS old; where it is older than one, it is read again. Never raises."""
+        state, read_at = self._state
+        age = seconds() - read_at
+        if age < BATTERY_SECONDS:
+            return state
+        old = age >= 3 * BATTERY_SECONDS
+        self._begin(wait=old)
+        if old:
+            state, read_at = self._state
+            return state if seconds() - read_at < 3 * BATTERY_SECONDS else None
+        return state
+
+    def _begin(self, wait: bool) -> None:
+        with self._starting:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            thread = self._thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
+            thread.start()
+        if wait:
+            thread.join(WAIT_SECONDS)
+
+    def _reading(self) -> None:
+        try:
+            state = self._read()
+        except Exception:  # a user's own reader may fail in its own ways
+            state = None
+        self._state = (state if isinstance(state, Battery) else None, seconds())
 
 
 def make_battery(percent: float | None, discharging: bool) -> Battery | None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from math import inf
 from typing import Any, Generic, TypeVar
 
 from device_profiles.host import return_freed_memory
 
+log = logging.getLogger("sortednet.pool")
+
 K = TypeVar("K", bound=Hashable)
+AGAIN_SECONDS = 60.0
+"""After so long one that could not be opened in the background is tried again there."""
 
 
 class SessionPool(Generic[K]):
@@ -29,6 +36,7 @@ class SessionPool(Generic[K]):
         self._clock = count()
         self._opening: set[K] = set()
         self._asked: set[K] = set()  # in the background, and not yet done
+        self._failed_at: dict[K, float] = {}  # in the background, monotonic seconds
         self._changed = threading.Condition()  # of the sessions; never held while one opens or closes
         self._background = ThreadPoolExecutor(1, "sortednet-pool")
         self._closing = ThreadPoolExecutor(1, "sortednet-closing")  # not behind those that are to be opened
@@ -50,11 +58,14 @@ class SessionPool(Generic[K]):
         return session
 
     def load_ahead(self, names: Iterable[K], *, keep: Collection[K] = ()) -> None:
-        """Opens these in the background, in this order, if there is room without closing one of them or of `keep`."""
-        asked = [name for name in names if name not in self._sessions and name not in self._asked]
+        """Opens these in the background, in this order, if there is room without closing one of them or of `keep`. One that
+        cannot be opened is logged, and not tried again for AGAIN_SECONDS."""
+        asked = [
+            name for name in names if name not in self._sessions and name not in self._asked and not self._has_failed(name)
+        ]
         if asked:
             self._asked.update(asked)
-            self._background.submit(self._load_ahead, asked, {*asked, *keep})
+            _later(self._background, self._load_ahead, asked, {*asked, *keep})
 
     def fit_together(self, *names: K) -> bool:
         """Whether the memory budget lets these be open at the same time."""
@@ -68,7 +79,7 @@ class SessionPool(Generic[K]):
             closed = self._make_room(0.0, ())
             self._changed.notify_all()
         if closed:
-            self._closing.submit(_close, closed)
+            _later(self._closing, _close, closed)
 
     @property
     def loaded(self) -> Collection[K]:
@@ -87,7 +98,7 @@ class SessionPool(Generic[K]):
             executor.submit(lambda: None).result()
 
     def close(self) -> None:
-        """Closes every session and ends the thread."""
+        """Closes every session and ends the threads. Runs in flight finish; nothing is opened in the background any more."""
         self._background.shutdown(cancel_futures=True)
         self._closing.shutdown()
         with self._changed:
@@ -96,9 +107,17 @@ class SessionPool(Generic[K]):
     def _load_ahead(self, names: list[K], keep: set[K]) -> None:
         try:
             for name in names:
-                self._open_unless(name, keep)
+                try:
+                    self._open_unless(name, keep)
+                    self._failed_at.pop(name, None)
+                except Exception as error:  # whoever has to have it is told by `load`
+                    self._failed_at[name] = time.monotonic()
+                    log.warning("%s cannot be opened: %s", name, error)
         finally:
             self._asked.difference_update(names)
+
+    def _has_failed(self, name: K) -> bool:
+        return name in self._failed_at and time.monotonic() - self._failed_at[name] < AGAIN_SECONDS
 
     def _open_unless(self, name: K, keep: Collection[K] | None = None) -> Any | None:
         """Opens the session unless another thread does or has; makes room first, and waits for what cannot be closed
@@ -121,7 +140,7 @@ class SessionPool(Generic[K]):
                 self._changed.wait()
             self._opening.add(name)
         if closed and keep is None:  # whoever is waiting to run does not wait for that too
-            self._closing.submit(_close, closed)
+            _later(self._closing, _close, closed)
         elif closed:
             _close(closed)
         try:
@@ -138,7 +157,7 @@ class SessionPool(Generic[K]):
             closed = self._make_room(0.0, (name,))  # the limit may have fallen meanwhile
             self._changed.notify_all()
         if closed:
-            self._closing.submit(_close, closed)
+            _later(self._closing, _close, closed)
         return session
 
     def _make_room(self, memory_mb: float, keep: Collection[K]) -> list[Any]:
@@ -155,6 +174,12 @@ class SessionPool(Generic[K]):
 
     def _used(self, sessions: Iterable[K] | None = None) -> float:
         return sum(map(self._memory_of, [*(self._sessions if sessions is None else sessions), *self._opening]))
+
+
+def _later(executor: ThreadPoolExecutor, do: Callable[..., object], *given: object) -> None:
+    """On that thread; not at all where the pool has been closed meanwhile."""
+    with suppress(RuntimeError):
+        executor.submit(do, *given)
 
 
 def _close(sessions: list[Any]) -> None:

@@ -19,10 +19,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from device_profiles import Profile
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, BundleError
 from exporter.manifest import TensorSpec
 from exporter.session import CPU, SessionOptions
-from selector.battery import Battery, BatteryPolicy, read_battery
+from selector.battery import Battery, BatteryPolicy, BatteryReader, read_battery
 from selector.budget import Budget, BudgetError, Selection
 from selector.cache import ModelCache, session_opener
 from selector.cascade import CascadeSession
@@ -38,7 +38,6 @@ log = logging.getLogger("sortednet.runtime")
 
 Array = NDArray[Any]
 Session: TypeAlias = "ort.InferenceSession | CascadeSession"
-BATTERY_SECONDS = 10.0
 HISTORY = 1000
 _NO_LIMITS = Budget()
 _NOT_MEASURED = ""  # in place of a profile's name
@@ -88,7 +87,7 @@ class Runtime:
     takes the best of all. `cache` keeps optimized copies of the graphs on this device; False switches it off. The bundle's
     `cascades` (see `sortednet cascade`) are candidates like any sub-model; without them a run is always of a single one.
     `battery` reads the state of charge and may return None. With `feedback` latencies are the profile's, corrected by what
-    runs take (see `Controller`), and `history` holds the latest runs.
+    runs take (see `Controller`). `history` holds the latest runs. A runtime may be used from several threads at once.
 
     `sensors` are the device's readings (`runtime.sensors.values()`): an instance of `Sensors`, which is started, False for
     none, or True for the default ones, which one thread reads for all runtimes of the process at no more than half a per
@@ -126,7 +125,8 @@ class Runtime:
         profiles = [with_cascades(profile, found) for profile in self._profiles(device)]
         self._first_device = profiles[0].device.name if profiles else _NOT_MEASURED
         self._memory = _memory_of(self.bundle, profiles or [None], found)
-        self._fitting = self._within(memory_mb)
+        measured = {(name, profile.device.name) for profile in profiles for name in profile.submodels}
+        self._fitting = self._within(memory_mb, measured or self._memory)
         self._make_selector = partial(self._selector, profiles, found, policy)
         self.selector = self._make_selector()
         self.controller = Controller(self.selector, profiles, feedback=feedback) if self.selector else None
@@ -140,9 +140,7 @@ class Runtime:
         self._latest: Key | None = None
         self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []  # as the inputs of the latest run were
         self._output_names = [output.name for output in self.bundle.manifest.outputs]
-        self._read_battery = battery
-        self._battery: Battery | None = None
-        self._battery_read_at = -float("inf")
+        self._battery = BatteryReader(battery)
         self._memory_mb, self._allowed = memory_mb, self._fitting
         self._least_mb = min(self._memory[key] for key in self._fitting)
         self.sensors = sensors if isinstance(sensors, Sensors) else shared_sensors() if sensors else Sensors([])
@@ -152,27 +150,30 @@ class Runtime:
         self.sensors.start()
 
     def run(self, inputs: Mapping[str, Array] | Array, budget: Budget | None = None) -> RunResult:
-        """Chooses a sub-model for the budget and runs it; when nothing fits, the nearest one runs.
+        """Chooses a sub-model for the budget and runs it; when nothing fits, the nearest one runs. Of a batch the budget is
+        each example's: a profile is of single ones.
 
         Raises InputError naming the input when it does not fit the graph, BudgetError when a limit is given and this
-        device has not been measured.
+        device has not been measured, BundleError when the graph cannot be opened.
         """
         feed = self.check_inputs(inputs)
         selection, session = self._choose(budget or _NO_LIMITS)
+        first_ms: float | None = None
         begun = time.perf_counter()
         try:
-            values = session.run(self._output_names, feed)
+            if isinstance(session, CascadeSession):
+                values, first_ms = session.timed(self._output_names, feed)
+            else:
+                values = session.run(self._output_names, feed)
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
-        if self.feedback or (budget is not None and budget.plan):
-            examples = examples_in(self.bundle, feed)  # a profile, and a budget, are of one
-            self._learn(selection, session, elapsed, (budget or _NO_LIMITS).latency_ms, examples)
+        self._note(selection, session, elapsed, first_ms, budget or _NO_LIMITS, examples_in(self.bundle, feed))
         return RunResult(dict(zip(self._output_names, values, strict=True)), selection, elapsed)
 
     def select(self, budget: Budget) -> Selection:
-        """The best for the budget now, whether it is open or not. Without a profile or accuracies only a budget without
-        limits has an answer."""
+        """The best for the budget now, whether it is open or not. Raises BudgetError where there is no profile, or no accuracy
+        is known, and the budget has limits."""
         if self.controller is not None:
             battery = self.battery()
             with self._learning:
@@ -188,23 +189,21 @@ class Runtime:
         raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
 
     def battery(self) -> Battery | None:
-        """The battery's state, at most BATTERY_SECONDS old; None also where reading it fails."""
-        now = seconds()
-        if now - self._battery_read_at >= BATTERY_SECONDS:
-            try:
-                self._battery = self._read_battery()
-            except Exception:  # a user's own reader may fail in its own ways
-                self._battery = None
-            self._battery_read_at = now
-        return self._battery
+        """The battery's state, at most half a minute old; None also where reading it fails."""
+        return self._battery.latest()
 
     def session(self, submodel: str, device: str | None = None) -> Session:
         """The sub-model's session, used as for that profile (default: the first), opened now if it is not open.
 
-        Raises BundleError for a sub-model that is not in the bundle.
+        Raises BundleError for a sub-model that is not in the bundle or cannot be opened, BudgetError for a profile that this
+        runtime does not go by.
         """
         name = submodel if submodel in self.cascades else self.bundle.submodel(submodel).id
-        return self.pool.load((name, self._first_device if device is None else device))
+        key = (name, self._first_device if device is None else device)
+        if key not in self._memory:
+            known = ", ".join(dict.fromkeys(other for _, other in self._memory if other))
+            raise BudgetError(f"device = {device!r}: allowed is {known or 'none, because nothing was measured'}")
+        return self.pool.load(key)
 
     def check_inputs(self, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:
         """The feed for a session. Raises InputError naming the input, what it is and what it must be."""
@@ -213,7 +212,7 @@ class Runtime:
                 value = inputs.get(name)
                 if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
                     break
-                if dtype.kind == "f" and not isfinite(np.add.reduce(value, None)):  # or the sum is too large: looked at below
+                if dtype.kind == "f" and not isfinite(_sum(value)):  # or the sum is too large: looked at below
                     break
             else:
                 return inputs
@@ -235,9 +234,11 @@ class Runtime:
                 self._latest = key
                 self._open_neighbours(key)
             return wanted, session
-        if self.load_ahead and self.controller is not None and self.pool.loaded:
+        loaded = self.pool.loaded  # once: the sensors' thread may close sessions at any time
+        if self.load_ahead and self.controller is not None and loaded:
+            battery = self.battery()
             with self._learning:
-                instead = self.controller.choose(budget, seconds(), self._battery, among=self.pool.loaded)
+                instead = self.controller.choose(budget, seconds(), battery, among=loaded)
             open_key = (instead.submodel, instead.device)
             session = self.pool.get(open_key) if instead.feasible else None
             if session is not None and self.pool.fit_together(key, open_key):
@@ -248,21 +249,26 @@ class Runtime:
         self._open_neighbours(key)
         return wanted, session
 
-    def _learn(self, selection: Selection, session: Session, elapsed: float, limit: float | None, examples: int) -> None:
-        """A session's first run also sets its memory up, which says nothing of the device."""
-        if self.controller is None:
-            return
-        latency_ms = elapsed / examples
-        with self._learning:  # runs may come from several threads
-            if session not in self._ran:
-                self._ran.add(session)
-            elif isinstance(session, CascadeSession):  # how long both take depends on the example
-                self.controller.observe(selection, session.first_ms / examples, seconds(), ran=session.cascade.first)
-            else:
-                self.controller.observe(selection, latency_ms, seconds())
-        battery = self._battery.percent if self._battery else None
-        slow_down = self.controller.slow_down(selection.device)
-        record = RunRecord(time.time(), selection.submodel, selection.device, latency_ms, limit, slow_down, battery)
+    def _note(
+        self, selection: Selection, session: Session, elapsed: float, first_ms: float | None, budget: Budget, examples: int
+    ) -> None:
+        """Keeps the run in the history and learns from it. `first_ms`: of a cascade's first sub-model; how long both take
+        depends on the examples."""
+        controller, latency_ms, slow_down = self.controller, elapsed / examples, 1.0
+        if controller is not None:
+            if self.feedback or budget.plan is not None:
+                with self._learning:  # runs may come from several threads
+                    if session not in self._ran:  # its first run also sets its memory up, which says nothing of the device
+                        self._ran.add(session)
+                    elif first_ms is not None:
+                        controller.observe(selection, first_ms / examples, seconds(), ran=selection.stages[0])
+                    else:
+                        controller.observe(selection, latency_ms, seconds())
+            slow_down = controller.slow_down(selection.device)
+        battery = self._battery.latest()
+        percent = None if battery is None else battery.percent
+        limit = budget.latency_ms
+        record = RunRecord(time.time(), selection.submodel, selection.device, latency_ms, limit, slow_down, percent)
         self.history.append(record)
 
     def bound_memory(self, now: float) -> None:
@@ -294,11 +300,11 @@ class Runtime:
             return []
         return find_profiles(self.bundle, device)
 
-    def _within(self, memory_mb: float | None) -> Collection[Key]:
-        """Those that can be opened within the memory."""
-        fitting = {key for key, taken in self._memory.items() if memory_mb is None or taken <= memory_mb}
+    def _within(self, memory_mb: float | None, candidates: Collection[Key]) -> Collection[Key]:
+        """Those of the candidates that can be opened within the memory."""
+        fitting = {key for key in candidates if memory_mb is None or self._memory[key] <= memory_mb}
         if not fitting:
-            least = min(self._memory.values())
+            least = min(self._memory[key] for key in candidates)
             raise BudgetError(f"memory_mb = {memory_mb:g}: no sub-model fits; the smallest takes {least:.3g} MB")
         return fitting
 
@@ -332,9 +338,12 @@ class Runtime:
         def opened(key: Key) -> Session:
             name, device = key
             cascade = self.cascades.get(name)
-            if cascade is None:
-                return openers[device](name)
-            return CascadeSession(cascade, openers[device](cascade.first), openers[device](cascade.then))
+            try:
+                if cascade is None:
+                    return openers[device](name)
+                return CascadeSession(cascade, openers[device](cascade.first), openers[device](cascade.then))
+            except Exception as error:  # ONNX Runtime has one exception type per status code
+                raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
 
         return opened
 
@@ -381,7 +390,7 @@ def _memory_of(bundle: Bundle, profiles: Sequence[Profile | None], cascades: Seq
             known = measured.get(entry.id)
             key = (entry.id, profile.device.name if profile else _NOT_MEASURED)
             found[key] = known if known is not None else 2 * 4 * entry.params / 2**20
-        for cascade in cascades if profile else ():
+        for cascade in cascades:
             found[cascade.id, key[1]] = found[cascade.first, key[1]] + found[cascade.then, key[1]]
     return found
 
@@ -390,6 +399,11 @@ def examples_in(bundle: Bundle, feed: Mapping[str, Array]) -> int:
     """The size of the batch: of the first input's first axis, where that is free."""
     first = bundle.manifest.inputs[0]
     return feed[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _sum(value: Array) -> float:
+    return float(np.add.reduce(value, None))
 
 
 def check_inputs(bundle: Bundle, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -349,6 +350,59 @@ def test_where_more_than_half_is_passed_on_the_median_is_both(ranked: tuple[Bund
     first, then = (profile.submodels[name].latency_ms for name in (cascade.first, cascade.then))
     assert latency.p50 == pytest.approx(first.p50 + then.p50)
     assert latency.mean == pytest.approx(first.mean + 0.6 * then.mean)
+
+
+def test_runs_on_several_threads_are_told_apart(ranked: tuple[Bundle, Cascade], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sub-model takes a second for a batch of 64 and 2 ms for a single example; while the batch is with the second
+    sub-model, the example is run from beginning to end."""
+    bundle, cascade = ranked
+    clock = threading.local()
+    monkeypatch.setattr("time.perf_counter", lambda: getattr(clock, "now", 0.0))
+    with_the_second, go_on = threading.Event(), threading.Event()
+
+    class First(Fixed):
+        def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+            clock.now = getattr(clock, "now", 0.0) + (1.0 if len(feed["input"]) == 64 else 0.002)
+            return super().run(names, feed)
+
+    class Then(Fixed):
+        def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+            if len(feed["input"]) == 64:
+                with_the_second.set()
+                assert go_on.wait(30)
+            return super().run(names, feed)
+
+    runtime = Runtime(bundle, battery=lambda: None, sensors=False, load_ahead=False, cache=False)
+    session = CascadeSession(cascade, First(*[0.0] * 10), Then(*[1.0] * 10))
+    runtime.pool._sessions = {(cascade.id, DEVICE): session}
+    runtime.pool._last_used[cascade.id, DEVICE] = 0
+    runtime._ran.add(session)
+    assert runtime.controller is not None
+    observed: dict[str, float] = {}
+    monkeypatch.setattr(
+        runtime.controller,
+        "observe",
+        lambda selection, latency_ms, now, *, ran: observed.__setitem__(threading.current_thread().name, latency_ms),
+    )
+    images = np.zeros((64, 1, 8, 8), np.float32)
+    batch = threading.Thread(target=runtime.run, args=(images, CHEAP), name="batch")
+    single = threading.Thread(target=runtime.run, args=(images[:1], CHEAP), name="single")
+    batch.start()
+    assert with_the_second.wait(30)
+    single.start()
+    single.join()
+    go_on.set()
+    batch.join()
+    assert observed["single"] == pytest.approx(2.0)
+    assert observed["batch"] == pytest.approx(1000.0 / 64)
+    runtime.close()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_logits_that_are_infinite_are_asked_again_without_a_warning(batch: int, ranked: tuple[Bundle, Cascade]) -> None:
+    both = CascadeSession(ranked[1], Fixed(np.inf, np.inf), Fixed(1.0, 2.0))
+    (logits,) = both.run(["logits"], {"input": np.zeros((batch, 1), np.float32)})
+    np.testing.assert_array_equal(logits, [[1.0, 2.0]] * batch)
 
 
 def test_its_costs_are_the_expected_ones_and_marked(ranked: tuple[Bundle, Cascade]) -> None:

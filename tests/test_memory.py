@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from device_profiles import write_profile
 from exporter.bundle import Bundle
 from selector import Budget, BudgetError, Runtime
 from selector.memory import MemoryGuard, default_reserve_mb
 from selector.pool import SessionPool
 from selector.sensors import Sensor, Sensors
+from tests.conftest import DEVICE
 from tests.test_pool import MEMORY, submodels_of, with_memory
 from tests.test_runtime import images, ranked, stock  # noqa: F401
 
@@ -137,6 +139,27 @@ def test_it_is_bounded_without_a_profile_too(tens: Path) -> None:
     least = runtime.run(images(1)).selection.submodel
     assert runtime.bundle.submodels[least].params < runtime.bundle.submodels[best].params
     runtime.close()
+
+
+def test_the_least_that_was_measured_may_always_be_opened(tens: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The smallest are not in the profile, so that they are never chosen."""
+    names = submodels_of(tens)
+    profile = Bundle(tens).profile(DEVICE)
+    measured = {name: profile.submodels[name] for name in names[2:]}
+    write_profile(profile.model_copy(update={"submodels": measured}), tens / "profiles" / f"{DEVICE}.json")
+    device = Device()
+    runtime = runtime_on(device, tens)
+    device.available = 0.0
+    device.tick(3)
+    assert runtime.pool.memory_mb == 30
+    assert chosen(runtime) == accuracies(tens)[2]
+    device.available = 1000.0
+    device.tick(700)
+    assert chosen(runtime) == accuracies(tens)[5]
+    runtime.close()
+    assert caplog.records == []
+    with pytest.raises(BudgetError, match="memory_mb = 15: no sub-model fits; the smallest takes 30 MB"):
+        runtime_on(device, tens, memory_mb=15)
 
 
 def test_a_run_in_flight_is_finished_by_its_own_session(tens: Path) -> None:

@@ -108,10 +108,32 @@ def test_a_session_that_cannot_be_opened_is_an_error_every_time_and_costs_nothin
     for _ in range(2):
         with pytest.raises(RuntimeError, match="cannot be opened"):
             pool.load("broken")
-    assert pool.memory_used_mb == 0
-    pool.load_ahead(["a"])
-    pool.settle()
     assert pool.get("a") == "A"
+    assert pool.memory_used_mb == MEMORY["a"]
+    pool.close()
+
+
+def test_one_that_cannot_be_opened_is_not_tried_again_by_every_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("selector.pool.time.monotonic", lambda: now[0])
+    pool, opener = pool_of()
+
+    def tried() -> int:
+        pool.load_ahead(["broken"])
+        pool.settle()
+        count = 0
+        while opener.waiting.acquire(blocking=False):
+            count += 1
+        return count
+
+    assert [tried() for _ in range(5)] == [1, 0, 0, 0, 0]
+    assert [record.getMessage() for record in caplog.records] == ["broken cannot be opened: cannot be opened"]
+    now[0] = 61.0
+    assert [tried() for _ in range(3)] == [1, 0, 0]
+    with pytest.raises(RuntimeError, match="cannot be opened"):
+        pool.load("broken")  # whoever has to have it is told
     pool.close()
 
 

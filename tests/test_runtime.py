@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ from exporter.bundle import Bundle, BundleError
 from exporter.manifest import TensorSpec
 from selector import Battery, Budget, BudgetError, InputError, Runtime, profile_bundle, read_battery
 from selector.files import read_inputs
+from selector.pool import SessionPool
 from selector.runtime import check_inputs
 from tests.conftest import DEVICE
 
@@ -246,6 +249,122 @@ def test_a_low_battery_changes_the_choice(ranked: Path, battery: Battery | None,
     assert (selection.latency_ms == 1.0) == saves
     assert (selection.accuracy == best) == (not saves)
     assert ("battery at 10 %" in selection.reason) == saves
+
+
+def test_what_was_run_is_kept_without_feedback_and_without_a_profile_too(ranked: Path) -> None:
+    runtime = runtime_of(ranked, feedback=False)
+    runtime.run(images(1), Budget(latency_ms=3))
+    runtime.run(images(4))
+    assert [(record.device, record.limit_ms, record.slow_down) for record in runtime.history] == [
+        (DEVICE, 3, 1.0),
+        (DEVICE, None, 1.0),
+    ]
+    shutil.rmtree(ranked / "profiles")
+    runtime = runtime_of(ranked, feedback=True)
+    result = runtime.run(images(4))
+    (record,) = runtime.history
+    assert (record.submodel, record.slow_down, record.met) == (result.selection.submodel, 1.0, True)
+    assert record.latency_ms == pytest.approx(result.latency_ms / 4)
+
+
+def test_large_numbers_are_no_infinite_ones(ranked: Path) -> None:
+    """Their sum is, and numpy would warn of it."""
+    runtime, inputs = runtime_of(ranked), np.full((2, *SHAPE), 3e38, np.float32)
+    for _ in range(3):  # the second time the inputs are known
+        assert runtime.run({INPUT: inputs}).outputs[OUTPUT].shape == (2, 10)
+    inputs[0, 0, 0, :2] = np.inf, -np.inf
+    with pytest.raises(InputError, match="infinite"):
+        runtime.run({INPUT: inputs})
+
+
+def test_a_graph_that_has_gone_is_named(ranked: Path) -> None:
+    runtime = runtime_of(ranked, cache=False)
+    chosen = runtime.select(Budget()).submodel
+    (ranked / "models" / f"{chosen}.onnx").unlink()
+    with pytest.raises(BundleError, match=rf"sub-model '{chosen}': cannot be opened"):
+        runtime.run(images(1))
+    assert runtime.run(images(1), Budget(latency_ms=1)).selection.feasible
+
+
+def test_a_session_of_what_there_is_none_of_is_an_error_naming_it(ranked: Path) -> None:
+    runtime = runtime_of(ranked)
+    name = next(iter(runtime.bundle.submodels))
+    with pytest.raises(BundleError, match="'w9'"):
+        runtime.session("w9")
+    with pytest.raises(BudgetError, match=rf"device = 'phone': allowed is {DEVICE}"):
+        runtime.session(name, "phone")
+
+
+def test_a_battery_whose_driver_hangs_stops_no_run(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selector.battery.WAIT_SECONDS", 0.05)
+    asked, released = threading.Semaphore(0), threading.Event()
+
+    def hang() -> Battery:
+        asked.release()
+        assert released.wait(30)
+        return Battery(percent=10, discharging=True)
+
+    runtime = runtime_of(ranked, battery=hang, cache=False)
+    for _ in range(50):
+        assert "battery" not in runtime.run(images(1)).selection.reason
+    assert asked.acquire(timeout=30)
+    assert not asked.acquire(blocking=False)  # it is asked once, not by every run
+    released.set()
+    for _ in range(1000):
+        if runtime.battery() is not None:
+            break
+        time.sleep(0.01)
+    assert "battery at 10 %" in runtime.run(images(1)).selection.reason
+
+
+def test_a_reading_of_the_battery_grows_old(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, charge = [0.0], [Battery(percent=50)]
+    monkeypatch.setattr("selector.battery.seconds", lambda: now[0])
+    runtime = runtime_of(ranked, battery=lambda: charge[0], cache=False)
+    assert runtime.battery() == Battery(percent=50)
+    charge[0], now[0] = Battery(percent=40), 9.0
+    assert runtime.battery() == Battery(percent=50)
+    now[0] = 11.0
+    assert runtime.battery() == Battery(percent=50)  # and is read again meanwhile
+    for _ in range(1000):
+        if runtime.battery() == Battery(percent=40):
+            break
+        time.sleep(0.01)
+    charge[0] = Battery(percent=35)
+    assert runtime.battery() == Battery(percent=40)
+    now[0] = 3600.0  # the next run, an hour later
+    assert runtime.battery() == Battery(percent=35)
+    charge[0], now[0] = 30.0, 7200.0  # type: ignore[assignment]  # a reader of one's own that gives something else
+    assert runtime.battery() is None
+
+
+def test_a_choice_stays_possible_while_every_session_is_being_closed(ranked: Path) -> None:
+    """Two profiles, and memory that gets short between two looks at the pool."""
+    profile = Bundle(ranked).profile(DEVICE)
+    device = profile.device.model_copy(update={"name": "second"})
+    write_profile(profile.model_copy(update={"device": device}), ranked / "profiles" / "second.json")
+    runtime = Runtime(Bundle(ranked), device=[DEVICE, "second"], battery=lambda: None, sensors=False, cache=False)
+    runtime.run(images(1), Budget(latency_ms=1))
+    runtime.pool.settle()
+
+    class Emptied(SessionPool[Any]):
+        @property
+        def loaded(self) -> Any:
+            found = super().loaded
+            self.limit(0.0)
+            return found
+
+    runtime.pool.__class__ = Emptied
+    for _ in range(3):
+        assert runtime.run(images(1), Budget(latency_ms=6)).selection.feasible
+
+
+def test_runs_in_flight_survive_the_end_of_their_runtime(ranked: Path) -> None:
+    runtime = Runtime(ranked, battery=lambda: None, sensors=False, cache=False)
+    runtime.close()
+    runtime.close()
+    assert runtime.run(images(1), Budget(latency_ms=3)).selection.feasible
+    runtime.pool.limit(0.0)
 
 
 def test_without_a_profile_the_most_accurate_runs_and_a_limit_is_an_error(bundle_path: Path, tmp_path: Path) -> None:
