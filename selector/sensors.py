@@ -24,6 +24,8 @@ from pathlib import Path
 
 import psutil
 
+from device_profiles.energy import POWER_SUPPLY, DischargingBattery
+from selector.battery import read_battery
 from selector.clock import seconds
 
 log = logging.getLogger("sortednet.sensors")
@@ -57,10 +59,16 @@ class Reading:
     at: float
 
 
-def default_sensors(*, pressure: Path = PRESSURE, memory_pressure: Path = MEMORY_PRESSURE, cpus: Path = CPUS) -> list[Sensor]:
+def default_sensors(
+    *,
+    pressure: Path = PRESSURE,
+    memory_pressure: Path = MEMORY_PRESSURE,
+    cpus: Path = CPUS,
+    power_supply: Path = POWER_SUPPLY,
+) -> list[Sensor]:
     """What psutil, /proc and /sys tell; of a system that has less, the others read None."""
     return [
-        Sensor("cpu_load", lambda: psutil.cpu_percent() / 100, "share", 1.0, 0.0, 1.0),
+        Sensor("cpu_load", _cpu_load(), "share", 1.0, 0.0, 1.0),
         Sensor("cpu_pressure", lambda: _pressure(pressure), "share", 1.0, 0.0, 1.0),
         Sensor("cpu_frequency", lambda: _frequency(cpus), "share of the highest", 1.0, 0.0, 1.5),
         Sensor("throttled", lambda: _throttled(cpus), "events", 2.0, 0.0),
@@ -68,6 +76,8 @@ def default_sensors(*, pressure: Path = PRESSURE, memory_pressure: Path = MEMORY
         Sensor("memory_available", _memory_available, "MB", 1.0, 0.0),
         Sensor("memory_pressure", lambda: _pressure(memory_pressure), "share", 1.0, 0.0, 1.0),
         Sensor("battery", _battery, "percent", 10.0, 0.0, 100.0),
+        Sensor("plugged", _plugged, "1 on the mains, else 0", 10.0, 0.0, 1.0),
+        Sensor("discharge", lambda: _discharge(power_supply), "W", 10.0, 0.0, 1000.0),
     ]
 
 
@@ -91,17 +101,22 @@ class Sensors:
         self._readings: dict[str, Reading] = {}
         self._intervals = {name: sensor.every_seconds for name, sensor in self.sensors.items()}
         self._due = dict.fromkeys(self.sensors, 0.0)
-        self._stopped = threading.Event()
+        self._stopped = threading.Event()  # of the latest thread
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def start(self) -> None:
         """Begins to read; nothing where it has begun. In a forked process it begins anew: threads stay behind."""
-        if (self._thread is None or not self._thread.is_alive()) and self.sensors:
-            self._stopped.clear()
-            self._thread = threading.Thread(target=self._run, name="sortednet-sensors", daemon=True)
+        with self._starting:
+            reads = self._thread is not None and self._thread.is_alive() and not self._stopped.is_set()
+            if reads or not self.sensors:
+                return
+            self._stopped = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(self._stopped,), name="sortednet-sensors", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
+        """Reads no more, once what is just being read is done; the latest values grow old."""
         self._stopped.set()
 
     def value(self, name: str, now: float | None = None) -> float | None:
@@ -127,11 +142,11 @@ class Sensors:
                 told(now)
             except Exception:  # the readings go on, whatever is made of them
                 log.exception("what follows from the sensors' readings failed")
-        return max(0.01, min(self._due.values()) - now)
+        return max(0.01, min(self._due.values(), default=now + _LONGEST_SECONDS) - now)
 
-    def _run(self) -> None:
+    def _run(self, stopped: threading.Event) -> None:
         wait = 0.0
-        while not self._stopped.wait(wait):
+        while not stopped.wait(wait):
             wait = self.read_due(seconds())
 
     def _read(self, sensor: Sensor, now: float) -> None:
@@ -189,9 +204,34 @@ def _temperature() -> float | None:
     return max(found, default=None)
 
 
+def _cpu_load() -> Callable[[], float | None]:
+    """Of the time since the call before. psutil remembers that for each thread, and says 0 where there was none."""
+    asked: set[int] = set()
+
+    def read() -> float | None:
+        load, known = psutil.cpu_percent() / 100, threading.get_ident() in asked
+        asked.add(threading.get_ident())
+        return load if known else None
+
+    return read
+
+
 def _battery() -> float | None:
+    battery = read_battery()
+    return None if battery is None else battery.percent
+
+
+def _plugged() -> float | None:
     state = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    return None if state is None else float(state.percent)
+    return None if state is None or state.power_plugged is None else float(state.power_plugged)
+
+
+def _discharge(power_supply: Path) -> float | None:
+    """What the battery gives (W), 0 on the mains; None where there is none or its driver does not tell (Linux alone does)."""
+    battery = DischargingBattery.find(power_supply)
+    if battery is not None:
+        return battery.watts()
+    return 0.0 if _plugged() == 1.0 else None
 
 
 def _memory_available() -> float:

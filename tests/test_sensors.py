@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +103,88 @@ def test_it_reads_by_itself_and_stops() -> None:
         time.sleep(0.01)
     assert sensors.values() == {"level": 3.0}
     sensors.stop()
+
+
+def test_it_reads_on_where_it_is_started_at_once_after_a_stop() -> None:
+    read: list[float] = []
+    sensors = Sensors([Sensor("level", lambda: read.append(1.0) or 3.0, every_seconds=0.01)], share=1.0)
+    for _ in range(20):
+        sensors.start()
+        sensors.stop()
+    sensors.start()
+    time.sleep(0.2)
+    read.clear()
+    for _ in range(500):
+        if len(read) > 3:
+            break
+        time.sleep(0.01)
+    assert len(read) > 3
+    sensors.stop()
+    time.sleep(0.2)
+    read.clear()
+    time.sleep(0.1)
+    assert read == []
+
+
+def test_several_threads_that_start_it_start_one_thread() -> None:
+    sensors = Sensors([Sensor("level", lambda: 3.0)])
+    reading: set[int] = set()
+    sensors.after.append(lambda now: reading.add(threading.get_ident()))
+    together = threading.Barrier(8)
+
+    def start() -> None:
+        together.wait()
+        sensors.start()
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    time.sleep(0.3)
+    sensors.stop()
+    assert len(reading) == 1
+
+
+def test_without_sensors_there_is_nothing_to_come_back_for() -> None:
+    assert Sensors([]).read_due(5.0) > 0
+
+
+@pytest.mark.parametrize(
+    ("state", "files", "expected"),
+    [
+        (None, {}, (None, None, None)),
+        ((57.0, False), {"power_now": "8500000"}, (57.0, 0.0, 8.5)),
+        ((57.0, False), {"voltage_now": "12000000", "current_now": "-500000"}, (57.0, 0.0, 6.0)),
+        ((57.0, False), {}, (57.0, 0.0, None)),  # a driver that does not tell
+        ((104.0, True), {"status": "Charging", "power_now": "20000000"}, (100.0, 1.0, 0.0)),
+        ((57.0, None), {"power_now": "8500000"}, (57.0, None, 8.5)),
+        ((float("nan"), None), {"status": "Unknown"}, (None, None, None)),
+    ],
+)
+def test_what_a_battery_tells(
+    state: Any, files: dict[str, str], expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = None if state is None else SimpleNamespace(percent=state[0], power_plugged=state[1])
+    monkeypatch.setattr("psutil.sensors_battery", lambda: found, raising=False)
+    if state is not None:
+        (tmp_path / "BAT0").mkdir()
+        for name, text in ({"type": "Battery", "status": "Discharging"} | files).items():
+            (tmp_path / "BAT0" / name).write_text(text + "\n")
+    values = read(Sensors(default_sensors(power_supply=tmp_path)))
+    assert (values["battery"], values["plugged"], values["discharge"]) == expected
+
+
+def test_the_load_is_not_known_before_some_time_has_passed() -> None:
+    """psutil's first answer is 0, whatever the load."""
+    sensors = Sensors(default_sensors())
+    assert read(sensors)["cpu_load"] is None
+    end = time.monotonic() + 0.05
+    while time.monotonic() < end:
+        pass
+    found = read(sensors, at=100.0)["cpu_load"]
+    assert found is not None
+    assert 0.0 <= found <= 1.0
 
 
 def test_two_of_a_name_and_a_share_that_is_none_are_refused() -> None:
