@@ -48,11 +48,13 @@ class BatteryPlan(BaseModel):
         return self.per_second if self.per_second is not None else (self.per_hour or 0.0) / 3600
 
     def seconds(self, now: datetime) -> float:
-        """How long from now; 0 for a moment that has passed."""
+        """How long from now (a moment with a time zone, in which a time of day without one is meant); 0 for a moment that has
+        passed."""
         if self.for_hours is not None:
             return self.for_hours * 3600
         until = self.until
         if isinstance(until, time):
+            now = now if until.tzinfo is None else now.astimezone(until.tzinfo)
             moment = now.replace(hour=until.hour, minute=until.minute, second=until.second, microsecond=0)
             until = moment if moment > now else moment + timedelta(days=1)
         assert until is not None

@@ -15,10 +15,13 @@ from selector.budget import BudgetError
 from selector.cascade import Logits, find_cascade, logits_of, split
 from selector.cascade_file import Cascade, read_cascades, write_cascades
 from selector.files import read_inputs
+from selector.runtime import check_inputs
 from selector.selector import find_profile
 
 SCREENED = 500
 """Validation examples on which all sub-models are compared."""
+LEAST = 3
+"""Validation examples: a third of them chooses, the others certify."""
 SLACK = 0.005
 """What one may be behind a cheaper one there, and is still looked at: half the standard error of such a difference. More
 would take minutes and find hardly anything: neighbours on the frontier make much the same cascade."""
@@ -28,7 +31,7 @@ def calibrate_cascade(bundle: Bundle, data: str, *, floor: float, confidence: fl
     """Finds the cheapest pair on the device's frontier that keeps the floor, and adds it to the bundle's cascades.
 
     `data` is a data set as for `sortednet train`, whose validation split is used, or a .npz file with the inputs by name and
-    `labels`. Raises BudgetError when nothing keeps the floor or the data are not what the bundle takes.
+    `labels`. Raises BudgetError or InputError when nothing keeps the floor or the data are not what the bundle takes.
     """
     inputs, labels = validation(bundle, data)
     logits, costs = candidates(bundle, find_profile(bundle, device), inputs, labels)
@@ -76,13 +79,15 @@ def candidates(
 
 
 def validation(bundle: Bundle, data: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-    """The inputs by name, each (N, …), and the labels (N,). Raises BudgetError when they are not what the bundle takes."""
+    """The inputs by name, each (N, …), and the labels (N,). Raises BudgetError or InputError when they are not what the bundle
+    takes."""
     names = [spec.name for spec in bundle.manifest.inputs]
     if data.endswith(".npz"):
         arrays = read_inputs(Path(data))
         if not isinstance(arrays, dict) or set(arrays) != {*names, "labels"}:
             raise BudgetError(f"data = {data!r}: holds {sorted(arrays)}; allowed is {', '.join([*names, 'labels'])}")
-        return {name: arrays[name] for name in names}, arrays["labels"].astype(np.int64)
+        found = check_inputs(bundle, {name: arrays[name] for name in names})
+        return found, _labels(bundle, arrays["labels"], len(found[names[0]]))
     import torch
 
     from trainer.data import load_data
@@ -92,3 +97,20 @@ def validation(bundle: Bundle, data: str) -> tuple[dict[str, NDArray[Any]], NDAr
     if len(inputs) != len(names):
         raise BudgetError(f"data = {data!r}: {len(inputs)} inputs per example; the bundle takes {', '.join(names)}")
     return {name: array.numpy() for name, array in zip(names, inputs, strict=True)}, labels.numpy()
+
+
+def _labels(bundle: Bundle, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The labels of so many examples, (N,). Raises BudgetError naming what is wrong with them."""
+    if labels.dtype.kind not in "iu":
+        raise BudgetError(f"labels: dtype {labels.dtype}; allowed are whole numbers")
+    if labels.shape != (count,):
+        raise BudgetError(f"labels: shape {labels.shape}; allowed is ({count},), one for each example")
+    if count < LEAST:
+        raise BudgetError(f"data: {count} examples; allowed are {LEAST} or more, and few certify nothing")
+    classes = bundle.manifest.outputs[0].shape[-1]
+    wrong = (labels < 0) | (labels >= classes) if isinstance(classes, int) else labels < 0
+    if wrong.any():
+        place = int(wrong.argmax())
+        allowed = f"0 to {classes - 1}" if isinstance(classes, int) else "numbers from 0"
+        raise BudgetError(f"labels: {labels[place]} at position {place}; allowed are {allowed}")
+    return labels.astype(np.int64)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import inf
 from statistics import quantiles
+from threading import TIMEOUT_MAX
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from selector.budget import Budget, Selection
+from selector.budget import Budget, BudgetError, Selection
 from selector.runtime import RunRecord, Runtime
 from selector.sensors import Sensors
 
@@ -30,7 +32,13 @@ def watch(
     seconds: float | None = None,
     console: Console | None = None,
 ) -> Sequence[RunRecord]:
-    """Runs `rate` times a second (None: as often as possible) for so long, or until Ctrl-C. Returns the history."""
+    """Runs `rate` times a second (None: as often as possible) for so long, or until Ctrl-C. Returns the history.
+
+    Raises BudgetError for a rate or seconds that are not above 0, and what `Runtime.run` raises.
+    """
+    for name, value in (("rate", rate), ("seconds", seconds)):
+        if value is not None and not value > 0:
+            raise BudgetError(f"{name} = {value}: allowed are values above 0")
     own = None if runtime.sensors.sensors else Sensors()
     sensors = own or runtime.sensors
     sensors.start()
@@ -45,8 +53,9 @@ def watch(
                 if now - shown_at > 0.25:
                     live.update(picture(runtime.history, result.selection, sensors.values()))
                     shown_at = now
-                if rate:
-                    time.sleep(max(0.0, begun + count / rate - now))
+                if rate is not None:
+                    end = inf if seconds is None else begun + seconds
+                    time.sleep(min(max(0.0, min(begun + count / rate, end) - now), TIMEOUT_MAX))
             live.update(picture(runtime.history, result.selection, sensors.values()))
     except KeyboardInterrupt:
         pass

@@ -431,6 +431,29 @@ def test_one_that_names_what_is_not_there_is_an_error(ranked: tuple[Bundle, Casc
         read_cascades(bundle)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"labels": None}, "allowed is input, labels"),
+        ({"more": np.zeros(60)}, "allowed is input, labels"),
+        ({"input": np.zeros((60, 1, 8, 8))}, "'input': dtype float64; allowed is float32"),
+        ({"input": np.zeros((60, 1, 7, 8), np.float32)}, "'input': shape (60, 1, 7, 8)"),
+        ({"labels": np.zeros(59, np.int64)}, "labels: shape (59,); allowed is (60,)"),
+        ({"labels": np.zeros((60, 1), np.int64)}, "labels: shape (60, 1); allowed is (60,)"),
+        ({"labels": np.full(60, 0.5)}, "labels: dtype float64; allowed are whole numbers"),
+        ({"labels": np.full(60, 10)}, "labels: 10 at position 0; allowed are 0 to 9"),
+        ({"labels": np.array([*[0] * 59, -1])}, "labels: -1 at position 59; allowed are 0 to 9"),
+        ({"input": np.zeros((2, 1, 8, 8), np.float32), "labels": np.zeros(2, np.int64)}, "2 examples; allowed are 3 or more"),
+    ],
+)
+def test_data_that_are_none_are_one_line(change: dict[str, Any], named: str, bundle_path: Path, tmp_path: Path) -> None:
+    arrays = {"input": np.zeros((60, 1, 8, 8), np.float32), "labels": np.zeros(60, np.int64)} | change
+    np.savez(tmp_path / "data.npz", **{name: array for name, array in arrays.items() if array is not None})
+    line = refused("cascade", bundle_path, "--data", tmp_path / "data.npz", "--floor", "0.5")
+    assert named in line
+    assert not (bundle_path / CASCADES_FILE).exists()
+
+
 def test_from_the_command_line(bundle_path: Path, tmp_path: Path) -> None:
     path = shutil.copytree(bundle_path, tmp_path / "bundle")
     result = CliRunner().invoke(sortednet.app, ["cascade", str(path), "--data", "digits", "--floor", "0.8", "--json"])

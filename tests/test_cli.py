@@ -333,6 +333,32 @@ def test_run_watch_runs_for_so_long_and_tells_the_history(bundle_path: Path, ima
     assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent"} == set(runs[0])
 
 
+def test_run_watch_without_feedback_tells_the_history_too(bundle_path: Path, images: Path) -> None:
+    watch = ["--watch", "--seconds", "0.2", "--rate", "50", "--no-feedback"]
+    assert len(document("run", bundle_path, "--input", images, *watch)["runs"]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--seconds", "0"], "seconds = 0.0: allowed are values above 0"),
+        (["--seconds", "-1"], "seconds = -1.0"),
+        (["--seconds", "nan"], "seconds = nan"),
+        (["--rate", "0", "--seconds", "1"], "rate = 0.0: allowed are values above 0"),
+        (["--rate", "-2", "--seconds", "1"], "rate = -2.0"),
+        (["--rate", "nan", "--seconds", "1"], "rate = nan"),
+    ],
+)
+def test_how_long_and_how_often_to_watch_are_checked(bundle_path: Path, images: Path, options: list[str], named: str) -> None:
+    assert named in refused("run", bundle_path, "--input", images, "--watch", *options)
+
+
+def test_watching_ends_in_time_however_seldom_it_runs(bundle_path: Path, images: Path) -> None:
+    for rate in ("0.001", "1e-320"):
+        watch = ["--watch", "--seconds", "0.3", "--rate", rate]
+        assert len(document("run", bundle_path, "--input", images, *watch)["runs"]) == 1
+
+
 def test_a_plan_on_the_command_line(bundle_path: Path, images: Path) -> None:
     plan = ["--plan", "per_hour=600", "--plan", "until=18:00"]
     assert document("run", bundle_path, "--input", images, *plan)["feasible"]

@@ -43,6 +43,8 @@ NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
         ({"per_second": 2, "for_hours": 3}, 10800, 2.0),
         ({"per_hour": 60, "until": "18:30"}, 6.5 * 3600, 1 / 60),
         ({"per_hour": 60, "until": "11:00"}, 23 * 3600, 1 / 60),
+        ({"per_second": 1, "until": "14:30+02:00"}, 1800, 1.0),
+        ({"per_second": 1, "until": "00:30+09:00"}, 3.5 * 3600, 1.0),  # tomorrow there
         ({"per_second": 1, "until": "2026-11-25T12:10:00+00:00"}, 600, 1.0),
         ({"per_second": 1, "until": "2026-11-25T11:00:00+00:00"}, 0, 1.0),
     ],
