@@ -68,6 +68,7 @@ class RunRecord(NamedTuple):
     limit_ms: float | None
     slow_down: float  # of the device, relative to its profile, after this run
     battery_percent: float | None
+    reason: str  # of the choice; where there is a battery plan it says how that stands
 
     @property
     def met(self) -> bool:
@@ -267,8 +268,8 @@ class Runtime:
             slow_down = controller.slow_down(selection.device)
         battery = self._battery.latest()
         percent = None if battery is None else battery.percent
-        limit = budget.latency_ms
-        record = RunRecord(time.time(), selection.submodel, selection.device, latency_ms, limit, slow_down, percent)
+        submodel, device, limit = selection.submodel, selection.device, budget.latency_ms
+        record = RunRecord(time.time(), submodel, device, latency_ms, limit, slow_down, percent, selection.reason)
         self.history.append(record)
 
     def bound_memory(self, now: float) -> None:

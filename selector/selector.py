@@ -247,9 +247,10 @@ def find_profile(bundle: Bundle, device: str | None = None) -> Profile:
     if device is not None:
         return bundle.profile(device)
     devices = bundle.devices()
+    machine = default_device_name(1).removesuffix("1t")  # asking for each name would count the cores as often as there are some
     for threads in range(psutil.cpu_count() or 1, 0, -1):
-        if default_device_name(threads) in devices:
-            return bundle.profile(default_device_name(threads))
+        if f"{machine}{threads}t" in devices:
+            return bundle.profile(f"{machine}{threads}t")
     if len(devices) == 1:
         return bundle.profile(devices[0])
     if not devices:

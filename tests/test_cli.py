@@ -330,7 +330,7 @@ def test_run_watch_runs_for_so_long_and_tells_the_history(bundle_path: Path, ima
         "runs"
     ]
     assert 5 <= len(runs) <= 30
-    assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent"} == set(runs[0])
+    assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent", "reason"} == set(runs[0])
 
 
 def test_run_watch_without_feedback_tells_the_history_too(bundle_path: Path, images: Path) -> None:

@@ -285,4 +285,5 @@ def test_a_runtime_keeps_the_account_of_a_plan(bundle_path: Path) -> None:
         assert "relative units" in runtime.run(image, budget).selection.reason
     assert len(runtime.history) == 5
     assert {record.battery_percent for record in runtime.history} == {80.0}
+    assert all(record.reason.startswith("battery plan for 1.0 h: ") for record in runtime.history)
     runtime.close()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from device_profiles import LatencyMs, default_device_name, write_profile
 from exporter.bundle import Bundle, BundleError
 from exporter.manifest import TensorSpec
-from selector import Battery, Budget, BudgetError, InputError, Runtime, profile_bundle, read_battery
+from selector import Battery, Budget, BudgetError, InputError, Runtime, find_profile, profile_bundle, read_battery
 from selector.files import read_inputs
 from selector.pool import SessionPool
 from selector.runtime import check_inputs
@@ -395,6 +395,19 @@ def test_a_profile_of_this_machine_is_preferred_to_others(bundle_path: Path, tmp
     mine = default_device_name(1)
     path = unmeasured(bundle_path, tmp_path, devices=("phone", mine, "watch"))
     assert Runtime(path).run(images(1)).selection.device == mine
+
+
+def test_a_machine_of_many_cores_finds_its_profile_without_counting_them_over_and_over(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 128 if logical else 2)
+    path = unmeasured(bundle_path, tmp_path, devices=("phone", default_device_name(1), default_device_name(96), "watch"))
+    monkeypatch.setattr(
+        "selector.selector.default_device_name", lambda *given: asked.append(given) or default_device_name(*given)
+    )
+    assert find_profile(Bundle(path)).device.name == default_device_name(96)
+    assert len(asked) == 1
 
 
 def state(percent: Any, power_plugged: bool | None) -> SimpleNamespace:

@@ -136,10 +136,17 @@ def runtimes() -> Response:
         if opened:
             runs = sorted((run for runtime in opened for run in list(runtime.history)[-RUNS:]), key=lambda run: run.at)
             found[bundle.name] = {
-                "history": [{**run._asdict(), "met": None if run.limit_ms is None else run.met} for run in runs[-RUNS:]],
+                "history": [_run(run) for run in runs[-RUNS:]],
                 "sensors": {name: value for name, value in opened[0].sensors.values().items() if value is not None},
             }
     return json_answer({"bundles": found})
+
+
+def _run(run: Any) -> dict[str, Any]:
+    """As the live view shows it, without the reason, which is longer than all else. `run`: a RunRecord of the runtime."""
+    shown: dict[str, Any] = run._asdict()
+    del shown["reason"]
+    return {**shown, "met": None if run.limit_ms is None else run.met}
 
 
 def _default_device(bundle: Bundle) -> str | None:

@@ -51,6 +51,7 @@ class RunDocument(BaseModel):
     met: bool
     slow_down: float
     battery_percent: float | None
+    reason: str
 
 
 class RuntimeDocument(BaseModel):
