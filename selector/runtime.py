@@ -87,8 +87,9 @@ class Runtime:
     of those, the wanted one is opened in the background, and so are its neighbours on the frontier. Without, every run
     takes the best of all. `cache` keeps optimized copies of the graphs on this device; False switches it off. The bundle's
     `cascades` (see `sortednet cascade`) are candidates like any sub-model; without them a run is always of a single one.
-    `battery` reads the state of charge and may return None. With `feedback` latencies are the profile's, corrected by what
-    runs take (see `Controller`). `history` holds the latest runs. A runtime may be used from several threads at once.
+    `battery` reads the state of charge, on a thread of its own, and may return None. With `feedback` latencies are the
+    profile's, corrected by what runs take (see `Controller`). `history` holds the latest HISTORY runs. A runtime may be used
+    from several threads at once.
 
     `sensors` are the device's readings (`runtime.sensors.values()`): an instance of `Sensors`, which is started, False for
     none, or True for the default ones, which one thread reads for all runtimes of the process at no more than half a per
@@ -97,7 +98,8 @@ class Runtime:
     sub-models that no longer fit are not chosen until it is back; the one that takes least always may be.
 
     Raises BundleError when the bundle is damaged or has no such profile, BudgetError when it is not clear which of
-    several profiles is meant or nothing fits `memory_mb`, SessionError for an execution provider that is not here.
+    several profiles is meant, nothing fits `memory_mb` or `cascades.json` is damaged, SessionError for an execution provider
+    that is not here.
     """
 
     def __init__(
@@ -141,7 +143,8 @@ class Runtime:
         self._latest: Key | None = None
         self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []  # as the inputs of the latest run were
         self._output_names = [output.name for output in self.bundle.manifest.outputs]
-        self._battery = BatteryReader(battery)
+        self._battery_reader = BatteryReader(battery)
+        self._battery: Battery | None = None  # as the latest choice went by it
         self._memory_mb, self._allowed = memory_mb, self._fitting
         self._least_mb = min(self._memory[key] for key in self._fitting)
         self.sensors = sensors if isinstance(sensors, Sensors) else shared_sensors() if sensors else Sensors([])
@@ -191,7 +194,8 @@ class Runtime:
 
     def battery(self) -> Battery | None:
         """The battery's state, at most half a minute old; None also where reading it fails."""
-        return self._battery.latest()
+        self._battery = self._battery_reader.latest()
+        return self._battery
 
     def session(self, submodel: str, device: str | None = None) -> Session:
         """The sub-model's session, used as for that profile (default: the first), opened now if it is not open.
@@ -213,7 +217,7 @@ class Runtime:
                 value = inputs.get(name)
                 if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
                     break
-                if dtype.kind == "f" and not isfinite(_sum(value)):  # or the sum is too large: looked at below
+                if dtype.kind == "f" and not _has_finite_sum(value):  # or the sum is too large: looked at below
                     break
             else:
                 return inputs
@@ -237,9 +241,8 @@ class Runtime:
             return wanted, session
         loaded = self.pool.loaded  # once: the sensors' thread may close sessions at any time
         if self.load_ahead and self.controller is not None and loaded:
-            battery = self.battery()
             with self._learning:
-                instead = self.controller.choose(budget, seconds(), battery, among=loaded)
+                instead = self.controller.choose(budget, seconds(), self._battery, among=loaded)
             open_key = (instead.submodel, instead.device)
             session = self.pool.get(open_key) if instead.feasible else None
             if session is not None and self.pool.fit_together(key, open_key):
@@ -266,11 +269,10 @@ class Runtime:
                     else:
                         controller.observe(selection, latency_ms, seconds())
             slow_down = controller.slow_down(selection.device)
-        battery = self._battery.latest()
+        battery, limit = self._battery, budget.latency_ms
         percent = None if battery is None else battery.percent
-        submodel, device, limit = selection.submodel, selection.device, budget.latency_ms
-        record = RunRecord(time.time(), submodel, device, latency_ms, limit, slow_down, percent, selection.reason)
-        self.history.append(record)
+        submodel, device, reason = selection.submodel, selection.device, selection.reason
+        self.history.append(RunRecord(time.time(), submodel, device, latency_ms, limit, slow_down, percent, reason))
 
     def bound_memory(self, now: float) -> None:
         """Holds the sessions to what the device's memory allows now; the sensors' thread calls it after its readings."""
@@ -402,9 +404,11 @@ def examples_in(bundle: Bundle, feed: Mapping[str, Array]) -> int:
     return feed[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1
 
 
-@np.errstate(over="ignore", invalid="ignore")
-def _sum(value: Array) -> float:
-    return float(np.add.reduce(value, None))
+def _has_finite_sum(value: Array) -> bool:
+    try:
+        return isfinite(np.add.reduce(value, None))
+    except (RuntimeWarning, FloatingPointError):  # numpy's of what is too large, where these are errors
+        return False
 
 
 def check_inputs(bundle: Bundle, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:
