@@ -24,7 +24,12 @@ def bundles() -> Response:
 
 
 @blueprint.get("/<name>")
-@describe("What a bundle holds", tag="bundles", answers={200: BundleDocument}, problems={404: "No such bundle"})
+@describe(
+    "What a bundle holds",
+    tag="bundles",
+    answers={200: BundleDocument},
+    problems={404: "No such bundle", 500: "Its cascades.json is damaged"},
+)
 def one_bundle(name: str) -> Response:
     bundle = state().bundle(name)
     try:

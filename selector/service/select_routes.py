@@ -28,7 +28,11 @@ MAX_SELECT_BYTES = 1024 * 1024
     tag="select",
     request=SelectRequest | SelectMany,
     answers={200: Answer("The choice, or one for each query in its place", SelectionDocument | SelectionsDocument)},
-    problems={404: "No such bundle, or no profile of the device", 503: "The store of profiles does not answer"},
+    problems={
+        404: "No such bundle, or no profile of the device",
+        500: "Cascades are asked for, and the bundle's cascades.json is damaged",
+        503: "The store of profiles does not answer",
+    },
 )
 def select() -> Response:
     """For a device by name, by a `profile` in the query, or, for an unknown one, by a few `measured` sub-models from which
