@@ -37,7 +37,7 @@ class Controller:
         feedback: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
-        self.selector, self.feedback = selector, feedback
+        self.feedback = feedback
         self.slow_downs = {profile.device.name: SlowDown(quiet_shape(profile)) for profile in profiles}
         self._tracked = list(self.slow_downs.values())
         self._medians = {(n, p.device.name): m.latency_ms.p50 for p in profiles for n, m in p.submodels.items()}
@@ -49,7 +49,8 @@ class Controller:
         self._level: PowerLevel | None = None  # of the battery policy, that counts now
         self._judged: object = _NOT_JUDGED  # the battery by which it does
         self._saved: tuple[Budget, PowerLevel, list[Budget]] | None = None
-        self._plan: tuple[Budget, Planner] | None = None
+        self._planner: Planner | None = None
+        self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
         self._latest: tuple[Budget, list[float], Selection | None, Selection, Selector] | None = None
 
     def choose(
@@ -77,7 +78,7 @@ class Controller:
         if planned is not None:
             return planned
         found = self._by_level(budget, now, battery, among)
-        if self._plan is not None and self._plan[1].over(now):
+        if self._planner is not None and self._planner.over(now):
             return found._replace(reason=f"the battery plan's end has passed: {found.reason}")
         return found
 
@@ -142,13 +143,16 @@ class Controller:
         staying = self._best(budget, factors, now, [key])
         return staying if staying.feasible else wanted
 
+    def spent(self, selection: Selection, inferences: int = 1) -> None:
+        """So many inferences of the selection were made: a plan's account."""
+        if self._planner is not None:
+            self._planner.spent((selection.submodel, selection.device), inferences)
+
     def observe(self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None) -> None:
         """A run of the selection has taken so long; `ran`: of this sub-model, where the selection is a cascade."""
         present = self._present
         if present is None or selection.submodel != present.submodel or selection.device != present.device:
             self._present = selection
-        if self._plan:
-            self._plan[1].spent((selection.submodel, selection.device))
         slow_down = self.slow_downs.get(selection.device)
         expected = self._medians.get((ran or selection.submodel, selection.device))
         if slow_down is None or expected is None:
@@ -162,23 +166,29 @@ class Controller:
     def _planned(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection | None:
         """What the plan has for this inference, or the best within its energy where the budget has other limits. None where
         there is nothing to plan: on the mains, without a battery when the plan begins, or after its end."""
-        assert budget.plan is not None
-        running = self._plan is not None and (self._plan[0] is budget or self._plan[0] == budget)
-        if battery is None and not running:
+        plan, planner = budget.plan, self._planner
+        assert plan is not None
+        if planner is not None and planner.plan is not plan and planner.plan != plan:
+            planner = None
+        if battery is None and planner is None:
             return None
         if battery is not None and not battery.discharging:
-            if self._plan and running:
-                self._plan[1].interrupt()
+            if planner is not None and planner.over(now):
+                self._planner = None  # begins anew with the next discharge
+            elif planner is not None:
+                planner.interrupt()
             return None
-        if not running:
+        wanted = (self.selector, budget.memory_mb, budget.min_accuracy)
+        if planner is None:
             assert battery is not None
             candidates = self.selector.candidates(budget.memory_mb, budget.min_accuracy)
-            seconds = budget.plan.seconds(self._clock())
-            self._plan = (budget, Planner(budget.plan, candidates, battery.percent, now, seconds))
-        assert self._plan is not None
-        planner = self._plan[1]
+            planner = Planner(plan, candidates, battery.percent, now, plan.seconds(self._clock()))
+            self._planner, self._planned_for = planner, wanted
         if planner.over(now):
             return None
+        if wanted != self._planned_for:
+            planner.consider(self.selector.candidates(budget.memory_mb, budget.min_accuracy))
+            self._planned_for = wanted
         planner.reading(None if battery is None else battery.percent, now)  # one that has gone: the account goes on
         chosen = planner.next() if among is None else planner.latest  # asked again for the same inference
         keys = planner.costing_at_most(chosen)
@@ -214,9 +224,10 @@ class Controller:
     def _best(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
         if len(factors) == 1:
             return self._best_of(budget, among, self._tracked[0], factors[0], now)
+        keys_of = among or self._medians
         found = []
         for (device, slow_down), factor in zip(self.slow_downs.items(), factors, strict=True):
-            keys = [key for key in (self._medians if among is None else among) if key[1] == device]
+            keys = [key for key in keys_of if key[1] == device]
             if keys:
                 found.append(self._best_of(budget, keys, slow_down, factor, now))
         better = {"accuracy": _by_accuracy, "latency": _by_latency, "energy": _by_energy}[budget.objective]

@@ -29,6 +29,7 @@ LONG = 200
 """Errors among which the largest share that a percentile leaves out is left out, as soon as nothing like it has come again."""
 IDLE_SECONDS = 0.25
 """After a gap as long as this caches and clocks have gone cold, and the next run is slower by itself."""
+_FARTHEST = 1e6  # times the profile, or its reciprocal: beyond, one of the two is no time of that sub-model
 _LEAST_STEP = log(1.12)
 _GRAIN = 0.01
 _PROBE_SECONDS = (20.0, 640.0)
@@ -82,7 +83,7 @@ class SlowDown:
             self._latest, self._runs_of_latest = submodel, 0
         self._runs += 1
         self._runs_of_latest += 1
-        value = log(latency_ms / expected_ms) - self._offset(submodel, now)
+        value = log(min(max(latency_ms / expected_ms, 1 / _FARTHEST), _FARTHEST)) - self._offset(submodel, now)
         if self.is_idle(now):
             if self._recent:
                 surprise = value - self._idle - self.level

@@ -89,13 +89,12 @@ class Planner:
 
     def __init__(self, plan: BatteryPlan, candidates: Iterable[Candidate], percent: float, now: float, seconds: float) -> None:
         known = list(candidates)
-        measured = all(candidate.energy_mj < inf for candidate in known)
-        if not measured:  # the time that one takes stands for its energy
-            known = [candidate._replace(energy_mj=candidate.latency_ms) for candidate in known]
-        self.plan, self.hull = plan, concave_frontier(known)
-        self._costs = {candidate.key: candidate.energy_mj for candidate in known}
+        self.plan, self._by_time = plan, not all(candidate.energy_mj < inf for candidate in known)
+        self.hull: list[Candidate] = []
+        self._costs: dict[Key, float] = {}
+        self._consider(known)
         self.ends_at = now + seconds
-        self.relative = plan.capacity_wh is None or not measured
+        self.relative = plan.capacity_wh is None or self._by_time
         # Without a capacity a full battery is one unit, of which the middle of the frontier is taken to use its even share.
         self._joules_per_percent = (plan.capacity_wh or 0.0) * 36.0  # a hundredth of 3600 per watt hour
         if self.relative:
@@ -111,6 +110,18 @@ class Planner:
         self._paced_mj = self.energy_left_mj(now)
         self._mix = best_mix(self.hull, self._paced_mj)
         self.latest = self._mix[0].candidate
+
+    def consider(self, candidates: Iterable[Candidate]) -> None:
+        """Mixes these from now on; the account goes on."""
+        self._consider(candidates)
+        self._mix = best_mix(self.hull, self._paced_mj)
+
+    def _consider(self, candidates: Iterable[Candidate]) -> None:
+        if self._by_time:  # the time that one takes stands for its energy
+            candidates = [candidate._replace(energy_mj=candidate.latency_ms) for candidate in candidates]
+        known = [candidate for candidate in candidates if candidate.energy_mj < inf]
+        self.hull = concave_frontier(known) or self.hull
+        self._costs |= {candidate.key: candidate.energy_mj for candidate in known}
 
     def reading(self, percent: float | None, now: float) -> None:
         """What the battery says now; None, or what is no percentage, when it says nothing: then the account alone counts."""
@@ -139,9 +150,9 @@ class Planner:
             self.latest = high.candidate
         return self.latest
 
-    def spent(self, key: Key) -> None:
-        """An inference of this sub-model was made."""
-        self._spent_mj += self._costs.get(key, 0.0)
+    def spent(self, key: Key, inferences: int = 1) -> None:
+        """So many inferences of this sub-model were made."""
+        self._spent_mj += inferences * self._costs.get(key, 0.0)
 
     def costing_at_most(self, candidate: Candidate) -> list[Key]:
         return [key for key, cost in self._costs.items() if cost <= candidate.energy_mj]

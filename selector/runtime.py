@@ -28,7 +28,7 @@ from selector.cache import ModelCache, session_opener
 from selector.cascade import CascadeSession
 from selector.cascade_file import Cascade, read_cascades, with_cascades
 from selector.clock import seconds
-from selector.controller import Controller
+from selector.controller import Controller, pooled
 from selector.memory import MemoryGuard, default_reserve_mb
 from selector.pool import SessionPool
 from selector.selector import Key, Selector, find_profiles
@@ -88,7 +88,8 @@ class Runtime:
     takes the best of all. `cache` keeps optimized copies of the graphs on this device; False switches it off. The bundle's
     `cascades` (see `sortednet cascade`) are candidates like any sub-model; without them a run is always of a single one.
     `battery` reads the state of charge, on a thread of its own, and may return None. With `feedback` latencies are the
-    profile's, corrected by what runs take (see `Controller`). `history` holds the latest HISTORY runs. A runtime may be used
+    profile's medians, with what is typical of the device above them (see `pooled`), corrected by what runs take (see
+    `Controller`). `history` holds the latest HISTORY runs. A runtime may be used
     from several threads at once.
 
     `sensors` are the device's readings (`runtime.sensors.values()`): an instance of `Sensors`, which is started, False for
@@ -125,7 +126,10 @@ class Runtime:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         found = read_cascades(self.bundle) if cascades else []
         self.cascades = {cascade.id: cascade for cascade in found}
-        profiles = [with_cascades(profile, found) for profile in self._profiles(device)]
+        profiles = self._profiles(device)
+        if feedback:
+            profiles = [pooled(profile) for profile in profiles]
+        profiles = [with_cascades(profile, found) for profile in profiles]
         self._first_device = profiles[0].device.name if profiles else _NOT_MEASURED
         self._memory = _memory_of(self.bundle, profiles or [None], found)
         measured = {(name, profile.device.name) for profile in profiles for name in profile.submodels}
@@ -260,8 +264,9 @@ class Runtime:
         depends on the examples."""
         controller, latency_ms, slow_down = self.controller, elapsed / examples, 1.0
         if controller is not None:
-            if self.feedback or budget.plan is not None:
-                with self._learning:  # runs may come from several threads
+            with self._learning:  # runs may come from several threads
+                controller.spent(selection, examples)
+                if self.feedback:
                     if session not in self._ran:  # its first run also sets its memory up, which says nothing of the device
                         self._ran.add(session)
                     elif first_ms is not None:

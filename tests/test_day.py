@@ -54,6 +54,7 @@ class Day:
         self.limited += 1
         if step % 500 == 7:
             latency = (nan, -1.0, 0.0, inf)[step // 500 % 4]
+        self.controller.spent(selection)
         self.controller.observe(selection, latency, self.now)
         self.reading = (1000.0, nan, -3.0, 20.0, None, 1e12)[step // 40 % 6]
         self.sensors.read_due(self.now)

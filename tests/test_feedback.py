@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
-from math import inf, nan
+from math import inf, isfinite, nan
 
 import numpy as np
 import pytest
@@ -200,3 +200,17 @@ def test_what_is_slower_by_itself_counts_as_it_is_where_nothing_fits(slower: flo
     selection = controller.choose(budget, now)  # s0 would take 0.1 ms, s1 takes 0.115
     assert (selection.submodel, selection.feasible) == (nearest, False)
     assert "nothing fits" in selection.reason
+
+
+@pytest.mark.parametrize("expected", [1e-320, 1e-9, 1e9, 1e308])
+def test_a_profile_that_is_far_off_gives_finite_factors(expected: float) -> None:
+    slow_down = SlowDown(lambda share: 0.1)
+    for step in range(30):
+        slow_down.observe("s0", expected, 1.0 + step % 3, step * 0.01)
+        assert isfinite(slow_down.factor(99, step * 0.01))
+
+
+def test_nothing_to_choose_among_is_everything() -> None:
+    profiles = [profile_of(MEDIANS, "one"), profile_of(MEDIANS, "other")]
+    controller = Controller(Selector(profiles, ACCURACIES), profiles)
+    assert controller.choose(Budget(latency_ms=5.0), 0.0, among=()).submodel in MEDIANS

@@ -215,7 +215,7 @@ def test_a_budget_with_a_plan_gives_its_mix_and_says_why() -> None:
     chosen = []
     for second in range(20):
         selection = controller.choose(budget, float(second), battery)
-        controller.observe(selection, 3.0, float(second))
+        controller.spent(selection)
         chosen.append(selection.submodel)
         assert selection.reason.startswith("battery plan for 1.0 h: 9.")
     assert set(chosen) == {"s2", "s3"}
@@ -228,6 +228,45 @@ def test_a_plan_and_a_deadline_are_both_kept() -> None:
     assert (selection.submodel, selection.feasible) == ("s2", True)  # the plan would allow s5, which takes 6 ms
     selection = controller.choose(Budget(latency_ms=0.5, plan=plan), 0.0, Battery(percent=100, discharging=True))
     assert (selection.submodel, selection.feasible) == ("s0", False)
+
+
+def spends(controller: Controller, budget: Budget, now: float, percent: float, discharging: bool = True) -> str:
+    selection = controller.choose(budget, now, Battery(percent=percent, discharging=discharging))
+    controller.spent(selection)
+    return selection.reason
+
+
+def test_budgets_with_other_limits_share_a_plan_and_its_account() -> None:
+    controller = controller_of()
+    plan = BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3)
+    strict = Budget(plan=plan, min_accuracy=0.9)  # the three largest
+    for second in range(1800):
+        spends(controller, strict if second % 2 else Budget(plan=plan), float(second), 100 - round(second / 36))
+    assert controller._planner is not None
+    assert controller._planner.reason(1800.0).startswith("battery plan for 0.5 h")
+    chosen = controller.choose(strict, 1800.0, Battery(percent=50, discharging=True))
+    assert (chosen.accuracy or 0) >= 0.9
+    assert controller._planner._spent_mj == pytest.approx(1800 * 9.5, rel=0.2)
+
+
+def test_a_batch_is_as_many_inferences_and_a_candidate_that_is_gone_no_longer_mixed() -> None:
+    planner, other = (Planner(BatteryPlan(per_second=1, for_hours=1), candidates(), 100.0, 0.0, 3600.0) for _ in range(2))
+    planner.spent(("s3", "bench"), 8)
+    for _ in range(8):
+        other.spent(("s3", "bench"))
+    assert planner._spent_mj == other._spent_mj == 8 * ENERGIES[3]
+    planner.consider(candidates()[:2])
+    assert {share.candidate.submodel for share in planner.mix} <= {"s0", "s1"}
+    planner.spent(("s3", "bench"))
+    assert planner._spent_mj == 9 * ENERGIES[3]
+
+
+def test_a_plan_that_is_over_begins_anew_after_charging() -> None:
+    controller, budget = controller_of(), Budget(plan=BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3))
+    assert spends(controller, budget, 0.0, 100).startswith("battery plan for 1.0 h")
+    assert spends(controller, budget, 3601.0, 5).startswith("the battery plan's end has passed")
+    assert "plan" not in spends(controller, budget, 3700.0, 50, discharging=False)
+    assert spends(controller, budget, 7200.0, 100).startswith("battery plan for 1.0 h")
 
 
 @pytest.mark.parametrize("battery", [None, Battery(percent=50), Battery(percent=50, discharging=False)])
@@ -286,4 +325,11 @@ def test_a_runtime_keeps_the_account_of_a_plan(bundle_path: Path) -> None:
     assert len(runtime.history) == 5
     assert {record.battery_percent for record in runtime.history} == {80.0}
     assert all(record.reason.startswith("battery plan for 1.0 h: ") for record in runtime.history)
+    assert runtime.controller is not None
+    assert runtime.controller._planner is not None
+    planner = runtime.controller._planner
+    of_single = planner._spent_mj
+    assert of_single >= 5 * min(planner._costs.values())  # the first run of each session too
+    runtime.run(image.repeat(7, axis=0), budget)
+    assert planner._spent_mj - of_single >= 7 * min(planner._costs.values())
     runtime.close()

@@ -214,6 +214,7 @@ def test_a_stream_of_runs_goes_on(fault: str, budget: str, energies: bool) -> No
     for i in range(1000):
         battery, now = FAULTS[fault](i)
         selection = controller.choose(BUDGETS[budget], now, battery)
+        controller.spent(selection)
         controller.observe(selection, selection.latency_ms or 1.0, now)
         assert selection.feasible == ("contradictory" not in budget)
         assert selection.reason
@@ -225,9 +226,10 @@ def planned(fault: Callable[[int], tuple[Battery | None, float]], at: int) -> tu
     for i in range(at):
         battery, now = fault(i)
         selection = controller.choose(BUDGETS["plan"], now, battery)
+        controller.spent(selection)
         controller.observe(selection, selection.latency_ms or 1.0, now)
-    assert controller._plan is not None
-    return controller, controller._plan[1].energy_left_mj(now)
+    assert controller._planner is not None
+    return controller, controller._planner.energy_left_mj(now)
 
 
 def usual(i: int) -> tuple[Battery | None, float]:

@@ -7,7 +7,10 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
+from math import exp, log
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
@@ -445,3 +448,15 @@ def test_a_device_without_battery_sensors_runs(bundle_path: Path, monkeypatch: p
     monkeypatch.delattr(psutil, "sensors_battery", raising=False)
     outputs: Mapping[str, NDArray[Any]] = Runtime(bundle_path).run(images(1)).outputs
     assert np.isfinite(outputs[OUTPUT]).all()
+
+
+def test_with_feedback_a_percentile_is_the_median_times_what_is_typical_of_the_device(bundle_path: Path) -> None:
+    """The 99th percentile of one sub-model's some hundred runs is little more than the slowest of them."""
+    bundle, budget = Bundle(bundle_path), Budget(percentile=99)
+    measured = bundle.profile(DEVICE).submodels
+    ratio = exp(median(log(one.latency_ms.p99 / one.latency_ms.p50) for one in measured.values()))
+    for feedback in (True, False):
+        with closing(Runtime(bundle, device=DEVICE, feedback=feedback)) as runtime:
+            chosen = runtime.select(budget)
+        latency = measured[chosen.submodel].latency_ms
+        assert chosen.latency_ms == pytest.approx(ratio * latency.p50 if feedback else latency.p99)

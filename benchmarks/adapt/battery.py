@@ -85,7 +85,7 @@ def controlled(world: World, budget: Budget) -> Policy:
             now = TICK * (tick + call / calls)
             selection = controller.choose(budget, now, battery)
             chosen = by_name[selection.submodel]
-            controller.observe(selection, chosen.latency_ms, now)
+            controller.spent(selection)
             energy, accuracy = energy + chosen.energy_mj, accuracy + chosen.accuracy
         return energy, accuracy
 
