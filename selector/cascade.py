@@ -119,7 +119,7 @@ def find_cascade(
     needed = _least_right(len(certifying), floor, confidence)
     kept: Cascade | None = None
     chosen_sure, chosen_right = ({n: v[choosing] for n, v in sure.items()}, {n: v[choosing] for n, v in right.items()})
-    for first, then, threshold in _sequence(costs, chosen_sure, chosen_right):
+    for first, then, threshold in frontier(costs, chosen_sure, chosen_right):
         answered = sure[first][certifying] >= threshold
         count = int(np.where(answered, right[first][certifying], right[then][certifying]).sum())
         if count < needed:
@@ -143,7 +143,7 @@ def find_cascade(
     )
 
 
-def _sequence(
+def frontier(
     costs: Mapping[str, float], sure: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.bool_]]
 ) -> list[tuple[str, str, float]]:
     """Pairs and thresholds on the frontier of expected cost and accuracy, from the most accurate to the cheapest."""

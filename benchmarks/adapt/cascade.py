@@ -21,7 +21,7 @@ from exporter.bundle import Bundle
 from exporter.session import SessionOptions, open_session
 from selector import BudgetError, profile_bundle
 from selector.calibrating import candidates, validation
-from selector.cascade import Cascade, CascadeSession, Logits, find_cascade, logits_of
+from selector.cascade import Cascade, CascadeSession, Logits, find_cascade, frontier, logits_of, margins
 from trainer.data import load_data
 
 Figures = dict[str, float]
@@ -40,6 +40,8 @@ NOTES = {
     "its accuracy on the test split; the median over the floors",
     "cascade_cost_ratio_worst": "the same, the worst floor",
     "cascade_cost_ratio_top": f"the same, the median over the floors from {TOP:g}, where sub-models begin to be expensive",
+    "cascade_cost_ratio_hindsight": "the same by the profile, of the cheapest pair and threshold that are as accurate on the "
+    "test split itself: what no calibration can beat on this bundle; the median over the floors",
     "cascade_floor_kept": "share of the floors that the cascade's accuracy on the test split is not below",
     "cascade_accuracy_over_floor": "accuracy on the test split less the floor, the least of all floors",
     "cascade_floors": "floors that could be certified on the validation split, of " + ", ".join(f"{f:g}" for f in FLOORS),
@@ -63,6 +65,7 @@ class Row:
     single: str
     single_accuracy_test: float
     single_ms: float
+    hindsight_ratio: float  # by the profile, of the cheapest pair and threshold that are as accurate on the test split
 
     @property
     def ratio(self) -> float:
@@ -83,7 +86,7 @@ def measure() -> Figures:
             continue
     if not cascades:
         return {"cascade_floors": 0.0}
-    rows = compared(bundle, profile, cascades)
+    rows = compared(bundle, profile, cascades, costs)
     write(rows)
     draw(rows, profile, bundle, RESULTS / "cascade.png")
     return figures(rows)
@@ -96,6 +99,7 @@ def figures(rows: Sequence[Row]) -> Figures:
     return {
         "cascade_cost_ratio": median(ratios.values()),
         "cascade_cost_ratio_worst": max(ratios.values()),
+        "cascade_cost_ratio_hindsight": median(row.hindsight_ratio for row in rows),
         **({"cascade_cost_ratio_top": median(top)} if top else {}),
         **ratios,
         "cascade_floor_kept": sum(gap >= 0 for gap in over) / len(rows),
@@ -104,22 +108,23 @@ def figures(rows: Sequence[Row]) -> Figures:
     }
 
 
-def compared(bundle: Bundle, profile: Profile, cascades: Sequence[Cascade]) -> list[Row]:
+def compared(bundle: Bundle, profile: Profile, cascades: Sequence[Cascade], costs: Mapping[str, float]) -> list[Row]:
     """Accuracies on the whole test split, latencies on a part of it, all contenders taking turns."""
     inputs, labels = test_split(bundle)
-    known: dict[str, Logits] = {}
+    known = {name: logits_of(bundle, name, inputs) for name in costs}
     accuracies, passed = [], []
     for cascade in cascades:
-        first, then = (known.setdefault(n, logits_of(bundle, n, inputs)) for n in (cascade.first, cascade.then))
+        first, then = known[cascade.first], known[cascade.then]
         asked = cascade.passes_on(first)
         accuracies.append(float((np.where(asked, then.argmax(axis=1), first.argmax(axis=1)) == labels).mean()))
         passed.append(float(asked.mean()))
     rivals = [as_accurate(bundle, profile, accuracy) for accuracy in accuracies]
     means = mean_latencies(bundle, cascades, sorted({name for names in rivals for name in names}), inputs)
+    costs_of = {name: measured.latency_ms.mean for name, measured in profile.submodels.items()}
     rows = []
     for cascade, accuracy, escalation, names in zip(cascades, accuracies, passed, rivals, strict=True):
         single = min(names, key=lambda name: means[name])
-        first_ms, then_ms = (profile.submodels[name].latency_ms.mean for name in (cascade.first, cascade.then))
+        first_ms, then_ms = costs_of[cascade.first], costs_of[cascade.then]
         rows.append(
             Row(
                 cascade.floor,
@@ -135,9 +140,22 @@ def compared(bundle: Bundle, profile: Profile, cascades: Sequence[Cascade]) -> l
                 single,
                 bundle.accuracies[single] or 0.0,
                 means[single],
+                in_hindsight(known, labels, costs, accuracy) / min(costs_of[n] for n in names),
             )
         )
     return rows
+
+
+def in_hindsight(logits: Mapping[str, Logits], labels: NDArray[np.int64], costs: Mapping[str, float], accuracy: float) -> float:
+    """What the cheapest pair and threshold cost that are as accurate on these examples."""
+    right = {name: found.argmax(axis=1) == labels for name, found in logits.items()}
+    sure = {name: margins(found) for name, found in logits.items()}
+    fitting = []
+    for first, then, threshold in frontier(costs, sure, right):
+        asked = sure[first] < threshold
+        if np.where(asked, right[then], right[first]).mean() >= accuracy:
+            fitting.append(costs[first] + float(asked.mean()) * costs[then])
+    return min(fitting, default=float("nan"))
 
 
 def as_accurate(bundle: Bundle, profile: Profile, accuracy: float) -> list[str]:
