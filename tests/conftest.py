@@ -9,9 +9,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from numpy.typing import NDArray
 
 from device_profiles import write_profile
 from exporter.bundle import Bundle
@@ -118,6 +119,13 @@ def measured(path: Path) -> Path:
 @pytest.fixture
 def bundle(bundle_path: Path) -> Bundle:
     return Bundle(bundle_path)
+
+
+@pytest.fixture
+def images(bundle: Bundle) -> NDArray[Any]:
+    """Two examples, as the measured bundle takes them."""
+    (name,) = (spec.name for spec in bundle.manifest.inputs)
+    return bundle.selftest_inputs[name][:2]
 
 
 @pytest.fixture(scope="session")
