@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from numpy.typing import NDArray
 
-from device_profiles import write_profile
+from device_profiles import DeviceInfo, LatencyMs, Profile, write_profile
 from exporter.bundle import Bundle
 from selector.cache import FOLDER_VARIABLE
 from selector.profiling import profile_bundle
@@ -114,6 +114,23 @@ def measured(path: Path) -> Path:
     profile = profile_bundle(Bundle(path), device=DEVICE, threads=1, repeats=10, show_progress=False)
     write_profile(profile, path / "profiles" / f"{DEVICE}.json")
     return path
+
+
+def device_info(**given: Any) -> DeviceInfo:
+    """A made-up device; `given` are fields that matter to the test."""
+    usual = {"name": "bench", "cpu": "cpu", "cores": 2, "threads": 1, "ram_mb": 1024, "os": "os", "onnxruntime": "1"}
+    return DeviceInfo(**{**usual, "execution_provider": "CPUExecutionProvider", **given})
+
+
+def latency(ms: float) -> LatencyMs:
+    """The same at every percentile."""
+    return LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=10)
+
+
+def taking(profile: Profile, ms: float) -> Profile:
+    """The profile, but every sub-model takes so long."""
+    costs = {name: cost.model_copy(update={"latency_ms": latency(ms)}) for name, cost in profile.submodels.items()}
+    return profile.model_copy(update={"submodels": costs})
 
 
 @pytest.fixture

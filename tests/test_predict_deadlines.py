@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_profiles import LatencyMs, read_profile, write_profile
+from device_profiles import read_profile, write_profile
 from exporter.bundle import Bundle
 from selector import Budget
 from selector.service.gate import Gate, Overloaded
@@ -23,7 +23,7 @@ from selector.service.metrics import Metrics
 from selector.service.predict_schemas import PredictQuery
 from selector.service.predictor import Prediction, PredictOptions, Predictor
 from selector.service.schemas import QueryBudget
-from tests.conftest import DEVICE
+from tests.conftest import DEVICE, taking
 from tests.predict_client import JSON, NPY, budget_path, input_name, npy_of, refused, send
 from tests.test_service import ENDS_WITHIN_S, Server, serving
 
@@ -40,10 +40,7 @@ def slow_on_paper(bundle_path: Path, copy: Path, ms: float) -> Bundle:
     """The bundle with a profile that says that every sub-model takes so long."""
     shutil.copytree(bundle_path, copy)
     file = copy / "profiles" / f"{DEVICE}.json"
-    profile = read_profile(file)
-    latency = LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=1)
-    measured = {name: m.model_copy(update={"latency_ms": latency}) for name, m in profile.submodels.items()}
-    write_profile(profile.model_copy(update={"submodels": measured}), file)
+    write_profile(taking(read_profile(file), ms), file)
     return Bundle(copy)
 
 

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 import sortednet
 from benchmarks.service.postgres import cluster, programs
-from device_profiles import LatencyMs, Profile, read_profile
+from device_profiles import Profile, read_profile
 from selector.service.state import PUT_LIMIT
 from selector.service.store import Store
 from selector.service.tables import hits
-from tests.conftest import DATABASES, DEVICE, NO_POSTGRESQL, empty_store
+from tests.conftest import DATABASES, DEVICE, NO_POSTGRESQL, empty_store, taking
 from tests.test_service import Server, problem, serving
 
 FRESH_WITHIN_S = 20
@@ -52,10 +52,8 @@ class Fleet(NamedTuple):
 
     def profile(self, device: str, ms: float, **device_info: Any) -> Profile:
         """Every sub-model takes so long."""
-        latency = LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=1)
-        costs = {name: cost.model_copy(update={"latency_ms": latency}) for name, cost in self.measured.submodels.items()}
         info = self.measured.device.model_copy(update={"name": device, **device_info})
-        return self.measured.model_copy(update={"device": info, "submodels": costs})
+        return taking(self.measured, ms).model_copy(update={"device": info})
 
     def chosen(self, device: str) -> float:
         """The latency of what `select` answers for a device."""

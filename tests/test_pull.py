@@ -13,6 +13,7 @@ import sys
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +123,26 @@ def pulled(*arguments: str | Path, code: int = 0) -> Any:
         (line,) = result.stderr.splitlines()
         return line
     return json.loads(result.stdout)
+
+
+class Stall:
+    """A fault: the answer with the weights is held up until it is let go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.goes_on = threading.Event(), threading.Event()
+
+    def __call__(self, request: Request, status: int, body: bytes) -> None:
+        if "weights.bin" in request.path:
+            self.reached.set()
+            self.goes_on.wait(20)
+
+
+@contextmanager
+def pulling(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A pull in a process of its own."""
+    command = [sys.executable, "-m", "sortednet", "pull", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield process
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -250,19 +271,11 @@ def test_a_killed_pull_leaves_the_old_bundle(proxy: Proxy, tmp_path: Path) -> No
     mine = tmp_path / "mine"
     pulled(proxy.url, "--out", mine, "--submodels", SMALL)
     before = contents(mine)
-    reached, goes_on = threading.Event(), threading.Event()
-
-    def stalls(request: Request, status: int, body: bytes) -> None:
-        if "weights.bin" in request.path:
-            reached.set()
-            goes_on.wait(20)
-
-    proxy.fault = stalls
-    command = [sys.executable, "-m", "sortednet", "pull", proxy.url, "--out", str(mine), "--submodels", "w1.00-d2"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        assert reached.wait(60)
+    proxy.fault = stall = Stall()
+    with pulling(proxy.url, "--out", mine, "--submodels", "w1.00-d2") as process:
+        assert stall.reached.wait(60)
         os.kill(process.pid, signal.SIGKILL)
-    goes_on.set()
+    stall.goes_on.set()
     assert contents(mine) == before
     proxy.fault = lambda request, status, body: None
     pulled(proxy.url, "--out", mine, "--submodels", "w1.00-d2")
@@ -417,19 +430,11 @@ def test_too_small_a_disk_is_told_before_anything_is_fetched(
 
 
 def test_two_pulls_to_one_place_do_not_disturb_each_other(proxy: Proxy, tmp_path: Path) -> None:
-    reached, goes_on = threading.Event(), threading.Event()
-
-    def stalls(request: Request, status: int, body: bytes) -> None:
-        if "weights.bin" in request.path:
-            reached.set()
-            goes_on.wait(20)
-
-    proxy.fault = stalls
-    command = [sys.executable, "-m", "sortednet", "pull", proxy.url, "--out", str(tmp_path / "mine"), "--submodels", SMALL]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        assert reached.wait(60)
+    proxy.fault = stall = Stall()
+    with pulling(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL) as process:
+        assert stall.reached.wait(60)
         assert "another pull" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", "w1.00-d1", code=1)
-        goes_on.set()
+        stall.goes_on.set()
         assert process.wait(30) == 0
     assert list(Bundle(tmp_path / "mine").submodels) == [SMALL]
 

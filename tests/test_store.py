@@ -25,7 +25,7 @@ from selector.service.device_models import aggregate, model_of
 from selector.service.rates import RateLimit
 from selector.service.store import Store, VersionConflict, canonical
 from selector.service.tables import hits, metadata
-from tests.conftest import DATABASES, NO_POSTGRESQL, empty_store
+from tests.conftest import DATABASES, NO_POSTGRESQL, device_info, empty_store, latency
 
 FINGERPRINT = "f" * 64
 
@@ -43,17 +43,8 @@ def store(url: str) -> Iterator[Store]:
 
 
 def profile(device: str = "phone", ms: float = 1.0, *, cpu: str = "Cortex-A76", fingerprint: str = FINGERPRINT) -> Profile:
-    info = DeviceInfo(
-        name=device,
-        cpu=cpu,
-        cores=4,
-        threads=4,
-        ram_mb=4096,
-        os="",
-        onnxruntime="1.32",
-        execution_provider="CPUExecutionProvider",
-    )
-    cost = Measurement(latency_ms=LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=10), source={"latency_ms": "measured"})
+    info = device_info(name=device, cpu=cpu, threads=4)
+    cost = Measurement(latency_ms=latency(ms), source={"latency_ms": "measured"})
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     return Profile(device=info, bundle=fingerprint, measured_at=moment, submodels={"w1.00": cost})
 
@@ -306,6 +297,6 @@ def test_percentiles_of_a_device_model_ascend(devices: list[list[float]]) -> Non
     for p50, p90, p99 in devices:
         cost = Measurement(latency_ms=LatencyMs(p50=p50, p90=p90, p99=p99, mean=p90, n=1), source={"latency_ms": "measured"})
         found.append(profile().model_copy(update={"submodels": {"w1.00": cost}}))
-    latency = aggregate("m", found).submodels["w1.00"].latency_ms
-    assert latency.p50 <= latency.p90 <= latency.p99
-    assert latency.p50 in [device[0] for device in devices]
+    median = aggregate("m", found).submodels["w1.00"].latency_ms
+    assert median.p50 <= median.p90 <= median.p99
+    assert median.p50 in [device[0] for device in devices]

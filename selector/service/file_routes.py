@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from flask.blueprints import BlueprintSetupState
 from exporter.bundle import Bundle, BundleError
 from exporter.refit import refit
 from selector.service.artefacts import blob_answer, file_answer
-from selector.service.openapi import Answer, Parameter, describe
+from selector.service.openapi import Answer, Parameter, View, describe
 from selector.service.problems import Problem
 from selector.service.schemas import SubsetDocument, SubsetRequest
 from selector.service.state import parsed_body, state
@@ -51,32 +51,21 @@ def _with_a_store(setup: BlueprintSetupState) -> None:
     setup.app.extensions.setdefault("sortednet-subsets", SubsetStore())
 
 
+def _describe_file(summary: str, *parameters: Parameter) -> Callable[[View], View]:
+    """Of a path that answers with a file, whole or in part."""
+    everything = [_BUNDLE, *parameters, *_CONDITIONS]
+    return describe(summary, tag="files", parameters=everything, answers=_ANSWERS, problems=_PROBLEMS)
+
+
 @blueprint.get("/<name>/files/<path:path>")
-@describe(
-    "A file of a bundle",
-    tag="files",
-    parameters=[
-        _BUNDLE,
-        _PATH,
-        Parameter("sha256", "query", str, "Its hash: may then be kept forever"),
-        *_CONDITIONS,
-    ],
-    answers=_ANSWERS,
-    problems=_PROBLEMS,
-)
+@_describe_file("A file of a bundle", _PATH, Parameter("sha256", "query", str, "Its hash: may then be kept forever"))
 def file(name: str, path: str) -> Response:
     """An artefact of the bundle: what its manifest lists, `manifest.json`, or `profiles/DEVICE.json`."""
     return file_answer(state().bundle(name), path)
 
 
 @blueprint.get("/<name>/blobs/<sha256>")
-@describe(
-    "A file of a bundle by its hash",
-    tag="files",
-    parameters=[_BUNDLE, Parameter("sha256", "path", str, "64 hexadecimal digits"), *_CONDITIONS],
-    answers=_ANSWERS,
-    problems=_PROBLEMS,
-)
+@_describe_file("A file of a bundle by its hash", Parameter("sha256", "path", str, "64 hexadecimal digits"))
 def blob(name: str, sha256: str) -> Response:
     """The artefact whose content has this hash."""
     return blob_answer(state().bundle(name), sha256)
@@ -125,13 +114,7 @@ def make_subset(name: str) -> Response:
 
 
 @blueprint.get("/<name>/subsets/<key>/files/<path:path>")
-@describe(
-    "A file of a part of a bundle",
-    tag="files",
-    parameters=[_BUNDLE, Parameter("key", "path", str, "From the answer to POST"), _PATH, *_CONDITIONS],
-    answers=_ANSWERS,
-    problems=_PROBLEMS,
-)
+@_describe_file("A file of a part of a bundle", Parameter("key", "path", str, "From the answer to POST"), _PATH)
 def subset_file(name: str, key: str, path: str) -> Response:
     """An artefact of a part, which is cut again where it is no longer there."""
     bundle = state().bundle(name)
