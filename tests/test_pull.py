@@ -182,6 +182,14 @@ def test_a_budget_fetches_what_select_chooses_and_the_profile(server: Server, un
     assert mine.profile(DEVICE).submodels[chosen["submodel"]].latency_ms.p50 == chosen["latency_ms"]
 
 
+def test_a_bundle_may_have_any_name(untrained_path: Path, tmp_path: Path) -> None:
+    served = Path(shutil.copytree(untrained_path, tmp_path / "ein Modell; 模型?#%"))
+    with serving(tmp_path / "log", served) as server:
+        for arguments in ((), ("--submodels", SMALL)):
+            document = pulled(server.url, "--out", tmp_path / "mine", *arguments)
+            assert (document["bundle"], document["changed"]) == (served.name, True)
+
+
 def test_nothing_fits_exits_with_3_and_fetches_nothing(server: Server, tmp_path: Path) -> None:
     assert "nothing fits" in pulled(server.url, "--out", tmp_path / "mine", "--latency-ms", "1e-6", code=3)
     assert list(tmp_path.iterdir()) == []

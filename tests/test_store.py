@@ -23,7 +23,7 @@ from selector.service import database
 from selector.service.database import StoreError, StoreUnavailable, migrate
 from selector.service.device_models import aggregate, model_of
 from selector.service.rates import RateLimit
-from selector.service.store import Store, VersionConflict, canonical
+from selector.service.store import Store, Stored, VersionConflict, canonical
 from selector.service.tables import hits, metadata
 from tests.conftest import DATABASES, NO_POSTGRESQL, device_info, empty_store, latency
 
@@ -145,15 +145,20 @@ def test_the_newest_profile_is_one_of_the_same_networks(store: Store) -> None:
 
 
 def test_expecting_a_version_keeps_one_from_overwriting_another(store: Store) -> None:
-    for expected in ("*", "0" * 64):
-        with pytest.raises(VersionConflict):
-            store.put("digits", profile(), expected=expected)
-    first, _ = store.put("digits", profile(ms=1.0))
-    second, _ = store.put("digits", profile(ms=2.0), expected=first.sha256)
+    seen: list[str | None] = []
+
+    def put(ms: float, expected: str | None) -> tuple[Stored, bool]:
+        return store.put("digits", profile(ms=ms), may_replace=lambda newest: seen.append(newest) or newest == expected)
+
     with pytest.raises(VersionConflict):
-        store.put("digits", profile(ms=3.0), expected=first.sha256)
-    assert store.put("digits", profile(ms=2.0), expected=first.sha256) == (second, False)  # the request was repeated
-    assert store.put("digits", profile(ms=3.0), expected="*")[0].version == 3
+        put(1.0, "0" * 64)
+    first, _ = put(1.0, None)
+    second, _ = put(2.0, first.sha256)
+    with pytest.raises(VersionConflict) as conflict:
+        put(3.0, first.sha256)
+    assert conflict.value.newest == second.sha256
+    assert put(2.0, first.sha256) == (second, False)  # the request was repeated
+    assert seen == [None, None, first.sha256, second.sha256]
 
 
 def test_versions_are_neither_lost_nor_doubled_by_many_at_once(store: Store) -> None:

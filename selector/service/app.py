@@ -23,11 +23,14 @@ from selector.service import (
 )
 from selector.service.access import Access
 from selector.service.predictor import PredictOptions, Predictor
-from selector.service.state import MAX_BODY_BYTES, State
+from selector.service.state import State
 from selector.service.store import Store
 
 _origin = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?").fullmatch
 _PREDICT = PredictOptions()
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of a request's body, where a path allows no more."""
 
 
 class OriginError(ValueError):

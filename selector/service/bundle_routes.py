@@ -8,9 +8,10 @@ from flask import Blueprint, Response
 
 from exporter.bundle import Bundle
 from exporter.inspection import inspect
+from selector.service.bodies import compressed, json_answer
 from selector.service.openapi import describe
 from selector.service.schemas import BundleDocument, BundleList
-from selector.service.state import json_answer, state
+from selector.service.state import state
 
 blueprint = Blueprint("bundles", __name__, url_prefix="/v1/bundles")
 
@@ -24,7 +25,7 @@ def bundles() -> Response:
 @blueprint.get("/<name>")
 @describe("What a bundle holds", tag="bundles", answers={200: BundleDocument}, problems={404: "No such bundle"})
 def one_bundle(name: str) -> Response:
-    return json_answer(inspect(state().bundle(name)))
+    return compressed(json_answer(inspect(state().bundle(name))))
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app
 from flask.blueprints import BlueprintSetupState
@@ -13,10 +13,11 @@ from flask.blueprints import BlueprintSetupState
 from exporter.bundle import Bundle, BundleError
 from exporter.refit import refit
 from selector.service.artefacts import blob_answer, file_answer
+from selector.service.bodies import compressed, json_answer, parsed_body
 from selector.service.openapi import Answer, Parameter, View, describe
-from selector.service.problems import Problem
+from selector.service.problems import Problem, wrong_field
 from selector.service.schemas import SubsetDocument, SubsetRequest
-from selector.service.state import parsed_body, state
+from selector.service.state import state
 from selector.service.subsets import BusyError, SubsetStore, key_of, submodels_of
 
 blueprint = Blueprint("files", __name__, url_prefix="/v1/bundles")
@@ -93,8 +94,7 @@ def make_subset(name: str) -> Response:
     for place, submodel in enumerate(submodels):
         if submodel not in bundle.submodels:
             message = f"is not in this bundle; it holds {', '.join(list(bundle.submodels)[:8])} …"
-            wrong = {"field": f"submodels.{place}", "value": submodel, "message": message}
-            raise Problem(422, f"sub-model {submodel!r} is not in this bundle", errors=[wrong])
+            raise wrong_field(f"submodels.{place}", submodel, message, f"sub-model {submodel!r} is not in this bundle")
     part = _part(bundle, submodels)
     profile = None
     if selection is not None:
@@ -105,12 +105,12 @@ def make_subset(name: str) -> Response:
     document = {
         "bundle": bundle.name,
         "submodels": list(part.submodels),
-        "files": f"/v1/bundles/{bundle.name}/subsets/{key_of(bundle, submodels)}/files/",
+        "files": f"/v1/bundles/{quote(bundle.name, safe='')}/subsets/{key_of(bundle, submodels)}/files/",
         "selection": None if selection is None else selection._asdict(),
         "profile": profile,
-        "manifest": json.loads((part.path / "manifest.json").read_bytes()),
+        "manifest": part.manifest.model_dump(mode="json"),  # the file may have had to make room by now
     }
-    return Response(json.dumps(document, separators=(",", ":")), mimetype="application/json")
+    return compressed(json_answer(document))
 
 
 @blueprint.get("/<name>/subsets/<key>/files/<path:path>")
