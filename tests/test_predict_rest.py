@@ -220,6 +220,10 @@ def test_too_large_another_type_and_a_wrong_query_are_problems(
         ("bundle=a&bundle=b", "bundle"),
     ):
         assert refused(send(server, f"/v1/predict?{query}", good, Content_Type=NPY), 422)["field"] == field
+    inputs = {"inputs": {input_name(bundle): images.tolist()}}
+    beside = send(server, budget_path({"latency_ms": 5}), json.dumps(inputs).encode(), Content_Type=JSON)
+    assert refused(beside, 422)["field"] == "budget"  # a limit that would go unheeded
+    assert refused(send_json(server, inputs, Sortednet_Budget="{}"), 422)["field"] == "Sortednet-Budget"
     for path in ("bundle=nope", "device=phone"):
         refused(send(server, f"/v1/predict?{path}", good, Content_Type=NPY), 404)
     plan = {"budget": {"plan": {"per_hour": 60, "for_hours": 2}}, "inputs": {input_name(bundle): images.tolist()}}

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from exporter.bundle import Bundle
 from selector.service import create_app
 from selector.service.database import StoreUnavailable
+from selector.service.fleet import REMEMBERED
 from selector.service.store import Store
 from tests.conftest import DEVICE, taking
 
@@ -160,3 +161,20 @@ def untold(bundle_path: Path, tmp_path: Path) -> FlaskClient:
     """Of a bundle without profiles."""
     copy = Path(shutil.copytree(bundle_path, tmp_path / "bare", ignore=shutil.ignore_patterns("profiles")))
     return create_app([Bundle(copy)]).test_client()
+
+
+def test_what_is_asked_for_all_the_time_is_not_forgotten_for_what_is_asked_once(
+    client: FlaskClient, bundle: Bundle, store: Store, writer: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = bundle.profile(DEVICE)
+    sent = profile.model_copy(update={"device": profile.device.model_copy(update={"name": "phone"})})
+    path = f"/v1/bundles/{bundle.name}/profiles/phone"
+    assert client.put(path, data=sent.model_dump_json(), headers=writer).status_code == 201
+    read: list[Any] = []
+    original = store.profile
+    monkeypatch.setattr(store, "profile", lambda *key: read.append(key) or original(*key))
+    for number in range(2 * REMEMBERED):
+        if number % 100 == 0:
+            assert client.post("/v1/select", json={"device": "phone"}).json["device"] == "phone"
+        client.post("/v1/select", json={"device": f"guessed-{number}"})
+    assert len(read) == 1

@@ -216,6 +216,8 @@ def test_no_other_page_may_read_answers_unless_its_origin_is_named(server: Serve
     assert "Access-Control-Allow-Origin" not in sent(server, "/v1/bundles", Origin=page)[2]
     with serving(tmp_path / "log", bundle_path, options=["--cors-origin", page]) as open_server:
         assert sent(open_server, "/v1/bundles", Origin=page)[2]["Access-Control-Allow-Origin"] == page
+        exposed = sent(open_server, "/v1/bundles", Origin=page)[2]["Access-Control-Expose-Headers"].split(", ")
+        assert {"ETag", "Sortednet-Selection", "Profile-Version", "Retry-After"} <= set(exposed)
         for other in ("https://evil.example", f"{page}.evil.example", "https://fleetXexample"):
             assert "Access-Control-Allow-Origin" not in sent(open_server, "/v1/bundles", Origin=other)[2]
         preflight = urllib.request.Request(

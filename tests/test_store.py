@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -110,6 +111,9 @@ def test_a_store_of_a_newer_version_is_refused(url: str) -> None:
         ("sqlite://", "sqlite:///FILE"),
         ("sqlite:////proc/none/store.db", "/proc/none/store.db"),
         ("postgresql://me:secret@127.0.0.1:1/name", "127.0.0.1:1"),
+        ("postgresql://me:secret@host:port/name", "allowed are sqlite"),
+        ("postgresql+psycopg2://me:secret@host/name", "allowed are sqlite"),
+        ("sqlite+aiosqlite:///store.db", "allowed are sqlite"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, named: str) -> None:
@@ -117,6 +121,14 @@ def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, n
         Store(url)
     assert named in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not waited for, as another's lock is."""
+    (tmp_path / "notes.txt").write_text("dear " * 1000)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
+    with pytest.raises(StoreError, match=r"notes\.txt.*not a database"):
+        Store(f"sqlite:///{tmp_path / 'notes.txt'}")
 
 
 def test_what_is_sent_is_what_is_found_and_versions_count_up(store: Store) -> None:
@@ -206,6 +218,8 @@ def test_a_token_is_good_until_it_is_revoked_or_expires(store: Store) -> None:
     token, text = store.tokens.create("fleet", bundle="digits", device="phone-*", days=1)
     assert store.tokens.authenticate(text) == token
     assert [token.allows(*pair) for pair in (("digits", "phone-1"), ("digits", "tv"), ("x", "phone-1"))] == [True, False, False]
+    literal, _ = store.tokens.create("literal", bundle="model [1]?")  # of the patterns of shells only * is one
+    assert [literal.allows(name, "phone") for name in ("model [1]?", "model 1x")] == [True, False]
     other, _ = store.tokens.create("other")
     assert other.allows("any", "thing")
     wrong = (
@@ -226,7 +240,7 @@ def test_a_token_is_good_until_it_is_revoked_or_expires(store: Store) -> None:
     assert revoked.revoked_at is not None
     assert store.tokens.revoke(token.id) == revoked
     assert store.tokens.authenticate(text) is None
-    assert [one.id for one in store.tokens.all()] == [token.id, other.id]
+    assert [one.id for one in store.tokens.all()] == [token.id, literal.id, other.id]
     _, brief = store.tokens.create("brief", days=1e-9)
     assert store.tokens.authenticate(brief) is None
 

@@ -33,6 +33,11 @@ MAX_BODY_BYTES = 64 * 1024
 """Of a request's body, where a path allows no more."""
 
 
+EXPOSED = ["Content-Location", "Content-Range", "ETag", "Profile-Version", "Retry-After", "X-Request-Id"]
+EXPOSED += ["Sortednet-Latency-Ms", "Sortednet-Queued-Ms", "Sortednet-Selection"]
+"""Headers that pages of other origins may read."""
+
+
 class OriginError(ValueError):
     """No origin of a page."""
 
@@ -69,11 +74,6 @@ def create_app(
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)
         app.register_blueprint(predict_routes.blueprint)
     if cors_origins:
-        CORS(
-            app,
-            origins=list(cors_origins),
-            expose_headers=["ETag", "X-Request-Id"],
-            max_age=600,
-        )
+        CORS(app, origins=list(cors_origins), expose_headers=EXPOSED, max_age=600)
     app.wsgi_app = Access(app.wsgi_app)  # type: ignore[method-assign]
     return app

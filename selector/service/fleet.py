@@ -106,9 +106,9 @@ class _Entry(NamedTuple, Generic[Value]):
 
 
 class _Fresh(Generic[Value]):
-    """Remembers values by key. After a while the next one who asks compares versions, and makes the value again when they
-    differ; the others meanwhile go on with the one before, and so do all while the database does not answer. That there is
-    nothing is remembered too."""
+    """Remembers values by key, those that were last asked for. After a while the next one who asks compares versions, and makes
+    the value again when they differ; the others meanwhile go on with the one before, and so do all while the database does not
+    answer. That there is nothing is remembered too."""
 
     def __init__(self, fresh_s: float) -> None:
         self._fresh_s = fresh_s
@@ -120,6 +120,7 @@ class _Fresh(Generic[Value]):
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
+                self._entries.move_to_end(key)
                 if now < entry.until:
                     return entry.value
                 self._entries[key] = entry._replace(until=now + self._fresh_s)  # the others go on with it

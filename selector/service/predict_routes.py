@@ -37,11 +37,11 @@ blueprint = Blueprint("predict", __name__, url_prefix="/v1")
     "Run inputs by the sub-model that fits a budget",
     tag="predict",
     parameters=[
-        Parameter("bundle", "query", str, "As in the JSON body, where the body is an array"),
-        Parameter("device", "query", str, "As in the JSON body, where the body is an array"),
-        Parameter("budget", "query", str, "The budget as JSON, where the body is an array"),
-        Parameter("battery", "query", str, "The battery as JSON, where the body is an array"),
-        Parameter(BUDGET_HEADER, "header", str, "The budget as JSON, in place of the query's"),
+        Parameter("bundle", "query", str, "As in the JSON body; where the body is an array"),
+        Parameter("device", "query", str, "As in the JSON body; where the body is an array"),
+        Parameter("budget", "query", str, "The budget as JSON; where the body is an array"),
+        Parameter("battery", "query", str, "The battery as JSON; where the body is an array"),
+        Parameter(BUDGET_HEADER, "header", str, "The budget as JSON, where the body is an array and the query has none"),
     ],
     request={JSON: PredictRequest, NPY: None, NPZ: None},
     answers={200: Answer("The outputs, and what was chosen", {JSON: PredictAnswer, NPY: None, NPZ: None})},
@@ -110,6 +110,12 @@ def predictor() -> Predictor:
 
 
 def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array]]:
+    beside = dict(request.args)
+    if BUDGET_HEADER in request.headers:
+        beside[BUDGET_HEADER] = request.headers[BUDGET_HEADER]
+    if beside:  # a deadline that nobody heeds would be worse
+        name, value = next(iter(beside.items()))
+        raise wrong_field(name, value, "stands beside a JSON body; allowed is the same in it")
     query = parsed_body(PredictRequest, predictor().options.json_bytes)
     bundle = state().bundle(query.bundle)
     specs = {spec.name: spec for spec in bundle.manifest.inputs}
@@ -144,7 +150,9 @@ def _query() -> PredictQuery:
         if len(texts) > 1:
             raise wrong_field(name, None, "is given twice; allowed is once")
         given[name] = texts[0]
-    if "budget" not in given and BUDGET_HEADER in request.headers:
+    if BUDGET_HEADER in request.headers:
+        if "budget" in given:
+            raise wrong_field(BUDGET_HEADER, request.headers[BUDGET_HEADER], "the query has a budget; allowed is one")
         given["budget"] = request.headers[BUDGET_HEADER]
     for name in ("budget", "battery"):
         if name in given:
