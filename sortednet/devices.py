@@ -59,7 +59,7 @@ def profile(
     from selector.profiling import profile_bundle
 
     opened = Bundle(bundle)
-    names = submodels.split(",") if submodels else None
+    names = submodels.split(",") if submodels is not None else None
     measured = profile_bundle(
         opened,
         device=device,

@@ -81,7 +81,7 @@ def pull(
 
     budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb, "min_accuracy": min_accuracy}
     budget_fields = {**budget, "percentile": percentile, "objective": objective}
-    names = submodels.split(",") if submodels else None
+    names = submodels.split(",") if submodels is not None else None
     done = pull_command(url, out, bundle, names, budget_fields, device, timeout=timeout, console=messages, quiet=as_json)
     if as_json:
         print_json(done)

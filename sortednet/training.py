@@ -78,7 +78,7 @@ def export(
     from exporter.inspection import inspect as inspect_bundle
     from exporter.run import export_run
 
-    bundle = export_run(run, out, submodels.split(",") if submodels else None, int8=int8)
+    bundle = export_run(run, out, submodels.split(",") if submodels is not None else None, int8=int8)
     if as_json:
         print_json(inspect_bundle(bundle))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import http.server
 import json
@@ -343,7 +344,12 @@ def test_bytes_that_are_always_wrong_are_an_error_and_the_old_bundle_stays(proxy
 
 
 def test_an_altered_manifest_is_refused(proxy: Proxy, tmp_path: Path) -> None:
-    proxy.fault = lambda request, status, body: (status, body.replace(b'"macs":', b'"macs": 1'), None)
+    def alters(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
+        if not request.path.endswith("/subsets"):
+            return None
+        return status, gzip.compress(gzip.decompress(body).replace(b'"macs":', b'"macs": 1')), None
+
+    proxy.fault = alters
     assert "altered" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -361,6 +367,40 @@ def test_a_busy_service_is_asked_again(proxy: Proxy, tmp_path: Path) -> None:
     proxy.fault = busy
     pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
     assert not any(left.values())
+
+
+@pytest.mark.parametrize("choice", [(), ("--submodels", SMALL)])
+def test_a_document_that_breaks_off_is_asked_for_again(proxy: Proxy, tmp_path: Path, choice: tuple[str, ...]) -> None:
+    broken = []
+
+    def breaks(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
+        if request.path.endswith(("/subsets", "manifest.json")) and len(broken) < 2:
+            broken.append(request)
+            return status, body, len(body) // 2
+        return None
+
+    proxy.fault = breaks
+    pulled(proxy.url, "--out", tmp_path / "mine", *choice)
+    assert len(broken) == 2
+
+
+def test_documents_come_compressed_and_one_that_unpacks_without_end_is_refused(proxy: Proxy, tmp_path: Path) -> None:
+    sizes = []
+
+    def look(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
+        if request.path.endswith("/subsets"):
+            sizes.append((len(body), len(gzip.decompress(body))))
+        return None
+
+    proxy.fault = look
+    pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
+    assert sizes[0][0] < sizes[0][1] / 2
+    bomb = gzip.compress(bytes(100 * 2**20))
+    proxy.fault = lambda request, status, body: (status, bomb, None) if request.path.endswith("/subsets") else None
+    assert "answers no JSON" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=2)
+    damaged = gzip.compress(b"{}" * 1000)[:-20] + bytes(20)
+    proxy.fault = lambda request, status, body: (status, damaged, None) if request.path.endswith("/subsets") else None
+    assert "answers no JSON" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=2)
 
 
 def test_damaged_files_of_the_old_bundle_are_fetched_again(server: Server, tmp_path: Path) -> None:
@@ -383,6 +423,7 @@ def test_damaged_files_of_the_old_bundle_are_fetched_again(server: Server, tmp_p
         (["http://host:port", "--out", "OUT"], 2, ["'http://host:port'"]),
         (["URL", "--out", "OUT", "--bundle", "nope"], 2, ["'nope'", "digits"]),
         (["URL", "--out", "OUT", "--submodels", "w9"], 2, ["'w9'", SMALL]),
+        (["URL", "--out", "OUT", "--submodels", ""], 2, ["''", SMALL]),
         (["URL", "--out", "OUT", "--device", "phone"], 2, ["phone"]),
         (["URL", "--out", "OUT", "--device", "phone", "--latency-ms", "1"], 2, ["'phone'", DEVICE]),
         (["URL", "--out", "OUT", "--latency-ms", "-1"], 2, ["latency_ms", "-1"]),
