@@ -254,6 +254,14 @@ def test_a_wrong_request_is_a_problem_naming_the_field(server: Server, request_:
     assert named in got.body.decode()
 
 
+def test_nothing_is_cut_for_a_device_that_nobody_knows(untrained_path: Path, tmp_path: Path) -> None:
+    app = create_app([Bundle(untrained_path)])
+    app.extensions["sortednet-subsets"] = SubsetStore(tmp_path / "subsets")
+    query = {"submodels": ["w0.50-d1"], "device": "phone"}
+    assert app.test_client().post("/v1/bundles/digits/subsets", json=query).status_code == 404
+    assert not (tmp_path / "subsets").exists()
+
+
 def test_many_at_once_get_the_same_subset(server: Server) -> None:
     with ThreadPoolExecutor(12) as pool:
         answers = list(

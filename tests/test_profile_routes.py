@@ -148,6 +148,8 @@ def test_devices_and_models_are_listed_in_pages(fleet: Fleet) -> None:
     assert {cost["latency_ms"]["p50"] for cost in found["profile"]["submodels"].values()} == {3.0}
     answer = fleet.server.post("/v1/select", {"device": listed["model"]}).document
     assert (answer["latency_ms"], answer["device"]) == (3.0, listed["model"])
+    part = fleet.server.post(f"{fleet.root}/subsets", {"device": listed["model"], "budget": {}}).document
+    assert (part["selection"], part["profile"]["device"]["name"]) == (answer, listed["model"])
     problem(fleet.server.get(f"{fleet.root}/models/none"), 404)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app
@@ -85,29 +83,22 @@ def make_subset(name: str) -> Response:
     """Cuts the part of the bundle that holds these sub-models, or the best one for the budget."""
     bundle = state().bundle(name)
     query = parsed_body(SubsetRequest, MAX_SUBSET_BYTES)
-    selection = None
-    submodels = query.submodels
-    if query.budget is not None:
+    if query.submodels is not None:
+        selection, submodels, device = None, query.submodels, query.device
+        _check_names(bundle, submodels)
+    else:
+        assert query.budget is not None
         selection = state().selector(bundle, query.device).select(query.budget)
-        submodels = [selection.submodel]
-    assert submodels is not None
-    for place, submodel in enumerate(submodels):
-        if submodel not in bundle.submodels:
-            message = f"is not in this bundle; it holds {', '.join(list(bundle.submodels)[:8])} …"
-            raise wrong_field(f"submodels.{place}", submodel, message, f"sub-model {submodel!r} is not in this bundle")
+        submodels, device = [selection.submodel], selection.device
+    profile = None if device is None else state().profile(bundle, device)
     part = _part(bundle, submodels)
-    profile = None
-    if selection is not None:
-        with suppress(Problem):  # what was selected by may be figures of several devices
-            profile = _profile(bundle, part, selection.device)
-    elif query.device is not None:
-        profile = _profile(bundle, part, query.device)
+    cut = None if profile is None else refit(profile, bundle.manifest, part.manifest)
     document = {
         "bundle": bundle.name,
         "submodels": list(part.submodels),
         "files": f"/v1/bundles/{quote(bundle.name, safe='')}/subsets/{key_of(bundle, submodels)}/files/",
         "selection": None if selection is None else selection._asdict(),
-        "profile": profile,
+        "profile": None if cut is None else cut.model_dump(mode="json"),
         "manifest": part.manifest.model_dump(mode="json"),  # the file may have had to make room by now
     }
     return compressed(json_answer(document))
@@ -126,6 +117,14 @@ def subset_file(name: str, key: str, path: str) -> Response:
     return file_answer(_part(bundle, submodels), path)
 
 
+def _check_names(bundle: Bundle, submodels: Sequence[str]) -> None:
+    """Raises Problem 422 naming the first that is not in the bundle."""
+    for place, submodel in enumerate(submodels):
+        if submodel not in bundle.submodels:
+            message = f"is not in this bundle; it holds {', '.join(list(bundle.submodels)[:8])} …"
+            raise wrong_field(f"submodels.{place}", submodel, message, f"sub-model {submodel!r} is not in this bundle")
+
+
 def _part(bundle: Bundle, submodels: Sequence[str]) -> Bundle:
     """Raises Problem 503 where it cannot be cut now."""
     store: SubsetStore = current_app.extensions["sortednet-subsets"]
@@ -136,9 +135,3 @@ def _part(bundle: Bundle, submodels: Sequence[str]) -> Bundle:
     except BundleError as error:
         current_app.logger.error("subset of %s: %s", bundle.name, error)
         raise Problem(503, "the subset cannot be made at the moment; the service's log says why") from None
-
-
-def _profile(bundle: Bundle, part: Bundle, device: str) -> dict[str, Any] | None:
-    """What the device's profile says of the part. Raises Problem 404 for a device without one."""
-    found = refit(state().profile(bundle, device), bundle.manifest, part.manifest)
-    return None if found is None else found.model_dump(mode="json")

@@ -52,6 +52,15 @@ class Fleet:
         key = (bundle.name, bundle.fingerprint, device)
         return self._selectors.get(key, lambda: _version(self.store.newest(*key)), lambda: self._made(bundle, device))
 
+    def profile(self, bundle: Bundle, device: str) -> Profile | None:
+        """What `selector` or `model_selector` is made of: the newest that the device sent, else, where none of that name lies
+        in the bundle, the one of the devices of that model. Raises StoreUnavailable."""
+        found = self.store.profile(bundle.name, bundle.fingerprint, device)
+        if found is not None:
+            return Profile.model_validate_json(found[1])
+        model = None if device in bundle.devices() else self.model(bundle, device)
+        return None if model is None else model.profile
+
     def model_selector(self, bundle: Bundle, model: str) -> Selector | None:
         """Of the devices of that model, None when there are none. Raises as `selector` does."""
         found = self.model(bundle, model)

@@ -70,16 +70,17 @@ class State:
         return _there(self._put_limit)
 
     def profile(self, bundle: Bundle, device: str) -> Profile:
-        """The newest that the device sent, else the one in the bundle. Raises Problem 404 where there is none,
-        StoreUnavailable where the bundle could not answer instead."""
-        try:
-            sent = None if self._fleet is None else self._fleet.store.profile(bundle.name, bundle.fingerprint, device)
-        except StoreUnavailable:
-            if device not in bundle.devices():
-                raise
-            sent = None
-        if sent is not None:
-            return Profile.model_validate_json(sent[1])
+        """What `selector` goes by for the device. Raises Problem 404 where there is none, StoreUnavailable where the bundle
+        could not answer instead."""
+        if self._fleet is not None:
+            try:
+                found = self._fleet.profile(bundle, device)
+            except StoreUnavailable:
+                if device not in bundle.devices():
+                    raise
+            else:
+                if found is not None:
+                    return found
         if device not in bundle.devices():
             raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
         try:
