@@ -152,12 +152,12 @@ def put_profile(name: str, device: str) -> Response:
     checked_name("device", device)
     token = _writer(bundle, device)
     sent = _sent(bundle, device)
-    may_replace = _condition(bundle, device)
+    conditions = _conditions(bundle, device)
     try:
-        stored, created = state().fleet.store.put(bundle.name, sent, token=token.id, may_replace=may_replace)
-    except VersionConflict as conflict:
-        standing = f"has sha256 {conflict.newest}" if conflict.newest else "is none"
-        raise Problem(412, f"the newest profile of device {device!r} {standing}: not as the request's condition says") from None
+        stored, created = state().fleet.store.put(bundle.name, sent, token=token.id, may_replace=conditions)
+    except VersionConflict:
+        message = f"what there is of device {device!r} is not as If-Match or If-None-Match says; GET has its ETag"
+        raise Problem(412, message) from None
     state().fleet.forget(bundle, device)
     response = model_answer(StoredDocument(**stored._asdict(), created=created))
     response.status_code = HTTPStatus.CREATED if created and stored.version == 1 else HTTPStatus.OK
@@ -247,24 +247,24 @@ def _sent(bundle: Bundle, device: str) -> Profile:
     return profile
 
 
-def _condition(bundle: Bundle, device: str) -> Callable[[str | None], bool]:
-    """Whether a profile with that hash (None: there is none) may be replaced, by `If-Match` and `If-None-Match`: where the
-    device has sent none of these networks, the bundle's own stands, as it does for GET."""
-    wanted, unwanted = request.if_match, request.if_none_match
-    strong = {plain_etag(etag) for etag in wanted.as_set()}
-    every = {plain_etag(etag) for etag in unwanted.as_set(include_weak=True)}
+def _conditions(bundle: Bundle, device: str) -> Callable[[str | None], bool]:
+    """Whether `If-Match` and `If-None-Match` allow that a profile with a hash is replaced. None: the device has sent none of
+    these networks; the bundle's own stands then, as it does for GET, or nothing."""
+    match, none_match = ("If-Match" in request.headers), ("If-None-Match" in request.headers)
+    named = {plain_etag(etag) for etag in request.if_match.as_set()}  # strong ones
+    excluded = {plain_etag(etag) for etag in request.if_none_match.as_set(include_weak=True)}
     own = None
-    if "If-Match" in request.headers or "If-None-Match" in request.headers:
+    if (match or none_match) and device in bundle.devices():
         with suppress(BundleError):
-            own = sha256_of(canonical(bundle.profile(device))) if device in bundle.devices() else None
+            own = sha256_of(canonical(bundle.profile(device)))
 
-    def may_replace(newest: str | None) -> bool:
+    def allow(newest: str | None) -> bool:
         standing = newest or own
-        if "If-Match" in request.headers and (standing is None or not (wanted.star_tag or standing in strong)):
+        if match and (standing is None or not (request.if_match.star_tag or standing in named)):
             return False
-        return "If-None-Match" not in request.headers or standing is None or not (unwanted.star_tag or standing in every)
+        return not (none_match and standing is not None and (request.if_none_match.star_tag or standing in excluded))
 
-    return may_replace
+    return allow
 
 
 def _page() -> tuple[str, int]:

@@ -43,11 +43,7 @@ class DeviceModel(NamedTuple):
 
 
 class VersionConflict(Exception):
-    """The newest version, whose hash this is, may not be replaced; None: there is none."""
-
-    def __init__(self, newest: str | None) -> None:
-        super().__init__(newest)
-        self.newest = newest
+    """Whoever puts a profile does not want what is there to be replaced."""
 
 
 class Store:
@@ -116,7 +112,7 @@ class Store:
                 return _stored(newest), False
             current = newest.sha256 if newest is not None and newest.fingerprint == row["fingerprint"] else None
             if not may_replace(current):
-                raise VersionConflict(current)
+                raise VersionConflict
             new = {**row, "version": newest.version + 1 if newest else 1, "received_at": datetime.now(UTC)}
             connection.execute(profiles.insert().values(new))
         return Stored(**{name: new[name] for name in Stored._fields}), True
