@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from exporter.bundle import Bundle
-from selector.service import create_app
+from selector.service import create_app, fleet
 from selector.service.database import StoreUnavailable
 from selector.service.fleet import REMEMBERED
 from selector.service.store import Store
@@ -135,6 +136,23 @@ def test_while_the_store_is_gone_each_query_of_many_is_answered_in_its_place(
     first, second, third = answer.json["selections"]
     assert (first["device"], second["device"]) == (DEVICE, DEVICE)
     assert third["status"] == 503
+
+
+def test_a_store_that_does_not_answer_is_not_asked_by_every_query(
+    bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(store, "newest", lambda *key: asked.append(key) or gone())
+    monkeypatch.setattr(fleet, "ASK_AGAIN_S", 0.2)
+    client = create_app([bundle], store).test_client()
+    many = {"queries": [{"device": f"phone-{number}"} for number in range(50)] + [{"device": DEVICE}] * 50}
+    for times in (1, 2):
+        found = client.post("/v1/select", json=many).json["selections"]
+        assert [one.get("status") for one in found] == [503] * 50 + [None] * 50
+        assert len(asked) == times
+        time.sleep(0.3)
+    monkeypatch.undo()
+    assert client.post("/v1/select", json={"device": "phone"}).status_code == 404  # there is none
 
 
 def test_while_the_store_is_gone_a_part_of_a_bundle_comes_with_its_own_profile(
