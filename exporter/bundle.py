@@ -17,10 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from device_profiles import Profile, ProfileError, read_profile
-from exporter.manifest import FORMAT_VERSION, Manifest, SubModelEntry, inside, seal_of
+from exporter.manifest import Manifest, SubModelEntry, checked, inside
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
     from numpy.typing import NDArray
@@ -195,22 +193,10 @@ def _read_manifest(root: Path) -> Manifest:
         document = json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{MANIFEST_FILE}: is truncated or no JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BundleError(f"{MANIFEST_FILE}: is no JSON object")
-    version = document.get("format_version")
-    if type(version) is not int or version < 1:
-        raise BundleError(f"{MANIFEST_FILE}: format_version = {version!r}; allowed are 1 to {FORMAT_VERSION}")
-    if version > FORMAT_VERSION:
-        raise BundleError(f"{MANIFEST_FILE}: format_version = {version} is newer than {FORMAT_VERSION}: update sortednet")
     try:
-        manifest = Manifest.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{MANIFEST_FILE}: {place}: {first['msg']}") from None
-    if manifest.sha256 != seal_of(document):
-        raise BundleError(f"{MANIFEST_FILE}: was altered after the export (its own sha256 does not fit)")
-    return manifest
+        return checked(document)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_FILE}: {error}") from None
 
 
 def _some(names: list[str]) -> str:

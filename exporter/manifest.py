@@ -7,7 +7,7 @@ import json
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 FORMAT_VERSION = 1
 
@@ -103,6 +103,27 @@ class Manifest(_Model):
         shapes = [(s.id, s.params, s.macs, s.topology, s.precision) for s in self.submodels]
         inputs = [(i.name, i.dtype, i.shape) for i in self.inputs]
         return hashlib.sha256(json.dumps([self.family, inputs, sorted(shapes)]).encode()).hexdigest()
+
+
+def checked(document: Any) -> Manifest:
+    """The manifest that a JSON document is. Raises ValueError naming the first field that is wrong, also for a newer format
+    and for a document whose own hash does not fit."""
+    if not isinstance(document, dict):
+        raise ValueError("is no JSON object")
+    version = document.get("format_version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"format_version = {version!r}; allowed are 1 to {FORMAT_VERSION}")
+    if version > FORMAT_VERSION:
+        raise ValueError(f"format_version = {version} is newer than {FORMAT_VERSION}: update sortednet")
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{place}: {first['msg']}") from None
+    if manifest.sha256 != seal_of(document):
+        raise ValueError("was altered (its own sha256 does not fit)")
+    return manifest
 
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def _write(bundle: Bundle, wanted: set[str], folder: Path) -> Manifest:
 
 
 def _cut_document(old: Manifest, wanted: set[str]) -> dict[str, Any]:
-    """The manifest's document with these sub-models, and the layers that they have, alone; `files` is another's matter."""
-    document = old.model_dump(mode="json", exclude={"sha256", "files"})
+    """The manifest's document with these sub-models, and the layers that they have, alone; `files` are still the old ones."""
+    document = old.model_dump(mode="json", exclude={"sha256"})
     document["submodels"] = [entry for entry in document["submodels"] if entry["id"] in wanted]
     used = sorted({index for entry in document["submodels"] for index, _ in entry["layers"]})
     places = {index: place for place, index in enumerate(used)}

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from device_profiles import Profile, ProfileError, read_profile, write_profile
 from exporter.atomic import built_beside
 from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
-from exporter.manifest import FORMAT_VERSION, Manifest, seal_of
+from exporter.manifest import Manifest, checked
 from exporter.refit import refit
 from selector.budget import Budget
 from selector.transfer import Client, GoneError, PullError, sha256_of
@@ -136,20 +136,16 @@ def _profile(client: Client, base: str, device: str) -> Any:
 
 def _offer(document: Any, files: str, profile: Any, selection: Mapping[str, Any] | None) -> _Offer:
     """Checks the manifest as `Bundle` will. Raises PullError."""
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise PullError(
-            f"{MANIFEST_FILE}: format_version = {version!r}; this version of sortednet reads up to {FORMAT_VERSION}"
-        )
     try:
-        manifest = Manifest.model_validate(document)
+        manifest = checked(document)
+    except ValueError as error:
+        raise PullError(f"the service's {MANIFEST_FILE}: {error}") from None
+    try:
         measured = None if profile is None else Profile.model_validate(profile)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise PullError(f"the service's manifest or profile: {place}: {first['msg']}") from None
-    if manifest.sha256 != seal_of(document):
-        raise PullError(f"{MANIFEST_FILE}: was altered on the way (its own sha256 does not fit)")
+        raise PullError(f"the service's profile: {place}: {first['msg']}") from None
     if measured is not None and measured.bundle != manifest.fingerprint:
         raise PullError(f"the service's profile of {measured.device.name} was measured on another bundle", 2)
     reserved = [name for name in manifest.files if name.split("/")[0] in (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE)]

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,10 @@ class Client:
         failed = 0
         while True:
             try:
-                with self._open(path, {"Accept": "application/json", **kind}, data) as response:
-                    content = response.read(_MAX_DOCUMENT + 1)
-                    if len(content) > _MAX_DOCUMENT or response.headers.get_content_type() != "application/json":
-                        raise PullError(f"{self.url}{path}: answers no JSON; is it a sortednet service?", 2)
-                    return json.loads(content)
+                with self._open(path, {"Accept": "application/json", "Accept-Encoding": "gzip", **kind}, data) as response:
+                    if response.headers.get_content_type() != "application/json":
+                        raise ValueError(response.headers.get_content_type())
+                    return json.loads(_content(response))
             except _BROKEN as error:
                 failed += 1
                 self._again(path, error, failed)
@@ -188,10 +188,30 @@ def _opener() -> urllib.request.OpenerDirector:
 _OPENER = _opener()
 
 
+def _content(response: http.client.HTTPResponse | urllib.error.HTTPError) -> bytes:
+    """The whole body, unpacked. Raises HTTPException where it breaks off, which `read` with a number does not notice, and
+    ValueError where it is too large or damaged."""
+    content = response.read(_MAX_DOCUMENT + 1)
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdecimal() and len(content) < min(int(announced), _MAX_DOCUMENT):
+        raise http.client.IncompleteRead(content, int(announced) - len(content))
+    if response.headers.get("Content-Encoding") == "gzip":
+        unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            content = unpacker.decompress(content, _MAX_DOCUMENT + 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        if not unpacker.eof and len(content) <= _MAX_DOCUMENT:
+            raise ValueError("gzip without an end")
+    if len(content) > _MAX_DOCUMENT:
+        raise ValueError(f"more than {_MAX_DOCUMENT} bytes")
+    return content
+
+
 def _problem(error: urllib.error.HTTPError) -> str:
     """What a problem document says, in a line."""
     try:
-        document = json.loads(error.read(_MAX_DOCUMENT))
+        document = json.loads(_content(error))
         fields = [f"{item['field']} {item['message']}" for item in document.get("errors", ())]
         return " ".join(f"{document['detail']} {'; '.join(fields)}".split())[:1000]
     except (*_BROKEN, ValueError, KeyError, TypeError, AttributeError):

@@ -9,11 +9,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from numpy.typing import NDArray
 
-from device_profiles import write_profile
+from device_profiles import DeviceInfo, LatencyMs, Profile, write_profile
 from exporter.bundle import Bundle
 from selector.cache import FOLDER_VARIABLE
 from selector.profiling import profile_bundle
@@ -115,9 +116,33 @@ def measured(path: Path) -> Path:
     return path
 
 
+def device_info(**given: Any) -> DeviceInfo:
+    """A made-up device; `given` are fields that matter to the test."""
+    usual = {"name": "bench", "cpu": "cpu", "cores": 2, "threads": 1, "ram_mb": 1024, "os": "os", "onnxruntime": "1"}
+    return DeviceInfo(**{**usual, "execution_provider": "CPUExecutionProvider", **given})
+
+
+def latency(ms: float) -> LatencyMs:
+    """The same at every percentile."""
+    return LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=10)
+
+
+def taking(profile: Profile, ms: float) -> Profile:
+    """The profile, but every sub-model takes so long."""
+    costs = {name: cost.model_copy(update={"latency_ms": latency(ms)}) for name, cost in profile.submodels.items()}
+    return profile.model_copy(update={"submodels": costs})
+
+
 @pytest.fixture
 def bundle(bundle_path: Path) -> Bundle:
     return Bundle(bundle_path)
+
+
+@pytest.fixture
+def images(bundle: Bundle) -> NDArray[Any]:
+    """Two examples, as the measured bundle takes them."""
+    (name,) = (spec.name for spec in bundle.manifest.inputs)
+    return bundle.selftest_inputs[name][:2]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import urllib.parse
@@ -19,6 +20,7 @@ from device_profiles import read_profile
 from exporter.bundle import Bundle, BundleError
 from exporter.subset import subset
 from selector import Budget, selector_for
+from selector.service import create_app
 from selector.service.subsets import SubsetStore, key_of, submodels_of
 from tests.conftest import DEVICE
 from tests.test_service import Server, serving
@@ -204,7 +206,7 @@ def test_a_subset_is_the_bundle_that_the_exporter_cuts(server: Server, served: P
     names = ["w0.75-d2", "w0.50-d1-int8"]
     answer = made(server, submodels=names)
     part = subset(Bundle(served), names, tmp_path / "part")
-    assert answer["manifest"] == json.loads((part.path / "manifest.json").read_text())
+    assert json.dumps(answer["manifest"], indent=1) + "\n" == (part.path / "manifest.json").read_text()
     assert (answer["submodels"], answer["selection"], answer["profile"]) == (list(part.submodels), None, None)
     for name, entry in part.manifest.files.items():
         got = ask(server, f"{answer['files']}{name}?sha256={entry.sha256}")
@@ -250,6 +252,14 @@ def test_a_wrong_request_is_a_problem_naming_the_field(server: Server, request_:
     got = ask(server, "/v1/bundles/digits/subsets", "POST", request_)
     assert (got.status, got.headers.get_content_type()) == (status, "application/problem+json")
     assert named in got.body.decode()
+
+
+def test_nothing_is_cut_for_a_device_that_nobody_knows(untrained_path: Path, tmp_path: Path) -> None:
+    app = create_app([Bundle(untrained_path)])
+    app.extensions["sortednet-subsets"] = SubsetStore(tmp_path / "subsets")
+    query = {"submodels": ["w0.50-d1"], "device": "phone"}
+    assert app.test_client().post("/v1/bundles/digits/subsets", json=query).status_code == 404
+    assert not (tmp_path / "subsets").exists()
 
 
 def test_many_at_once_get_the_same_subset(server: Server) -> None:
@@ -305,6 +315,16 @@ def test_the_folder_is_bounded_and_what_went_is_made_again(untrained_path: Path,
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_a_killed_service_left_in_the_folder_goes_too(untrained_path: Path, tmp_path: Path) -> None:
+    long_ago, just_now = [tmp_path / ".gone-1", tmp_path / ".x.partial-1", tmp_path / ".lock-1"], tmp_path / ".gone-2"
+    for left in (*long_ago, just_now):
+        (left / "part").mkdir(parents=True) if "lock" not in left.name else left.touch()
+    for left in long_ago:
+        os.utime(left, (0, 0))
+    part = SubsetStore(tmp_path).part(Bundle(untrained_path), ["w0.50-d1"])
+    assert sorted(tmp_path.iterdir()) == sorted([just_now, part.path])
+
+
 def test_a_damaged_subset_is_made_again(untrained_path: Path, tmp_path: Path) -> None:
     bundle = Bundle(untrained_path)
     part = SubsetStore(tmp_path).part(bundle, ["w0.50-d1"])
@@ -330,3 +350,17 @@ def test_a_key_names_one_subset_of_one_bundle(untrained_path: Path, tmp_path: Pa
     bundles, _, bits = key.partition("-")
     for wrong in ("", "x", f"{bundles}-0", f"{bundles}-0{bits}", f"{bundles}-1{'0' * 400}", f"{bundles}-{bits}/x"):
         assert submodels_of(bundle, wrong) is None
+
+
+def test_parts_that_must_make_room_for_each_other_are_made_all_the_same(untrained_path: Path, tmp_path: Path) -> None:
+    """Of a folder that holds one at most, each may be gone before its answer is written."""
+    app = create_app([Bundle(untrained_path)])
+    app.extensions["sortednet-subsets"] = SubsetStore(tmp_path, max_bytes=1)
+    names = list(Bundle(untrained_path).submodels)[:6]
+
+    def ask_for(number: int) -> int:
+        query = {"submodels": [names[number % len(names)]]}
+        return int(app.test_client().post("/v1/bundles/digits/subsets", json=query).status_code)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(ask_for, range(60))) <= {200, 503}

@@ -9,6 +9,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from exporter.bundle import Bundle
 from selector.budget import Selection
 from selector.service.gate import REASONS
 from selector.service.metrics import SUBMODELS, Metrics
-from tests.test_predict_rest import NPY, budget_path, npy_of, send
+from tests.predict_client import NPY, budget_path, npy_of, send
 from tests.test_service import Server, serving
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -52,8 +53,8 @@ def names(found: Samples) -> set[str]:
 
 
 @pytest.fixture
-def body(bundle: Bundle) -> bytes:
-    return npy_of(bundle.selftest_inputs[bundle.manifest.inputs[0].name][:2])
+def body(images: np.ndarray[Any, Any]) -> bytes:
+    return npy_of(images)
 
 
 def test_requests_are_counted_by_what_became_of_them(server: Server, bundle: Bundle, body: bytes) -> None:

@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from device_profiles import read_profile, write_profile
+from device_profiles import Profile, read_profile, write_profile
 from exporter.bundle import MANIFEST_FILE, Bundle
 from exporter.manifest import sealed
 from selector.battery import Battery
 from selector.budget import Budget
 from selector.cascade_file import Cascade, write_cascades
 from selector.selector import Selector, selector_for
+from selector.service.device_models import model_of
 from selector.service.page_routes import PAGES
-from tests.conftest import DEVICE
+from selector.service.store import Store
+from tests.conftest import DEVICE, taking
 from tests.test_service import Server, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'sortednet[dev]'")
@@ -30,6 +32,7 @@ Page, expect = sync_api.Page, sync_api.expect
 
 OTHER = "other-device"  # half as fast, and its energy is known
 BARE, BLIND = "unmeasured", "untested"  # bundles without a profile, and without accuracies
+SENT, PHONES = "sent", {"phone-1": 2.0, "phone-2": 4.0}  # a bundle whose profiles devices have sent: milliseconds
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium")
@@ -57,13 +60,27 @@ def fleet(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(fleet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("others")
-    bare, blind = (Path(shutil.copytree(fleet, folder / name)) for name in (BARE, BLIND))
+    bare, blind, sent = (Path(shutil.copytree(fleet, folder / name)) for name in (BARE, BLIND, SENT))
     shutil.rmtree(bare / "profiles")
+    shutil.rmtree(sent / "profiles")
     document = json.loads((blind / MANIFEST_FILE).read_bytes())
     document["submodels"] = [{**entry, "accuracy": None} for entry in document["submodels"]]
     (blind / MANIFEST_FILE).write_text(json.dumps(sealed(document)), encoding="utf-8")
-    with serving(tmp_path_factory.mktemp("service") / "log", fleet, bare, blind) as found:
+    store = f"sqlite:///{folder / 'store.db'}"
+    with Store(store) as opened_store:
+        for phone in phones(fleet):
+            opened_store.put(SENT, phone)
+    with serving(tmp_path_factory.mktemp("service") / "log", fleet, bare, blind, sent, options=("--store", store)) as found:
         yield found
+
+
+def phones(fleet: Path) -> list[Profile]:
+    """What two devices of one model have sent."""
+    profile = read_profile(fleet / "profiles" / f"{DEVICE}.json")
+    info = profile.device.model_copy(update={"cpu": "Phone 9"})
+    return [
+        taking(profile, ms).model_copy(update={"device": info.model_copy(update={"name": name})}) for name, ms in PHONES.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +363,40 @@ def test_a_bundle_without_a_profile_or_accuracies_says_what_to_do(page: Any) -> 
     page.select_option("#bundle", "digits")
     expect(page.locator("#latency_ms")).to_be_enabled()
     expect(page.locator("#frontier-chart .main-svg").first).to_be_visible()
+
+
+def test_devices_that_sent_a_profile_are_shown_and_what_those_of_a_model_have_in_common(page: Any, fleet: Path) -> None:
+    page.select_option("#bundle", SENT)
+    rows = page.locator("#compare-table tbody tr")
+    model = model_of(phones(fleet)[0].device)
+    expect(rows).to_have_count(3)
+    for row, name in zip(rows.all(), [*PHONES, model], strict=True):
+        expect(row.locator("th")).to_contain_text(name)
+    for name, ms in (*PHONES.items(), (model, 4.0)):  # of two the larger one is the median
+        page.select_option("#device", name)
+        settled(page)
+        assert asked_by(page)["device"] == name
+        expect(page.locator("[data-figure=latency_ms] b")).to_have_text(f"{ms:.2f}")
+        expect(page.locator("#frontier-chart .main-svg").first).to_be_visible()
+
+
+def test_the_query_of_a_bundle_that_nobody_measured_is_code_too(page: Any) -> None:
+    for language, code in (
+        ("curl", f'{{"bundle":"{BARE}","budget":{{}}}}'),
+        ("python", f'{{"bundle": "{BARE}", "budget": {{}}}}'),
+    ):
+        page.check(f"input[name=language][value={language}]", force=True)
+        page.select_option("#bundle", "digits")
+        expect(page.locator("#latency_ms")).to_be_enabled()
+        page.select_option("#bundle", BARE)
+        expect(page.locator("#frontier-chart .empty")).to_contain_text("sortednet profile")
+        expect(page.locator("#code")).to_contain_text(code)
+
+
+def test_an_address_may_name_a_bundle_that_is_not_there(page: Any, server: Server, fleet: Path) -> None:
+    for name in ("nothing", "constructor"):
+        opened(page, f"{server.url}/?bundle={name}")
+        assert page.input_value("#bundle") == fleet.name
 
 
 def test_runs_on_this_host_are_shown_while_they_come(page: Any, server: Server, fleet: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import http.server
 import json
@@ -13,6 +14,7 @@ import sys
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +126,26 @@ def pulled(*arguments: str | Path, code: int = 0) -> Any:
     return json.loads(result.stdout)
 
 
+class Stall:
+    """A fault: the answer with the weights is held up until it is let go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.goes_on = threading.Event(), threading.Event()
+
+    def __call__(self, request: Request, status: int, body: bytes) -> None:
+        if "weights.bin" in request.path:
+            self.reached.set()
+            self.goes_on.wait(20)
+
+
+@contextmanager
+def pulling(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A pull in a process of its own."""
+    command = [sys.executable, "-m", "sortednet", "pull", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield process
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -159,6 +181,14 @@ def test_a_budget_fetches_what_select_chooses_and_the_profile(server: Server, un
     mine = Bundle(tmp_path / "mine")
     assert list(mine.submodels) == [chosen["submodel"]]
     assert mine.profile(DEVICE).submodels[chosen["submodel"]].latency_ms.p50 == chosen["latency_ms"]
+
+
+def test_a_bundle_may_have_any_name(untrained_path: Path, tmp_path: Path) -> None:
+    served = Path(shutil.copytree(untrained_path, tmp_path / "ein Modell; 模型?#%"))
+    with serving(tmp_path / "log", served) as server:
+        for arguments in ((), ("--submodels", SMALL)):
+            document = pulled(server.url, "--out", tmp_path / "mine", *arguments)
+            assert (document["bundle"], document["changed"]) == (served.name, True)
 
 
 def test_nothing_fits_exits_with_3_and_fetches_nothing(server: Server, tmp_path: Path) -> None:
@@ -250,19 +280,11 @@ def test_a_killed_pull_leaves_the_old_bundle(proxy: Proxy, tmp_path: Path) -> No
     mine = tmp_path / "mine"
     pulled(proxy.url, "--out", mine, "--submodels", SMALL)
     before = contents(mine)
-    reached, goes_on = threading.Event(), threading.Event()
-
-    def stalls(request: Request, status: int, body: bytes) -> None:
-        if "weights.bin" in request.path:
-            reached.set()
-            goes_on.wait(20)
-
-    proxy.fault = stalls
-    command = [sys.executable, "-m", "sortednet", "pull", proxy.url, "--out", str(mine), "--submodels", "w1.00-d2"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        assert reached.wait(60)
+    proxy.fault = stall = Stall()
+    with pulling(proxy.url, "--out", mine, "--submodels", "w1.00-d2") as process:
+        assert stall.reached.wait(60)
         os.kill(process.pid, signal.SIGKILL)
-    goes_on.set()
+    stall.goes_on.set()
     assert contents(mine) == before
     proxy.fault = lambda request, status, body: None
     pulled(proxy.url, "--out", mine, "--submodels", "w1.00-d2")
@@ -322,7 +344,12 @@ def test_bytes_that_are_always_wrong_are_an_error_and_the_old_bundle_stays(proxy
 
 
 def test_an_altered_manifest_is_refused(proxy: Proxy, tmp_path: Path) -> None:
-    proxy.fault = lambda request, status, body: (status, body.replace(b'"macs":', b'"macs": 1'), None)
+    def alters(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
+        if not request.path.endswith("/subsets"):
+            return None
+        return status, gzip.compress(gzip.decompress(body).replace(b'"macs":', b'"macs": 1')), None
+
+    proxy.fault = alters
     assert "altered" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -340,6 +367,40 @@ def test_a_busy_service_is_asked_again(proxy: Proxy, tmp_path: Path) -> None:
     proxy.fault = busy
     pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
     assert not any(left.values())
+
+
+@pytest.mark.parametrize("choice", [(), ("--submodels", SMALL)])
+def test_a_document_that_breaks_off_is_asked_for_again(proxy: Proxy, tmp_path: Path, choice: tuple[str, ...]) -> None:
+    broken = []
+
+    def breaks(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
+        if request.path.endswith(("/subsets", "manifest.json")) and len(broken) < 2:
+            broken.append(request)
+            return status, body, len(body) // 2
+        return None
+
+    proxy.fault = breaks
+    pulled(proxy.url, "--out", tmp_path / "mine", *choice)
+    assert len(broken) == 2
+
+
+def test_documents_come_compressed_and_one_that_unpacks_without_end_is_refused(proxy: Proxy, tmp_path: Path) -> None:
+    sizes = []
+
+    def look(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
+        if request.path.endswith("/subsets"):
+            sizes.append((len(body), len(gzip.decompress(body))))
+        return None
+
+    proxy.fault = look
+    pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
+    assert sizes[0][0] < sizes[0][1] / 2
+    bomb = gzip.compress(bytes(100 * 2**20))
+    proxy.fault = lambda request, status, body: (status, bomb, None) if request.path.endswith("/subsets") else None
+    assert "answers no JSON" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=2)
+    damaged = gzip.compress(b"{}" * 1000)[:-20] + bytes(20)
+    proxy.fault = lambda request, status, body: (status, damaged, None) if request.path.endswith("/subsets") else None
+    assert "answers no JSON" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=2)
 
 
 def test_damaged_files_of_the_old_bundle_are_fetched_again(server: Server, tmp_path: Path) -> None:
@@ -362,6 +423,7 @@ def test_damaged_files_of_the_old_bundle_are_fetched_again(server: Server, tmp_p
         (["http://host:port", "--out", "OUT"], 2, ["'http://host:port'"]),
         (["URL", "--out", "OUT", "--bundle", "nope"], 2, ["'nope'", "digits"]),
         (["URL", "--out", "OUT", "--submodels", "w9"], 2, ["'w9'", SMALL]),
+        (["URL", "--out", "OUT", "--submodels", ""], 2, ["''", SMALL]),
         (["URL", "--out", "OUT", "--device", "phone"], 2, ["phone"]),
         (["URL", "--out", "OUT", "--device", "phone", "--latency-ms", "1"], 2, ["'phone'", DEVICE]),
         (["URL", "--out", "OUT", "--latency-ms", "-1"], 2, ["latency_ms", "-1"]),
@@ -417,19 +479,11 @@ def test_too_small_a_disk_is_told_before_anything_is_fetched(
 
 
 def test_two_pulls_to_one_place_do_not_disturb_each_other(proxy: Proxy, tmp_path: Path) -> None:
-    reached, goes_on = threading.Event(), threading.Event()
-
-    def stalls(request: Request, status: int, body: bytes) -> None:
-        if "weights.bin" in request.path:
-            reached.set()
-            goes_on.wait(20)
-
-    proxy.fault = stalls
-    command = [sys.executable, "-m", "sortednet", "pull", proxy.url, "--out", str(tmp_path / "mine"), "--submodels", SMALL]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        assert reached.wait(60)
+    proxy.fault = stall = Stall()
+    with pulling(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL) as process:
+        assert stall.reached.wait(60)
         assert "another pull" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", "w1.00-d1", code=1)
-        goes_on.set()
+        stall.goes_on.set()
         assert process.wait(30) == 0
     assert list(Bundle(tmp_path / "mine").submodels) == [SMALL]
 

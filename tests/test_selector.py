@@ -10,21 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_profiles import DeviceInfo, LatencyMs, Measurement, Profile
+from device_profiles import LatencyMs, Measurement, Profile
 from selector import Battery, BatteryPolicy, Budget, BudgetError, Selection, Selector
 from selector.battery import make_battery
 from selector.budget import make_budget
+from tests.conftest import device_info
 
-DEVICE = DeviceInfo(
-    name="bench",
-    cpu="cpu",
-    cores=2,
-    threads=1,
-    ram_mb=1024,
-    os="os",
-    onnxruntime="1",
-    execution_provider="CPUExecutionProvider",
-)
+DEVICE = device_info()
 
 
 class Cost(NamedTuple):

@@ -22,8 +22,8 @@ import pytest
 from typer.testing import CliRunner
 
 import sortednet
-from device_profiles import LatencyMs, read_profile, write_profile
-from tests.conftest import DEVICE
+from device_profiles import read_profile, write_profile
+from tests.conftest import DEVICE, taking
 
 STARTS_WITHIN_S = 30
 ENDS_WITHIN_S = 20
@@ -230,9 +230,7 @@ def test_several_bundles_need_a_name_and_new_profiles_are_seen(bundle_path: Path
         profile = read_profile(two / "profiles" / f"{DEVICE}.json")
         device = profile.device.model_copy(update={"name": "phone"})
         for ms in (5.0, 7.0):  # a new device, then the same one measured again
-            latency = LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=1)
-            measured = {name: m.model_copy(update={"latency_ms": latency}) for name, m in profile.submodels.items()}
-            remade = profile.model_copy(update={"device": device, "submodels": measured})
+            remade = taking(profile, ms).model_copy(update={"device": device})
             write_profile(remade, two / "profiles" / "phone.json")
             answer = server.post("/v1/select", phone).document
             assert (answer["device"], answer["latency_ms"]) == ("phone", ms)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
+import logging.config
 import re
 import signal
 import socket
@@ -20,17 +22,35 @@ from typer.testing import CliRunner
 
 import sortednet
 from selector.service import create_app, openapi
+from selector.service.access import log_settings
 from tests.test_service import ENDS_WITHIN_S, Server, problem, serving
 
-SURFACE = {
+CONTRACT = {
     "/healthz": ["get"],
+    "/metrics": ["get"],
     "/openapi.json": ["get"],
     "/readyz": ["get"],
     "/v1/bundles": ["get"],
     "/v1/bundles/{name}": ["get"],
+    "/v1/bundles/{name}/files/{path}": ["get"],
+    "/v1/bundles/{name}/profiles/{device}": ["get", "put"],
+    "/v1/predict": ["post"],
     "/v1/select": ["post"],
 }
 """What clients rely on: a path or method that goes missing breaks them."""
+
+SURFACE = CONTRACT | {
+    "/v1/bundles/{name}/blobs/{sha256}": ["get"],
+    "/v1/bundles/{name}/models": ["get"],
+    "/v1/bundles/{name}/models/{model}": ["get"],
+    "/v1/bundles/{name}/profiles": ["get"],
+    "/v1/bundles/{name}/runtime": ["get"],
+    "/v1/bundles/{name}/subsets": ["post"],
+    "/v1/bundles/{name}/subsets/{key}/files/{path}": ["get"],
+}
+"""What there is: a path that is new here is a promise, so that it is added with intent."""
+
+CHUNKED = b"Host: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +82,18 @@ def sent(server: Server, path: str, body: bytes | None = None, **headers: str) -
     return response.status, json.loads(content) if is_json else content, response.headers
 
 
+def test_a_body_that_ends_early_is_refused(server: Server) -> None:
+    """It would be a whole document."""
+    place = urlsplit(server.url)
+    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+        head = b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        connection.sendall(head + b"{}")
+        connection.shutdown(socket.SHUT_WR)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert (response.status, json.loads(response.read())["detail"]) == (400, "the body ends after 2 of 9 bytes")
+
+
 def logged(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
@@ -71,8 +103,7 @@ def test_the_document_is_valid_and_has_every_path(server: Server) -> None:
     validate(document)
     assert document["openapi"].startswith("3.1")
     assert openapi.undescribed(create_app([])) == []
-    found = {path: sorted(methods) for path, methods in document["paths"].items()}
-    assert {path: found.get(path) for path in SURFACE} == SURFACE
+    assert {path: sorted(methods) for path, methods in document["paths"].items()} == SURFACE
 
 
 def test_what_a_budget_may_be_is_in_the_document_as_in_the_models(server: Server) -> None:
@@ -132,6 +163,26 @@ def test_a_request_is_one_line_of_json_in_the_log_without_body_or_token(server: 
     assert "hushhush" not in server.log.read_text()
 
 
+def test_an_unexpected_error_is_found_in_the_log_by_its_id(capfd: pytest.CaptureFixture[str]) -> None:
+    app = create_app([])
+
+    @app.get("/broken")
+    def broken() -> str:
+        raise RuntimeError("a defect")
+
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    logging.config.dictConfig(log_settings())
+    try:
+        answer = app.test_client().get("/broken", headers={"X-Request-Id": "find-me"})
+    finally:
+        root.level, root.handlers = before
+    assert (answer.status_code, answer.json["request_id"]) == (500, "find-me")
+    (line,) = (one for one in map(json.loads, capfd.readouterr().err.splitlines()) if one["level"] == "error")
+    assert (line["request_id"], line["method"], line["path"]) == ("find-me", "GET", "/broken")
+    assert "a defect" in line["exception"]
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -157,6 +208,8 @@ def test_a_body_of_another_kind_is_refused(server: Server, headers: dict[str, st
         (b"no request\r\n\r\n", 400),
         (b"GET /healthz HTTP/1.1\r\nBad Header: 1\r\n\r\n", 400),
         (b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST /v1/select HTTP/1.1\r\n" + CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", 400),  # no length
+        (b"POST /v1/select HTTP/1.1\r\n" + CHUNKED + b"2\r\n{}, and more\r\n0\r\n\r\n", 400),  # longer than it says
         (b"BREW /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 405),
         (b"OPTIONS /v1/select HTTP/1.1\r\nHost: a\r\n\r\n", 405),
         (b"GET /v1//bundles HTTP/1.1\r\nHost: a\r\n\r\n", 404),
@@ -184,6 +237,8 @@ def test_no_other_page_may_read_answers_unless_its_origin_is_named(server: Serve
     assert "Access-Control-Allow-Origin" not in sent(server, "/v1/bundles", Origin=page)[2]
     with serving(tmp_path / "log", bundle_path, options=["--cors-origin", page]) as open_server:
         assert sent(open_server, "/v1/bundles", Origin=page)[2]["Access-Control-Allow-Origin"] == page
+        exposed = sent(open_server, "/v1/bundles", Origin=page)[2]["Access-Control-Expose-Headers"].split(", ")
+        assert {"ETag", "Sortednet-Selection", "Profile-Version", "Retry-After"} <= set(exposed)
         for other in ("https://evil.example", f"{page}.evil.example", "https://fleetXexample"):
             assert "Access-Control-Allow-Origin" not in sent(open_server, "/v1/bundles", Origin=other)[2]
         preflight = urllib.request.Request(

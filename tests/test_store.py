@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -23,9 +24,9 @@ from selector.service import database
 from selector.service.database import StoreError, StoreUnavailable, migrate
 from selector.service.device_models import aggregate, model_of
 from selector.service.rates import RateLimit
-from selector.service.store import Store, VersionConflict, canonical
+from selector.service.store import Store, Stored, VersionConflict, canonical
 from selector.service.tables import hits, metadata
-from tests.conftest import DATABASES, NO_POSTGRESQL, empty_store
+from tests.conftest import DATABASES, NO_POSTGRESQL, device_info, empty_store, latency
 
 FINGERPRINT = "f" * 64
 
@@ -43,17 +44,8 @@ def store(url: str) -> Iterator[Store]:
 
 
 def profile(device: str = "phone", ms: float = 1.0, *, cpu: str = "Cortex-A76", fingerprint: str = FINGERPRINT) -> Profile:
-    info = DeviceInfo(
-        name=device,
-        cpu=cpu,
-        cores=4,
-        threads=4,
-        ram_mb=4096,
-        os="",
-        onnxruntime="1.32",
-        execution_provider="CPUExecutionProvider",
-    )
-    cost = Measurement(latency_ms=LatencyMs(p50=ms, p90=ms, p99=ms, mean=ms, n=10), source={"latency_ms": "measured"})
+    info = device_info(name=device, cpu=cpu, threads=4)
+    cost = Measurement(latency_ms=latency(ms), source={"latency_ms": "measured"})
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     return Profile(device=info, bundle=fingerprint, measured_at=moment, submodels={"w1.00": cost})
 
@@ -119,6 +111,9 @@ def test_a_store_of_a_newer_version_is_refused(url: str) -> None:
         ("sqlite://", "sqlite:///FILE"),
         ("sqlite:////proc/none/store.db", "/proc/none/store.db"),
         ("postgresql://me:secret@127.0.0.1:1/name", "127.0.0.1:1"),
+        ("postgresql://me:secret@host:port/name", "allowed are sqlite"),
+        ("postgresql+psycopg2://me:secret@host/name", "allowed are sqlite"),
+        ("sqlite+aiosqlite:///store.db", "allowed are sqlite"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, named: str) -> None:
@@ -126,6 +121,14 @@ def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, n
         Store(url)
     assert named in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not waited for, as another's lock is."""
+    (tmp_path / "notes.txt").write_text("dear " * 1000)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
+    with pytest.raises(StoreError, match=r"notes\.txt.*not a database"):
+        Store(f"sqlite:///{tmp_path / 'notes.txt'}")
 
 
 def test_what_is_sent_is_what_is_found_and_versions_count_up(store: Store) -> None:
@@ -154,15 +157,19 @@ def test_the_newest_profile_is_one_of_the_same_networks(store: Store) -> None:
 
 
 def test_expecting_a_version_keeps_one_from_overwriting_another(store: Store) -> None:
-    for expected in ("*", "0" * 64):
-        with pytest.raises(VersionConflict):
-            store.put("digits", profile(), expected=expected)
-    first, _ = store.put("digits", profile(ms=1.0))
-    second, _ = store.put("digits", profile(ms=2.0), expected=first.sha256)
+    seen: list[str | None] = []
+
+    def put(ms: float, expected: str | None) -> tuple[Stored, bool]:
+        return store.put("digits", profile(ms=ms), may_replace=lambda newest: seen.append(newest) or newest == expected)
+
     with pytest.raises(VersionConflict):
-        store.put("digits", profile(ms=3.0), expected=first.sha256)
-    assert store.put("digits", profile(ms=2.0), expected=first.sha256) == (second, False)  # the request was repeated
-    assert store.put("digits", profile(ms=3.0), expected="*")[0].version == 3
+        put(1.0, "0" * 64)
+    first, _ = put(1.0, None)
+    second, _ = put(2.0, first.sha256)
+    with pytest.raises(VersionConflict):
+        put(3.0, first.sha256)
+    assert put(2.0, first.sha256) == (second, False)  # the request was repeated
+    assert seen == [None, None, first.sha256, second.sha256]
 
 
 def test_versions_are_neither_lost_nor_doubled_by_many_at_once(store: Store) -> None:
@@ -210,6 +217,8 @@ def test_a_token_is_good_until_it_is_revoked_or_expires(store: Store) -> None:
     token, text = store.tokens.create("fleet", bundle="digits", device="phone-*", days=1)
     assert store.tokens.authenticate(text) == token
     assert [token.allows(*pair) for pair in (("digits", "phone-1"), ("digits", "tv"), ("x", "phone-1"))] == [True, False, False]
+    literal, _ = store.tokens.create("literal", bundle="model [1]?")  # of the patterns of shells only * is one
+    assert [literal.allows(name, "phone") for name in ("model [1]?", "model 1x")] == [True, False]
     other, _ = store.tokens.create("other")
     assert other.allows("any", "thing")
     wrong = (
@@ -230,7 +239,7 @@ def test_a_token_is_good_until_it_is_revoked_or_expires(store: Store) -> None:
     assert revoked.revoked_at is not None
     assert store.tokens.revoke(token.id) == revoked
     assert store.tokens.authenticate(text) is None
-    assert [one.id for one in store.tokens.all()] == [token.id, other.id]
+    assert [one.id for one in store.tokens.all()] == [token.id, literal.id, other.id]
     _, brief = store.tokens.create("brief", days=1e-9)
     assert store.tokens.authenticate(brief) is None
 
@@ -306,6 +315,6 @@ def test_percentiles_of_a_device_model_ascend(devices: list[list[float]]) -> Non
     for p50, p90, p99 in devices:
         cost = Measurement(latency_ms=LatencyMs(p50=p50, p90=p90, p99=p99, mean=p90, n=1), source={"latency_ms": "measured"})
         found.append(profile().model_copy(update={"submodels": {"w1.00": cost}}))
-    latency = aggregate("m", found).submodels["w1.00"].latency_ms
-    assert latency.p50 <= latency.p90 <= latency.p99
-    assert latency.p50 in [device[0] for device in devices]
+    median = aggregate("m", found).submodels["w1.00"].latency_ms
+    assert median.p50 <= median.p90 <= median.p99
+    assert median.p50 in [device[0] for device in devices]

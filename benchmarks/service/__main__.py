@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.summary import write_summary
+from benchmarks.summary import run_parts
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = {
@@ -25,22 +26,18 @@ PARTS = {
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or list(PARTS)
-    if unknown := [name for name in wanted if name not in PARTS]:
-        raise SystemExit(f"part {unknown[0]!r}: allowed are {', '.join(PARTS)}")
     summary = RESULTS / "summary.json"
-    written = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
-    figures: dict[str, float] = written.get("figures", {})
-    notes: dict[str, str] = written.get("notes", {})
-    for name in wanted:
-        module_name, function = PARTS[name].split(".")
+    notes: dict[str, str] = json.loads(summary.read_text(encoding="utf-8"))["notes"] if summary.exists() else {}
+
+    def measured(place: str) -> dict[str, float]:
+        module_name, function = place.split(".")
         module = import_module(f"benchmarks.service.{module_name}")
+        notes.update(module.NOTES)
         found: dict[str, float] = getattr(module, function)()
-        figures |= found
-        notes |= module.NOTES
-        for key, value in found.items():
-            print(f"{key:45} {value:.4g}", flush=True)
-        write_summary(RESULTS, "make bench-service", figures, {key: notes[key] for key in figures if key in notes})
+        return found
+
+    parts = {name: partial(measured, place) for name, place in PARTS.items()}
+    run_parts(RESULTS, "make bench-service", parts, notes, sys.argv[1:])
 
 
 if __name__ == "__main__":

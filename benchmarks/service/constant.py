@@ -38,4 +38,6 @@ def constant_app() -> Flask:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    serve(constant_app(), host="127.0.0.1", port=parser.parse_args().port)
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    serve(constant_app(), host="127.0.0.1", port=options.port, threads=options.threads)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.adapt.bundles import trained
-from benchmarks.service.served import served
+from benchmarks.service.running import running
 from exporter.bundle import Bundle
 from exporter.subset import subset
 
@@ -41,10 +41,11 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         bundle = _with_links(scratch)
-        with served(bundle.path, scratch) as port:
-            prefixes, allowed = _prefixes(port, bundle, scratch), _artefacts(bundle, scratch)
+        subsets = {"SORTEDNET_SUBSETS": str(scratch / "subsets")}
+        with running("sortednet", "serve", bundle.path, environment=subsets) as service:
+            prefixes, allowed = _prefixes(service.url, bundle, scratch), _artefacts(bundle, scratch)
             for request in itertools.islice(_requests(prefixes, bundle, random.Random(0)), CASES):
-                answer = _answer(port, request)
+                answer = _answer(service.port, request)
                 status, body = _taken_apart(answer)
                 figures["files_fuzz_cases"] += 1
                 success = 200 <= status < 300
@@ -79,13 +80,11 @@ def _with_links(scratch: Path) -> Bundle:
     return part
 
 
-def _prefixes(port: int, bundle: Bundle, scratch: Path) -> list[str]:
+def _prefixes(url: str, bundle: Bundle, scratch: Path) -> list[str]:
     """Of the paths that files lie under. A part of the bundle is made, so that there are such of one."""
     from selector.transfer import Client
 
-    answer = Client(f"http://127.0.0.1:{port}").document(
-        "/v1/bundles/digits/subsets", {"submodels": [next(iter(bundle.submodels))]}
-    )
+    answer = Client(url).document("/v1/bundles/digits/subsets", {"submodels": [next(iter(bundle.submodels))]})
     shutil.copytree(next((scratch / "subsets").iterdir()), scratch / "part")
     return ["/v1/bundles/digits/files/"] * 3 + [answer["files"], "/v1/bundles/digits/blobs/", "/v1/bundles/"]
 

@@ -13,6 +13,7 @@ from exporter.bundle import Bundle
 
 BUNDLE_VARIABLE = "SORTEDNET_BENCH_BUNDLE"
 ROUNDS, ROUND_S, WARM_UP_S = 8, 6.0, 2.0
+THREADS = 4
 SOAK_REQUESTS, SOAK_ROUND_S = 1_000_000, 20.0
 BODIES = [
     *({"budget": {"latency_ms": round(0.05 * 1.2**step, 4), "percentile": 90}} for step in range(24)),
@@ -24,8 +25,8 @@ BODIES = [
 
 NOTES = {
     "select_rps_ratio": "requests per second of POST /v1/select, its log and headers included, over those of a bare flask "
-    "endpoint that returns a constant dict; same server settings (1 worker, 4 threads), wrk with 8 connections, taking turns; "
-    "median of the rounds' ratios",
+    f"endpoint that returns a constant dict; same server settings (1 worker, {THREADS} threads), wrk with 8 connections, "
+    "taking turns; median of the rounds' ratios",
     "select_p99_ratio": "p99 of the same rounds, likewise",
     "select_rps": "requests per second, median of the rounds; depends on the machine",
     "soak_requests": "answered in one go by a server of 1 worker",
@@ -39,7 +40,11 @@ def measure(bundle: Path | None = None, rounds: int = ROUNDS, round_s: float = R
     path = bundle or bench_bundle()
     ours: list[Load] = []
     plain: list[Load] = []
-    with running("sortednet", "serve", path) as service, running("benchmarks.service.constant") as constant:
+    threads = ("--threads", str(THREADS))
+    with (
+        running("sortednet", "serve", path, *threads) as service,
+        running("benchmarks.service.constant", *threads) as constant,
+    ):
         turns = [(service, ours), (constant, plain)]
         for server, _ in turns:
             wrk(f"{server.url}/v1/select", BODIES, seconds=WARM_UP_S)

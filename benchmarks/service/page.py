@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.service.running import running
+
 LOADS = 9
-STARTS_WITHIN_S = 60
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 NOTES = {
@@ -48,12 +43,12 @@ def measure(bundle: str | Path | None = None) -> dict[str, float]:
         raise SystemExit("no chromium found; on Debian: apt-get install chromium")
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(Path(bundle) if bundle else made(Path(folder) / "digits")) as url,
+        running("sortednet", "serve", bundle or made(Path(folder) / "digits")) as service,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        loads = [load(browser, url) for _ in range(LOADS)]
-        outside = used(browser, url)
+        loads = [load(browser, service.url) for _ in range(LOADS)]
+        outside = used(browser, service.url)
         browser.close()
     return {
         "page_first_paint_ms": statistics.median(one["paint"] for one in loads),
@@ -118,29 +113,6 @@ def used(browser: Any, url: str) -> int:
     outside = [address for address in asked if urlsplit(address).scheme != "data" and urlsplit(address).netloc != own]
     page.close()
     return len(outside)
-
-
-@contextmanager
-def serving(bundle: Path) -> Iterator[str]:
-    """The address of a server of that bundle."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "sortednet", "serve", str(bundle), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + STARTS_WITHIN_S
-            while True:
-                try:
-                    urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
-                    break
-                except OSError:
-                    if time.monotonic() > deadline or process.poll() is not None:
-                        raise
-                    time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
 
 
 def made(path: Path) -> Path:

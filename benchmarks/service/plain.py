@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 import threading
 from typing import Any
@@ -29,9 +28,9 @@ def main() -> None:
     opening = threading.Lock()
     sessions: list[Any] = []
 
-    @app.get("/v1/bundles/bundle/runtime")
-    def ready() -> Response:
-        return Response(json.dumps({}))
+    @app.get("/healthz")
+    def healthz() -> dict[str, Any]:
+        return {}
 
     @app.post("/v1/predict")
     def predict() -> Response:

@@ -16,20 +16,21 @@ import json
 import queue
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Sequence
 from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+
+from benchmarks.service.running import running
 
 BUNDLE = Path("build/adapt/bundle")
 DEVICE = "bench"
@@ -147,15 +148,17 @@ def measure(bundle: Path = BUNDLE, seconds: float = 20.0) -> dict[str, float]:
         batch = np.resize(inputs, (EXAMPLES, *inputs.shape[1:]))
         buffer = io.BytesIO()
         np.save(buffer, batch)
-        body, log = buffer.getvalue(), Path(folder) / "log"
-        with _server(["-m", "sortednet", "serve", str(copy)], log) as (port, cores):
-            _generated("closed", port, body, cores, 3.0)  # opens sessions
-            alone = _generated("closed", port, body, cores, seconds / 2)
+        body = buffer.getvalue()
+        with running("sortednet", "serve", copy) as service:
+            with urllib.request.urlopen(f"{service.url}/v1/bundles/bundle/runtime") as response:
+                cores = json.load(response)["slots"]
+            _generated("closed", service.port, body, cores, 3.0)  # opens sessions
+            alone = _generated("closed", service.port, body, cores, seconds / 2)
             capacity = _in_time(alone) / (seconds / 2)
-            overload = _generated("open", port, body, 2 * capacity, seconds)
-        with _server(["-m", "benchmarks.service.plain", str(copy), DEVICE, str(EXAMPLES), str(DEADLINE_MS)], log) as (port, _):
-            _generated("closed", port, body, cores, 3.0)
-            plain = _generated("open", port, body, 2 * capacity, seconds)
+            overload = _generated("open", service.port, body, 2 * capacity, seconds)
+        with running("benchmarks.service.plain", copy, DEVICE, str(EXAMPLES), str(DEADLINE_MS)) as service:
+            _generated("closed", service.port, body, cores, 3.0)
+            plain = _generated("open", service.port, body, 2 * capacity, seconds)
     answered = [sent for sent in overload if sent.status == 200]
     refusals = np.array([sent.seconds * 1e3 for sent in overload if sent.status == 503] or [np.nan])
     return {
@@ -195,30 +198,6 @@ def _generated(kind: str, port: int, body: bytes, how: float, seconds: float) ->
     command = [sys.executable, "-m", "benchmarks.service.predict", "--generate", kind, str(port), str(how), str(seconds)]
     result = subprocess.run(command, input=body, capture_output=True, check=True)
     return [Sent(*row) for row in json.loads(result.stdout)]
-
-
-@contextmanager
-def _server(arguments: list[str], log: Path) -> Iterator[tuple[int, int]]:
-    """The port, and the cores that it may use."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with log.open("ab") as output:
-        process = subprocess.Popen([sys.executable, *arguments, "--port", str(port)], stdout=output, stderr=output)
-    try:
-        for _ in range(600):
-            try:
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                connection.request("GET", "/v1/bundles/bundle/runtime")
-                answer: Any = json.loads(connection.getresponse().read())
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            raise RuntimeError(f"the server did not start: {log.read_text()}")
-        yield port, answer.get("slots", 0)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def main() -> None:

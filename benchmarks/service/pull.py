@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.adapt.bundles import WORK, trained
-from benchmarks.service.served import served
+from benchmarks.service.running import running
 from exporter import export
 from exporter.bundle import Bundle
 from exporter.verify import self_test
@@ -41,7 +41,11 @@ def measure() -> dict[str, float]:
     ratios, shared, transferred = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        with served(bundle.path, scratch) as port, _counting(port) as (proxy, counted):
+        subsets = {"SORTEDNET_SUBSETS": str(scratch / "subsets")}
+        with (
+            running("sortednet", "serve", bundle.path, environment=subsets) as service,
+            _counting(service.port) as (proxy, counted),
+        ):
             for sub in (by_size[0], by_size[40], by_size[80]):
                 counted.clear()
                 out = scratch / f"pulled-{sub.id}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,8 +41,12 @@ end
 
 
 class Running(NamedTuple):
-    url: str
+    port: int
     process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def rss_mb(self) -> float:
         """Of its workers: the processes that answer."""
@@ -63,15 +68,18 @@ class Load(NamedTuple):
 
 
 @contextmanager
-def running(module: str, *arguments: str | Path) -> Iterator[Running]:
-    """`python -m MODULE ARGUMENTS… --port N` until the end of the block; what it logs is thrown away."""
+def running(module: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """`python -m MODULE ARGUMENTS… --port N` until the end of the block; what it logs is thrown away. `environment`: variables
+    beside the present ones."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", module, *map(str, arguments), "--port", str(port)]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    variables = {**os.environ, **(environment or {})}
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log, env=variables) as process:
         try:
-            _wait_until_it_answers(f"http://127.0.0.1:{port}/healthz", process, log)
-            yield Running(f"http://127.0.0.1:{port}", process)
+            service = Running(port, process)
+            _wait_until_it_answers(f"{service.url}/healthz", process, log)
+            yield service
         finally:
             process.terminate()
             process.wait(60)

@@ -33,6 +33,9 @@ HEADERS = [
 CONTENT_POLICY = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 """Of every answer that has none of its own: a page says what it loads, from this host alone."""
 
+LOGGED = ("request_id", "method", "path")
+"""What a line about a request says of it; the path is the template."""
+
 _sane = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}").fullmatch
 
 
@@ -93,7 +96,7 @@ def access_log() -> Any:
 
 def log_settings() -> dict[str, Any]:
     """For `logging`: what the server and the application have to say becomes lines of JSON on stderr too."""
-    stamped = [structlog.stdlib.add_log_level, _timestamp()]
+    stamped = [structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder(LOGGED), _timestamp()]
     processors = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,

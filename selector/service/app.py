@@ -23,11 +23,19 @@ from selector.service import (
 )
 from selector.service.access import Access
 from selector.service.predictor import PredictOptions, Predictor
-from selector.service.state import MAX_BODY_BYTES, State
+from selector.service.state import State
 from selector.service.store import Store
 
 _origin = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?").fullmatch
 _PREDICT = PredictOptions()
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of a request's body, where a path allows no more."""
+
+
+EXPOSED = ["Content-Location", "Content-Range", "ETag", "Profile-Version", "Retry-After", "X-Request-Id"]
+EXPOSED += ["Sortednet-Latency-Ms", "Sortednet-Queued-Ms", "Sortednet-Selection"]
+"""Headers that pages of other origins may read."""
 
 
 class OriginError(ValueError):
@@ -66,11 +74,6 @@ def create_app(
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)
         app.register_blueprint(predict_routes.blueprint)
     if cors_origins:
-        CORS(
-            app,
-            origins=list(cors_origins),
-            expose_headers=["ETag", "X-Request-Id"],
-            max_age=600,
-        )
+        CORS(app, origins=list(cors_origins), expose_headers=EXPOSED, max_age=600)
     app.wsgi_app = Access(app.wsgi_app)  # type: ignore[method-assign]
     return app

@@ -14,15 +14,17 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from flask import Response, request
 
 from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, Bundle
 from exporter.manifest import FileEntry
+from selector.service.bodies import unwanted_because
 from selector.service.problems import Problem, problem_details
 
 _CHUNK = 256 * 1024
-_MAX_UNLISTED = 16 * 2**20  # a manifest or a profile; both are read at once to hash them
+_MAX_UNLISTED = 16 * 2**20  # a manifest or a profile: what is hashed is what is sent, so both are held in memory
 _PROFILE = re.compile(rf"{PROFILES_FOLDER}/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}\.json")
 _ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
@@ -38,19 +40,13 @@ def file_answer(bundle: Bundle, path: str) -> Response:
     """
     wanted = request.args.get("sha256")
     entry = bundle.manifest.files.get(path)
+    file: BinaryIO
     if entry is not None:
         file = _listed(bundle, path, entry)
         digest, length = entry.sha256, entry.bytes
     elif path == MANIFEST_FILE or _PROFILE.fullmatch(path):
-        file = _opened(bundle, path)
-        length = os.fstat(file.fileno()).st_size
-        if length > _MAX_UNLISTED:
-            file.close()
-            raise _absent(bundle, path)
-        content = file.read()
-        if path == MANIFEST_FILE and bundle.manifest.sha256.encode() not in content:  # it holds its own hash
-            file.close()
-            raise _changed(path)
+        content = _unlisted(bundle, path)
+        file, length = io.BytesIO(content), len(content)
         digest = hashlib.sha256(content).hexdigest()
     else:
         raise _absent(bundle, path)
@@ -68,13 +64,12 @@ def blob_answer(bundle: Bundle, sha256: str) -> Response:
     raise Problem(404, f"bundle {bundle.name!r} has no file with sha256 {sha256!r}")
 
 
-def _answer(file: io.BufferedReader, digest: str, length: int, path: str, *, immutable: bool) -> Response:
+def _answer(file: BinaryIO, digest: str, length: int, path: str, *, immutable: bool) -> Response:
     etag = f'"{digest}"'
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache",
-        "X-Content-Type-Options": "nosniff",
     }
     status, begin, end = _part(digest, length)
     if status == 206:
@@ -89,7 +84,7 @@ def _answer(file: io.BufferedReader, digest: str, length: int, path: str, *, imm
             return refused
         raise Problem(412, f"file {path!r} has the ETag {etag}")
     kind = "application/json" if path.endswith(".json") else "application/octet-stream"
-    response = Response(_chunks(file, begin, end), status=status, mimetype=kind, headers=headers, direct_passthrough=True)
+    response = Response(_chunks(file, begin, end), status=status, mimetype=kind, headers=headers)
     response.content_length = end - begin
     response.call_on_close(file.close)
     return response
@@ -97,10 +92,9 @@ def _answer(file: io.BufferedReader, digest: str, length: int, path: str, *, imm
 
 def _part(digest: str, length: int) -> tuple[int, int, int]:
     """The status, and which bytes: from the first to before the last. In the order of RFC 9110, section 13.2.2."""
-    if request.headers.get("If-Match") is not None and not request.if_match.contains(digest):
-        return 412, 0, 0
-    if request.headers.get("If-None-Match") is not None and request.if_none_match.contains_weak(digest):
-        return 304, 0, 0
+    unwanted = unwanted_because(digest)
+    if unwanted is not None:
+        return unwanted, 0, 0
     wanted = _ONE_RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
     if request.method != "GET" or wanted is None:
         return 200, 0, length  # several ranges, and what is no range, are answered with the whole
@@ -118,7 +112,7 @@ def _part(digest: str, length: int) -> tuple[int, int, int]:
     return (206, begin, end) if begin < end else (416, 0, 0)
 
 
-def _chunks(file: io.BufferedReader, begin: int, end: int) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
     file.seek(begin)
     left = end - begin
     while left and (chunk := file.read(min(_CHUNK, left))):
@@ -144,6 +138,17 @@ def _listed(bundle: Bundle, path: str, entry: FileEntry) -> io.BufferedReader:
                 _hashed.clear()
             _hashed[key] = looks
     return file
+
+
+def _unlisted(bundle: Bundle, path: str) -> bytes:
+    """The content of the manifest or of a profile. Raises Problem 404 where there is none, 503 for another manifest."""
+    with _opened(bundle, path) as file:
+        content = file.read(_MAX_UNLISTED + 1)
+    if len(content) > _MAX_UNLISTED:
+        raise _absent(bundle, path)
+    if path == MANIFEST_FILE and bundle.manifest.sha256.encode() not in content:  # it holds its own hash
+        raise _changed(path)
+    return content
 
 
 def _opened(bundle: Bundle, path: str) -> io.BufferedReader:

@@ -9,10 +9,11 @@ from flask import Blueprint, Response
 from exporter.bundle import Bundle
 from selector.budget import BudgetError
 from selector.inspection import inspect
+from selector.service.bodies import compressed, json_answer
 from selector.service.openapi import describe
 from selector.service.problems import Problem
 from selector.service.schemas import BundleDocument, BundleList
-from selector.service.state import json_answer, state
+from selector.service.state import state
 
 blueprint = Blueprint("bundles", __name__, url_prefix="/v1/bundles")
 
@@ -33,7 +34,7 @@ def bundles() -> Response:
 def one_bundle(name: str) -> Response:
     bundle = state().bundle(name)
     try:
-        return json_answer(inspect(bundle))
+        return compressed(json_answer(inspect(bundle)))
     except BudgetError as error:
         raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,19 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from platformdirs import user_data_path
-from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 BUSY_S = 30.0
 """So long a writer waits for another one (SQLite), and a start for another one's migration (PostgreSQL)."""
 _MIGRATION_LOCK = 0x50F7ED4E7  # any number that is ours alone
+_DRIVERS = {
+    "sqlite": "sqlite+pysqlite",
+    "sqlite+pysqlite": "sqlite+pysqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+"""By what a URL may begin with; others are not installed."""
 
 
 class StoreError(ValueError):
@@ -44,13 +52,12 @@ def open_engine(url: str) -> sa.Engine:
     """
     try:
         address = sa.make_url(url)
-        if address.get_backend_name() not in ("sqlite", "postgresql"):
-            raise StoreError(f"store {_shown(address)!r}: allowed are sqlite:///FILE and postgresql://USER@HOST/NAME")
-        if address.drivername == "postgresql":
-            address = address.set(drivername="postgresql+psycopg")
-        engine = _sqlite(address) if address.get_backend_name() == "sqlite" else _postgresql(address)
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, ValueError):  # the latter of a port that is no number
         raise StoreError("store: is no URL; allowed are sqlite:///FILE and postgresql://USER@HOST/NAME") from None
+    if address.drivername not in _DRIVERS:
+        raise StoreError(f"store {_shown(address)!r}: allowed are sqlite:///FILE and postgresql://USER@HOST/NAME")
+    address = address.set(drivername=_DRIVERS[address.drivername])
+    engine = _sqlite(address) if address.get_backend_name() == "sqlite" else _postgresql(address)
     try:
         migrate(engine)
     except CommandError as error:
@@ -128,8 +135,9 @@ def _write_ahead_log(connection: Any) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
-        except Exception:
-            if time.monotonic() > until:
+        except sqlite3.OperationalError as error:
+            others = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
+            if not others or time.monotonic() > until:
                 raise
             time.sleep(0.02)
 

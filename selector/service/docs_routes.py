@@ -9,8 +9,8 @@ import flask_swagger_ui
 from flask import Blueprint, Response, current_app, send_from_directory
 
 from selector.service import openapi
+from selector.service.bodies import compressed, json_answer
 from selector.service.openapi import describe, not_in_the_api
-from selector.service.state import json_answer
 
 blueprint = Blueprint("docs", __name__)
 
@@ -42,7 +42,7 @@ def openapi_json() -> Response:
     made: dict[str, Any] | None = current_app.extensions.get("openapi")
     if made is None:
         made = current_app.extensions["openapi"] = openapi.document(current_app)
-    return json_answer(made)
+    return compressed(json_answer(made))
 
 
 @blueprint.get("/docs")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Sequence
+from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app
 from flask.blueprints import BlueprintSetupState
@@ -13,10 +11,11 @@ from flask.blueprints import BlueprintSetupState
 from exporter.bundle import Bundle, BundleError
 from exporter.refit import refit
 from selector.service.artefacts import blob_answer, file_answer
-from selector.service.openapi import Answer, Parameter, describe
-from selector.service.problems import Problem
+from selector.service.bodies import compressed, json_answer, parsed_body
+from selector.service.openapi import Answer, Parameter, View, describe
+from selector.service.problems import Problem, wrong_field
 from selector.service.schemas import SubsetDocument, SubsetRequest
-from selector.service.state import parsed_body, state
+from selector.service.state import state
 from selector.service.subsets import BusyError, SubsetStore, key_of, submodels_of
 
 blueprint = Blueprint("files", __name__, url_prefix="/v1/bundles")
@@ -51,32 +50,21 @@ def _with_a_store(setup: BlueprintSetupState) -> None:
     setup.app.extensions.setdefault("sortednet-subsets", SubsetStore())
 
 
+def _describe_file(summary: str, *parameters: Parameter) -> Callable[[View], View]:
+    """Of a path that answers with a file, whole or in part."""
+    everything = [_BUNDLE, *parameters, *_CONDITIONS]
+    return describe(summary, tag="files", parameters=everything, answers=_ANSWERS, problems=_PROBLEMS)
+
+
 @blueprint.get("/<name>/files/<path:path>")
-@describe(
-    "A file of a bundle",
-    tag="files",
-    parameters=[
-        _BUNDLE,
-        _PATH,
-        Parameter("sha256", "query", str, "Its hash: may then be kept forever"),
-        *_CONDITIONS,
-    ],
-    answers=_ANSWERS,
-    problems=_PROBLEMS,
-)
+@_describe_file("A file of a bundle", _PATH, Parameter("sha256", "query", str, "Its hash: may then be kept forever"))
 def file(name: str, path: str) -> Response:
     """An artefact of the bundle: what its manifest lists, `manifest.json`, or `profiles/DEVICE.json`."""
     return file_answer(state().bundle(name), path)
 
 
 @blueprint.get("/<name>/blobs/<sha256>")
-@describe(
-    "A file of a bundle by its hash",
-    tag="files",
-    parameters=[_BUNDLE, Parameter("sha256", "path", str, "64 hexadecimal digits"), *_CONDITIONS],
-    answers=_ANSWERS,
-    problems=_PROBLEMS,
-)
+@_describe_file("A file of a bundle by its hash", Parameter("sha256", "path", str, "64 hexadecimal digits"))
 def blob(name: str, sha256: str) -> Response:
     """The artefact whose content has this hash."""
     return blob_answer(state().bundle(name), sha256)
@@ -95,43 +83,29 @@ def make_subset(name: str) -> Response:
     """Cuts the part of the bundle that holds these sub-models, or the best one for the budget."""
     bundle = state().bundle(name)
     query = parsed_body(SubsetRequest, MAX_SUBSET_BYTES)
-    selection = None
-    submodels = query.submodels
-    if query.budget is not None:
+    if query.submodels is not None:
+        selection, submodels, device = None, query.submodels, query.device
+        _check_names(bundle, submodels)
+    else:
+        assert query.budget is not None
         selection = state().selector(bundle, query.device).select(query.budget)
-        submodels = [selection.submodel]
-    assert submodels is not None
-    for place, submodel in enumerate(submodels):
-        if submodel not in bundle.submodels:
-            message = f"is not in this bundle; it holds {', '.join(list(bundle.submodels)[:8])} …"
-            wrong = {"field": f"submodels.{place}", "value": submodel, "message": message}
-            raise Problem(422, f"sub-model {submodel!r} is not in this bundle", errors=[wrong])
+        submodels, device = [selection.submodel], selection.device
+    profile = None if device is None else state().profile(bundle, device)
     part = _part(bundle, submodels)
-    profile = None
-    if selection is not None:
-        with suppress(Problem):  # what was selected by may be figures of several devices
-            profile = _profile(bundle, part, selection.device)
-    elif query.device is not None:
-        profile = _profile(bundle, part, query.device)
+    cut = None if profile is None else refit(profile, bundle.manifest, part.manifest)
     document = {
         "bundle": bundle.name,
         "submodels": list(part.submodels),
-        "files": f"/v1/bundles/{bundle.name}/subsets/{key_of(bundle, submodels)}/files/",
+        "files": f"/v1/bundles/{quote(bundle.name, safe='')}/subsets/{key_of(bundle, submodels)}/files/",
         "selection": None if selection is None else selection._asdict(),
-        "profile": profile,
-        "manifest": json.loads((part.path / "manifest.json").read_bytes()),
+        "profile": None if cut is None else cut.model_dump(mode="json"),
+        "manifest": part.manifest.model_dump(mode="json"),  # the file may have had to make room by now
     }
-    return Response(json.dumps(document, separators=(",", ":")), mimetype="application/json")
+    return compressed(json_answer(document))
 
 
 @blueprint.get("/<name>/subsets/<key>/files/<path:path>")
-@describe(
-    "A file of a part of a bundle",
-    tag="files",
-    parameters=[_BUNDLE, Parameter("key", "path", str, "From the answer to POST"), _PATH, *_CONDITIONS],
-    answers=_ANSWERS,
-    problems=_PROBLEMS,
-)
+@_describe_file("A file of a part of a bundle", Parameter("key", "path", str, "From the answer to POST"), _PATH)
 def subset_file(name: str, key: str, path: str) -> Response:
     """An artefact of a part, which is cut again where it is no longer there."""
     bundle = state().bundle(name)
@@ -141,6 +115,14 @@ def subset_file(name: str, key: str, path: str) -> Response:
     if path.startswith("profiles/"):
         raise Problem(404, "profiles come with the answer to POST, or from the whole bundle")
     return file_answer(_part(bundle, submodels), path)
+
+
+def _check_names(bundle: Bundle, submodels: Sequence[str]) -> None:
+    """Raises Problem 422 naming the first that is not in the bundle."""
+    for place, submodel in enumerate(submodels):
+        if submodel not in bundle.submodels:
+            message = f"is not in this bundle; it holds {', '.join(list(bundle.submodels)[:8])} …"
+            raise wrong_field(f"submodels.{place}", submodel, message, f"sub-model {submodel!r} is not in this bundle")
 
 
 def _part(bundle: Bundle, submodels: Sequence[str]) -> Bundle:
@@ -153,9 +135,3 @@ def _part(bundle: Bundle, submodels: Sequence[str]) -> Bundle:
     except BundleError as error:
         current_app.logger.error("subset of %s: %s", bundle.name, error)
         raise Problem(503, "the subset cannot be made at the moment; the service's log says why") from None
-
-
-def _profile(bundle: Bundle, part: Bundle, device: str) -> dict[str, Any] | None:
-    """What the device's profile says of the part. Raises Problem 404 for a device without one."""
-    found = refit(state().profile(bundle, device), bundle.manifest, part.manifest)
-    return None if found is None else found.model_dump(mode="json")

@@ -23,6 +23,9 @@ FRESH_S = 2.0
 MODEL_FRESH_S = 30.0
 """The same for the profile of a device model, which is computed from many."""
 
+ASK_AGAIN_S = 2.0
+"""After a store that did not answer; where the network swallows what is sent, each who asks would wait for seconds."""
+
 MODEL_DEVICES = 200
 """A device model's figures are the medians of so many devices at most: those that sent their profiles last."""
 
@@ -58,6 +61,15 @@ class Fleet:
             return None if found is None else _selector(Profile.model_validate_json(found[1]), bundle, cascades)
 
         return self._selectors.get((*key, cascades), lambda: _version(self.store.newest(*key)), made)
+
+    def profile(self, bundle: Bundle, device: str) -> Profile | None:
+        """What `selector` or `model_selector` is made of: the newest that the device sent, else, where none of that name lies
+        in the bundle, the one of the devices of that model. Raises StoreUnavailable."""
+        found = self.store.profile(bundle.name, bundle.fingerprint, device)
+        if found is not None:
+            return Profile.model_validate_json(found[1])
+        model = None if device in bundle.devices() else self.model(bundle, device)
+        return None if model is None else model.profile
 
     def model_selector(self, bundle: Bundle, model: str, cascades: Cascades = ()) -> Selector | None:
         """Of the devices of that model, None when there are none. Raises as `selector` does."""
@@ -110,13 +122,14 @@ class _Entry(NamedTuple, Generic[Value]):
 
 
 class _Fresh(Generic[Value]):
-    """Remembers values by key. After a while the next one who asks compares versions, and makes the value again when they
-    differ; the others meanwhile go on with the one before, and so do all while the database does not answer. That there is
-    nothing is remembered too."""
+    """Remembers values by key, those that were last asked for. After a while the next one who asks compares versions, and makes
+    the value again when they differ; the others meanwhile go on with the one before, and so do all while the database does not
+    answer, which is asked by one of them now and then. That there is nothing is remembered too."""
 
     def __init__(self, fresh_s: float) -> None:
         self._fresh_s = fresh_s
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
+        self._ask_again_at = 0.0  # on the monotonic clock
         self._lock = Lock()
 
     def get(self, key: Key, version: Callable[[], str], make: Callable[[], Value]) -> Value:
@@ -124,15 +137,20 @@ class _Fresh(Generic[Value]):
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
+                self._entries.move_to_end(key)
                 if now < entry.until:
                     return entry.value
                 self._entries[key] = entry._replace(until=now + self._fresh_s)  # the others go on with it
         try:
+            if now < self._ask_again_at:
+                raise StoreUnavailable("it did not answer just now")
             newest = version()
             if entry is not None and entry.version == newest:
                 return entry.value
             value = make() if newest else None
         except StoreUnavailable:
+            if now >= self._ask_again_at:
+                self._ask_again_at = time.monotonic() + ASK_AGAIN_S
             if entry is None:
                 raise
             return entry.value

@@ -2,9 +2,10 @@
 
 from flask import Blueprint, Response
 
+from selector.service.bodies import json_answer
 from selector.service.openapi import describe
 from selector.service.schemas import Health, Readiness
-from selector.service.state import json_answer, state
+from selector.service.state import state
 
 blueprint = Blueprint("health", __name__)
 

@@ -22,10 +22,12 @@ from device_profiles import PERCENTILES
 from exporter.bundle import Bundle
 from selector.budget import Budget
 from selector.cascade_file import with_cascades
+from selector.service.arguments import checked_name
+from selector.service.bodies import compressed, conditional, json_answer
 from selector.service.openapi import not_in_the_api
 from selector.service.predict_routes import predictor
 from selector.service.problems import Problem
-from selector.service.state import json_answer, state
+from selector.service.state import state
 
 blueprint = Blueprint("page", __name__)
 
@@ -53,7 +55,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 class _Asset(NamedTuple):
     content: bytes
-    compressed: bytes
+    packed: bytes  # with gzip, once
     media_type: str
 
 
@@ -77,8 +79,7 @@ def page() -> Response:
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
-    response.make_conditional(request)
-    return response
+    return conditional(compressed(response))
 
 
 @blueprint.get("/assets/<version>/<name>")
@@ -91,15 +92,14 @@ def asset(version: str, name: str) -> Response:
         found = _files()[name]
     else:
         raise Problem(404, f"asset {name!r} of version {version!r} is not served; load the page again")
-    compressed = request.accept_encodings["gzip"] > 0
-    response = Response(found.compressed if compressed else found.content, mimetype=found.media_type)
-    if compressed:
+    packed = request.accept_encodings["gzip"] > 0
+    response = Response(found.packed if packed else found.content, mimetype=found.media_type)
+    if packed:
         response.headers["Content-Encoding"] = "gzip"
     response.headers["Cache-Control"] = FOR_GOOD
     response.vary.add("Accept-Encoding")
-    response.set_etag(f"{version}-gzip" if compressed else version)
-    response.make_conditional(request)
-    return response
+    response.set_etag(f"{version}-gzip" if packed else version)
+    return conditional(response)
 
 
 @blueprint.get("/dashboard/frontiers/<bundle>/<device>")
@@ -111,6 +111,7 @@ def frontiers(bundle: str, device: str) -> Response:
     `problem` says in words why there are none: the profile is of another bundle, or no accuracy is known.
     """
     opened = state().bundle(bundle)
+    checked_name("device", device)
     try:
         cascades = state().cascades(opened)
         selector = state().selector(opened, device, cascades)
@@ -123,7 +124,7 @@ def frontiers(bundle: str, device: str) -> Response:
         name, _, percentile = cost.partition(".p")
         limits, candidates = selector.afforded_by(name, int(percentile or 50))
         found[cost] = [(limit, candidate.submodel) for limit, candidate in zip(limits, candidates, strict=True)]
-    return json_answer({"frontiers": found, "cascades": known, "problem": None})
+    return compressed(json_answer({"frontiers": found, "cascades": known, "problem": None}))
 
 
 @blueprint.get("/dashboard/runtime")

@@ -15,17 +15,19 @@ from pydantic_core import from_json
 from werkzeug.exceptions import NotAcceptable
 
 from exporter.bundle import Bundle
+from selector.service.arguments import integer_argument
 from selector.service.arrays import NPY, NPZ, Array, ArrayError, from_lists, from_npy, from_npz, to_npy, to_npz
+from selector.service.bodies import body, json_answer, parsed_body
 from selector.service.gate import Overloaded
 from selector.service.openapi import Answer, Parameter, describe
 from selector.service.predict_schemas import PredictAnswer, PredictQuery, PredictRequest, RuntimeAnswer
 from selector.service.predictor import Prediction, Predictor, input_problem
-from selector.service.problems import Problem, field_errors, problem_details
-from selector.service.state import body, json_answer, parsed_body, state
+from selector.service.problems import Problem, field_errors, problem_details, wrong_field
+from selector.service.state import state
 
 JSON = "application/json"
 BUDGET_HEADER = "Sortednet-Budget"
-HISTORY = 100  # runs that the runtime's document tells of, where no other number is asked for
+HISTORY, MOST_HISTORY = 100, 1000  # runs that the runtime's document tells of, where no other number is asked for; at most
 
 blueprint = Blueprint("predict", __name__, url_prefix="/v1")
 
@@ -35,11 +37,11 @@ blueprint = Blueprint("predict", __name__, url_prefix="/v1")
     "Run inputs by the sub-model that fits a budget",
     tag="predict",
     parameters=[
-        Parameter("bundle", "query", str, "As in the JSON body, where the body is an array"),
-        Parameter("device", "query", str, "As in the JSON body, where the body is an array"),
-        Parameter("budget", "query", str, "The budget as JSON, where the body is an array"),
-        Parameter("battery", "query", str, "The battery as JSON, where the body is an array"),
-        Parameter(BUDGET_HEADER, "header", str, "The budget as JSON, in place of the query's"),
+        Parameter("bundle", "query", str, "As in the JSON body; where the body is an array"),
+        Parameter("device", "query", str, "As in the JSON body; where the body is an array"),
+        Parameter("budget", "query", str, "The budget as JSON; where the body is an array"),
+        Parameter("battery", "query", str, "The battery as JSON; where the body is an array"),
+        Parameter(BUDGET_HEADER, "header", str, "The budget as JSON, where the body is an array and the query has none"),
     ],
     request={JSON: PredictRequest, NPY: None, NPZ: None},
     answers={200: Answer("The outputs, and what was chosen", {JSON: PredictAnswer, NPY: None, NPZ: None})},
@@ -69,17 +71,17 @@ def predict() -> Response:
     tag="predict",
     parameters=[
         Parameter("name", "path", str, "The bundle's name"),
-        Parameter("history", "query", Annotated[int, Field(ge=0, le=1000)], f"Of the latest runs so many; default {HISTORY}"),
+        Parameter(
+            "history", "query", Annotated[int, Field(ge=0, le=MOST_HISTORY)], f"Of the latest runs so many; default {HISTORY}"
+        ),
     ],
     answers={200: RuntimeAnswer},
     problems={404: "No such bundle", 422: "No such number"},
 )
 def runtime(name: str) -> Response:
     bundle, found = state().bundle(name), predictor()
-    asked = request.args.get("history", str(HISTORY))
-    if not asked.isascii() or not asked.isdigit() or int(asked[:6]) > 1000 or len(asked) > 6:
-        message = "allowed are 0 to 1000"
-        raise Problem(422, "history: how many runs?", errors=[{"field": "history", "value": asked[:100], "message": message}])
+    asked = integer_argument("history", least=0, most=MOST_HISTORY)
+    runs = HISTORY if asked is None else asked
     return json_answer(
         {
             "bundle": bundle.name,
@@ -89,7 +91,7 @@ def runtime(name: str) -> Response:
             "queued": found.gate.queued,
             "slots": found.gate.slots,
             "deadlines": {name: found.deadlines[bundle.name][name] for name in ("met", "missed", "refused")},
-            "runtimes": [_runtime(kept.device, kept.runtime, int(asked)) for kept in found.opened(bundle)],
+            "runtimes": [_runtime(kept.device, kept.runtime, runs) for kept in found.opened(bundle)],
         }
     )
 
@@ -108,6 +110,12 @@ def predictor() -> Predictor:
 
 
 def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array]]:
+    beside = dict(request.args)
+    if BUDGET_HEADER in request.headers:
+        beside[BUDGET_HEADER] = request.headers[BUDGET_HEADER]
+    if beside:  # a deadline that nobody heeds would be worse
+        name, value = next(iter(beside.items()))
+        raise wrong_field(name, value, "stands beside a JSON body; allowed is the same in it")
     query = parsed_body(PredictRequest, predictor().options.json_bytes)
     bundle = state().bundle(query.bundle)
     specs = {spec.name: spec for spec in bundle.manifest.inputs}
@@ -140,17 +148,18 @@ def _query() -> PredictQuery:
     given: dict[str, Any] = {}
     for name, texts in request.args.lists():
         if len(texts) > 1:
-            raise Problem(422, "given twice", errors=[{"field": name[:100], "value": None, "message": "allowed is one"}])
+            raise wrong_field(name, None, "is given twice; allowed is once")
         given[name] = texts[0]
-    if "budget" not in given and BUDGET_HEADER in request.headers:
+    if BUDGET_HEADER in request.headers:
+        if "budget" in given:
+            raise wrong_field(BUDGET_HEADER, request.headers[BUDGET_HEADER], "the query has a budget; allowed is one")
         given["budget"] = request.headers[BUDGET_HEADER]
     for name in ("budget", "battery"):
         if name in given:
             try:
                 given[name] = from_json(given[name])
             except ValueError as error:
-                errors = [{"field": name, "value": given[name][:200], "message": f"no JSON: {error}"}]
-                raise Problem(422, f"{name}: allowed is a JSON object", errors=errors) from None
+                raise wrong_field(name, given[name], f"is no JSON: {error}; allowed is an object") from None
     try:
         return PredictQuery.model_validate(given)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from selector.service.arrays import Array, ShapeLimits
 from selector.service.gate import Gate, Overloaded
 from selector.service.metrics import Metrics
 from selector.service.predict_schemas import PredictQuery
-from selector.service.problems import Problem
+from selector.service.problems import Problem, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.runtime import RunResult, Runtime
@@ -107,8 +107,7 @@ class Predictor:
                 try:
                     result = self._run(kept.runtime, query, feed, examples, queued_ms)
                 except BudgetError as error:
-                    errors = [{"field": "budget", "value": None, "message": str(error)}]
-                    raise Problem(422, str(error), errors=errors) from None
+                    raise wrong_field("budget", None, without_folder(error, bundle)) from None
         except Overloaded as error:
             self.deadlines[bundle.name]["refused"] += 1
             self._metrics.refused(bundle.name, error.reason)
@@ -162,7 +161,7 @@ class Predictor:
                 return kept._replace(stamp=stamp)
             return Kept(stamp, profiles, Runtime(bundle, device=device))
         except (BundleError, BudgetError) as error:
-            raise Problem(404, str(error)) from None
+            raise Problem(404, without_folder(error, bundle)) from None
         except SessionError as error:
             raise Problem(503, f"device {device!r}: {error}") from None
 
@@ -200,8 +199,7 @@ class Predictor:
 
 def input_problem(message: str, name: str | None = None) -> Problem:
     """Of inputs that the bundle does not take. The message names the input, and so does the field where `name` is known."""
-    field = "inputs" if name is None else f"inputs.{name}"
-    return Problem(422, message, errors=[{"field": field, "value": None, "message": message}])
+    return wrong_field("inputs" if name is None else f"inputs.{name}", None, message, message)
 
 
 def _least_ms(runtime: Runtime, budget: Budget, examples: int) -> float:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask, Response, current_app, request
 from pydantic import ValidationError
 from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException
 
-from selector.service.access import request_id
+from exporter.bundle import Bundle
+from selector.service.access import LOGGED, request_id
 from selector.service.database import StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
@@ -33,6 +34,12 @@ class Problem(Exception):
         return problem_document(self.status, self.detail, {"request_id": request_id(), **self.more})
 
 
+def wrong_field(field: str, value: Any, message: str, detail: str = "") -> Problem:
+    """422 for one field: its value, where it is a plain one, and what is allowed. `detail`: the sentence for people."""
+    error = {"field": field[:MAX_VALUE], "value": _shown(value), "message": message}
+    return Problem(422, detail or f"{field[:MAX_VALUE]}: {message}", errors=[error])
+
+
 def register(app: Flask) -> None:
     """Every error of the application becomes a problem document."""
 
@@ -43,11 +50,8 @@ def register(app: Flask) -> None:
         return response
 
     @app.errorhandler(StoreUnavailable)
-    def store_unavailable(error: StoreUnavailable) -> Response:
-        app.logger.error("the store does not answer: %s", error)
-        response = problem_details(503, "the store of profiles does not answer; try again a little later", {})
-        response.headers["Retry-After"] = "1"
-        return response
+    def unavailable(error: StoreUnavailable) -> Response:
+        return problem(store_unavailable(error))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -59,8 +63,26 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
-        app.logger.exception("unexpected error", exc_info=error, extra={"request_id": request_id()})
+        app.logger.exception("unexpected error", exc_info=error, extra=_about_the_request())
         return problem_details(500, "unexpected error; the service's log says more under this request_id", {})
+
+
+def _about_the_request() -> dict[str, str | None]:
+    """For the log: `access.LOGGED`."""
+    path = request.url_rule.rule if request.url_rule else None
+    return dict(zip(LOGGED, (request_id(), request.method, path), strict=True))
+
+
+def store_unavailable(error: StoreUnavailable) -> Problem:
+    """Says so in the log too."""
+    current_app.logger.error("the store does not answer: %s", error, extra=_about_the_request())
+    return Problem(503, "the store of profiles does not answer; try again a little later", headers={"Retry-After": "1"})
+
+
+def without_folder(error: Exception, bundle: Bundle) -> str:
+    """What an error of the command line says, for clients: the bundle by its name, not by where it lies on the server."""
+    folder = str(bundle.path)
+    return str(error).replace(folder, bundle.name) if bundle.path.is_absolute() else str(error)
 
 
 def problem_details(status: int, detail: str, more: Mapping[str, Any]) -> Response:
@@ -80,13 +102,19 @@ def field_errors(error: ValidationError) -> list[dict[str, Any]]:
     """Of a pydantic error: the first fields, the value where it is a plain one, and what is allowed."""
     found = []
     for item in error.errors(include_url=False, include_context=False)[:MAX_FIELD_ERRORS]:
-        value = item["input"] if isinstance(item["input"], (str, int, float, bool, type(None))) else None
-        if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-            value = str(value)
-        if isinstance(value, int) and abs(value) >= 2**63:
-            value = f"{value:.3e}" if abs(value) < 10**300 else "too large"
-        if isinstance(value, str) and len(value) > MAX_VALUE:
-            value = value[:MAX_VALUE] + "…"
         field = ".".join(str(part) for part in item["loc"])
-        found.append({"field": field, "value": value, "message": item["msg"]})
+        found.append({"field": field, "value": _shown(item["input"]), "message": item["msg"]})
     return found
+
+
+def _shown(value: Any) -> str | float | bool | None:
+    """A wrong value as it is repeated: cut where long, in words where JSON has no such number, None where it has parts."""
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        return None
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return str(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return f"{value:.3e}" if abs(value) < 10**300 else "too large"
+    if isinstance(value, str) and len(value) > MAX_VALUE:
+        return value[:MAX_VALUE] + "…"
+    return value

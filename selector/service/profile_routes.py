@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from math import ceil
 from typing import Annotated, NoReturn
+from urllib.parse import quote
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from werkzeug.datastructures import ETags
+from pydantic import Field
 
 from device_profiles import Profile
 from device_profiles.schema import Name
 from exporter.bundle import Bundle, BundleError
+from selector.service.arguments import checked_name, integer_argument
+from selector.service.bodies import compressed, conditional, model_answer, parsed_body, plain_etag
 from selector.service.openapi import Answer, Parameter, describe
-from selector.service.problems import Problem
+from selector.service.problems import Problem, without_folder, wrong_field
 from selector.service.profile_schemas import (
     DeviceModelDocument,
     DeviceModelList,
@@ -24,8 +27,8 @@ from selector.service.profile_schemas import (
     ProfileSummary,
     StoredDocument,
 )
-from selector.service.state import parsed_body, state
-from selector.service.store import Stored, VersionConflict, canonical
+from selector.service.state import state
+from selector.service.store import Stored, VersionConflict, canonical, sha256_of
 from selector.service.tokens import Token
 
 blueprint = Blueprint("profiles", __name__, url_prefix="/v1/bundles/<name>")
@@ -38,8 +41,6 @@ PAGE = 100
 MAX_PAGE = 1000
 MAX_VERSION = 2**31 - 1
 
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
-
 _BUNDLE = Parameter("name", "path", str, "The bundle's name")
 _DEVICE = Parameter("device", "path", Name, "The device's name")
 _PAGE = (
@@ -51,6 +52,11 @@ _WRONG = "A name or number that is none"
 _NO_STORE = "The store of profiles does not answer, or the service has none"
 _COMMON = {422: _WRONG, 503: _NO_STORE}
 _ETAG = {"ETag": "Of this answer"}
+_OTHER_ETAG = "It has another ETag"
+_CONDITIONS = (
+    Parameter("If-None-Match", "header", str, "ETags that are known already"),
+    Parameter("If-Match", "header", str, "ETags that are wanted"),
+)
 
 
 @blueprint.get("/profiles")
@@ -71,51 +77,60 @@ def profiles(name: str) -> Response:
         columns = one._asdict()
         lines[one.device] = ProfileSummary(source="fleet", **{key: columns[key] for key in columns if key != "bundle"})
     page = [lines[device] for device in sorted(lines)[: limit + 1]]
-    return _json(ProfileList(profiles=page[:limit], next=page[limit - 1].device if len(page) > limit else None))
+    found = ProfileList(profiles=page[:limit], next=page[limit - 1].device if len(page) > limit else None)
+    return compressed(model_answer(found))
 
 
 @blueprint.get("/profiles/<device>")
 @describe(
     "A device's profile",
     tag="profiles",
-    parameters=[_BUNDLE, _DEVICE, Parameter("version", "query", Annotated[int, Field(ge=1, le=MAX_VERSION)], "Not the newest")],
+    parameters=[
+        _BUNDLE,
+        _DEVICE,
+        Parameter("version", "query", Annotated[int, Field(ge=1, le=MAX_VERSION)], "Not the newest"),
+        *_CONDITIONS,
+    ],
     answers={200: Answer("The profile", Profile, headers=_ETAG), 304: Answer("It is the one with that ETag", headers=_ETAG)},
-    problems={404: "No such bundle, device or version", **_COMMON},
+    problems={404: "No such bundle, device or version", 412: _OTHER_ETAG, **_COMMON},
 )
 def profile(name: str, device: str) -> Response:
     """The newest profile of a device, or a `version` of it: as the device sent it, else as it lies in the bundle."""
     bundle = state().bundle(name)
-    _checked("device", device)
-    version = _integer("version", None, MAX_VERSION)
+    checked_name("device", device)
+    version = integer_argument("version", least=1, most=MAX_VERSION)
     asked = state().has_store or version is not None
     found = state().fleet.store.profile(bundle.name, bundle.fingerprint, device, version) if asked else None
     if found is not None:
         stored, text = found
-        response = Response(text, mimetype="application/json")
-        response.set_etag(stored.sha256)
-        response.last_modified = stored.received_at
-        response.headers["Content-Location"] = _location(stored)
-        response.headers["Profile-Version"] = str(stored.version)
     else:
         if version is not None or device not in bundle.devices():
             which = f"version {version} of " if version is not None else ""
             listed = f"/v1/bundles/{bundle.name}/profiles"
             raise Problem(404, f"device {device!r}: there is no {which}its profile; {listed} lists what there is")
         try:
-            response = Response(canonical(bundle.profile(device)), mimetype="application/json")
+            stored, text = None, canonical(bundle.profile(device))
         except BundleError as error:
-            raise Problem(404, str(error)) from None
-        response.add_etag()
+            raise Problem(404, without_folder(error, bundle)) from None
+    response = Response(text, mimetype="application/json")
+    response.set_etag(sha256_of(text))
     response.headers["Cache-Control"] = "no-cache"
-    response.make_conditional(request)
-    return response
+    if stored is not None:
+        response.headers["Content-Location"] = _location(stored)
+        response.headers["Profile-Version"] = str(stored.version)
+    return conditional(compressed(response))
 
 
 @blueprint.put("/profiles/<device>")
 @describe(
     "Store a device's profile",
     tag="profiles",
-    parameters=[_BUNDLE, _DEVICE, Parameter("If-Match", "header", str, "The ETag of the version that it replaces, or *")],
+    parameters=[
+        _BUNDLE,
+        _DEVICE,
+        Parameter("If-Match", "header", str, "The ETag of the profile that it replaces, or *"),
+        Parameter("If-None-Match", "header", str, "*: only where there is none"),
+    ],
     request=Profile,
     answers={
         200: Answer("A new version, or the newest was equal", StoredDocument, headers=_ETAG),
@@ -124,7 +139,7 @@ def profile(name: str, device: str) -> Response:
     problems={
         404: _UNKNOWN_BUNDLE,
         409: "It was measured on another bundle",
-        412: "The newest version is another one",
+        412: _OTHER_ETAG,
         429: "Too many profiles of this token",
         **_COMMON,
     },
@@ -132,18 +147,19 @@ def profile(name: str, device: str) -> Response:
 )
 def put_profile(name: str, device: str) -> Response:
     """Keeps what a device measured as its newest version. A profile equal to the newest changes nothing, so that a request
-    may be repeated. With `If-Match` only over the version with that ETag."""
+    may be repeated. With `If-Match` only over the profile with that ETag, as GET gives it."""
     bundle = state().bundle(name)
-    _checked("device", device)
+    checked_name("device", device)
     token = _writer(bundle, device)
     sent = _sent(bundle, device)
-    expected = _expected(request.if_match)
+    conditions = _conditions(bundle, device)
     try:
-        stored, created = state().fleet.store.put(bundle.name, sent, token=token.id, expected=expected)
+        stored, created = state().fleet.store.put(bundle.name, sent, token=token.id, may_replace=conditions)
     except VersionConflict:
-        raise Problem(412, f"If-Match: the newest profile of device {device!r} is another one") from None
+        message = f"what there is of device {device!r} is not as If-Match or If-None-Match says; GET has its ETag"
+        raise Problem(412, message) from None
     state().fleet.forget(bundle, device)
-    response = _json(StoredDocument(**stored._asdict(), created=created))
+    response = model_answer(StoredDocument(**stored._asdict(), created=created))
     response.status_code = HTTPStatus.CREATED if created and stored.version == 1 else HTTPStatus.OK
     response.set_etag(stored.sha256)
     response.headers["Content-Location"] = _location(stored)
@@ -164,30 +180,30 @@ def models(name: str) -> Response:
     after, limit = _page()
     found = state().fleet.store.models(bundle.name, bundle.fingerprint, after=after, limit=limit + 1)
     page = [DeviceModelSummary(model=one.model, devices=one.devices) for one in found[:limit]]
-    return _json(DeviceModelList(models=page, next=page[-1].model if len(found) > limit else None))
+    return compressed(model_answer(DeviceModelList(models=page, next=page[-1].model if len(found) > limit else None)))
 
 
 @blueprint.get("/models/<model>")
 @describe(
     "What the devices of a model measured together",
     tag="profiles",
-    parameters=[_BUNDLE, Parameter("model", "path", Name, "The device model's name")],
+    parameters=[_BUNDLE, Parameter("model", "path", Name, "The device model's name"), *_CONDITIONS],
     answers={200: Answer("The median", DeviceModelDocument, headers=_ETAG), 304: Answer("It has that ETag", headers=_ETAG)},
-    problems={404: "No such bundle or model", **_COMMON},
+    problems={404: "No such bundle or model", 412: _OTHER_ETAG, **_COMMON},
 )
 def model(name: str, model: str) -> Response:
     """The median over the devices of a model. Its name may stand for a device's in `POST /v1/select`."""
     bundle = state().bundle(name)
-    _checked("model", model)
+    checked_name("model", model)
     found = state().fleet.model(bundle, model)
     if found is None:
         listed = f"/v1/bundles/{bundle.name}/models"
         raise Problem(404, f"device model {model!r}: no device of it sent a profile; {listed} lists what there is")
     document = DeviceModelDocument(model=model, devices=found.model.devices, used=found.used, profile=found.profile)
-    response = _json(document)
+    response = model_answer(document)
     response.add_etag()
-    response.make_conditional(request)
-    return response
+    response.headers["Cache-Control"] = "no-cache"
+    return conditional(compressed(response))
 
 
 def _writer(bundle: Bundle, device: str) -> Token:
@@ -218,7 +234,7 @@ def _sent(bundle: Bundle, device: str) -> Profile:
     """The request's profile, checked against the bundle. Raises Problem 409 and 422, and what `parsed_body` raises."""
     profile = parsed_body(Profile, MAX_PROFILE_BYTES)
     if profile.device.name != device:
-        _wrong("device.name", profile.device.name, f"the path names {device!r}")
+        raise wrong_field("device.name", profile.device.name, f"the path names {device!r}")
     if profile.bundle != bundle.fingerprint:
         raise Problem(
             409,
@@ -227,55 +243,35 @@ def _sent(bundle: Bundle, device: str) -> Profile:
         )
     for submodel in profile.submodels:
         if submodel not in bundle.submodels:
-            _wrong(f"submodels.{submodel[:128]}", None, f"is not in the bundle; it holds {len(bundle.submodels)} others")
+            raise wrong_field(f"submodels.{submodel}", None, f"is not in the bundle; it holds {len(bundle.submodels)} others")
     return profile
 
 
-def _expected(etags: ETags) -> str | None:
-    """The hash that `If-Match` names, `*`, or None without the header. Raises Problem 422 for several."""
-    if etags.star_tag:
-        return "*"
-    strong = sorted(etags.as_set())
-    if len(strong) > 1:
-        _wrong("If-Match", ", ".join(strong)[:200], "allowed is one ETag, or *")
-    if not strong:
-        return None if "If-Match" not in request.headers else ""  # weak ones match nothing
-    return strong[0]
+def _conditions(bundle: Bundle, device: str) -> Callable[[str | None], bool]:
+    """Whether `If-Match` and `If-None-Match` allow that a profile with a hash is replaced. None: the device has sent none of
+    these networks; the bundle's own stands then, as it does for GET, or nothing."""
+    match, none_match = ("If-Match" in request.headers), ("If-None-Match" in request.headers)
+    named = {plain_etag(etag) for etag in request.if_match.as_set()}  # strong ones
+    excluded = {plain_etag(etag) for etag in request.if_none_match.as_set(include_weak=True)}
+    own = None
+    if (match or none_match) and device in bundle.devices():
+        with suppress(BundleError):
+            own = sha256_of(canonical(bundle.profile(device)))
+
+    def allow(newest: str | None) -> bool:
+        standing = newest or own
+        if match and (standing is None or not (request.if_match.star_tag or standing in named)):
+            return False
+        return not (none_match and standing is not None and (request.if_none_match.star_tag or standing in excluded))
+
+    return allow
 
 
 def _page() -> tuple[str, int]:
     after = request.args.get("after")
-    if after is not None:
-        _checked("after", after)
-    return after or "", _integer("limit", PAGE, MAX_PAGE) or PAGE
-
-
-def _integer(field: str, default: int | None, most: int) -> int | None:
-    """From the query string, 1 to `most`. Raises Problem 422."""
-    text = request.args.get(field)
-    if text is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= most:
-        _wrong(field, text[:128], f"allowed are 1 to {most}")
-    return int(text)
-
-
-def _checked(field: str, value: str) -> None:
-    """Raises Problem 422 when it is no device's name."""
-    try:
-        _NAME.validate_python(value)
-    except ValidationError:
-        _wrong(field, value[:128], "allowed are 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit")
-
-
-def _wrong(field: str, value: str | None, message: str) -> NoReturn:
-    detail = "the request does not fit its schema"
-    raise Problem(422, detail, errors=[{"field": field, "value": value, "message": message}])
+    limit = integer_argument("limit", least=1, most=MAX_PAGE)
+    return "" if after is None else checked_name("after", after), limit or PAGE
 
 
 def _location(stored: Stored) -> str:
-    return f"{request.path}?version={stored.version}"
-
-
-def _json(document: BaseModel) -> Response:
-    return Response(document.model_dump_json(), mimetype="application/json")
+    return f"{quote(request.path)}?version={stored.version}"

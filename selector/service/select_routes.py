@@ -9,11 +9,13 @@ from pydantic_core import from_json
 
 from exporter.bundle import Bundle
 from selector.selector import Selector
+from selector.service.bodies import body, json_answer, validated
+from selector.service.database import StoreUnavailable
 from selector.service.metrics import metrics
 from selector.service.openapi import Answer, describe
-from selector.service.problems import Problem
+from selector.service.problems import Problem, store_unavailable
 from selector.service.schemas import SelectionDocument, SelectionsDocument, SelectMany, SelectRequest
-from selector.service.state import State, body, json_answer, state, validated
+from selector.service.state import State, state
 from selector.service.unknown_devices import predicted_selector, selector_of
 
 blueprint = Blueprint("select", __name__, url_prefix="/v1")
@@ -69,6 +71,8 @@ def _answer_or_problem(shared: State, query: SelectRequest) -> dict[str, Any]:
         return _answer(shared, query)
     except Problem as problem:
         return problem.document()
+    except StoreUnavailable as error:
+        return store_unavailable(error).document()
 
 
 def _selector(shared: State, bundle: Bundle, query: SelectRequest) -> Selector:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import limits
-from flask import Response, current_app, request
-from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from flask import current_app
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
@@ -22,17 +19,12 @@ from selector.cascade_file import CASCADES_FILE, Cascade, read_cascades
 from selector.selector import Selector, selector_for
 from selector.service.database import StoreUnavailable
 from selector.service.fleet import Fleet
-from selector.service.problems import Problem, field_errors
+from selector.service.problems import Problem, without_folder, wrong_field
 from selector.service.rates import RateLimit
 from selector.service.store import Store
 
 LOOK_AGAIN_S = 1.0
 """After so many seconds each profile is looked at again."""
-
-Model = TypeVar("Model", bound=BaseModel)
-
-MAX_BODY_BYTES = 64 * 1024
-"""Of a request's body, where a path allows no more."""
 
 T = TypeVar("T")
 
@@ -61,8 +53,7 @@ class State:
         """By name; without one the only one. Raises Problem 404 for an unknown name, 422 where it is not clear which."""
         if name is None:
             if len(self.bundles) != 1:
-                message = f"allowed are {', '.join(self.bundles)}"
-                raise Problem(422, "which bundle?", errors=[{"field": "bundle", "value": None, "message": message}])
+                raise wrong_field("bundle", None, f"allowed are {', '.join(self.bundles)}", "which bundle?")
             return next(iter(self.bundles.values()))
         if name not in self.bundles:
             raise Problem(404, f"bundle {name!r} is not served; there are {', '.join(self.bundles)}")
@@ -83,16 +74,23 @@ class State:
         return _there(self._put_limit)
 
     def profile(self, bundle: Bundle, device: str) -> Profile:
-        """The newest that the device sent, else the one in the bundle. Raises Problem 404 where there is none."""
-        sent = None if self._fleet is None else self._fleet.store.profile(bundle.name, bundle.fingerprint, device)
-        if sent is not None:
-            return Profile.model_validate_json(sent[1])
+        """What `selector` goes by for the device. Raises Problem 404 where there is none, StoreUnavailable where the bundle
+        could not answer instead."""
+        if self._fleet is not None:
+            try:
+                found = self._fleet.profile(bundle, device)
+            except StoreUnavailable:
+                if device not in bundle.devices():
+                    raise
+            else:
+                if found is not None:
+                    return found
         if device not in bundle.devices():
             raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
         try:
             return bundle.profile(device)
         except BundleError as error:
-            raise Problem(404, str(error)) from None
+            raise Problem(404, without_folder(error, bundle)) from None
 
     def cascades(self, bundle: Bundle) -> Cascades:
         """Those of the bundle, read again when their file is another one. Raises Problem 500 where it is damaged."""
@@ -147,7 +145,7 @@ class State:
                 raise BundleError(f"device {device!r}: no profile; there are {there}{sent}")
             selector = selector_for(bundle, device, cascades=cascades)
         except (BundleError, BudgetError) as error:
-            raise Problem(404, str(error)) from None
+            raise Problem(404, without_folder(error, bundle)) from None
         self._selectors[(bundle.name, device, cascades)] = (files.version, selector)
         return selector
 
@@ -193,34 +191,3 @@ def state() -> State:
     """Of the application that answers the present request."""
     found: State = current_app.extensions["sortednet"]
     return found
-
-
-def body(max_bytes: int = MAX_BODY_BYTES, media_types: Collection[str] = ("application/json",)) -> bytes:
-    """The request's body. Raises UnsupportedMediaType, and RequestEntityTooLarge also where no length was announced."""
-    if request.mimetype not in media_types or "HTTP_CONTENT_ENCODING" in request.environ:
-        given = f"{request.mimetype!r} {request.headers.get('Content-Encoding', '')}".rstrip()
-        raise UnsupportedMediaType(f"the body is {given}; allowed is {' or '.join(media_types)}, not compressed")
-    if (request.content_length or 0) > max_bytes:  # before any of it has come
-        raise RequestEntityTooLarge(f"{request.content_length} bytes; allowed are {max_bytes}")
-    request.max_content_length = max_bytes + 1  # a body sent in chunks is cut there
-    found = request.get_data(cache=False)
-    if len(found) > max_bytes:
-        raise RequestEntityTooLarge(f"allowed are {max_bytes} bytes")
-    return found
-
-
-def parsed_body(model: type[Model], max_bytes: int = MAX_BODY_BYTES) -> Model:
-    """The JSON body as a model (see `validated`). Raises what `body` and `validated` raise."""
-    return validated(model, body(max_bytes))
-
-
-def validated(model: type[Model], document: bytes) -> Model:
-    """Validates JSON strictly, from its bytes. Raises Problem 422 naming the fields."""
-    try:
-        return model.model_validate_json(document, strict=True)
-    except ValidationError as error:
-        raise Problem(422, "the body does not fit its schema", errors=field_errors(error)) from None
-
-
-def json_answer(document: Mapping[str, Any]) -> Response:
-    return Response(to_json(document), mimetype="application/json")

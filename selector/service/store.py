@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from random import random
@@ -43,7 +43,7 @@ class DeviceModel(NamedTuple):
 
 
 class VersionConflict(Exception):
-    """The newest version is another than was expected."""
+    """Whoever puts a profile does not want what is there to be replaced."""
 
 
 class Store:
@@ -68,12 +68,18 @@ class Store:
         self.close()
 
     def put(
-        self, bundle: str, profile: Profile, *, token: str | None = None, expected: str | None = None
+        self,
+        bundle: str,
+        profile: Profile,
+        *,
+        token: str | None = None,
+        may_replace: Callable[[str | None], bool] = lambda newest: True,
     ) -> tuple[Stored, bool]:
         """Keeps a profile as the device's next version, and tells whether it did: one equal to the newest is not kept again.
 
-        `expected`: the hash of what must be the newest, or `*` for any; an equal profile is welcome nevertheless, so that a
-        request may be repeated. Raises VersionConflict when the newest is another.
+        `may_replace` is given the hash of the newest version of these networks (None: there is none) and says whether another
+        may follow it; an equal profile is welcome nevertheless, so that a request may be repeated. Raises VersionConflict
+        where it may not.
         """
         document = canonical(profile)
         row: dict[str, Any] = {
@@ -81,20 +87,22 @@ class Store:
             "fingerprint": profile.bundle,
             "device": profile.device.name,
             "model": model_of(profile.device),
-            "sha256": sha256(document.encode()).hexdigest(),
+            "sha256": sha256_of(document),
             "document": document,
             "token_id": token,
         }
         for attempt in range(TRIES):
             try:
-                return self._put_once(row, expected)
+                return self._put_once(row, may_replace)
             except sa.exc.IntegrityError as error:
-                if attempt == TRIES - 1 or "version" not in str(error.orig):
+                if "version" not in str(error.orig):
+                    raise
+                if attempt == TRIES - 1:
                     raise StoreUnavailable(f"device {row['device']!r}: too many new versions at once") from error
                 time.sleep(random() * 0.002 * attempt)
         raise AssertionError
 
-    def _put_once(self, row: dict[str, Any], expected: str | None) -> tuple[Stored, bool]:
+    def _put_once(self, row: dict[str, Any], may_replace: Callable[[str | None], bool]) -> tuple[Stored, bool]:
         """Raises IntegrityError when another one took the version meanwhile (PostgreSQL; SQLite has one writer)."""
         with writing(self.engine) as connection:
             here = (profiles.c.bundle == row["bundle"], profiles.c.device == row["device"])
@@ -103,7 +111,7 @@ class Store:
             if newest is not None and newest.sha256 == row["sha256"]:
                 return _stored(newest), False
             current = newest.sha256 if newest is not None and newest.fingerprint == row["fingerprint"] else None
-            if expected is not None and (current is None or expected not in ("*", current)):
+            if not may_replace(current):
                 raise VersionConflict
             new = {**row, "version": newest.version + 1 if newest else 1, "received_at": datetime.now(UTC)}
             connection.execute(profiles.insert().values(new))
@@ -156,6 +164,11 @@ class Store:
 def canonical(profile: Profile) -> str:
     """The profile as JSON with sorted keys and without spaces: equal profiles have equal texts."""
     return json.dumps(profile.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def sha256_of(document: str) -> str:
+    """The hash that a version is known by."""
+    return sha256(document.encode()).hexdigest()
 
 
 _STORED = [profiles.c[name] for name in Stored._fields]

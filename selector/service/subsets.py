@@ -3,6 +3,7 @@
 folder/
   <hash of the bundle's manifest and the sub-models>/   a bundle like any other (see `exporter.subset`)
   .lock-<hash>                                          held while it is cut
+  .<hash>.partial-*                                     being written
   .gone-*                                               being deleted
 
 A part has a key that says what it is made of: which bundle, by its manifest's hash, and which of its sub-models, as a number
@@ -18,6 +19,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,7 @@ FOLDER_VARIABLE = "SORTEDNET_SUBSETS"
 MAX_BYTES = 2**30
 MAX_OPEN = 256  # parts whose manifest is held in memory
 CUT_AT_ONCE = 2
+ABANDONED_S = 3600.0  # after which a part that is being made or deleted is not any more
 _KEY = re.compile(r"([0-9a-f]{16})-([0-9a-f]{1,4096})")
 
 
@@ -147,12 +150,18 @@ class SubsetStore:
                 return
 
     def _make_room(self, newest: Path) -> None:
-        """Removes the parts that were not used for longest, all but the newest."""
+        """Removes the parts that were not used for longest, all but the newest, and what killed processes have left."""
         parts = []
+        abandoned = time.time() - ABANDONED_S
         for path in self.folder.iterdir():
             with suppress(OSError):
-                if path.is_dir() and not path.name.startswith("."):
-                    parts.append((path.stat().st_mtime, _bytes_of(path), path))
+                used = path.stat().st_mtime
+                if not path.name.startswith("."):
+                    parts.append((used, _bytes_of(path), path))
+                elif used < abandoned and path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif used < abandoned:
+                    path.unlink()
         total = sum(size for _, size, _ in parts)
         for _, size, path in sorted(parts):
             if total <= self.max_bytes:

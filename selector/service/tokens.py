@@ -7,7 +7,6 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ class Token(NamedTuple):
     revoked_at: datetime | None
 
     def allows(self, bundle: str, device: str) -> bool:
-        return fnmatchcase(bundle, self.bundle or "*") and fnmatchcase(device, self.device or "*")
+        return _matches(bundle, self.bundle) and _matches(device, self.device)
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
@@ -117,6 +116,10 @@ _COLUMNS = [tokens.c[name] for name in Token._fields]
 def _token(row: Any) -> Token:
     found = {name: getattr(row, name) for name in Token._fields}
     return Token(**{**found, "scopes": tuple(found["scopes"].split())})
+
+
+def _matches(name: str, pattern: str | None) -> bool:
+    return pattern is None or re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None
 
 
 def _hash(text: str) -> str:

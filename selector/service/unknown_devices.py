@@ -15,7 +15,7 @@ from exporter.bundle import Bundle
 from selector.budget import BudgetError
 from selector.cascade_file import Cascade, with_cascades
 from selector.selector import Selector
-from selector.service.problems import Problem
+from selector.service.problems import Problem, wrong_field
 
 REMEMBERED = 64
 """Selectors: a device asks again and again with the same figures."""
@@ -27,7 +27,7 @@ UNKNOWN = DeviceInfo(name="measured", cpu="", cores=1, threads=1, ram_mb=1, os="
 def selector_of(bundle: Bundle, profile: Profile, cascades: Sequence[Cascade] = ()) -> Selector:
     """Raises Problem 422 where the profile is of another bundle or of sub-models that are not in it."""
     if profile.bundle != bundle.fingerprint:
-        raise _wrong("profile.bundle", profile.bundle, f"allowed is this bundle's fingerprint, {bundle.fingerprint}")
+        raise wrong_field("profile.bundle", profile.bundle, f"allowed is this bundle's fingerprint, {bundle.fingerprint}")
     _check_names(bundle, "profile.submodels", profile.submodels)
     return _selector(bundle, profile.submodels, cascades, profile.device)
 
@@ -66,15 +66,11 @@ def _predicted(bundle: Bundle, measured: Mapping[str, Measurement], cascades: Se
         with np.errstate(all="ignore"):
             found, _ = predict(bundle.manifest.layers, counts, measured)
     except (ValueError, np.linalg.LinAlgError) as error:  # also pydantic's, of a figure that is no number
-        raise _wrong("measured", None, f"nothing can be predicted from these figures: {error}") from None
+        raise wrong_field("measured", None, f"nothing can be predicted from these figures: {error}") from None
     return _selector(bundle, found, cascades, UNKNOWN)
 
 
 def _check_names(bundle: Bundle, field: str, names: Collection[str]) -> None:
     for name in names:
         if name not in bundle.submodels:
-            raise _wrong(field, name, f"not in the bundle; it holds {', '.join(list(bundle.submodels)[:8])}, …")
-
-
-def _wrong(field: str, value: object, message: str) -> Problem:
-    return Problem(422, f"{field}: {message}", errors=[{"field": field, "value": value, "message": message}])
+            raise wrong_field(field, name, f"not in the bundle; it holds {', '.join(list(bundle.submodels)[:8])}, …")

@@ -3,19 +3,51 @@
 /** Answered with a problem document (RFC 9457), or not at all. */
 export class ServiceError extends Error {}
 
+const MOST_NAMES = 5000;
 const kept = new Map();
+const modelsOf = new Map();
 
 export const bundleOf = (bundle) => once(`/v1/bundles/${encodeURIComponent(bundle)}`);
 
 /**
- * A device's profile and frontiers, the bundle's cascades among the sub-models: `{profile, frontiers, cascades, problem}`;
- * `problem` says why there are none.
+ * Whose figures there are of a bundle: names of `{devices, models}`. The devices are those that sent a profile and those whose
+ * profile came with the bundle; a model stands for all devices of it. Null where the service keeps no profiles.
+ */
+export async function measuredOf(bundle) {
+  const path = `/v1/bundles/${encodeURIComponent(bundle)}`;
+  try {
+    const [devices, models] = await Promise.all([names(`${path}/profiles`, "profiles", "device"), names(`${path}/models`, "models", "model")]);
+    const found = { devices, models: models.filter((one) => !devices.includes(one)) };
+    modelsOf.set(bundle, new Set(found.models));
+    return found;
+  } catch (error) {
+    if (!(error instanceof ServiceError)) throw error;
+    return null;
+  }
+}
+
+/** The names on all pages of a list, or on the first ones where there are very many. */
+async function names(path, list, name) {
+  const found = [];
+  for (let after = ""; after !== null && found.length < MOST_NAMES; ) {
+    const page = await ask(`${path}?limit=1000${after && `&after=${encodeURIComponent(after)}`}`);
+    found.push(...page[list].map((one) => one[name]));
+    after = page.next;
+  }
+  return found;
+}
+
+/**
+ * A device's or model's profile and frontiers, the bundle's cascades among the sub-models: `{profile, frontiers, cascades,
+ * problem}`; `problem` says why there are none.
  */
 export async function deviceOf(bundle, device) {
   const [first, second] = [encodeURIComponent(bundle), encodeURIComponent(device)];
   const { frontiers, cascades, problem } = await once(`/dashboard/frontiers/${first}/${second}`);
   if (problem) return { profile: null, frontiers, cascades, problem };
-  const profile = await once(`/v1/bundles/${first}/profiles/${second}`);
+  const isModel = modelsOf.get(bundle)?.has(device);
+  const document = await once(`/v1/bundles/${first}/${isModel ? "models" : "profiles"}/${second}`);
+  const profile = isModel ? document.profile : document;
   const submodels = { ...profile.submodels };
   for (const [id, { costs }] of Object.entries(cascades)) submodels[id] = costs;
   return { profile: { ...profile, submodels }, frontiers, cascades, problem };

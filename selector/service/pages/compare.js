@@ -16,13 +16,17 @@ export const firstDevices = (devices, present) => [...new Set([present, ...devic
 /** Loads what is to be compared: pairs of `{bundle, device, label}`. Those without frontiers are left out. */
 export async function compare(pairs) {
   latest = pairs;
-  const found = await Promise.all(
-    pairs.map(async (pair) => {
-      const [{ submodels }, { profile, frontiers, cascades }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device)]);
-      return { ...pair, profile, frontiers, cascades, entries: entriesOf(submodels, cascades) };
-    }),
-  );
-  if (latest === pairs) rows = found.filter((row) => row.profile);
+  const found = await Promise.all(pairs.map((pair) => loaded(pair).catch(unlessRefused)));
+  if (latest === pairs) rows = found.filter((row) => row?.profile);
+}
+
+async function loaded(pair) {
+  const [{ submodels }, { profile, frontiers, cascades }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device)]);
+  return { ...pair, profile, frontiers, cascades, entries: entriesOf(submodels, cascades) };
+}
+
+function unlessRefused(error) {
+  if (!(error instanceof ServiceError)) throw error;
 }
 
 /** Asks for each row's choice within the budget that `wanted` holds, and shows chart and table. */

@@ -1,6 +1,6 @@
 // The page: what is looked at, and when what is asked and drawn anew.
 
-import { bundleOf, deviceOf, entriesOf, offering, select, ServiceError } from "./api.js";
+import { bundleOf, deviceOf, entriesOf, measuredOf, offering, select, ServiceError } from "./api.js";
 import { drawFrontier, empty, loadPlotly } from "./charts.js";
 import { copyCode, showChoice, showCode, showProblem } from "./choice.js";
 import { chart as compareChart, compare, firstDevices, showCompared } from "./compare.js";
@@ -16,23 +16,32 @@ const view = { bundle: null, name: null, submodels: [], entries: {}, devices: []
 let shownDevices = [];
 let running;
 
-const query = () => ({ bundle: view.bundle, device: view.name, ...wanted(), ...offering(view.device?.cascades ?? {}) });
+const query = () => ({
+  bundle: view.bundle,
+  ...(view.name !== null && { device: view.name }),
+  ...wanted(),
+  ...offering(view.device?.cascades ?? {}),
+});
 const draw = () => view.device && drawFrontier(view);
 
 /** Looks at a bundle, and at one of its devices: the named one, or the service's default. */
 async function openBundle(name, device = config.bundles[name]?.device) {
   view.bundle = name;
-  const document = await bundleOf(name);
+  byId("device").disabled = true; // its options are another bundle's until this one is here
+  const [document, measured] = await Promise.all([bundleOf(name), measuredOf(name)]);
   if (view.bundle !== name) return; // another one was picked meanwhile
   view.submodels = document.submodels;
-  view.devices = document.devices;
-  byId("device").replaceChildren(...view.devices.map((one) => element("option", { value: one, text: one })));
+  const { devices, models } = measured ?? { devices: document.devices, models: [] };
+  view.devices = [...devices, ...models];
+  byId("device").replaceChildren(...options(devices), ...(models.length ? [element("optgroup", { label: "median of a device model" }, ...options(models))] : []));
   byId("device").disabled = !view.devices.length;
-  const found = view.devices.includes(device) ? device : config.bundles[name].device;
+  const found = [device, config.bundles[name].device, ...view.devices].find((one) => view.devices.includes(one)) ?? null;
   shownDevices = firstDevices(view.devices, found).filter(Boolean);
   await openDevice(found);
   await loadCompared();
 }
+
+const options = (names) => names.map((one) => element("option", { value: one, text: one }));
 
 async function openDevice(name) {
   busy();
@@ -170,7 +179,7 @@ function wire() {
   });
   onChoice("cost", showCost);
   onChoice("language", () => showCode(query()));
-  onChoice("compared", loadCompared);
+  onChoice("compared", () => loadCompared().catch(failed));
   onChoice("theme", (theme) => {
     if (theme === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
@@ -212,7 +221,7 @@ function failed(error) {
 
 async function begin() {
   const asked = new URLSearchParams(location.search);
-  const bundle = asked.get("bundle") in config.bundles ? asked.get("bundle") : Object.keys(config.bundles)[0];
+  const bundle = Object.hasOwn(config.bundles, asked.get("bundle")) ? asked.get("bundle") : Object.keys(config.bundles)[0];
   choose("theme", document.documentElement.dataset.theme ?? "auto");
   choose("cost", asked.get("cost") ?? "latency_ms.p50");
   view.cost = chosen("cost");

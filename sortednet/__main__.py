@@ -1,0 +1,5 @@
+"""`python -m sortednet`."""
+
+from sortednet import main
+
+main()

@@ -1,0 +1,132 @@
+"""What a bundle holds and whether it is whole: `inspect`, `verify`, `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from sortednet.console import fail, messages, print_json, right
+from sortednet.options import BundlePath, DeviceOption, JsonOption
+
+if TYPE_CHECKING:
+    from device_profiles import Measurement, Profile
+    from exporter.bundle import Bundle
+
+
+def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
+    """Show what a bundle holds, and what it costs on a measured device."""
+    from exporter.bundle import Bundle
+    from selector.cascade_file import read_cascades, with_cascades
+    from selector.inspection import inspect as inspect_bundle
+
+    opened = Bundle(bundle)
+    if as_json:
+        print_json(inspect_bundle(opened))
+        return
+    cascades = read_cascades(opened)
+    profile = opened.profile(device) if device else _own_profile(opened)
+    profile = with_cascades(profile, cascades) if profile else None
+    best = max((s.accuracy or 0.0) for s in opened.submodels.values())
+    figures = right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "RAM MB")
+    table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, entry in opened.submodels.items():
+        cost = profile.submodels.get(name) if profile else None
+        table.add_row(
+            name,
+            _short(entry.params),
+            _short(entry.macs),
+            "" if entry.accuracy is None else f"{entry.accuracy:.4f}",
+            f"{entry.accuracy / best:.1%}" if entry.accuracy is not None and best else "",
+            _short(opened.manifest.files[entry.graph].bytes),
+            _figure(cost, "latency_ms", 3),
+            _figure(cost, "memory_mb", 2),
+        )
+    for one in cascades:
+        cost = profile.submodels.get(one.id) if profile else None
+        share = f"{one.accuracy / best:.1%}" if best else ""
+        costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
+        table.add_row(one.id, "", "", f"{one.accuracy:.4f}", share, "", *costs)
+    Console().print(table)
+    total, weights = opened.bytes_total, opened.weights_bytes
+    typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
+    if profile:
+        marked = ", ~: predicted" if profile.prediction or cascades else ""
+        info = profile.device
+        typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
+    elif opened.devices():
+        typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
+    for one in cascades:
+        typer.echo(f"{one.id} is {one.words}; its accuracy is of {one.examples} validation examples")
+
+
+def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
+    """Check every file's hash, then run the self-test on this device. Exits with 1 when something differs."""
+    from rich.progress import Progress
+
+    from exporter.bundle import Bundle, BundleError
+    from exporter.verify import self_test
+
+    try:
+        opened = Bundle(bundle)
+        with Progress(console=messages, disable=as_json) as bar:
+            task = bar.add_task("self-test", total=len(opened.submodels))
+            result = self_test(opened, advance=lambda: bar.advance(task))
+    except BundleError as error:
+        if as_json:
+            print_json({"ok": False, "error": str(error)})
+        fail(str(error), 1)
+    if as_json:
+        print_json(
+            {
+                "ok": True,
+                "submodels": result.submodels,
+                "largest_error": result.largest_error,
+                "largest_int8_error": result.largest_int8_error,
+            }
+        )
+    else:
+        typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+
+
+def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html")], device: DeviceOption = None) -> None:
+    """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
+    from exporter.bundle import Bundle
+    from selector.report import write_report
+
+    write_report(Bundle(bundle), out, device)
+    typer.echo(f"Wrote {out}")
+
+
+def _own_profile(bundle: Bundle) -> Profile | None:
+    """This machine's profile, or the only one; None when there is none, it is not clear which, or it is of another bundle."""
+    from exporter.bundle import BundleError
+    from selector.budget import BudgetError
+    from selector.selector import find_profile
+
+    try:
+        return find_profile(bundle)
+    except (BudgetError, BundleError):
+        return None
+
+
+def _figure(cost: Measurement | None, name: Literal["latency_ms", "memory_mb"], digits: int) -> str:
+    """For a table; `~` marks what is predicted."""
+    value = getattr(cost, name) if cost else None
+    if cost is None or value is None:
+        return ""
+    mark = "~" if cost.source[name] == "predicted" else ""
+    return f"{mark}{value.p50 if name == 'latency_ms' else value:.{digits}f}"
+
+
+def _short(number: int) -> str:
+    """Three digits, such as 693 k or 2.24 M."""
+    rounded = float(f"{number:.3g}")
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:g} {unit}"
+    return str(number)

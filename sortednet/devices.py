@@ -1,0 +1,219 @@
+"""What a device does with a bundle: `profile`, `select`, `run`, `cascade`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sortednet.console import messages, print_json
+from sortednet.options import (
+    AccuracyOption,
+    BundlePath,
+    DeviceOption,
+    EnergyOption,
+    JsonOption,
+    LatencyOption,
+    MemoryOption,
+    ObjectiveOption,
+    PercentileOption,
+)
+
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        help="A profile's name or file. Default: this machine's, or the only one. Several of one device, measured with "
+        "different execution providers or threads, make one frontier.",
+    ),
+]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", help="FILE.json: what a low battery changes. Default: less energy below 20 %.", show_default=False
+    ),
+]
+CascadesOption = Annotated[bool, typer.Option(help="Take the bundle's cascades for candidates too, or single sub-models only.")]
+CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]
+
+
+def profile(
+    bundle: BundlePath,
+    device: Annotated[str | None, typer.Option(help="The profile's name. Default: CPU model, cores and threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Per inference. Default: the physical cores.")] = None,
+    submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    measure: Annotated[int | None, typer.Option(min=2, help="Measure so many, predict the others.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs each. Default: until the median is stable.")] = None,
+    watts: Annotated[
+        float | None, typer.Option(help="Per busy core: for the energy where the machine has no counters.", show_default=False)
+    ] = None,
+    provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
+    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively: faster, but keeps the cores busy.")] = True,
+    cache: CacheOption = True,
+    label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every sub-model on this device and keep the profile in the bundle."""
+    from device_profiles import write_profile
+    from exporter.bundle import PROFILES_FOLDER, Bundle
+    from selector.profiling import profile_bundle
+
+    opened = Bundle(bundle)
+    names = submodels.split(",") if submodels is not None else None
+    measured = profile_bundle(
+        opened,
+        device=device,
+        label=label,
+        threads=threads,
+        submodels=names,
+        predict_from=measure,
+        repeats=repeats,
+        watts=watts,
+        provider=provider,
+        spinning=spinning,
+        cache=cache,
+    )
+    write_profile(measured, opened.path / PROFILES_FOLDER / f"{measured.device.name}.json")
+    if as_json:
+        typer.echo(measured.model_dump_json())
+        return
+    by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
+    (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
+    count = sum(m.source["latency_ms"] == "measured" for m in measured.submodels.values())
+    typer.echo(f"Measured {count} sub-models on {measured.device.name}:")
+    typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50)")
+    for figure, error in measured.prediction.items():
+        others = f"{figure} of the other {len(measured.submodels) - count}"
+        typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
+    typer.echo(f"Next: sortednet select {bundle} --latency-ms {(fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2:.2g}")
+
+
+def select(
+    bundle: BundlePath,
+    device: DevicesOption = None,
+    latency_ms: LatencyOption = None,
+    energy_mj: EnergyOption = None,
+    memory_mb: MemoryOption = None,
+    min_accuracy: AccuracyOption = None,
+    percentile: PercentileOption = None,
+    objective: ObjectiveOption = None,
+    battery: Annotated[float | None, typer.Option(help="State of charge in per cent.")] = None,
+    discharging: Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")] = False,
+    policy: PolicyOption = None,
+    cascades: CascadesOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Pick the sub-model for a budget. Exits with 3 when nothing fits (and names the nearest)."""
+    from exporter.bundle import Bundle
+    from selector.battery import make_battery, read_policy
+    from selector.budget import make_budget
+    from selector.cascade_file import read_cascades
+    from selector.selector import selector_for
+
+    budget = make_budget(
+        latency_ms=latency_ms,
+        energy_mj=energy_mj,
+        memory_mb=memory_mb,
+        min_accuracy=min_accuracy,
+        percentile=percentile,
+        objective=objective,
+    )
+    state = make_battery(battery, discharging)
+    saving = read_policy(policy) if policy else None
+    opened = Bundle(bundle)
+    offered = read_cascades(opened) if cascades else []
+    selection = selector_for(opened, device, policy=saving, cascades=offered).select(budget, state)
+    if as_json:
+        print_json(selection._asdict())
+    else:
+        typer.echo(f"{selection.submodel}: {selection.reason}")
+        typer.echo(f"  accuracy {selection.accuracy:.4f}, latency {selection.latency_ms:.3f} ms on {selection.device}")
+    if not selection.feasible:
+        raise typer.Exit(3)
+
+
+def run(
+    bundle: BundlePath,
+    input: Annotated[Path, typer.Option(help="FILE.npy, or FILE.npz with one array per input.")],
+    output: Annotated[Path | None, typer.Option(help="FILE.npz for the outputs.")] = None,
+    device: DevicesOption = None,
+    latency_ms: LatencyOption = None,
+    energy_mj: EnergyOption = None,
+    memory_mb: MemoryOption = None,
+    min_accuracy: AccuracyOption = None,
+    percentile: PercentileOption = None,
+    objective: ObjectiveOption = None,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(help="How long the battery is to last: per_hour=600 until=18:00 reserve_percent=10, each with --plan."),
+    ] = None,
+    policy: PolicyOption = None,
+    watching: Annotated[bool, typer.Option("--watch", help="Run again and again and show what is chosen.")] = False,
+    rate: Annotated[float | None, typer.Option(help="With --watch: runs per second. Default: one after the other.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="With --watch: for so long. Default: until Ctrl-C.")] = None,
+    feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
+    cascades: CascadesOption = True,
+    cache: CacheOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
+    from selector.battery import read_policy
+    from selector.budget import make_budget, parse_plan
+    from selector.files import read_inputs, write_outputs
+    from selector.runtime import Runtime
+
+    budget = make_budget(
+        latency_ms=latency_ms,
+        energy_mj=energy_mj,
+        memory_mb=memory_mb,
+        min_accuracy=min_accuracy,
+        percentile=percentile,
+        objective=objective,
+        plan=parse_plan(plan) if plan else None,
+    )
+    saving = read_policy(policy) if policy else None
+    options: dict[str, Any] = {"feedback": feedback, "cascades": cascades, "cache": cache, "policy": saving}
+    runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
+    if watching:
+        from selector.watch import watch
+
+        history = watch(runtime, read_inputs(input), budget, rate=rate, seconds=seconds, console=messages)
+        if as_json:
+            print_json({"runs": [record._asdict() for record in history]})
+        runtime.close()
+        return
+    result = runtime.run(read_inputs(input), budget)
+    if output:
+        write_outputs(output, result.outputs)
+    selection = result.selection
+    if as_json:
+        outputs = {name: array.tolist() for name, array in result.outputs.items()}
+        chosen = {"feasible": selection.feasible, "accuracy": selection.accuracy, "reason": selection.reason}
+        print_json({"submodel": selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **chosen})
+    else:
+        typer.echo(f"{selection.submodel} in {result.latency_ms:.3f} ms: {selection.reason}")
+        for name, array in result.outputs.items():
+            typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
+    if not selection.feasible:
+        raise typer.Exit(3)
+
+
+def cascade(
+    bundle: BundlePath,
+    data: Annotated[str, typer.Option(help="A data set as for `train`, or FILE.npz with the inputs and `labels`.")],
+    floor: Annotated[float, typer.Option(help="The accuracy that is to be kept, 0 to 1.")],
+    confidence: Annotated[float, typer.Option(help="With which probability it is kept.")] = 0.95,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a small sub-model answer when it is sure and ask a larger one when not; kept in the bundle."""
+    from exporter.bundle import Bundle
+    from selector.calibrating import calibrate_cascade
+
+    found = calibrate_cascade(Bundle(bundle), data, floor=floor, confidence=confidence, device=device)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
+    typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")

@@ -1,0 +1,20 @@
+"""The arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
+DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
+
+LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="At most this many milliseconds.")]
+EnergyOption = Annotated[float | None, typer.Option("--energy-mj", help="At most this many millijoules.")]
+MemoryOption = Annotated[float | None, typer.Option("--memory-mb", help="At most this many megabytes.")]
+AccuracyOption = Annotated[float | None, typer.Option("--min-accuracy", help="At least this accuracy, 0 to 1.")]
+PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
+ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, energy or latency.")]
+"""The limits and wishes of a `selector.Budget`, one option each."""

@@ -1,0 +1,151 @@
+"""The service and those who use it: `serve`, `token …`, `pull`. All but `pull` need the extra `serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from sortednet.console import messages, print_json
+from sortednet.options import (
+    AccuracyOption,
+    EnergyOption,
+    JsonOption,
+    LatencyOption,
+    MemoryOption,
+    ObjectiveOption,
+    PercentileOption,
+)
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SORTEDNET_STORE",
+        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: a file in the user's data folder.",
+        show_default=False,
+    ),
+]
+
+
+def serve(
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles.", show_default=False)],
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes; they share the cores that predictions may use.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each worker. Default: as predictions need.", show_default=False),
+    ] = None,
+    graceful_timeout: Annotated[int, typer.Option(min=0, help="Seconds that requests in flight are given at the end.")] = 30,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="https://HOST[:PORT]: pages from there may read the answers. Default: none.", show_default=False),
+    ] = None,
+    store: StoreOption = None,
+    predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
+    max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
+) -> None:
+    """Answer budget queries over REST, and run inputs."""
+    from exporter.bundle import Bundle
+    from selector import service
+    from selector.service.store import Store
+
+    opened = [Bundle(path) for path in bundles]
+    options = service.PredictOptions(examples=max_batch) if predict else None
+    application = service.create_app(opened, Store(store), predict=options, workers=workers, cors_origins=cors_origin or ())
+    service.serve(application, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)
+
+
+def pull(
+    url: Annotated[str, typer.Argument(help="A service: http://HOST:PORT, or …/v1/bundles/NAME.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; a bundle there is updated.")],
+    bundle: Annotated[str | None, typer.Option(help="Its name on the service. Default: the only one.")] = None,
+    device: Annotated[str | None, typer.Option(help="A profile on the service: select by it, and bring it along.")] = None,
+    submodels: Annotated[str | None, typer.Option(help="ID,ID,…: these. Without them and a budget: all.")] = None,
+    latency_ms: LatencyOption = None,
+    energy_mj: EnergyOption = None,
+    memory_mb: MemoryOption = None,
+    min_accuracy: AccuracyOption = None,
+    percentile: PercentileOption = None,
+    objective: ObjectiveOption = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
+    from selector.pulling import pull_command
+
+    budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb, "min_accuracy": min_accuracy}
+    budget_fields = {**budget, "percentile": percentile, "objective": objective}
+    names = submodels.split(",") if submodels is not None else None
+    done = pull_command(url, out, bundle, names, budget_fields, device, timeout=timeout, console=messages, quiet=as_json)
+    if as_json:
+        print_json(done)
+        return
+    if not done["changed"]:
+        typer.echo(f"{out} is up to date: {', '.join(done['submodels'][:4])}{' …' if len(done['submodels']) > 4 else ''}")
+        return
+    typer.echo(
+        f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already."
+    )
+    typer.echo(f"Next: sortednet verify {out}")
+
+
+def token_create(
+    name: Annotated[str, typer.Argument(help="For whom it is.", show_default=False)],
+    scope: Annotated[list[str] | None, typer.Option(help="What it may do. Default: profiles:write.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="Only this bundle; * stands for any characters.")] = None,
+    device: Annotated[str | None, typer.Option(help="Only this device; * stands for any characters.")] = None,
+    days: Annotated[float | None, typer.Option(help="Until it expires. Default: never.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token and print it: this once, the store keeps only its hash."""
+    from selector.service.store import Store
+    from selector.service.tokens import SCOPES
+
+    with Store(store) as opened:
+        token, text = opened.tokens.create(name, scope or SCOPES, bundle=bundle, device=device, days=days)
+    if as_json:
+        print_json({"token": text, **token.document()})
+    else:
+        typer.echo(text)
+        messages.print(f"Token {token.id} of {name}: keep it now, it is not shown again.", markup=False, highlight=False)
+
+
+def token_list(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show the tokens that there are, not their texts."""
+    from selector.service.store import Store
+
+    with Store(store) as opened:
+        found = [token.document() for token in opened.tokens.all()]
+    if as_json:
+        print_json({"tokens": found})
+        return
+    columns = ("name", "scopes", "bundle", "device", "created", "expires", "revoked")
+    table = Table(Column("id", no_wrap=True), *columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for token in found:
+        moments = [(token[name] or "")[:10] for name in ("created_at", "expires_at", "revoked_at")]
+        only = [token[name] or "*" for name in ("bundle", "device")]
+        table.add_row(token["id"], escape(token["name"]), " ".join(token["scopes"]), *map(escape, only), *moments)
+    Console().print(table)
+
+
+def token_revoke(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="As `token list` shows it.", show_default=False)],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse a token from now on."""
+    from selector.service.store import Store
+
+    with Store(store) as opened:
+        token = opened.tokens.revoke(identifier)
+    if as_json:
+        print_json(token.document())
+    else:
+        typer.echo(f"Token {token.id} of {token.name} is refused from now on.")

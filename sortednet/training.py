@@ -1,0 +1,86 @@
+"""Where models are made: `train` and `export`. Both need the extra `train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from sortednet.console import print_json, right
+from sortednet.options import JsonOption
+
+
+def train(
+    family: Annotated[str, typer.Option(help="resnet, mobilenetv2, or module:Class for your own.")],
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, mnist, text-folder:PATH, or a folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
+    samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 1,
+    epochs: int = 10,
+    batch_size: int = 128,
+    lr: Annotated[float, typer.Option(help="Peak learning rate; 0: the optimizer's usual one.")] = 0.0,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    seed: int = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    grid: Annotated[list[str] | None, typer.Option(help="AXIS=V,V,… for example width=0.25,0.5 or depth=1x1x2,3.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=JSON of the family, such as blocks=[4,4,4].")
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from these weights: a run, or a safetensors file.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's default.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a nested model: all sub-models of the grid at once."""
+    from trainer.run import parse_grid, parse_settings, train_run
+
+    options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
+    options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
+    summary = train_run(
+        family,
+        data,
+        out,
+        grid=parse_grid(grid or []),
+        settings=parse_settings(settings or []),
+        init=init,
+        threads=threads,
+        resume=resume,
+        options=options,
+    )
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
+        return
+    if as_json:
+        print_json(summary)
+        return
+    accuracies: Mapping[str, float] = summary["validation_accuracy"]
+    typer.echo(f"Trained {len(accuracies)} sub-models in {summary['seconds']:.0f} s. Validation accuracy:")
+    table = Table(Column("sub-model", no_wrap=True), *right("accuracy", "of the full model"), box=box.SIMPLE_HEAD)
+    full = accuracies[summary["largest"]]
+    for name, accuracy in accuracies.items():
+        table.add_row(name, f"{accuracy:.4f}", f"{accuracy / full:.1%}" if full else "")
+    Console().print(table)
+    typer.echo(f"Next: sortednet export {out} --out BUNDLE")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, from `sortednet train`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
+    from exporter.inspection import inspect as inspect_bundle
+    from exporter.run import export_run
+
+    bundle = export_run(run, out, submodels.split(",") if submodels is not None else None, int8=int8)
+    if as_json:
+        print_json(inspect_bundle(bundle))
+        return
+    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; all equal to torch.")
+    typer.echo(f"Next: sortednet profile {out}")
