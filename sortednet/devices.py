@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sortednet.console import messages, print_json
+from sortednet.console import fail, messages, print_json
 from sortednet.options import (
     AccuracyOption,
     BundlePath,
@@ -163,6 +163,11 @@ def run(
     from selector.files import read_inputs, write_outputs
     from selector.runtime import Runtime
 
+    if watching and output is not None:
+        fail(f"output = {str(output)!r}: allowed without --watch, which shows what is chosen and keeps no outputs", 2)
+    for name, value in (("rate", rate), ("seconds", seconds)):
+        if value is not None and not watching:
+            fail(f"{name} = {value:g}: allowed with --watch", 2)
     budget = make_budget(
         latency_ms=latency_ms,
         energy_mj=energy_mj,

@@ -333,6 +333,14 @@ def test_run_watch_runs_for_so_long_and_tells_the_history(bundle_path: Path, ima
     assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent", "reason"} == set(runs[0])
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["--watch", "--output", "o.npz"], "output"), (["--rate", "5"], "rate"), (["--seconds", "1"], "seconds")],
+)
+def test_options_that_would_do_nothing_are_refused(bundle_path: Path, images: Path, options: list[str], named: str) -> None:
+    assert f"error: {named} = " in refused("run", bundle_path, "--input", images, *options)
+
+
 def test_run_watch_without_feedback_tells_the_history_too(bundle_path: Path, images: Path) -> None:
     watch = ["--watch", "--seconds", "0.2", "--rate", "50", "--no-feedback"]
     assert len(document("run", bundle_path, "--input", images, *watch)["runs"]) >= 2

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.bundle import Bundle
+from selector import Battery, Runtime
 from selector.budget import Selection
 from selector.service.gate import REASONS
 from selector.service.metrics import SUBMODELS, Metrics
+from selector.service.predict_schemas import PredictQuery
+from selector.service.predictor import PredictOptions, Predictor
 from tests.predict_client import NPY, budget_path, npy_of, send
 from tests.test_service import Server, serving
 
@@ -119,6 +123,19 @@ def test_labels_of_submodels_are_bounded() -> None:
     assert chosen["other"] == SUBMODELS
 
 
+def test_a_worker_that_is_not_asked_shows_its_sessions_and_battery_too(
+    bundle: Bundle, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever worker answers `/metrics` shows the others as they left their gauges."""
+    monkeypatch.setattr(Runtime, "battery", lambda runtime: Battery(percent=37))
+    metrics = Metrics()
+    predictor = Predictor(PredictOptions(), metrics)
+    predictor.predict(bundle, PredictQuery(), {bundle.manifest.inputs[0].name: images[:1]}, time.monotonic())
+    found = samples(metrics.text()[0].decode())
+    assert value(found, "sessions_open", bundle=bundle.name) == 1
+    assert value(found, "battery_ratio", bundle=bundle.name) == pytest.approx(0.37)
+
+
 def every_name() -> set[str]:
     """What the service can expose, whether or not it has happened yet."""
     metrics = Metrics()
@@ -131,6 +148,7 @@ def every_name() -> set[str]:
     metrics.load(1, 1)
     metrics.sessions("bundle", 1, 1.0)
     metrics.slow_down("bundle", "device", 1.0)
+    metrics.battery("bundle", 80.0)
     return names(samples(metrics.text()[0].decode()))
 
 

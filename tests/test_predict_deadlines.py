@@ -80,10 +80,12 @@ def test_a_profile_that_is_measured_anew_is_used(bundle_path: Path, images: np.n
     query = PredictQuery(budget=QueryBudget(latency_ms=50_000))
     inputs = {input_name(bundle): images[:1]}
     assert not predictor.predict(bundle, query, inputs, time.monotonic()).selection.feasible
+    (before,) = predictor.opened(bundle)
     shutil.copy(bundle_path / "profiles" / f"{DEVICE}.json", tmp_path / "slow" / "profiles" / "new.json")
     os.replace(tmp_path / "slow" / "profiles" / "new.json", tmp_path / "slow" / "profiles" / f"{DEVICE}.json")
     assert predictor.predict(bundle, query, inputs, time.monotonic()).selection.feasible
     assert len(predictor.opened(bundle)) == 1
+    assert not before.runtime.pool.loaded
 
 
 @pytest.fixture

@@ -89,6 +89,12 @@ class Metrics:
         self._slow_down = gauge(
             "slow_down_ratio", "How many times longer runs take than the profile says.", "bundle", "device", mode="livemax"
         )
+        self._battery = gauge(
+            "battery_ratio",
+            "Charge of this host's battery, where it has one, as the bundle's runtime reads it.",
+            "bundle",
+            mode="livemin",
+        )
         self._labelled: dict[str, set[str]] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -126,6 +132,9 @@ class Metrics:
 
     def slow_down(self, bundle: str, device: str, ratio: float) -> None:
         self._slow_down.labels(bundle, device).set(ratio)
+
+    def battery(self, bundle: str, percent: float) -> None:
+        self._battery.labels(bundle).set(percent / 100)
 
     def text(self) -> tuple[bytes, str]:
         """The metrics, of all workers, and their content type."""

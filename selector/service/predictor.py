@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the
     from selector.runtime import RunResult, Runtime
 
 RUNTIMES = 8  # at most in one process; each keeps sessions of its own
+GAUGES_S = 1.0  # after so long a run says anew how this process is doing
 SHORTEST_MS = 1e-6
 
 
@@ -74,6 +75,7 @@ class Predictor:
         self._metrics = metrics
         self._runtimes: dict[tuple[str, str | None], Kept] = {}
         self._opening = threading.Lock()
+        self._gauges_until = 0.0
 
     @property
     def threads(self) -> int:
@@ -125,7 +127,10 @@ class Predictor:
         with self._opening:
             kept = self._runtimes.get(key)
             if kept is None or kept.stamp != stamp:
-                kept = self._runtimes[key] = self._opened(bundle, device, stamp, kept)
+                before, kept = kept, self._opened(bundle, device, stamp, kept)
+                self._runtimes[key] = kept
+                if before is not None and before.runtime is not kept.runtime:
+                    before.runtime.close()  # its runs in flight finish
             return kept
 
     def opened(self, bundle: Bundle) -> list[Kept]:
@@ -133,7 +138,8 @@ class Predictor:
         return [kept for (name, _), kept in list(self._runtimes.items()) if name == bundle.name]
 
     def update_gauges(self) -> None:
-        """What can change without a request."""
+        """What can change without a request: of this process, whose gauges the other workers show as it left them."""
+        self._gauges_until = time.monotonic() + GAUGES_S
         self._metrics.load(self.gate.running, self.gate.queued)
         by_bundle: dict[str, list[Runtime]] = defaultdict(list)
         for (name, _), kept in list(self._runtimes.items()):
@@ -141,6 +147,9 @@ class Predictor:
         for name, runtimes in by_bundle.items():
             pools = [runtime.pool for runtime in runtimes]
             self._metrics.sessions(name, sum(len(p.loaded) for p in pools), sum(p.memory_used_mb for p in pools) * 2**20)
+            battery = runtimes[0].battery()
+            if battery is not None:
+                self._metrics.battery(name, battery.percent)
             for runtime in runtimes:
                 if runtime.controller is not None:
                     for device in runtime.controller.slow_downs:
@@ -195,6 +204,8 @@ class Predictor:
         if met is not None:
             self.deadlines[bundle]["met" if met else "missed"] += 1
         self._metrics.ran(bundle, result.selection.submodel, examples, queued_ms / 1e3, result.latency_ms / 1e3, met)
+        if time.monotonic() >= self._gauges_until:
+            self.update_gauges()
 
 
 def input_problem(message: str, name: str | None = None) -> Problem:
