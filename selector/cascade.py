@@ -62,7 +62,7 @@ class CascadeSession:
         if len(values[0]) == 1:  # most calls on a device: 1 instead of 8 us
             sure = margin_of(values[0][0]) >= self.cascade.threshold
             return values if sure else self.then.run(names, feed)
-        passed = self.cascade.passes_on(values[0])
+        passed = passed_on(self.cascade, values[0])
         if passed.all():
             return self.then.run(names, feed)
         if passed.any():
@@ -74,6 +74,11 @@ class CascadeSession:
 
 
 @np.errstate(invalid="ignore")
+def passed_on(cascade: Cascade, logits: Logits) -> NDArray[np.bool_]:
+    """For each example whether the larger sub-model is asked; where a logit is NaN it is. Shape (N, classes) to (N,)."""
+    return ~(margins(logits) >= cascade.threshold)
+
+
 def margins(logits: Logits) -> NDArray[np.float64]:
     """The largest less the second largest softmax probability of each example; NaN where a logit is NaN or the largest is
     infinite. Shape (N, classes) to (N,)."""

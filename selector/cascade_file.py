@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from device_profiles import LatencyMs, Measurement, Profile
 from exporter.bundle import Bundle
 from selector.budget import BudgetError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 CASCADES_FILE = "cascades.json"
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -40,12 +36,6 @@ class Cascade(BaseModel):
     floor: Share  # what the accuracy is above, with this confidence
     confidence: Share
     examples: Annotated[int, Field(ge=1)]
-
-    def passes_on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """For each example whether the larger one is asked; where a logit is NaN it is. Shape (N, classes) to (N,)."""
-        from selector.cascade import margins
-
-        return ~(margins(logits) >= self.threshold)
 
     @property
     def words(self) -> str:

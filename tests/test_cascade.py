@@ -23,7 +23,7 @@ from exporter.bundle import Bundle
 from exporter.session import open_session
 from selector import Budget, BudgetError, Runtime, Selector
 from selector.calibrating import calibrate_cascade
-from selector.cascade import CascadeSession, find_cascade, margin_of, margins
+from selector.cascade import CascadeSession, find_cascade, margin_of, margins, passed_on
 from selector.cascade_file import CASCADES_FILE, Cascade, read_cascades, with_cascades, write_cascades
 from selector.controller import Controller
 from selector.service import create_app
@@ -48,7 +48,7 @@ def classifier(n: int, accuracy: float, seed: int) -> tuple[dict[str, NDArray[np
 
 
 def cascaded(cascade: Cascade, logits: dict[str, NDArray[np.float32]]) -> NDArray[np.int64]:
-    passed = cascade.passes_on(logits[cascade.first])
+    passed = passed_on(cascade, logits[cascade.first])
     return np.where(passed, logits[cascade.then].argmax(axis=1), logits[cascade.first].argmax(axis=1))
 
 
@@ -110,7 +110,7 @@ def test_a_batch_is_answered_as_its_examples_one_by_one(ranked: tuple[Bundle, Ca
     both = CascadeSession(cascade, *sessions)
     images = np.random.default_rng(0).random((64, 1, 8, 8), dtype=np.float32)
     (together,) = both.run(["logits"], {"input": images})
-    passed = cascade.passes_on(sessions[0].run(["logits"], {"input": images})[0])
+    passed = passed_on(cascade, sessions[0].run(["logits"], {"input": images})[0])
     assert 0 < passed.sum() < 64
     for place in range(64):
         (alone,) = sessions[int(passed[place])].run(["logits"], {"input": images[place : place + 1]})

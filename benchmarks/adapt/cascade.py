@@ -21,7 +21,8 @@ from exporter.bundle import Bundle
 from exporter.session import SessionOptions, open_session
 from selector import BudgetError, profile_bundle
 from selector.calibrating import candidates, validation
-from selector.cascade import Cascade, CascadeSession, Logits, find_cascade, frontier, logits_of, margins
+from selector.cascade import CascadeSession, Logits, find_cascade, frontier, logits_of, margins, passed_on
+from selector.cascade_file import Cascade
 from trainer.data import load_data
 
 Figures = dict[str, float]
@@ -115,7 +116,7 @@ def compared(bundle: Bundle, profile: Profile, cascades: Sequence[Cascade], cost
     accuracies, passed = [], []
     for cascade in cascades:
         first, then = known[cascade.first], known[cascade.then]
-        asked = cascade.passes_on(first)
+        asked = passed_on(cascade, first)
         accuracies.append(float((np.where(asked, then.argmax(axis=1), first.argmax(axis=1)) == labels).mean()))
         passed.append(float(asked.mean()))
     rivals = [as_accurate(bundle, profile, accuracy) for accuracy in accuracies]
