@@ -160,6 +160,7 @@ class BatteryReader:
         self._read = read
         self._state: tuple[Battery | None, float] = (None, -math.inf)  # and when it was read
         self._thread: threading.Thread | None = None
+        self._begun_at = -math.inf
         self._starting = threading.Lock()
 
     def latest(self) -> Battery | None:
@@ -177,12 +178,13 @@ class BatteryReader:
 
     def _begin(self, wait: bool) -> None:
         with self._starting:
-            if self._thread is not None and self._thread.is_alive():
-                return
-            thread = self._thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
-            thread.start()
-        if wait:
-            thread.join(WAIT_SECONDS)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
+                self._begun_at = seconds()
+                self._thread.start()
+            thread, left = self._thread, self._begun_at + WAIT_SECONDS - seconds()
+        if wait and left > 0:
+            thread.join(left)
 
     def _reading(self) -> None:
         try:

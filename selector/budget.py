@@ -90,7 +90,7 @@ class Selection(NamedTuple):
 
     submodel: str
     feasible: bool
-    accuracy: float | None  # share of the test split, 0 to 1
+    accuracy: float | None  # share of the test split, 0 to 1; of a cascade of the validation examples that certified it
     latency_ms: float | None
     energy_mj: float | None
     memory_mb: float | None

@@ -73,12 +73,12 @@ class CascadeSession:
         return values
 
 
-@np.errstate(invalid="ignore")
 def passed_on(cascade: Cascade, logits: Logits) -> NDArray[np.bool_]:
     """For each example whether the larger sub-model is asked; where a logit is NaN it is. Shape (N, classes) to (N,)."""
     return ~(margins(logits) >= cascade.threshold)
 
 
+@np.errstate(invalid="ignore")
 def margins(logits: Logits) -> NDArray[np.float64]:
     """The largest less the second largest softmax probability of each example; NaN where a logit is NaN or the largest is
     infinite. Shape (N, classes) to (N,)."""

@@ -18,6 +18,8 @@ from selector.plan import Planner
 from selector.selector import Key, Selector, first_feasible, nearest_percentile
 
 _NOT_JUDGED = object()
+RECHARGED_PERCENT = 5.0
+"""More charge than a battery recovers by itself: with so much more than at its end a plan begins anew."""
 SPARE = 1.12
 """A larger sub-model than the present one is taken when it fits with so much to spare."""
 
@@ -47,6 +49,7 @@ class Controller:
         self._low_power = selector.policy.low_power
         self.selector = _switchable(selector)
         self._level: PowerLevel | None = None  # of the battery policy, that counts now
+        self._held: PowerLevel | None = None  # the same, also while the battery says nothing: for its hysteresis
         self._judged: object = _NOT_JUDGED  # the battery by which it does
         self._saved: tuple[Budget, PowerLevel, list[Budget]] | None = None
         self._planner: Planner | None = None
@@ -78,14 +81,16 @@ class Controller:
         if planned is not None:
             return planned
         found = self._by_level(budget, now, battery, among)
-        if self._planner is not None and self._planner.over(now):
+        if self._planner is not None and self._planner.plan == budget.plan and self._planner.over(now):
             return found._replace(reason=f"the battery plan's end has passed: {found.reason}")
         return found
 
     def _by_level(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
         if battery is not self._judged:  # once for every reading
-            self._level = self.selector.policy.level(battery, self._level, low_power=self._low_power)
+            self._level = self.selector.policy.level(battery, self._held, low_power=self._low_power)
             self._judged = battery
+            if battery is not None:
+                self._held = self._level
         level = self._level
         if level is None:
             return self._corrected(budget, now, among)
@@ -172,17 +177,20 @@ class Controller:
             planner = None
         if battery is None and planner is None:
             return None
+        if battery is not None and planner is not None and planner.over(now):
+            if battery.discharging and battery.percent < planner.said + RECHARGED_PERCENT:
+                return None
+            self._planner = planner = None  # it was charged, or is: begins anew with the next discharge
         if battery is not None and not battery.discharging:
-            if planner is not None and planner.over(now):
-                self._planner = None  # begins anew with the next discharge
-            elif planner is not None:
+            if planner is not None:
                 planner.interrupt()
             return None
         wanted = (self.selector, budget.memory_mb, budget.min_accuracy)
         if planner is None:
             assert battery is not None
             candidates = self.selector.candidates(budget.memory_mb, budget.min_accuracy)
-            planner = Planner(plan, candidates, battery.percent, now, plan.seconds(self._clock()))
+            seconds = plan.seconds(self._clock())
+            planner = Planner(plan, candidates, battery.percent, now, seconds, others=self.selector.measured)
             self._planner, self._planned_for = planner, wanted
         if planner.over(now):
             return None
@@ -281,11 +289,10 @@ def pooled(profile: Profile) -> Profile:
 
 
 def _tails(profile: Profile) -> list[float]:
-    """The logarithms of the 90th and 99th percentile relative to the median, of the sub-models the median."""
-    return [
-        median(max(0.0, log(getattr(m.latency_ms, name) / m.latency_ms.p50)) for m in profile.submodels.values())
-        for name in ("p90", "p99")
-    ]
+    """The logarithms of the 90th and 99th percentile relative to the median, the median of those measured."""
+    latencies = [measured.latency_ms for measured in profile.submodels.values()]
+    latencies = [latency for latency in latencies if latency.n] or latencies  # a cascade's tail is another
+    return [median(max(0.0, log(getattr(one, name) / one.p50)) for one in latencies) for name in ("p90", "p99")]
 
 
 def quiet_shape(profile: Profile) -> Callable[[float], float]:

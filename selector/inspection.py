@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from exporter import inspection
 from exporter.bundle import Bundle
-from selector.cascade_file import read_cascades
+from selector.cascade_file import Cascade, read_cascades
 
 
-def inspect(bundle: Bundle) -> dict[str, Any]:
-    """What `exporter.inspection.inspect` says, and the bundle's `cascades`, as JSON values. Raises BudgetError where their file
-    is damaged."""
-    return {**inspection.inspect(bundle), "cascades": [cascade.model_dump(mode="json") for cascade in read_cascades(bundle)]}
+def inspect(bundle: Bundle, cascades: Sequence[Cascade] | None = None) -> dict[str, Any]:
+    """What `exporter.inspection.inspect` says, and the bundle's `cascades` (default: as they are read now), as JSON values.
+    Raises BudgetError where their file is damaged."""
+    found = read_cascades(bundle) if cascades is None else cascades
+    return {**inspection.inspect(bundle), "cascades": [cascade.model_dump(mode="json") for cascade in found]}

@@ -87,11 +87,21 @@ class Planner:
     What is left in the battery is followed by the account of what was spent and corrected by the readings (see `_Charge`).
     """
 
-    def __init__(self, plan: BatteryPlan, candidates: Iterable[Candidate], percent: float, now: float, seconds: float) -> None:
+    def __init__(
+        self,
+        plan: BatteryPlan,
+        candidates: Iterable[Candidate],
+        percent: float,
+        now: float,
+        seconds: float,
+        *,
+        others: Iterable[Candidate] = (),
+    ) -> None:
+        """`others` may be run too, by budgets without this plan: they are in the account, not in the mix."""
         known = list(candidates)
         self.plan, self._by_time = plan, not all(candidate.energy_mj < inf for candidate in known)
         self.hull: list[Candidate] = []
-        self._costs: dict[Key, float] = {}
+        self._costs = {candidate.key: candidate.energy_mj for candidate in self._in_energy(others)}
         self._consider(known)
         self.ends_at = now + seconds
         self.relative = plan.capacity_wh is None or self._by_time
@@ -117,11 +127,20 @@ class Planner:
         self._mix = best_mix(self.hull, self._paced_mj)
 
     def _consider(self, candidates: Iterable[Candidate]) -> None:
-        if self._by_time:  # the time that one takes stands for its energy
-            candidates = [candidate._replace(energy_mj=candidate.latency_ms) for candidate in candidates]
-        known = [candidate for candidate in candidates if candidate.energy_mj < inf]
+        known = self._in_energy(candidates)
         self.hull = concave_frontier(known) or self.hull
         self._costs |= {candidate.key: candidate.energy_mj for candidate in known}
+
+    def _in_energy(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Those of known energy; where that of some is not, the time that one takes stands for its energy."""
+        if self._by_time:
+            return [candidate._replace(energy_mj=candidate.latency_ms) for candidate in candidates]
+        return [candidate for candidate in candidates if candidate.energy_mj < inf]
+
+    @property
+    def said(self) -> float:
+        """By the battery's latest reading (per cent)."""
+        return self._charge.said
 
     def reading(self, percent: float | None, now: float) -> None:
         """What the battery says now; None, or what is no percentage, when it says nothing: then the account alone counts."""
@@ -210,7 +229,7 @@ class _Charge:
     def __init__(self, percent: float, now: float, idle: float, spending: float, relative: bool, seconds: float) -> None:
         self.read_at, self.interrupted = now, False
         self.patience = min(DOUBT_SECONDS, seconds / 20)
-        self._said, self._step, self._moved = percent, 1.0, False
+        self.said, self._step, self._moved = percent, 1.0, False
         self._doubt: float | None = None  # since when the battery has said something that cannot be
         self._state = np.array([percent, idle, 1.0, 0.0])
         self._bursts = 0.0  # mean of the squares of what was drawn for a while
@@ -237,7 +256,7 @@ class _Charge:
     def percent(self, now: float, spent: float) -> float:
         """By the account; what the battery says bounds it, unless that has not moved for much too long."""
         by_account = self._by_account(now, spent)
-        lowest = self._said - self._step / 2
+        lowest = self.said - self._step / 2
         if by_account >= lowest or self._doubt is not None or not self._moved:
             return by_account
         return by_account if self._changed_at - by_account > STALE_STEPS * self._step else lowest
@@ -247,9 +266,9 @@ class _Charge:
         if self.interrupted:
             self._begin(percent, now, spent)
             return
-        if percent == self._said and self._doubt is None:
+        if percent == self.said and self._doubt is None:
             return
-        change, self._said = percent - self._said, percent
+        change, self.said = percent - self.said, percent
         if change:
             whole = self._step if self._moved else 5.0 if percent % 5 == 0 == (percent - change) % 5 else 1.0
             self._step, self._moved = max(min(whole, abs(change)), LEAST_STEP), True
@@ -277,7 +296,7 @@ class _Charge:
         self._state[0] = self._changed_at = percent
         self._spread[0, :] = self._spread[:, 0] = 0.0
         self._spread[0, 0] = self._rounding(percent)
-        self._said, self._doubt, self.interrupted = percent, None, False
+        self.said, self._doubt, self.interrupted = percent, None, False
 
     def _predict(self, now: float, spent: float) -> None:
         seconds, more = now - self._at, spent - self._spent

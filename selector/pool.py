@@ -102,7 +102,7 @@ class SessionPool(Generic[K]):
         self._background.shutdown(cancel_futures=True)
         self._closing.shutdown()
         with self._changed:
-            self._sessions.clear()
+            self._sessions = {}
 
     def _load_ahead(self, names: list[K], keep: set[K]) -> None:
         try:

@@ -68,6 +68,8 @@ class Selector:
             raise BudgetError("no accuracy is known for any measured sub-model: export with test data")
         self._best_accuracy = max(accuracy for _, _, accuracy, _ in measured)
         self._energy_known = any(costs.energy_mj is not None for *_, costs in measured)
+        self.measured = [_candidate(*one, 50) for one in measured]
+        """All, at the median latency."""
         self._frontiers = {p: _Frontier([_candidate(*one, p) for one in measured]) for p in PERCENTILES}
 
     def with_policy(self, policy: BatteryPolicy) -> Selector:

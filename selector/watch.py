@@ -46,7 +46,7 @@ def watch(
     try:
         with Live(console=console, refresh_per_second=4) as live:
             shown_at, count = 0.0, 0
-            while seconds is None or time.monotonic() - begun < seconds:
+            while not count or seconds is None or time.monotonic() - begun < seconds:
                 result = runtime.run(inputs, budget)
                 count += 1
                 now = time.monotonic()

@@ -194,7 +194,8 @@ def run(
     selection = result.selection
     if as_json:
         outputs = {name: array.tolist() for name, array in result.outputs.items()}
-        chosen = {"feasible": selection.feasible, "accuracy": selection.accuracy, "reason": selection.reason}
+        names = ("feasible", "accuracy", "reason", "stages", "threshold")
+        chosen = {name: getattr(selection, name) for name in names}
         print_json({"submodel": selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **chosen})
     else:
         typer.echo(f"{selection.submodel} in {result.latency_ms:.3f} ms: {selection.reason}")

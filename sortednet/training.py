@@ -37,6 +37,8 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a nested model: all sub-models of the grid at once."""
+    # torch's threads would wait actively for each other: beside one other busy process a training takes twenty times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from trainer.run import parse_grid, parse_settings, train_run
 
     options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
@@ -75,8 +77,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
-    from exporter.inspection import inspect as inspect_bundle
     from exporter.run import export_run
+    from selector.inspection import inspect as inspect_bundle
 
     bundle = export_run(run, out, submodels.split(",") if submodels is not None else None, int8=int8)
     if as_json:

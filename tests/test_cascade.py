@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from typer.testing import CliRunner
+from werkzeug.test import TestResponse
 
 import sortednet
 from device_profiles import write_profile
@@ -26,7 +28,7 @@ from selector.calibrating import calibrate_cascade
 from selector.cascade import CascadeSession, find_cascade, margin_of, margins, passed_on
 from selector.cascade_file import CASCADES_FILE, Cascade, read_cascades, with_cascades, write_cascades
 from selector.controller import Controller
-from selector.service import create_app
+from selector.service import PredictOptions, create_app
 from selector.service.store import Store
 from tests.conftest import DEVICE
 from tests.test_cli import call, document, refused
@@ -138,6 +140,7 @@ def test_what_is_no_number_is_asked_again(batch: int, ranked: tuple[Bundle, Casc
     both = CascadeSession(ranked[1], Fixed(nan, 9.0), Fixed(1.0, 2.0))
     (logits,) = both.run(["logits"], {"input": np.zeros((batch, 1), np.float32)})
     np.testing.assert_array_equal(logits, [[1.0, 2.0]] * batch)
+    assert np.isnan(margin_of(np.full(40, np.inf, np.float32)))
 
 
 def test_the_same_pair_may_serve_several_floors(bundle_path: Path, tmp_path: Path) -> None:
@@ -306,6 +309,27 @@ def test_over_rest_it_is_offered_on_devices_that_sent_their_profile(ranked: tupl
             assert client.post("/v1/select", json=query).get_json()["submodel"] in bundle.submodels
 
 
+def predicted(bundle: Bundle, client: FlaskClient | None = None) -> TestResponse:
+    client = client or create_app([bundle], predict=PredictOptions()).test_client()
+    spec = bundle.manifest.inputs[0]
+    inputs = {spec.name: np.zeros([1, *spec.shape[1:]], np.float32).tolist()}
+    return client.post("/v1/predict", json={"device": DEVICE, "inputs": inputs})
+
+
+def test_predict_sees_one_that_is_written_while_it_serves(ranked: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = ranked
+    (bundle.path / CASCADES_FILE).unlink()
+    client = create_app([bundle], predict=PredictOptions()).test_client()
+    known = [predicted(bundle, client).status_code]
+    runtimes = [client.application.extensions["sortednet.predictor"].opened(bundle)[0].runtime]
+    for cascades in ([cascade], []):
+        write_cascades(bundle, cascades)
+        known.append(predicted(bundle, client).status_code)
+        runtimes.append(client.application.extensions["sortednet.predictor"].opened(bundle)[0].runtime)
+    assert known == [200] * 3
+    assert [list(runtime.cascades) for runtime in runtimes] == [[], [cascade.id], []]
+
+
 def test_a_damaged_file_is_one_line_on_the_command_line_and_a_problem_over_rest(ranked: tuple[Bundle, Cascade]) -> None:
     bundle, cascade = ranked
     client = create_app([bundle]).test_client()
@@ -318,6 +342,7 @@ def test_a_damaged_file_is_one_line_on_the_command_line_and_a_problem_over_rest(
     for answer in (client.post("/v1/select", json={"cascades": True}), client.get(f"/v1/bundles/{bundle.name}")):
         assert (answer.status_code, answer.mimetype) == (500, "application/problem+json")
         assert "0.threshold = 1.5" in answer.get_json()["detail"]
+    assert predicted(bundle).status_code == 500
     assert client.post("/v1/select", json={}).status_code == 200
 
 

@@ -346,6 +346,10 @@ def test_run_watch_without_feedback_tells_the_history_too(bundle_path: Path, ima
     assert len(document("run", bundle_path, "--input", images, *watch)["runs"]) >= 2
 
 
+def test_run_watch_runs_once_in_however_little_time(bundle_path: Path, images: Path) -> None:
+    assert len(document("run", bundle_path, "--input", images, "--watch", "--seconds", "1e-9")["runs"]) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

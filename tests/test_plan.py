@@ -261,6 +261,36 @@ def test_a_batch_is_as_many_inferences_and_a_candidate_that_is_gone_no_longer_mi
     assert planner._spent_mj == 9 * ENERGIES[3]
 
 
+@pytest.mark.parametrize(("percent", "begins"), [(9, False), (60, True)])
+def test_a_plan_that_is_over_begins_anew_when_it_was_charged_while_nothing_ran(percent: float, begins: bool) -> None:
+    """A battery recovers a little by itself."""
+    controller, budget = controller_of(), Budget(plan=BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3))
+    spends(controller, budget, 0.0, 100)
+    spends(controller, budget, 3500.0, 5)
+    assert spends(controller, budget, 3601.0, 5).startswith("the battery plan's end has passed")
+    reason = spends(controller, budget, 50_000.0, percent)
+    assert reason.startswith("battery plan for 1.0 h" if begins else "the battery plan's end has passed")
+
+
+def test_another_plan_is_not_told_that_the_one_before_is_over() -> None:
+    controller, plan = controller_of(), BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3)
+    spends(controller, Budget(plan=plan), 0.0, 100)
+    assert "end has passed" in spends(controller, Budget(plan=plan), 3601.0, 5)
+    other = Budget(plan=plan.model_copy(update={"per_second": 2.0}))
+    assert "end has passed" not in spends(controller, other, 3602.0, 5, discharging=False)
+
+
+def test_what_other_budgets_run_is_in_the_account() -> None:
+    controller = controller_of()
+    spends(controller, Budget(plan=BatteryPlan(per_second=1, for_hours=1), min_accuracy=0.9), 0.0, 100)
+    assert controller._planner is not None
+    before = controller._planner._spent_mj
+    small = controller.choose(Budget(latency_ms=1.5), 1.0, Battery(percent=100, discharging=True))
+    controller.spent(small, 10)
+    assert small.submodel == "s0"
+    assert controller._planner._spent_mj - before == pytest.approx(10 * ENERGIES[0])
+
+
 def test_a_plan_that_is_over_begins_anew_after_charging() -> None:
     controller, budget = controller_of(), Budget(plan=BatteryPlan(per_second=1, for_hours=1, capacity_wh=9.5 / 1e3))
     assert spends(controller, budget, 0.0, 100).startswith("battery plan for 1.0 h")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from math import nan
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from selector import Battery, BatteryPlan, BatteryPolicy, Budget, BudgetError, PowerLevel, Runtime, read_battery, read_policy
+from selector.battery import BatteryReader
 from selector.controller import Controller
 from tests.test_cli import call, document, refused
 from tests.test_feedback import profile_of
@@ -59,6 +62,31 @@ def test_a_level_ends_only_where_the_charge_is_well_back(
     policy: BatteryPolicy, percents: list[float], expected: list[str]
 ) -> None:
     assert chosen(controller_of(policy), percents) == expected
+
+
+def test_a_level_holds_over_a_reading_that_is_missing() -> None:
+    controller, found = controller_of(BatteryPolicy()), []
+    for percent in (19, 22, None, 22, 25):
+        battery = None if percent is None else Battery(percent=percent, discharging=True)
+        found.append(controller.choose(Budget(), 0.0, battery).submodel)
+    assert found == ["s3", "s3", "s5", "s3", "s5"]
+
+
+def test_whoever_asks_while_the_battery_is_read_for_the_first_time_waits_for_it_too() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read() -> Battery:
+        begun.set()
+        go_on.wait(5)
+        return Battery(percent=50, discharging=True)
+
+    reader = BatteryReader(read)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(reader.latest)
+        begun.wait(5)
+        second = pool.submit(reader.latest)
+        go_on.set()
+        assert first.result() == second.result() == Battery(percent=50, discharging=True)
 
 
 def test_a_selector_alone_takes_levels_as_thresholds() -> None:

@@ -362,7 +362,7 @@ def test_a_choice_stays_possible_while_every_session_is_being_closed(ranked: Pat
         assert runtime.run(images(1), Budget(latency_ms=6)).selection.feasible
 
 
-def test_runs_in_flight_survive_the_end_of_their_runtime(ranked: Path) -> None:
+def test_a_runtime_that_was_closed_still_answers(ranked: Path) -> None:
     runtime = Runtime(ranked, battery=lambda: None, sensors=False, cache=False)
     runtime.close()
     runtime.close()

@@ -7,11 +7,9 @@ from typing import Any
 from flask import Blueprint, Response
 
 from exporter.bundle import Bundle
-from selector.budget import BudgetError
 from selector.inspection import inspect
 from selector.service.bodies import compressed, json_answer
 from selector.service.openapi import describe
-from selector.service.problems import Problem
 from selector.service.schemas import BundleDocument, BundleList
 from selector.service.state import state
 
@@ -33,10 +31,7 @@ def bundles() -> Response:
 )
 def one_bundle(name: str) -> Response:
     bundle = state().bundle(name)
-    try:
-        return compressed(json_answer(inspect(bundle)))
-    except BudgetError as error:
-        raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
+    return compressed(json_answer(inspect(bundle, state().cascades(bundle))))
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:

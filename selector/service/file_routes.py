@@ -90,7 +90,7 @@ def make_subset(name: str) -> Response:
         assert query.budget is not None
         selection = state().selector(bundle, query.device).select(query.budget)
         submodels, device = [selection.submodel], selection.device
-    profile = None if device is None else state().profile(bundle, device)
+    profile = None if device is None else state().profile(bundle, device, sent=query.device is not None)
     part = _part(bundle, submodels)
     cut = None if profile is None else refit(profile, bundle.manifest, part.manifest)
     document = {

@@ -93,7 +93,7 @@ class Metrics:
             "battery_ratio",
             "Charge of this host's battery, where it has one, as the bundle's runtime reads it.",
             "bundle",
-            mode="livemin",
+            mode="livemostrecent",
         )
         self._labelled: dict[str, set[str]] = {}
 

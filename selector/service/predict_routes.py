@@ -48,6 +48,7 @@ blueprint = Blueprint("predict", __name__, url_prefix="/v1")
     problems={
         404: "No such bundle or device",
         406: "No such type of answer",
+        500: "The bundle's cascades.json is damaged",
         503: "Overload: it would be late; try again later",
     },
 )

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from device_profiles import Profile
-from exporter.bundle import Bundle, BundleError
+from exporter.bundle import PROFILES_FOLDER, Bundle, BundleError
 from selector.budget import Budget, BudgetError, Selection
+from selector.cascade_file import CASCADES_FILE, Cascade, read_cascades
 from selector.selector import find_profiles, first_feasible
 from selector.service.arrays import Array, ShapeLimits
 from selector.service.gate import Gate, Overloaded
@@ -55,8 +56,9 @@ class Prediction(NamedTuple):
 class Kept(NamedTuple):
     """A runtime, and what it was opened with."""
 
-    stamp: int  # of the folder of profiles
+    stamp: tuple[int, int]  # of the folder of profiles and of the cascades' file
     profiles: list[Profile]
+    cascades: list[Cascade]
     runtime: Runtime
 
     @property
@@ -155,20 +157,27 @@ class Predictor:
                     for device in runtime.controller.slow_downs:
                         self._metrics.slow_down(name, device, runtime.controller.slow_down(device))
 
-    def _opened(self, bundle: Bundle, device: str | None, stamp: int, kept: Kept | None) -> Kept:
+    def _opened(self, bundle: Bundle, device: str | None, stamp: tuple[int, int], kept: Kept | None) -> Kept:
         from exporter.session import SessionError
         from selector.runtime import Runtime
 
         if device is not None and device not in bundle.devices():
+            if kept is not None:
+                del self._runtimes[bundle.name, device]
+                kept.runtime.close()
             raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
         if kept is None and len(self._runtimes) >= RUNTIMES:
             known = ", ".join(sorted(str(other) for name, other in self._runtimes if name == bundle.name))
             raise Problem(422, f"this server runs {RUNTIMES} bundles and devices at most; of this bundle: {known or 'none'}")
         try:
+            cascades = read_cascades(bundle)
+        except BudgetError as error:
+            raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
+        try:
             profiles = find_profiles(bundle, device) if device or bundle.devices() else []
-            if kept is not None and kept.profiles == profiles:
+            if kept is not None and (kept.profiles, kept.cascades) == (profiles, cascades):
                 return kept._replace(stamp=stamp)
-            return Kept(stamp, profiles, Runtime(bundle, device=device))
+            return Kept(stamp, profiles, cascades, Runtime(bundle, device=device))
         except (BundleError, BudgetError) as error:
             raise Problem(404, without_folder(error, bundle)) from None
         except SessionError as error:
@@ -204,6 +213,7 @@ class Predictor:
         if met is not None:
             self.deadlines[bundle]["met" if met else "missed"] += 1
         self._metrics.ran(bundle, result.selection.submodel, examples, queued_ms / 1e3, result.latency_ms / 1e3, met)
+        self._metrics.load(self.gate.running, self.gate.queued)
         if time.monotonic() >= self._gauges_until:
             self.update_gauges()
 
@@ -232,12 +242,16 @@ def _per_example(budget: Budget, queued_ms: float, examples: int) -> Budget:
     return budget.model_copy(update={"latency_ms": max(left / examples, SHORTEST_MS)})
 
 
-def _stamp(bundle: Bundle) -> int:
-    """Changes when a profile's file comes, goes or is replaced."""
-    try:
-        return (bundle.path / "profiles").stat().st_mtime_ns
-    except OSError:
-        return 0
+def _stamp(bundle: Bundle) -> tuple[int, int]:
+    """Changes when a profile's file or that of the cascades comes, goes or is replaced."""
+
+    def changed(name: str) -> int:
+        try:
+            return (bundle.path / name).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    return changed(PROFILES_FOLDER), changed(CASCADES_FILE)
 
 
 def _usable_cores() -> int:

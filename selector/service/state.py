@@ -15,10 +15,10 @@ from flask import current_app
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
 from selector.budget import BudgetError
-from selector.cascade_file import CASCADES_FILE, Cascade, read_cascades
+from selector.cascade_file import CASCADES_FILE, read_cascades
 from selector.selector import Selector, selector_for
 from selector.service.database import StoreUnavailable
-from selector.service.fleet import Fleet
+from selector.service.fleet import Cascades, Fleet
 from selector.service.problems import Problem, without_folder, wrong_field
 from selector.service.rates import RateLimit
 from selector.service.store import Store
@@ -27,8 +27,6 @@ LOOK_AGAIN_S = 1.0
 """After so many seconds each profile is looked at again."""
 
 T = TypeVar("T")
-
-Cascades = tuple[Cascade, ...]
 
 PUT_LIMIT = "600 per minute"
 """Profiles that one token may send."""
@@ -73,10 +71,10 @@ class State:
         """Of the profiles that a token may send. Raises Problem 503 when the service has no store."""
         return _there(self._put_limit)
 
-    def profile(self, bundle: Bundle, device: str) -> Profile:
-        """What `selector` goes by for the device. Raises Problem 404 where there is none, StoreUnavailable where the bundle
-        could not answer instead."""
-        if self._fleet is not None:
+    def profile(self, bundle: Bundle, device: str, *, sent: bool = True) -> Profile:
+        """What `selector` goes by for the device; with `sent` False the one that lies in the bundle, by which it goes where no
+        device is named. Raises Problem 404 where there is none, StoreUnavailable where the bundle could not answer instead."""
+        if sent and self._fleet is not None:
             try:
                 found = self._fleet.profile(bundle, device)
             except StoreUnavailable:

@@ -12,7 +12,7 @@ export function showChoice(selection, query, precision, sources) {
   byId("submodel").textContent = selection.submodel;
   byId("verdict").textContent = selection.feasible ? precision : "Nothing fits; this is the nearest";
   byId("reason").textContent = sentence(selection.reason);
-  for (const [key, name] of Object.entries(LIMIT_OF)) figure(key, selection[key], query.budget[name], sources?.[key]);
+  for (const [key, name] of Object.entries(LIMIT_OF)) figure(key, selection[key], query.budget[name], sources?.[key] ?? splitOf(selection));
   const figures = `accuracy ${share(selection.accuracy)}, latency ${digits(selection.latency_ms)} milliseconds`;
   byId("said").textContent = `${selection.feasible ? "" : "Nothing fits. Nearest: "}${selection.submodel}, ${figures}`;
 }
@@ -28,10 +28,13 @@ export function showProblem(message) {
   for (const key of Object.keys(LIMIT_OF)) figure(key, null);
 }
 
+/** What an accuracy is of: a cascade's of the examples that certified it. */
+const splitOf = ({ stages }) => (stages?.length ? "validation split" : "test split");
+
 function figure(key, value, limit, source) {
   const box = document.querySelector(`[data-figure="${key}"]`);
   box.querySelector("b").textContent = key === "accuracy" ? share(value) : digits(value);
-  box.querySelector(".source").textContent = source ?? (value === null || value === undefined ? "not known" : "test split");
+  box.querySelector(".source").textContent = value === null || value === undefined ? "not known" : source;
   const known = limit !== undefined && value !== null && value !== undefined;
   box.querySelector(".share").classList.toggle("set", known);
   box.querySelector(".share i").style.width = known ? `${Math.min(100, (100 * value) / limit)}%` : "0";

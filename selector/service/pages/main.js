@@ -87,7 +87,7 @@ async function ask() {
   try {
     view.selection = await select(view.query, running.signal);
     const { source } = view.device.profile.submodels[view.selection.submodel] ?? {};
-    showChoice(view.selection, view.query, view.entries[view.selection.submodel].precision, source);
+    showChoice(view.selection, view.query, view.entries[view.selection.submodel]?.precision ?? "cascade", source);
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof ServiceError)) throw error;
