@@ -29,9 +29,7 @@ NO_POSTGRESQL = "PostgreSQL is not installed here (Debian: apt-get install postg
 BUNDLE_VARIABLE = "SORTEDNET_TEST_BUNDLE"
 
 
-# torch's threads wait actively for each other unless they are told not to before it is imported: beside anything else that is
-# busy a training then takes thirty times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as `sortednet train` does
 
 
 @pytest.fixture(autouse=True, scope="session")
