@@ -37,9 +37,8 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a nested model: all sub-models of the grid at once."""
-    # How often torch's threads look for each other before they sleep (GNU OpenMP). By default so often that beside busy processes
-    # a training of small networks takes twenty to two hundred times as long; with this, measured, ten, and on a quiet machine as
-    # long as before.
+    # How often torch's threads look for each other before they sleep (GNU OpenMP). By default so often that a training of small
+    # networks beside busy processes takes twenty to two hundred times as long; with this ten, and on a quiet machine the same.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from trainer.run import parse_grid, parse_settings, train_run
 
