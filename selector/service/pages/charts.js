@@ -66,7 +66,7 @@ export function layoutOf(ink, more = {}) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink.quiet },
-    margin: { l: narrow ? 52 : 66, r: narrow ? 4 : 12, t: 34, b: 46 },
+    margin: { l: narrow ? 62 : 66, r: narrow ? 4 : 12, t: 34, b: 46 },
     hoverlabel: { bgcolor: ink.surface, bordercolor: ink.line, font: { color: ink.ink, size: 12 }, align: "left" },
     legend: { orientation: "h", xref: "container", yref: "container", x: 0.01, y: 1, xanchor: "left", yanchor: "top", font: { size: narrow ? 11 : 12 }, itemwidth: 30, bgcolor: "rgba(0,0,0,0)" },
     dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
