@@ -133,7 +133,7 @@ def read_policy(path: str | Path) -> BatteryPolicy:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        shown = "" if isinstance(first["input"], dict) or not place else f" = {first['input']!r}"
         raise BudgetError(f"policy {Path(path).name}: {place or 'document'}{shown}: {first['msg'].lower()}") from None
 
 

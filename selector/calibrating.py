@@ -96,7 +96,8 @@ def validation(bundle: Bundle, data: str) -> tuple[dict[str, NDArray[Any]], NDAr
     inputs, labels = examples.batch(torch.arange(len(examples)))
     if len(inputs) != len(names):
         raise BudgetError(f"data = {data!r}: {len(inputs)} inputs per example; the bundle takes {', '.join(names)}")
-    return {name: array.numpy() for name, array in zip(names, inputs, strict=True)}, labels.numpy()
+    found = {name: array.numpy() for name, array in zip(names, inputs, strict=True)}
+    return check_inputs(bundle, found), _labels(bundle, labels.numpy(), len(examples))
 
 
 def _labels(bundle: Bundle, labels: NDArray[Any], count: int) -> NDArray[np.int64]:

@@ -489,3 +489,8 @@ def test_from_the_command_line(bundle_path: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(sortednet.app, ["cascade", str(path), "--data", "digits", "--floor", "0.9999"])
     assert result.exit_code == 2
     assert "no pair keeps it" in result.stderr
+
+
+def test_a_data_set_of_another_shape_is_one_line(bundle_path: Path) -> None:
+    line = refused("cascade", bundle_path, "--data", "mnist", "--floor", "0.9")
+    assert "shape (750, 1, 28, 28); allowed is (batch, 1, 8, 8)" in line

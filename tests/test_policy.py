@@ -317,3 +317,10 @@ def test_a_percentage_that_is_none_reaches_no_plan(monkeypatch: pytest.MonkeyPat
     battery = read_battery()
     assert battery is None or battery.percent == 100
     assert controller_of().choose(BUDGETS["plan"], 0.0, battery).feasible
+
+
+def test_a_policy_file_that_is_no_json_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_bytes(bytes(range(256)) * 1000)
+    with pytest.raises(BudgetError, match="document") as error:
+        read_policy(tmp_path / "policy.json")
+    assert len(str(error.value)) < 200
