@@ -70,13 +70,16 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
 
     from exporter.bundle import Bundle, BundleError
     from exporter.verify import self_test
+    from selector.budget import BudgetError
+    from selector.cascade_file import read_cascades
 
     try:
         opened = Bundle(bundle)
+        read_cascades(opened)
         with Progress(console=messages, disable=as_json) as bar:
             task = bar.add_task("self-test", total=len(opened.submodels))
             result = self_test(opened, advance=lambda: bar.advance(task))
-    except BundleError as error:
+    except (BundleError, BudgetError) as error:
         if as_json:
             print_json({"ok": False, "error": str(error)})
         fail(str(error), 1)

@@ -53,9 +53,12 @@ def serve(
     """Answer budget queries over REST, and run inputs."""
     from exporter.bundle import Bundle
     from selector import service
+    from selector.cascade_file import read_cascades
     from selector.service.store import Store
 
     opened = [Bundle(path) for path in bundles]
+    for one in opened:
+        read_cascades(one)  # a damaged file is told now, not to every client
     options = service.PredictOptions(examples=max_batch) if predict else None
     application = service.create_app(opened, Store(store), predict=options, workers=workers, cors_origins=cors_origin or ())
     service.serve(application, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)

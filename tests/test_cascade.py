@@ -338,6 +338,8 @@ def test_a_damaged_file_is_one_line_on_the_command_line_and_a_problem_over_rest(
     for command in ("select", "inspect"):
         line = refused(command, bundle.path)
         assert "cascades.json: 0.threshold = 1.5: input should be less than or equal to 1" in line
+    assert "0.threshold = 1.5" in refused("verify", bundle.path, code=1)
+    assert "0.threshold = 1.5" in refused("serve", bundle.path, "--port", "0")
     assert call("select", bundle.path, "--no-cascades").exit_code == 0
     for answer in (client.post("/v1/select", json={"cascades": True}), client.get(f"/v1/bundles/{bundle.name}")):
         assert (answer.status_code, answer.mimetype) == (500, "application/problem+json")
