@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from trainer import Samples, TrainerError
-from trainer.augment import Augmentation, flip_and_shift, mask_tokens, shift
+from trainer.data.augment import Augmentation, flip_and_shift, mask_tokens, shift
 from trainer.data import DataSet, as_examples, batches_of, load_data
 
 Array = NDArray[np.uint8]

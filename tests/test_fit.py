@@ -18,7 +18,8 @@ from tests.test_nested import Hard
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
 from trainer.data import DataSet
 from trainer.families import ResNet
-from trainer.fit import TrainingInterrupted, calibration_batches
+from trainer.interruption import TrainingInterrupted
+from trainer.training import calibration_batches
 from trainer.updates import RULES, UpdateRule, make_rule
 
 SETTINGS = {"channels": [4, 8], "blocks": [1, 2], "widths": [0.5, 1.0], "depths": [1, 2]}
@@ -124,7 +125,7 @@ def test_training_with_each_rule_learns_digits(update: str, per_step: int, digit
 
 
 def test_the_layout_of_images_in_memory_does_not_change_the_training(digits: DataSet) -> None:
-    """Not only for its own sake: oneDNN's channels-last convolutions write beyond their buffers (see `trainer.layout`)."""
+    """Not only for its own sake: oneDNN's channels-last convolutions write beyond their buffers (see `trainer.speed.layout`)."""
     images, labels = digits.train.inputs[0][:128], digits.train.labels[:128]
     channels_last = torch.empty(128, 8, 8, 1).permute(0, 3, 1, 2).copy_(images)
     assert channels_last.stride() != images.stride()

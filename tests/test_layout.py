@@ -14,7 +14,7 @@ from tests.test_families import one_thread, small  # noqa: F401
 from tests.user_families import TextEncoder
 from trainer import Family, NestedModel, SubModel
 from trainer.families import MobileNetV2, ResNet
-from trainer.layout import channels_last, laid_out, row_major, suits_channels_last
+from trainer.speed.layout import channels_last, laid_out, row_major, suits_channels_last
 
 
 class _Images(Family):

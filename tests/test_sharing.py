@@ -14,7 +14,7 @@ from trainer import Samples, calibrate
 from trainer import calibration as calibration_module
 from trainer import evaluate as evaluate_module
 from trainer.evaluate import accuracies_of
-from trainer.sharing import SharedComputation
+from trainer.speed.sharing import SharedComputation
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenetv2"])

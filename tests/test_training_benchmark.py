@@ -16,7 +16,7 @@ from benchmarks.training.setups import SETUPS, Setup
 from exporter import export
 from tests.test_families import one_thread  # noqa: F401
 from trainer.data import DataSet
-from trainer.fit import FitOptions
+from trainer.options import FitOptions
 from trainer.run import load_run
 from trainer.updates import make_rule
 

@@ -5,24 +5,27 @@ As in US-Nets (Yu & Huang 2019, arXiv 1903.05134, section 3.3): after training, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.layout import laid_out, suits_channels_last
+from trainer.data.dataset import as_inputs
 from trainer.nested import NestedModel, batchnorm_names
-from trainer.sharing import sharing
+from trainer.speed.layout import laid_out, suits_channels_last
+from trainer.speed.sharing import sharing
 from trainer.submodel import SubModel, TrainerError
 
 
 @torch.no_grad()
-def calibrate(nested: NestedModel, batches: Sequence[Sequence[Tensor]], submodels: Iterable[SubModel] | None = None) -> None:
+def calibrate(
+    nested: NestedModel, batches: Sequence[Tensor | Mapping[str, Tensor]], submodels: Iterable[SubModel] | None = None
+) -> None:
     """Fills `nested.calibration` for the given sub-models (default: the whole grid).
 
-    `batches`: model inputs from the training split, a sequence of positional arguments per batch. The statistics are
+    `batches`: model inputs from the training split, for each batch one tensor or several by name. The statistics are
     the cumulative average over the batches, rounded to half precision where that keeps three digits: they are all that
     the sub-models of a bundle do not share, and this halves them. Raises TrainerError when there is no batch.
     """
@@ -35,7 +38,8 @@ def calibrate(nested: NestedModel, batches: Sequence[Sequence[Tensor]], submodel
     nested.eval()
     try:
         for inputs in batches:
-            placed, shared = laid_out(inputs, device, as_channels_last), sharing(device)
+            placed = laid_out(as_inputs(inputs, nested.input_names), device, as_channels_last)
+            shared = sharing(device)
             for sub in chosen:
                 with shared:
                     _measure(nested, sub, placed, entered[sub])
@@ -57,7 +61,7 @@ _Entered = dict[str, tuple[Tensor, Tensor, int]]
 """By layer: the sum of means, the sum of variances, and of how many batches."""
 
 
-def _measure(nested: NestedModel, sub: SubModel, inputs: Sequence[Tensor], entered: _Entered) -> None:
+def _measure(nested: NestedModel, sub: SubModel, inputs: Mapping[str, Tensor], entered: _Entered) -> None:
     """Adds mean and variance of what enters each BatchNorm layer while each normalises by those of this batch."""
     module = nested.skeleton(sub).eval()
 
@@ -72,7 +76,7 @@ def _measure(nested: NestedModel, sub: SubModel, inputs: Sequence[Tensor], enter
     try:
         for layer in layers.values():
             layer.train().track_running_stats = False
-        nested.call(sub, inputs, nested.view(sub))
+        nested(inputs, sub)
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,30 +5,37 @@ Shapes: N batch, C channels, H height, W width, T tokens.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import itertools
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from trainer.submodel import AxisValue, SubModel, TrainerError, at_most, format_value
+from trainer.task import Task, imported
+from trainer.tasks import Classification
 
 
 @dataclass(frozen=True)
 class DataSpec:
     """What a family may want to know of the data that it will be trained on."""
 
-    input_shape: tuple[int, ...]  # of one example, without the batch: (C, H, W) for images, (T,) for text
-    classes: int
+    input_shape: tuple[int, ...]  # of one example's first input, without the batch: (C, H, W) for images, (T,) for text
+    classes: int  # that the targets tell apart; 0 where they are no classes
     mean: tuple[float, ...] = ()  # per channel, of the training split; empty for text
     std: tuple[float, ...] = ()
     vocabulary: int = 0  # token ids lie below this; 0 for images
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of all inputs by name; empty for a single one
+    target_shape: tuple[int, ...] = ()  # of one example's target; of several targets the first's
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a head that answers for the whole example gives: one for each class, or for each target value."""
+        return self.classes or prod(self.target_shape)
 
 
 class Family(ABC):
@@ -42,17 +49,25 @@ class Family(ABC):
     """Axis name → the values of the grid, ascending. The last value of each axis builds the full model."""
 
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None
-    """Input name → axes of free size in the exported graph; None means axis 0, the batch, of every input."""
+    """Input name → axes of free size in the exported graph; None means axis 0, the batch, of every input. An output named here
+    has these, others have those of the task."""
 
-    output_name: ClassVar[str] = "logits"
+    task: Task = Classification()
+    """What is learnt: outputs, loss and score."""
 
     @abstractmethod
     def build(self, sub: SubModel) -> nn.Module:
-        """The model at that size, freshly initialised; maps the example inputs to logits (N, classes)."""
+        """The model at that size, freshly initialised. Maps the example inputs to the task's outputs: a tensor where there is
+        one, a tuple in the task's order, or a mapping by name (a Hugging Face `ModelOutput` is one; what the task does not
+        name is left out).
+        """
 
     @abstractmethod
     def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
-        """Inputs of the right shape and dtype, by the name they get in the exported graph, in call order."""
+        """Inputs of the right shape and dtype, by the name they get in the exported graph.
+
+        The module is called with them by name where its `forward` has parameters of all these names, else in this order.
+        """
 
     def fused_blocks(self, sub: SubModel) -> Mapping[str, Mapping[int, Sequence[int]]]:
         """Parameters whose axis is several blocks laid side by side, each a prefix of its own.
@@ -101,6 +116,11 @@ class Family(ABC):
     def grid(self) -> list[SubModel]:
         """Every combination of the axes' values, smallest first."""
         return [SubModel(**dict(zip(self.axes, values, strict=True))) for values in itertools.product(*self.axes.values())]
+
+    def with_task(self, task: Task) -> Self:
+        """This family learning another task."""
+        self.task = task
+        return self
 
     def check(self, sub: SubModel) -> None:
         """Raises TrainerError when `sub` is not of this family or lies outside its range."""
@@ -176,17 +196,10 @@ def find_family(name: str) -> type[Family]:
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    module_name, _, class_name = name.partition(":")
-    if not module_name or not class_name or module_name.startswith("."):
-        raise TrainerError(f"unknown family {name!r}; known are {', '.join(sorted(_REGISTRY))}, or module:Class for your own")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except ModuleNotFoundError as error:
-        raise TrainerError(f"family {name!r}: {error}; the module must lie in the working directory or be installed") from None
+    found = imported(name, "family", list(_REGISTRY))
     if not (isinstance(found, type) and issubclass(found, Family)):
-        raise TrainerError(f"family {name!r}: {class_name} is not a subclass of trainer.Family in {module_name}")
+        module, _, attribute = name.partition(":")
+        raise TrainerError(f"family {name!r}: {attribute} is not a subclass of trainer.Family in {module}")
     return found
 
 

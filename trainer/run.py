@@ -18,13 +18,16 @@ from typing import Any
 import torch
 
 from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
-from trainer.data import load_data
+from trainer.compatibility import check_fits, task_of
+from trainer.data.sources import load_data
 from trainer.distributed import joined
-from trainer.evaluate import accuracies_of
+from trainer.evaluate import scores_of
 from trainer.family import Family, family_name, find_family
-from trainer.fit import FitOptions, check_fits, fit
 from trainer.nested import NestedModel
+from trainer.options import FitOptions
 from trainer.submodel import AxisValue, TrainerError, parse_value
+from trainer.task import Score, Task, find_task, task_name, where
+from trainer.training import FREE_TO_CHANGE, fit
 
 RUN_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
@@ -48,11 +51,17 @@ def describe_run(
         "family": family_name(family),
         "config": family.config(),
         "grid": grid,
+        "task": describe_task(family.task),
         "data": dict(data),
         "options": dict(options),
         "init": str(init) if init else None,
         "torch": torch.__version__,
     }
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """As a run and a bundle carry it."""
+    return {"name": task_name(task), "config": task.config()}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -101,9 +110,40 @@ def family_of(record: Mapping[str, Any]) -> Family:
     try:
         family = find_family(record["family"])(**record["config"])
         grid = {axis: [tuple(v) if isinstance(v, list) else v for v in values] for axis, values in record["grid"].items()}
-    except (KeyError, TypeError) as error:
-        raise TrainerError(f"run.json: the family cannot be built again from it: {error}") from None
-    return family.with_grid(grid)
+        described = record.get("task", {"name": "classification", "config": {}})  # runs of earlier versions had no other
+        task = find_task(described["name"]).configured(described["config"])
+    except TrainerError:
+        raise
+    except KeyError as error:
+        raise TrainerError(f"run.json: {error} is missing") from None
+    except Exception as error:  # whatever the family's own code raises
+        raise TrainerError(f"run.json: the family cannot be built again from it: {where(error)}") from None
+    return family.with_grid(grid).with_task(task)
+
+
+def check_rebuilds(nested: NestedModel, record: Mapping[str, Any]) -> None:
+    """Raises TrainerError where the family's `config()` does not build it again: an export could not reopen the run."""
+    family = nested.family
+    name = type(family).__name__
+    try:
+        json.dumps(record)
+    except TypeError as error:
+        raise TrainerError(f"{name}.config(): {error}; allowed are JSON values") from None
+    try:
+        again = family_of(record)
+        full = again.build(again.largest)
+    except TrainerError as error:
+        raise TrainerError(f"{name}.config() does not build the family again: {error}") from None
+    except Exception as error:  # whatever the family's own code raises
+        raise TrainerError(f"{name}.config() does not build the family again: {where(error)}") from error
+    shapes = [{n: tuple(p.shape) for n, p in module.named_parameters()} for module in (nested.full, full)]
+    for parameter in {**shapes[0], **shapes[1]}:
+        own, other = (known.get(parameter, "none") for known in shapes)
+        if own != other:
+            raise TrainerError(
+                f"{name}.config() = {record['config']} builds another network: parameter {parameter!r} is {other}, "
+                f"in the one to train {own}; config() must return every argument that changes the network"
+            )
 
 
 def train_run(
@@ -114,6 +154,9 @@ def train_run(
     grid: Mapping[str, Sequence[AxisValue]],
     settings: Mapping[str, Any],
     options: Mapping[str, Any],
+    task: str | None = None,
+    task_settings: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
     init: Path | None = None,
     threads: int = 0,
     resume: bool = False,
@@ -128,19 +171,25 @@ def train_run(
         raise TrainerError(f"threads = {threads}: allowed are 0 (torch's default) and more")
     if threads:
         torch.set_num_threads(threads)
-    loaded = load_data(data)
+    chosen_options = FitOptions(**options)
+    loaded = load_data(data, data_options)
     chosen = find_family(family).for_data(loaded.spec, **settings).with_grid(grid)
-    record = describe_run(chosen, loaded.record, asdict(FitOptions(**options)), init)
+    if task is not None or task_settings:
+        kind = find_task(task) if task is not None else type(chosen.task)
+        chosen.with_task(kind.configured(task_settings or {}))
+    record = describe_run(chosen, loaded.record, asdict(chosen_options), init)
     if resume:
         _refuse_other_run(read_record(folder), record)
     elif (folder / RUN_FILE).exists():
         raise TrainerError(f"out = {str(folder)!r}: already holds a run; go on with --resume or choose another folder")
-    torch.manual_seed(options.get("seed", 0))  # the initial weights
+    torch.manual_seed(chosen_options.seed)  # the initial weights
     nested = NestedModel(chosen)
+    check_rebuilds(nested, record)
     if init is not None:
         source = init / MODEL_FILE if init.is_dir() else init
         load_parameters(nested, load_tensors(source)[0], source)
     check_fits(nested, loaded.train, loaded.validation)  # before anything is written
+    task_of(nested, chosen_options)
     with joined() as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
@@ -153,30 +202,49 @@ def train_run(
             resume=resume and (folder / CHECKPOINT_FILE).exists(),
             augment=loaded.augment,
             show_progress=show_progress,
-            **options,
+            options=chosen_options,
         )
-    accuracies = accuracies_of(nested, nested.submodels, loaded.validation)
+    validation = scores_of(nested, nested.submodels, loaded.validation)
+    test = scores_of(nested, nested.submodels, loaded.test)
     results = {
         "largest": chosen.largest.id,
         "steps": result.steps,
         "gradient_computations": result.gradient_computations,
         "seconds": round(result.seconds, 2),
         "loss": None if result.loss is None else round(result.loss, 6),
-        "validation_accuracy": {sub.id: round(accuracy, 6) for sub, accuracy in accuracies.items()},
+        "task": chosen.task.kind,
+        "metric": chosen.task.metric,
+        "validation_quality": {sub.id: round(score.quality, 6) for sub, score in validation.items()},
+        "test": {sub.id: _rounded(score) for sub, score in test.items()},
     }
+    if chosen.task.metric == "accuracy":
+        results["validation_accuracy"] = results["validation_quality"]
     if ranks.first:
         save_run(folder, nested)
         write_record(folder, {**record, "results": results})
     return {"run": str(folder), "family": record["family"], **results}
 
 
+def _rounded(score: Score) -> dict[str, Any]:
+    """What a run keeps of a score: an export whose data are gone goes by it."""
+    return {"quality": round(score.quality, 6), "metrics": {name: round(value, 6) for name, value in score.metrics.items()}}
+
+
 def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    for field in ("family", "config", "grid", "data", "options", "init"):
+    begun, asked = _comparable(begun), _comparable(asked)
+    for field in ("family", "config", "grid", "task", "data", "options", "init"):
         if begun.get(field) != asked[field]:
             differing = asked[field]
             if isinstance(asked[field], Mapping) and isinstance(begun.get(field), Mapping):
                 differing = {k: v for k, v in asked[field].items() if begun[field].get(k) != v}
             raise TrainerError(f"resume: {field} = {differing}: the run was begun with something else; see its {RUN_FILE}")
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with what earlier versions did not write, and without what a resumed run may have otherwise."""
+    options = {**asdict(FitOptions()), **record["options"]}
+    kept = {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
+    return {"task": {"name": "classification", "config": {}}, **record, "options": kept}
 
 
 def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:

@@ -8,9 +8,9 @@ from random import Random
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainer.submodel import SubModel, TrainerError
+from trainer.task import Outputs, Targets, Task
 
 
 def drawn(step: int, seed: int) -> Random:
@@ -39,9 +39,9 @@ class UpdateRule(ABC):
     def sample(self, step: int, seed: int) -> list[SubModel]:
         """The sub-models of that step, in order of computation; the same for the same step and seed."""
 
-    def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
-        """Scalar loss of one sub-model. `earlier`: detached logits of those already computed in this step."""
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    def loss(self, task: Task, outputs: Outputs, targets: Targets, earlier: Mapping[SubModel, Outputs]) -> Tensor:
+        """Scalar loss of one sub-model. `earlier`: detached outputs of those already computed in this step."""
+        return task.loss(outputs, targets)
 
 
 class Sorted(UpdateRule):
@@ -75,7 +75,7 @@ class Sum(UpdateRule):
 class Sandwich(UpdateRule):
     """The sandwich rule with in-place distillation (Yu & Huang 2019, arXiv 1903.05134, sections 3.1 and 3.2).
 
-    The largest learns from the labels, the smallest and G random ones from the largest's predictions.
+    The largest learns from the targets, the smallest and G random ones from the largest's predictions.
     """
 
     name = "sandwich"
@@ -85,10 +85,10 @@ class Sandwich(UpdateRule):
         random_ones = drawn(step, seed).sample(between, min(self.samples_per_step, len(between)))
         return list(dict.fromkeys([self.largest, *random_ones, self.smallest]))
 
-    def loss(self, logits: Tensor, labels: Tensor, earlier: Mapping[SubModel, Tensor], smoothing: float) -> Tensor:
+    def loss(self, task: Task, outputs: Outputs, targets: Targets, earlier: Mapping[SubModel, Outputs]) -> Tensor:
         if self.largest not in earlier:
-            return super().loss(logits, labels, earlier, smoothing)
-        return F.cross_entropy(logits, earlier[self.largest].softmax(dim=1))
+            return super().loss(task, outputs, targets, earlier)
+        return task.distil(outputs, earlier[self.largest])
 
 
 class Full(UpdateRule):
@@ -101,6 +101,13 @@ class Full(UpdateRule):
 
 
 RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}
+
+
+def register_rule(rule: type[UpdateRule]) -> None:
+    """Makes `update = NAME` mean this class. Raises TrainerError when the name is taken by another one."""
+    if RULES.get(rule.name, rule) is not rule:
+        raise TrainerError(f"update rule {rule.name!r} is taken by {RULES[rule.name].__qualname__}")
+    RULES[rule.name] = rule
 
 
 def make_rule(name: str, submodels: Sequence[SubModel], samples_per_step: int, edges: float = 0.0) -> UpdateRule:

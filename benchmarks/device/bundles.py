@@ -15,7 +15,7 @@ from exporter.bundle import Bundle
 from trainer import Family, NestedModel, calibrate
 from trainer.data import DataSet, Samples, load_data
 from trainer.families import ResNet
-from trainer.fit import calibration_batches
+from trainer.training import calibration_batches
 from trainer.run import load_run
 
 WORK = Path("build/device")

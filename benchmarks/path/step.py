@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from benchmarks.path.found import Found
 from trainer import NestedModel, SubModel
 from trainer.families import ResNet
-from trainer.fit import FitOptions, make_optimizer
+from trainer.options import FitOptions
+from trainer.schedule import make_optimizer
 
 SECONDS = 20.0  # of paired steps for each size
 MIN_STEPS = 20

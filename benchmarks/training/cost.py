@@ -25,8 +25,9 @@ from trainer import evaluate as evaluate_module
 from trainer import nested as nested_module
 from trainer.data import load_data
 from trainer.evaluate import accuracies_of
-from trainer.fit import FitOptions, _Training, calibration_batches
-from trainer.layout import channels_last, laid_out, row_major
+from trainer.options import FitOptions
+from trainer.training import _Training, calibration_batches
+from trainer.speed.layout import channels_last, laid_out, row_major
 
 STEPS = 40
 PAIRS = 120

@@ -60,8 +60,8 @@ class ImageFamily(Family):
     ) -> None:
         if len(input_shape) != 3 or min(input_shape) < 1:
             raise TrainerError(f"input_shape = {tuple(input_shape)}: allowed is (channels, height, width), each at least 1")
-        if type(classes) is not int or classes < 2:
-            raise TrainerError(f"classes = {classes!r}: allowed are whole numbers from 2")
+        if type(classes) is not int or classes < 1:
+            raise TrainerError(f"classes = {classes!r}: allowed are whole numbers from 1")
         if not blocks or any(type(b) is not int or b < 1 for b in blocks):
             raise TrainerError(f"blocks = {tuple(blocks)}: allowed is at least one block in each of at least one stage")
         if type(multiple) is not int or multiple < 1:
@@ -84,7 +84,7 @@ class ImageFamily(Family):
             raise TrainerError(
                 f"family {cls.__name__} takes images (C, H, W); this data set has examples of shape {spec.input_shape}"
             )
-        of_data = {"input_shape": spec.input_shape, "classes": spec.classes, "mean": spec.mean, "std": spec.std}
+        of_data = {"input_shape": spec.input_shape, "classes": spec.outputs, "mean": spec.mean, "std": spec.std}
         return cls.configured({**of_data, **settings})
 
     def example_inputs(self, batch_size: int) -> dict[str, Tensor]:

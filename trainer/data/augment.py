@@ -5,47 +5,55 @@ Shapes: N batch, C channels, H height, W width, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from trainer.readers import PADDING, UNKNOWN
+from trainer.data.readers import PADDING, UNKNOWN
+from trainer.task import Targets
 
-Augmentation = Callable[[tuple[Tensor, ...], Generator], tuple[Tensor, ...]]
+Augmented = tuple[Mapping[str, Tensor], Targets]
+Augmentation = Callable[[Mapping[str, Tensor], Targets, Generator], Augmented]
+"""From inputs by name and targets to others of the same shapes."""
+
+_OfOne = Callable[[Tensor, Generator], Tensor]
 
 
 def shift(pixels: int) -> Augmentation:
     """Moves every image by up to that many pixels in either direction; zeros come in. (N, C, H, W)"""
-
-    def apply(inputs: tuple[Tensor, ...], generator: Generator) -> tuple[Tensor, ...]:
-        return (_shifted(inputs[0], pixels, generator), *inputs[1:])
-
-    return apply
+    return of_first(lambda images, generator: _shifted(images, pixels, generator))
 
 
 def flip_and_shift(pixels: int) -> Augmentation:
     """Mirrors half of the images left to right and moves all of them. (N, C, H, W)"""
 
-    def apply(inputs: tuple[Tensor, ...], generator: Generator) -> tuple[Tensor, ...]:
-        images = inputs[0]
+    def apply(images: Tensor, generator: Generator) -> Tensor:
         mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-        images = torch.where(mirrored, images.flip(3), images)
-        return (_shifted(images, pixels, generator), *inputs[1:])
+        return _shifted(torch.where(mirrored, images.flip(3), images), pixels, generator)
 
-    return apply
+    return of_first(apply)
 
 
 def mask_tokens(share: float) -> Augmentation:
     """Replaces that share of the tokens, padding excepted, by the unknown token. (N, T)"""
 
-    def apply(inputs: tuple[Tensor, ...], generator: Generator) -> tuple[Tensor, ...]:
-        tokens = inputs[0]
+    def apply(tokens: Tensor, generator: Generator) -> Tensor:
         masked = (torch.rand(tokens.shape, generator=generator) < share) & (tokens != PADDING)
-        return (tokens.masked_fill(masked, UNKNOWN), *inputs[1:])
+        return tokens.masked_fill(masked, UNKNOWN)
 
-    return apply
+    return of_first(apply)
+
+
+def of_first(apply: _OfOne) -> Augmentation:
+    """Changes the first input alone: for targets that do not depend on where something is."""
+
+    def augmentation(inputs: Mapping[str, Tensor], targets: Targets, generator: Generator) -> Augmented:
+        name = next(iter(inputs))
+        return {**inputs, name: apply(inputs[name], generator)}, targets
+
+    return augmentation
 
 
 def _shifted(images: Tensor, pixels: int, generator: Generator) -> Tensor:

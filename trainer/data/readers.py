@@ -26,7 +26,7 @@ _IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images
 
 
 def has_idx(folder: Path) -> bool:
-    return _find(folder, _IDX_NAMES[0]) is not None
+    return folder.is_dir() and _find(folder, _IDX_NAMES[0]) is not None
 
 
 def read_idx_folder(folder: Path) -> tuple[Array, Array, Array, Array]:
@@ -73,7 +73,7 @@ def _read_idx(path: Path, axes: int) -> Array:
 
 
 def has_cifar10(folder: Path) -> bool:
-    return any(folder.glob("*_batch*.bin")) or any((folder / "cifar-10-batches-bin").glob("*_batch*.bin"))
+    return (folder.is_dir() and any(folder.glob("*_batch*.bin"))) or any((folder / "cifar-10-batches-bin").glob("*_batch*.bin"))
 
 
 def read_cifar10(folder: Path) -> tuple[Array, Array, Array, Array]:
@@ -96,6 +96,21 @@ def _read_cifar10_batch(path: Path) -> tuple[Array, Array]:
         raise TrainerError(f"{path.name}: {values.size} bytes are no whole number of records of 3073 bytes")
     records = values.reshape(-1, 3073)
     return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)
+
+
+def has_texts(folder: Path) -> bool:
+    """Whether it has folders, and the first file of each is a text."""
+    if not folder.is_dir():
+        return False
+    folders = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    first = [next((p for p in sorted(child.iterdir()) if p.is_file()), None) for child in folders]
+    return bool(folders) and all(path is not None and _is_text(path) for path in first)
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        beginning = file.read(4096)
+    return b"\0" not in beginning and path.suffix.lower() in ("", ".txt", ".text", ".md")
 
 
 def read_text_folder(folder: Path) -> tuple[list[str], Array, Sequence[str]]:

@@ -5,7 +5,7 @@ How much faster: `python -m benchmarks.training cost`. Shapes: N batch, C channe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,26 +26,27 @@ def suits_channels_last(nested: NestedModel) -> bool:
         return False
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            inputs = [channels_last(t) for t in nested.family.example_inputs(2).values()]
-            if not any(t.ndim == 4 for t in inputs):
+            inputs = {name: channels_last(t) for name, t in nested.family.example_inputs(2).items()}
+            if not any(t.ndim == 4 for t in inputs.values()):
                 return False
             module = nested.extract(nested.family.largest).train()
             with torch.no_grad(), _StridedPointwise() as found:
-                module(*inputs)
+                nested.applied(module, inputs)
             if not _all_wide(nested, found.weights, {p.data_ptr(): name for name, p in module.named_parameters()}):
                 return False
-            module(*inputs).sum().backward()
+            sum(output.sum() for output in nested.applied(module, inputs).values()).backward()
     except Exception:  # a network that cannot work on this layout, a `view` of its feature maps for example
         return False
     return True
 
 
-def laid_out(inputs: Sequence[Tensor], device: torch.device, as_channels_last: bool) -> tuple[Tensor, ...]:
+def laid_out(inputs: Mapping[str, Tensor], device: torch.device, as_channels_last: bool) -> dict[str, Tensor]:
     """The inputs on the device: channels last where asked and possible, otherwise the last axis contiguous, and so on.
 
     Strides are always one of the two, never left as they came: those of a single channel could be read as either.
     """
-    return tuple((channels_last(t) if as_channels_last else row_major(t)).to(device) for t in inputs)
+    arranged = channels_last if as_channels_last else row_major
+    return {name: arranged(t).to(device, non_blocking=True) for name, t in inputs.items()}
 
 
 def channels_last(batch: Tensor) -> Tensor:

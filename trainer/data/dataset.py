@@ -1,0 +1,154 @@
+"""Batches and data sets: what training, calibration and the export see of data, whatever they were read from.
+
+Shapes: N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from trainer.data.augment import Augmentation
+from trainer.family import DataSpec
+from trainer.submodel import TrainerError
+from trainer.task import Targets
+
+INPUT = "input"
+"""The name of an input that was given none. A family with a single input takes a single one of any name."""
+
+
+class Batch(NamedTuple):
+    """Some examples: model inputs by name, each (N, …), and targets, one tensor (N, …) or several by name."""
+
+    inputs: Mapping[str, Tensor]
+    targets: Targets
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """What training needs of data: a length, and batches by index.
+
+    Where `batch` reads files the class says so with an attribute `reads_files = True`; worker processes then call it. It raises
+    TrainerError naming a file that cannot be read.
+    """
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> Batch: ...
+
+
+class Samples:
+    """Examples held in memory. Unsigned bytes of an input are pixels: a batch of them is float32 in [0, 1].
+
+    `inputs`: one tensor, or several by name; `targets` likewise. Raises TrainerError when their lengths differ.
+    """
+
+    def __init__(self, inputs: Tensor | Mapping[str, Tensor], targets: Targets) -> None:
+        self.inputs: Mapping[str, Tensor] = {INPUT: inputs} if isinstance(inputs, Tensor) else dict(inputs)
+        self.targets = targets
+        wanted = {name or "targets": len(t) for name, t in named_targets(targets).items()}
+        lengths = {**{name: len(t) for name, t in self.inputs.items()}, **wanted}
+        if not self.inputs or not wanted or len(set(lengths.values())) != 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "nothing"
+            raise TrainerError(f"data: {found} examples; allowed are inputs and targets of one length")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def batch(self, indices: Tensor) -> Batch:
+        picked = {name: t[indices] for name, t in self.inputs.items()}
+        return Batch({n: pixels(t) for n, t in picked.items()}, each(self.targets, lambda t: t[indices]))
+
+
+def pixels(tensor: Tensor) -> Tensor:
+    """Unsigned bytes as float32 in [0, 1]; anything else as it is."""
+    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
+
+
+class FromDataset:
+    """A map-style `torch.utils.data.Dataset` as `Examples`: items are pairs (inputs, targets), inputs and targets each one
+    tensor or several by name."""
+
+    def __init__(self, dataset: torch.utils.data.Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)  # type: ignore[arg-type]
+
+    def batch(self, indices: Tensor) -> Batch:
+        items = [self._dataset[int(i)] for i in indices]
+        if not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
+            raise TrainerError(f"data: an item is a {type(items[0]).__name__}; allowed are pairs (inputs, targets)")
+        inputs, targets = torch.utils.data.default_collate([tuple(item) for item in items])
+        if not isinstance(inputs, (Tensor, Mapping)) or not isinstance(targets, (Tensor, Mapping)):
+            kinds = f"{type(inputs).__name__} and {type(targets).__name__}"
+            raise TrainerError(f"data: inputs and targets are {kinds}; allowed are a tensor or tensors by name, each")
+        return Batch({INPUT: inputs} if isinstance(inputs, Tensor) else inputs, targets)
+
+
+Data = Examples | torch.utils.data.Dataset[Any] | tuple[Any, Any]
+"""What functions of ours take for data: see `as_examples`."""
+
+
+def as_examples(data: Data) -> Examples:
+    """Accepts `Examples`, a pair (inputs, targets) of tensors or of tensors by name, or a map-style Dataset.
+
+    Raises TrainerError otherwise.
+    """
+    if isinstance(data, tuple) and len(data) == 2:
+        inputs, targets = (each(part, torch.as_tensor) if isinstance(part, Mapping) else torch.as_tensor(part) for part in data)
+        return Samples(inputs, targets)
+    if isinstance(data, Examples):
+        return data
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return FromDataset(data)  # type: ignore[arg-type]
+    raise TrainerError(f"data of type {type(data).__name__}: allowed are Samples, (inputs, targets) or a map-style Dataset")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, split. `record` says how it was read and split; a run keeps it."""
+
+    name: str
+    spec: DataSpec
+    train: Examples
+    validation: Examples
+    test: Examples
+    augment: Augmentation | None
+    record: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # what a device needs to prepare inputs (a tokenizer), by file name
+    labels: tuple[str, ...] = ()  # names of the classes, in order; none where they are only numbers
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a file becomes an input, by input: see the manifest
+
+
+def each(values: Any, apply: Any) -> Any:
+    """Applied to a tensor, or to each of several by name."""
+    if isinstance(values, Mapping):
+        return {name: apply(value) for name, value in values.items()}
+    return apply(values)
+
+
+def named_targets(targets: Targets) -> Mapping[str, Tensor]:
+    """By name; a single one under the empty name."""
+    return targets if isinstance(targets, Mapping) else {"": targets}
+
+
+def as_inputs(inputs: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """Inputs by the names, and in the order, that a model has them. A single one needs no name, or may have another.
+
+    Raises TrainerError naming what is missing.
+    """
+    given = {INPUT: inputs} if isinstance(inputs, Tensor) else inputs
+    if len(names) == len(given) == 1:
+        return {names[0]: next(iter(given.values()))}
+    if set(given) != set(names):
+        raise TrainerError(
+            f"inputs: {', '.join(map(repr, given)) or 'none'} given; the model takes {', '.join(map(repr, names))}"
+        )
+    return {name: given[name] for name in names}

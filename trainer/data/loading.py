@@ -1,0 +1,77 @@
+"""Reads batches ahead: in this process, or in worker processes where data come from files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trainer.data.dataset import Batch, Examples
+from trainer.submodel import TrainerError
+
+AHEAD = 4  # batches that each worker keeps ready
+
+
+class _ByIndices(Dataset[Batch | TrainerError]):
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __getitem__(self, indices: Tensor) -> Batch | TrainerError:
+        """An error is handed over as it is: raised in a worker it would arrive as a page of traceback."""
+        try:
+            return self.examples.batch(indices)
+        except TrainerError as error:
+            return error
+
+
+class _Order:
+    """A sampler over any iterable of batches' indices."""
+
+    def __init__(self, order: Iterable[Tensor]) -> None:
+        self.order = order
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.order)
+
+
+def usual_workers(examples: Examples) -> int:
+    """None for what lies in memory; for what is read from files one less than there are cores, at most 8."""
+    return min(8, max(1, (os.cpu_count() or 1) - 1)) if getattr(examples, "reads_files", False) else 0
+
+
+def read(examples: Examples, order: Iterable[Tensor], workers: int = -1, pin_memory: bool = False) -> Iterator[Batch]:
+    """The batches of these indices, in that order, whoever reads them. `workers` -1: the usual number.
+
+    Raises what `examples.batch` raises, when its turn has come.
+    """
+    workers = usual_workers(examples) if workers < 0 else workers
+    if not workers and not pin_memory:
+        for indices in order:
+            yield examples.batch(indices)
+        return
+    loader = DataLoader(
+        _ByIndices(examples),
+        sampler=_Order(order),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=AHEAD if workers else None,
+        collate_fn=_as_it_is,
+    )
+    for batch in loader:
+        if isinstance(batch, TrainerError):
+            raise batch
+        yield batch
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None) -> Iterator[Batch]:
+    """Batches in order, the last one shorter."""
+    order = indices if indices is not None else torch.arange(len(examples))
+    return read(examples, (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)))

@@ -1,0 +1,106 @@
+"""`--data`: the registry of sources. A source is a file in this folder and one call of `register_source`.
+
+NAME            a data set that we know, see `trainer.data.known`
+PREFIX:REST     whatever the source of that prefix makes of the rest: a path, a name, module:function
+PATH            a folder or file: the first source that recognises it reads it
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.data.dataset import DataSet
+from trainer.submodel import TrainerError
+from trainer.task import where
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to say where data come from."""
+
+    name: str
+    """The prefix, or the whole name of a data set."""
+
+    load: Callable[..., DataSet]
+    """`load(name, rest, **options)`: `name` is what was given to `--data`, `rest` what follows the prefix; its keyword-only
+    arguments are the options (`--data-option`). Raises TrainerError."""
+
+    rest: str = ""
+    """What follows the prefix, in words: PATH, FILE.npz. Empty for a data set with a name of its own."""
+
+    recognises: Callable[[Path], bool] | None = None
+    """Whether a bare path is of this format, told without reading all of it."""
+
+
+_SOURCES: dict[str, Source] = {}
+
+
+def register_source(source: Source) -> None:
+    """Makes `--data` know it. Raises TrainerError when another one has the name."""
+    if _SOURCES.get(source.name, source) != source:
+        raise TrainerError(f"data source {source.name!r} is taken")
+    _SOURCES[source.name] = source
+
+
+def registered_sources() -> dict[str, Source]:
+    """By name or prefix."""
+    return dict(_SOURCES)
+
+
+def load_data(name: str, options: Mapping[str, Any] | None = None) -> DataSet:
+    """A data set by name, prefix or path (CONTRACT: `--data`), with options of its source (`--data-option`).
+
+    Raises TrainerError naming what is known, what was found at a path, or where to get what is missing.
+    """
+    source, rest = _found(name)
+    given = dict(options or {})
+    parameters = inspect.signature(source.load).parameters
+    allowed = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for option in given:
+        if option not in allowed and not takes_any:
+            raise TrainerError(f"data {name!r}: has no option {option!r}; allowed are {', '.join(allowed) or 'none'}")
+    try:
+        return source.load(name, rest, **given)
+    except TrainerError:
+        raise
+    except TypeError as error:
+        raise TrainerError(f"data {name!r}: {where(error)}") from error
+
+
+def _found(name: str) -> tuple[Source, str]:
+    if not name:
+        raise TrainerError(f"data = '': allowed are {_known()}, or a path")
+    if name in _SOURCES and not _SOURCES[name].rest:
+        return _SOURCES[name], ""
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in _SOURCES and _SOURCES[prefix].rest:
+        if not rest:
+            raise TrainerError(f"data = {name!r}: nothing follows the prefix; write {prefix}:{_SOURCES[prefix].rest}")
+        return _SOURCES[prefix], rest
+    path = Path(name)
+    if path.exists():
+        for source in _SOURCES.values():
+            if source.recognises is not None and source.recognises(path):
+                return source, name
+        raise TrainerError(f"data {name!r}: {_contents(path)}, which is none of the formats known: {_known()}")
+    own = _SOURCES.get("")
+    if colon and own is not None:
+        return own, name
+    raise TrainerError(f"unknown data set {name!r}; known are {_known()}, or the path of a folder in one of their formats")
+
+
+def _known() -> str:
+    return ", ".join(f"{s.name}:{s.rest}" if s.rest and s.name else s.rest or s.name for s in _SOURCES.values())
+
+
+def _contents(path: Path) -> str:
+    """What lies there, in words."""
+    if path.is_file():
+        return f"is a file {path.suffix or 'without a suffix'}"
+    names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())
+    return f"holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}" if names else "is empty"

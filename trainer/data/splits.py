@@ -1,0 +1,62 @@
+"""Splits that are the same every time, and the record by which a run knows its data again.
+
+Shapes: N examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.data.dataset import Samples, named_targets
+from trainer.submodel import TrainerError
+
+SPLIT_SEED = 0
+"""The split does not follow `--seed`: runs with different seeds are compared on the same examples."""
+
+Array = NDArray[Any]
+
+
+def split_by_class(labels: Array) -> tuple[Array, Array, Array]:
+    """Training, validation and test indices, stratified: 65 % training, 15 % validation, 20 % test."""
+    rest, test = stratified(np.arange(len(labels)), labels, 0.2)
+    train, validation = stratified(rest, labels[rest], 0.15 / 0.8)
+    return train, validation, test
+
+
+def stratified(indices: Array, labels: Array, share: float) -> tuple[Array, Array]:
+    """The indices in two parts, that share of every class in the second."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        first, second = train_test_split(indices, test_size=share, stratify=labels, random_state=SPLIT_SEED)
+    except ValueError as error:
+        raise TrainerError(f"data: {len(labels)} examples cannot be split by class: {error}") from None
+    return np.sort(first), np.sort(second)
+
+
+def samples_of(inputs: Array, labels: Array, indices: Array) -> Samples:
+    """The examples of these indices, in memory."""
+    return Samples(torch.from_numpy(inputs[indices]), torch.from_numpy(labels[indices]))
+
+
+def description(
+    name: str, parts: Mapping[str, Array], split: Mapping[str, Samples], files: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """What was split how, and a hash of everything in it: an export must see the data that the training saw."""
+    content = hashlib.sha256(b"".join(files.values()))
+    for samples in split.values():
+        for tensor in (*samples.inputs.values(), *named_targets(samples.targets).values()):
+            content.update(tensor.numpy().tobytes())
+    return {
+        "name": name,
+        "split_seed": SPLIT_SEED,
+        "sizes": {part: len(indices) for part, indices in parts.items()},
+        "split_sha256": hashlib.sha256(b"".join(p.astype("<i8").tobytes() for p in parts.values())).hexdigest(),
+        "content_sha256": content.hexdigest(),
+    }

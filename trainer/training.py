@@ -1,0 +1,298 @@
+"""`fit`: trains all sub-models of a nested model together, resumable at every step.
+
+Everything random in a step (order of the data, augmentation, sampled sub-models, dropout) is derived from the seed and
+the step's number, never from a running generator. A checkpoint is therefore the parameters, the optimizer's state and
+one number, and a resumed run ends with the same weights, to the bit, as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from trainer.accelerator import Accelerator, find_accelerator, single_precision
+from trainer.calibration import calibrate
+from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
+from trainer.compatibility import check_fits, task_of
+from trainer.data.augment import Augmentation
+from trainer.data.dataset import Batch, Data, Examples, Samples, as_examples, as_inputs, each
+from trainer.data.loading import read
+from trainer.distributed import current_ranks
+from trainer.evaluate import scores_of
+from trainer.interruption import TrainingInterrupted, drop_log_after, progress_bar, stop_flag
+from trainer.nested import NestedModel
+from trainer.options import FitOptions
+from trainer.schedule import learning_rate, make_optimizer
+from trainer.speed.layout import laid_out, suits_channels_last
+from trainer.submodel import SubModel, TrainerError
+from trainer.task import Outputs, where
+from trainer.updates import UpdateRule, make_rule
+
+LOG_FILE = "log.jsonl"
+CHECKPOINT_SECONDS = 300.0
+CALIBRATION_EXAMPLES = 2048
+CALIBRATION_BATCH = 256
+FREE_TO_CHANGE = ("accelerator", "workers")
+"""Options that a resumed run may have otherwise."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training cost and what its last epoch looked like."""
+
+    steps: int
+    gradient_computations: int  # forward and backward passes of one sub-model over one batch
+    seconds: float
+    loss: float | None  # mean over the last epoch; None when a resumed run had no step left
+    validation: Mapping[str, float]  # quality of the smallest and the largest sub-model
+
+
+def fit(
+    nested: NestedModel,
+    train_data: Data,
+    validation_data: Data | None = None,
+    *,
+    run: str | Path | None = None,
+    resume: bool = False,
+    augment: Augmentation | None = None,
+    show_progress: bool = True,
+    options: FitOptions | None = None,
+    **fields_of_options: Any,
+) -> FitResult:
+    """Trains in place with the update rule of SortedNet (arXiv 2309.00255, section 3), then calibrates BatchNorm.
+
+    Under torchrun every rank calls this with the same arguments; the batch is shared out, gradients are averaged. The fields
+    of `FitOptions` may be given as keywords instead. The model moves to the accelerator and stays there. With `run`, a
+    folder, it writes a JSON-lines log and checkpoints there and can resume. Raises TrainerError for wrong options, data that
+    are not what the model takes or targets that are not the task's, a loss that is no number, and a folder that cannot be
+    written to; TrainingInterrupted after SIGINT or SIGTERM.
+    """
+    chosen = FitOptions.of(options, fields_of_options)
+    examples = as_examples(train_data)
+    validation = as_examples(validation_data) if validation_data is not None else None
+    training = _Training(nested, examples, validation, chosen, augment, Path(run) if run else None)
+    if resume:
+        training.restore()
+    else:
+        training.begin()
+    with stop_flag() as stopped:
+        result = training.run(stopped, show_progress)
+    nested.eval()
+    calibrate(nested, calibration_batches(examples))
+    return result
+
+
+def calibration_batches(examples: Examples) -> list[Mapping[str, Tensor]]:
+    """Inputs for BatchNorm calibration: training examples, evenly spaced over the split, not augmented.
+
+    In batches of nearly equal size, because every batch counts the same.
+    """
+    count = min(len(examples), CALIBRATION_EXAMPLES)
+    indices = torch.linspace(0, len(examples) - 1, count).long()
+    return [batch.inputs for batch in read(examples, indices.tensor_split(-(-count // CALIBRATION_BATCH)))]
+
+
+class _Training:
+    def __init__(
+        self,
+        nested: NestedModel,
+        examples: Examples,
+        validation: Examples | None,
+        options: FitOptions,
+        augment: Augmentation | None,
+        run: Path | None,
+    ) -> None:
+        self.task = task_of(nested, options)
+        check_fits(nested, examples, validation)
+        self.nested, self.examples, self.validation = nested, examples, validation
+        self.options, self.augment, self.folder = options, augment, run
+        self.accelerator: Accelerator = find_accelerator(options.accelerator, options.precision)
+        self.device = self.accelerator.device
+        nested.full.to(self.device)
+        self.parameters = list(nested.full.parameters())
+        self.scaler = self.accelerator.scaler()
+        # For all devices at once, seen or not, `torch.manual_seed` takes most of a millisecond.
+        self._seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        self.channels_last = suits_channels_last(nested)
+        self.ranks = current_ranks()
+        self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step, options.edges)
+        self.batch_size = min(options.batch_size, len(examples))
+        if self.batch_size < 2 * self.ranks.count:
+            raise TrainerError(
+                f"batch_size = {self.batch_size}: allowed are {2 * self.ranks.count} and more on {self.ranks.count} ranks"
+            )
+        self.steps_per_epoch = len(examples) // self.batch_size
+        self.total_steps = self.steps_per_epoch * options.epochs
+        self.optimizer = make_optimizer(nested.full, options)
+        self.step = 0
+        self.gradient_computations = 0
+        nested.calibration.clear()
+        nested.train()
+        self.ranks.same_start(self.parameters)
+        if run:
+            with writing(run):
+                run.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """Removes what an earlier training has left in the run's folder."""
+        if self.folder and self.ranks.first:
+            for name in (LOG_FILE, CHECKPOINT_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """Goes on from the run's last checkpoint. Raises TrainerError when there is none or its options differ."""
+        if self.folder is None:
+            raise TrainerError("resume: needs the folder of the run to go on with")
+        saved = load_checkpoint(self.folder, self.nested, self.optimizer)
+        begun = {f.name: f.default for f in fields(FitOptions)} | saved["options"]
+        for name, value in asdict(self.options).items():
+            if begun[name] != value and name not in FREE_TO_CHANGE:
+                raise TrainerError(f"resume: {name} = {value!r}, but the run was begun with {begun[name]!r}")
+        if saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
+        self.step, self.gradient_computations = saved["step"], saved["gradient_computations"]
+        if self.ranks.first:
+            drop_log_after(self.folder / LOG_FILE, self.step)
+
+    def run(self, stopped: threading.Event, show_progress: bool) -> FitResult:
+        begun = saved_at = time.monotonic()
+        losses: list[float] = []
+        validation: dict[str, float] = {}
+        batches = read(self.examples, self._order(), self.options.workers, self.accelerator.pins_memory)
+        with progress_bar(show_progress and self.ranks.first) as progress:
+            task = progress.add_task("training", total=self.total_steps, completed=self.step, loss="")
+            while self.step < self.total_steps:
+                losses.append(self._one_step(next(batches)))
+                self.step += 1
+                epoch_ends = self.step % self.steps_per_epoch == 0
+                progress.update(task, completed=self.step, loss=f"loss {losses[-1]:.3f}")
+                if epoch_ends:
+                    validation = self._validate()
+                    self._log(losses, validation, time.monotonic() - begun)
+                    losses = losses if self.step == self.total_steps else []
+                stopping = self.ranks.any(stopped.is_set())
+                if epoch_ends or stopping or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    saved_at = time.monotonic()
+                    self._save()
+                if stopping and self.step < self.total_steps:
+                    raise TrainingInterrupted(
+                        f"stopped after step {self.step} of {self.total_steps}; the same command with --resume goes on"
+                    )
+        loss = sum(losses) / len(losses) if losses else None
+        return FitResult(self.step, self.gradient_computations, time.monotonic() - begun, loss, validation)
+
+    def _order(self) -> Iterator[Tensor]:
+        """The indices of every batch that is left: of each epoch a permutation, and this rank's share of each batch of it."""
+        for epoch in range(self.step // self.steps_per_epoch, self.options.epochs):
+            permuted = torch.randperm(len(self.examples), generator=_generator(self.options.seed, "order", epoch))
+            first = max(0, self.step - epoch * self.steps_per_epoch)
+            for place in range(first, self.steps_per_epoch):
+                yield self.ranks.share(permuted[place * self.batch_size : (place + 1) * self.batch_size])
+
+    def _one_step(self, batch: Batch) -> float:
+        seed = self.options.seed
+        inputs, targets = as_inputs(batch.inputs, self.nested.input_names), batch.targets
+        if self.augment:
+            inputs, targets = self.augment(inputs, targets, _generator(seed + self.ranks.rank, "augment", self.step))
+        placed = Batch(laid_out(inputs, self.device, self.channels_last), targets)
+        self._seed(_mixed(seed + self.ranks.rank, "dropout", self.step))
+        submodels = self.rule.sample(self.step, seed)
+        loss = self._gradients(submodels, placed)
+        self.ranks.average_gradients(self.parameters)
+        self.scaler.unscale_(self.optimizer)
+        if self.options.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.options, self.step, self.total_steps)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _gradients(self, submodels: Sequence[SubModel], batch: Batch) -> float:
+        """Accumulates the mean gradient of the step's sub-models; returns their mean loss."""
+        earlier: dict[SubModel, Outputs] = {}
+        targets = each(batch.targets, lambda t: t.to(self.device, non_blocking=True))
+        total = torch.zeros((), device=self.device)
+
+        def loss_of(outputs: dict[str, Tensor]) -> Tensor:
+            outputs = single_precision(outputs)
+            if not earlier and not isinstance(self.examples, Samples):  # of those in memory all were checked before
+                self._check(outputs, batch.targets)
+            loss = self.rule.loss(self.task, outputs, targets, earlier) / len(submodels)
+            total.add_(loss.detach())
+            return self.scaler.scale(loss)
+
+        for sub in submodels:
+            try:
+                _, earlier[sub] = self.nested.accumulate_gradients(sub, batch.inputs, loss_of, self.accelerator.autocast())
+            except TrainerError:
+                raise
+            except Exception as error:  # whatever the family's or the task's own code raises
+                raise TrainerError(f"step {self.step}, sub-model {sub.id}: {where(error)}") from error
+        self.gradient_computations += len(submodels)
+        value = float(total)
+        if not math.isfinite(value):
+            raise TrainerError(
+                f"loss = {value} at step {self.step}: the training diverged; try a lower lr than {self.options.peak_lr}"
+            )
+        return value
+
+    def _check(self, outputs: Outputs, targets: Any) -> None:
+        try:
+            self.task.check(outputs, targets)
+        except TrainerError as error:
+            raise TrainerError(f"training data, step {self.step}: {error}") from None
+
+    def _validate(self) -> dict[str, float]:
+        """Quality of the smallest and the largest on the validation split, with statistics calibrated for the moment."""
+        if self.validation is None:
+            return {}
+        self.nested.eval()
+        corners = [self.rule.smallest, self.rule.largest]
+        calibrate(self.nested, calibration_batches(self.examples)[:2], corners)
+        scores = scores_of(self.nested, corners, self.validation)
+        self.nested.calibration.clear()
+        self.nested.train()
+        return {sub.id: score.quality for sub, score in scores.items()}
+
+    def _log(self, losses: Sequence[float], validation: Mapping[str, float], seconds: float) -> None:
+        if self.folder is None or not self.ranks.first:
+            return
+        line = {
+            "step": self.step,
+            "epoch": self.step // self.steps_per_epoch,
+            "loss": round(sum(losses) / len(losses), 6),
+            "lr": learning_rate(self.options, self.step - 1, self.total_steps),
+            "gradient_computations": self.gradient_computations,
+            "seconds": round(seconds, 2),
+            f"validation_{self.task.metric if self.task.metric == 'accuracy' else 'quality'}": {
+                name: round(value, 6) for name, value in validation.items()
+            },
+        }
+        with writing(self.folder), (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _save(self) -> None:
+        if self.folder and self.ranks.first:
+            state = {"step": self.step, "gradient_computations": self.gradient_computations, "options": asdict(self.options)}
+            state["scaler"] = self.scaler.state_dict()
+            save_checkpoint(self.folder, self.nested, self.optimizer, state)
+
+
+def _mixed(seed: int, purpose: str, number: int) -> int:
+    return Random(f"{seed}/{purpose}/{number}").getrandbits(63)
+
+
+def _generator(seed: int, purpose: str, number: int) -> Generator:
+    return Generator().manual_seed(_mixed(seed, purpose, number))
