@@ -5,9 +5,10 @@ from trainer.calibration import calibrate
 from trainer.data import Batch, Samples
 from trainer.family import DataSpec, Family, register_family, registered_families
 from trainer.nested import NestedModel
+from trainer.options import FitOptions
 from trainer.submodel import SubModel, TrainerError
 from trainer.task import Score, Scorer, Task, register_task, registered_tasks
-from trainer.training import FitOptions, fit
+from trainer.training import fit
 from trainer.updates import RULES
 
 __all__ = [

@@ -60,20 +60,20 @@ class NestedModel(nn.Module):
         In eval mode BatchNorm uses the sub-model's calibrated statistics.
         """
         sub = sub or self.family.largest
-        return self._apply(sub, inputs, self.view(sub))
+        return self._run(sub, inputs, self.view(sub))
 
     def call(self, sub: SubModel, inputs: Tensor | Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs, by name, of the sub-model's network with the given parameters, in the mode (train or eval) of this
         module. Raises TrainerError when the task has an output that the network does not give.
         """
-        return named(self._apply(sub, inputs, parameters), list(self.family.task.outputs))
+        return named(self._run(sub, inputs, parameters), list(self.family.task.outputs))
 
     def outputs(self, inputs: Tensor | Mapping[str, Tensor], sub: SubModel | None = None) -> dict[str, Tensor]:
         """The same with the model's own parameters."""
         sub = sub or self.family.largest
         return self.call(sub, inputs, self.view(sub))
 
-    def _apply(self, sub: SubModel, inputs: Tensor | Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Any:
+    def _run(self, sub: SubModel, inputs: Tensor | Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Any:
         skeleton = self._prepare(sub)
         if skeleton.module.training != self.training:
             skeleton.module.train(self.training)
@@ -181,7 +181,7 @@ class _Skeleton:
     def __init__(self, nested: NestedModel, sub: SubModel) -> None:
         family = nested.family
         with _WithoutInitialisation(), _without_hugging_face_initialisation():
-            self.module = _own(family, f"build({sub.id})", lambda: family.build(sub))
+            self.module: nn.Module = _own(family, f"build({sub.id})", lambda: family.build(sub))
         for part in self.module.modules():
             if hasattr(part, "tie_weights") and "transformers" in sys.modules:
                 part.tie_weights()  # which Hugging Face does while it initialises

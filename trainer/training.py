@@ -201,7 +201,8 @@ class _Training:
 
     def _one_step(self, batch: Batch) -> float:
         seed = self.options.seed
-        inputs, targets = as_inputs(batch.inputs, self.nested.input_names), batch.targets
+        inputs: Mapping[str, Tensor] = as_inputs(batch.inputs, self.nested.input_names)
+        targets = batch.targets
         if self.augment:
             inputs, targets = self.augment(inputs, targets, _generator(seed + self.ranks.rank, "augment", self.step))
         placed = Batch(laid_out(inputs, self.device, self.channels_last), targets)

@@ -34,7 +34,7 @@ def suits_channels_last(nested: NestedModel) -> bool:
                 nested.applied(module, inputs)
             if not _all_wide(nested, found.weights, {p.data_ptr(): name for name, p in module.named_parameters()}):
                 return False
-            sum(output.sum() for output in nested.applied(module, inputs).values()).backward()
+            torch.stack([output.sum() for output in nested.applied(module, inputs).values()]).sum().backward()  # type: ignore[no-untyped-call]
     except Exception:  # a network that cannot work on this layout, a `view` of its feature maps for example
         return False
     return True

@@ -27,7 +27,7 @@ class Classification(Task):
 
     kind: ClassVar[str] = "classification"
     metric: ClassVar[str] = "accuracy"
-    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}
+    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -71,7 +71,7 @@ class MultiLabel(Task):
 
     kind: ClassVar[str] = "multi-label"
     metric: ClassVar[str] = "f1"
-    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}
+    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}  # type: ignore[misc]
 
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         logits = outputs["logits"]

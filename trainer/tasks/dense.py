@@ -31,7 +31,7 @@ class Segmentation(Task):
 
     kind: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "mean_iou"
-    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch", 2: "height", 3: "width"}}
+    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch", 2: "height", 3: "width"}}  # type: ignore[misc]
 
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         return _cross_entropy(outputs["logits"], checks.single(targets), self.ignored)
@@ -60,7 +60,7 @@ class TokenClassification(Task):
 
     kind: ClassVar[str] = "token-classification"
     metric: ClassVar[str] = "token_accuracy"
-    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch", 1: "sequence"}}
+    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch", 1: "sequence"}}  # type: ignore[misc]
 
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         return _cross_entropy(outputs["logits"].movedim(-1, 1), checks.single(targets), self.ignored)

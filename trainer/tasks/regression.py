@@ -113,18 +113,18 @@ class _Explained:
 
     def value(self) -> Score:
         count = some(self.count)
-        metrics: dict[str, float] = {}
-        explained, squares, sizes = [], [], []
-        for name in self.names:
-            total, square, error, size = self.sums[name]
-            variance = square - total**2 / count
-            # Of a number that never changes nothing can be explained: 1 where it is met, otherwise 0.
-            r2 = np.where(variance > 0, 1 - error / np.where(variance > 0, variance, 1.0), np.where(error > 0, 0.0, 1.0))
-            explained.append(r2.mean())
-            squares.append(error.mean() / count)
-            sizes.append(size.mean() / count)
-            if len(self.names) > 1:
-                metrics |= {f"r2_{name}": float(r2.mean()), f"mae_{name}": float(sizes[-1])}
-        r2 = float(np.mean(explained))
-        quality = min(1.0, max(0.0, r2)) if np.isfinite(r2) else 0.0
-        return Score(quality, {"r2": r2, "rmse": float(np.sqrt(np.mean(squares))), "mae": float(np.mean(sizes)), **metrics})
+        each = {name: self._of(name, count) for name in self.names}
+        r2, square, size = (float(np.mean(column)) for column in zip(*each.values(), strict=True))
+        metrics = {"r2": r2, "rmse": float(np.sqrt(square)), "mae": size}
+        for name, (own, _, own_size) in each.items() if len(each) > 1 else ():
+            metrics |= {f"r2_{name}": own, f"mae_{name}": own_size}
+        return Score(min(1.0, max(0.0, r2)) if np.isfinite(r2) else 0.0, metrics)
+
+    def _of(self, name: str, count: int) -> tuple[float, float, float]:
+        """R², mean squared error and mean absolute error of one output, each the mean over its numbers."""
+        total, square, error, size = self.sums[name]
+        variance = square - total**2 / count
+        varies = variance > 0
+        # Of a number that never changes nothing can be explained: 1 where it is met, otherwise 0.
+        r2 = np.where(varies, 1 - error / np.where(varies, variance, 1.0), np.where(error > 0, 0.0, 1.0))
+        return float(r2.mean()), float(error.mean() / count), float(size.mean() / count)
