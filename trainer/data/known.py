@@ -17,6 +17,7 @@ from trainer.data import augment, readers
 from trainer.data.dataset import DataSet, Samples
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import Array, description, samples_of, split_by_class, stratified
+from trainer.data.statistics import SMALLEST_STD, rounded
 from trainer.family import DataSpec
 from trainer.submodel import TrainerError
 from trainer.tasks import checks
@@ -127,11 +128,7 @@ def _image_spec(train: Samples, classes: int) -> DataSpec:
     """Per-channel mean and standard deviation of the training split, in [0, 1] (of 10,000 images when there are more)."""
     (pixels,) = train.batch(torch.arange(min(len(train), 10_000))).inputs.values()
     mean, std = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
-    return DataSpec(tuple(pixels.shape[1:]), classes, _rounded(mean), _rounded(std.clamp_min(1e-3)))
-
-
-def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(round(float(v), 6) for v in values)
+    return DataSpec(tuple(pixels.shape[1:]), classes, rounded(mean), rounded(std.clamp_min(SMALLEST_STD)))
 
 
 def _check_labels(labels: Tensor, classes: int, what: str) -> None:
