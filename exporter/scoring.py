@@ -28,7 +28,7 @@ def score_of(session: ort.InferenceSession, task: Task, examples: Examples, name
         try:
             task.check({name: torch.from_numpy(array) for name, array in outputs.items()}, batch.targets)
         except TrainerError as error:
-            raise TrainerError(f"test data: {error}") from None
+            raise TrainerError(f"test data: {str(error).removeprefix('targets: ')}") from None
         scorer.add(outputs, as_arrays(batch.targets))
     return scorer.value()
 
