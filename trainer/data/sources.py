@@ -70,11 +70,11 @@ def load_data(name: str, options: Mapping[str, Any] | None = None) -> DataSet:
             raise TrainerError(f"data {name!r}: has no option {option!r}; allowed are {', '.join(allowed) or 'none'}")
     try:
         loaded = source.load(name, rest, **given)
+        return replace(loaded, record={**loaded.record, "options": given}) if given else loaded
     except TrainerError:
         raise
     except TypeError as error:
         raise TrainerError(f"data {name!r}: {where(error)}") from error
-    return replace(loaded, record={**loaded.record, "options": given}) if given else loaded
 
 
 def _found(name: str) -> tuple[Source, str]:
