@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sortednet.console import fail, messages, print_json, right
-from sortednet.options import BundlePath, DeviceOption, JsonOption
+from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
@@ -96,7 +96,7 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
 
 
-def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html")], device: DeviceOption = None) -> None:
+def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None) -> None:
     """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
     from exporter.bundle import Bundle
     from selector.report import write_report

@@ -69,6 +69,7 @@ def read(examples: Examples, order: Iterable[Tensor], workers: int = -1, pin_mem
         pin_memory=pin_memory,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=_as_it_is,
+        generator=torch.Generator(),  # for its workers' seeds: the global one stays as it is
         worker_init_fn=_in_worker,
     )
     for batch in _of_living_workers(loader, workers):
