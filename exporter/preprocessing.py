@@ -62,7 +62,7 @@ class ImagePreprocessing(_Model):
 
 
 class AudioPreprocessing(_Model):
-    """From a sound to (1, C, samples) float32 in [-1, 1]: resampled, cut or filled up with silence."""
+    """From a sound to (1, samples) float32, full scale 1: its channels averaged, resampled, cut or filled up with zeros."""
 
     kind: Literal["audio"] = "audio"
     sample_rate: Annotated[int, Field(ge=1)]  # Hz
@@ -133,10 +133,9 @@ class OpenedImage:
         import numpy as np
 
         try:
-            resized = _upright_and_resized(self._image, spec)
+            values = np.asarray(_upright_and_resized(self._image, spec))
         except Exception as error:  # a damaged file raises whatever Pillow's readers meet
             raise ImageError(f"{self.name}: cannot be read as a picture: {_why(error)}") from None
-        values = np.asarray(resized)
         return values if values.ndim == 3 else values[:, :, None]
 
 
@@ -149,7 +148,7 @@ def _upright_and_resized(image: Image, spec: ImagePreprocessing) -> Image:
     if image.format == "JPEG":
         scale = max(width / (box[2] - box[0]), height / (box[3] - box[1])) * _DRAFT_MARGIN
         stored = image.size
-        image.draft(None, (int(stored[0] * scale), int(stored[1] * scale)))  # type: ignore[arg-type]
+        image.draft(None, (int(stored[0] * scale), int(stored[1] * scale)))
         if image.size != stored:
             box = _box(image.size, (width, height), spec)
     converted = _converted(image, "L" if spec.channels == 1 else "RGB")
@@ -159,8 +158,13 @@ def _upright_and_resized(image: Image, spec: ImagePreprocessing) -> Image:
 
 
 _TURNS = {
-    **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"},
-    **{6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"},
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
 }
 """By EXIF orientation: the `PIL.Image.Transpose` that undoes it."""
 

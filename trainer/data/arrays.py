@@ -42,10 +42,10 @@ def _arrays(name: str, file: str) -> DataSet:
     if TARGETS in wanted and len(wanted) > 1:
         raise TrainerError(f"{file}: holds {', '.join(map(repr, wanted))}; allowed are targets or targets/NAME, not both")
     count = len(next(iter(tensors.values())))
-    for key, array in {**tensors, **({SPLIT: split} if split is not None else {})}.items():
-        if len(array) != count or not count:
-            sizes = ", ".join(f"{other} {len(t)}" for other, t in tensors.items())
-            raise TrainerError(f"{file}: array {key!r} has {len(array)} examples; allowed is one length for all: {sizes}")
+    lengths = {key: len(t) for key, t in tensors.items()} | ({SPLIT: split.size} if split is not None else {})
+    if set(lengths.values()) != {count} or not count:
+        sizes = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise TrainerError(f"{file}: examples: {sizes}; allowed is one length for all arrays, and not none")
     for key, array in inputs.items():
         _refuse_channels_last(f"{file}: array {key!r}", array)
     targets: Targets = wanted[TARGETS] if TARGETS in wanted else {k.partition("/")[2]: t for k, t in wanted.items()}
@@ -74,7 +74,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise
     except Exception as error:  # a damaged file raises whatever numpy, zipfile and zlib each have
         if "pickle" in str(error) and key is not None:
-            raise TrainerError(f"{path}: array {key!r} holds Python objects; allowed are numbers, and text in 'split'") from None
+            raise TrainerError(
+                f"{path}: array {key!r} holds Python objects; allowed are numbers, and text in 'split'"
+            ) from None
         why = "is no .npz file" if "pickle" in str(error) else " ".join(str(error).split()) or type(error).__name__
         raise TrainerError(f"{path}: cannot be read{f', array {key!r}' if key else ''}: {why}") from None
     return arrays
@@ -113,7 +115,9 @@ def _split(file: str, split: Array | None, targets: Targets, count: int) -> tupl
     written = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in split.tolist()]
     for position, value in enumerate(written):
         if value not in places:
-            raise TrainerError(f"{file}: array 'split': {value!r} at position {position}; allowed are 0, 1, 2 or {', '.join(PARTS)}")
+            raise TrainerError(
+                f"{file}: array 'split': {value!r} at position {position}; allowed are 0, 1, 2 or {', '.join(PARTS)}"
+            )
     found = np.array([places[value] for value in written])
     given = {part: np.flatnonzero(found == part) for part in PARTS if (found == part).any()}
     if "train" not in given:

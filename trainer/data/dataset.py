@@ -33,8 +33,8 @@ class Examples(Protocol):
     """What training needs of data: a length, and batches by index.
 
     Where `batch` reads files the class says so with an attribute `reads_files = True`; worker processes then call it. It raises
-    TrainerError naming a file that cannot be read. A method `packed_batch` beside it may leave pixels as unsigned bytes: workers
-    call that one, because a quarter of the bytes then pass between processes.
+    TrainerError naming a file that cannot be read. A method `packed_batch` beside it may leave pixels as unsigned bytes:
+    workers call that one, so that a quarter of the bytes pass between processes.
     """
 
     def __len__(self) -> int: ...
@@ -102,9 +102,9 @@ class FromDataset:
             inputs, targets = torch.utils.data.default_collate(items)
         except Exception as error:  # sizes that differ, objects that are no numbers
             raise TrainerError(f"data, items {indices.tolist()[:3]}…: cannot be put in one batch: {error}") from error
-        if not isinstance(inputs, (Tensor, Mapping)) or not isinstance(targets, (Tensor, Mapping)):
-            kinds = f"{type(inputs).__name__} and {type(targets).__name__}"
-            raise TrainerError(f"data: inputs and targets are {kinds}; allowed are a tensor or tensors by name, each")
+        for name, part in (("inputs", inputs), ("targets", targets)):
+            if not all(isinstance(value, Tensor) for value in (part.values() if isinstance(part, Mapping) else [part])):
+                raise TrainerError(f"data: {name} are no numbers, or nested; allowed are an array or arrays by name")
         given = {INPUT: inputs} if isinstance(inputs, Tensor) else inputs
         return Batch({name: _single(pixels(t)) for name, t in given.items()}, targets)
 
@@ -118,10 +118,20 @@ def _pair(item: Any) -> tuple[Any, Any]:
         name = next((name for name in TARGET_NAMES if name in item), None)
         if name is None or len(item) < 2:
             raise TrainerError(f"data: an item has {', '.join(map(repr, item))}; allowed are inputs and one of {TARGET_NAMES}")
-        return {key: value for key, value in item.items() if key != name}, item[name]
+        return {key: _numbers(value) for key, value in item.items() if key != name}, _numbers(item[name])
     if isinstance(item, (tuple, list)) and len(item) == 2:
-        return item[0], item[1]
+        return _numbers(item[0]), _numbers(item[1])
     raise TrainerError(f"data: an item is a {type(item).__name__}; allowed are pairs (inputs, targets) or a mapping by name")
+
+
+def _numbers(value: Any) -> Any:
+    """A list of numbers as one tensor, which `default_collate` would make many of; anything else as it is."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return value
 
 
 def _single(tensor: Tensor) -> Tensor:

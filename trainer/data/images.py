@@ -57,11 +57,12 @@ def _image_folder(
     """`size`: one number, or height and width. The others are the fields of `ImagePreprocessing`."""
     if augment not in AUGMENTATIONS:
         raise TrainerError(f"data option augment = {augment!r}: allowed are {', '.join(AUGMENTATIONS)}")
+    wanted = None if size is None else _size(size)
     files = class_files(Path(path), what="image", suffixes=SUFFIXES)
     _refuse_other_classes(files)
     found_channels, found_size = _headers(files.paths, channels)
     spec = _preprocessing(
-        size=found_size if size is None else (size, size) if isinstance(size, int) else size,
+        size=wanted or found_size,
         resize=resize,
         crop=crop,
         interpolation=interpolation,
@@ -160,6 +161,13 @@ def _other_channels(path: str, found: int, usual: int) -> TrainerError:
 
 def _named(channels: int) -> str:
     return f"{channels} channel{'s' if channels != 1 else ''}"
+
+
+def _size(size: Any) -> tuple[int, int]:
+    sides = [size, size] if type(size) is int else size
+    if not isinstance(sides, (list, tuple)) or [type(s) for s in sides] != [int, int] or not all(1 <= s <= 4096 for s in sides):
+        raise TrainerError(f"data option size = {size!r}: allowed are one number or [height, width], each from 1 to 4096")
+    return sides[0], sides[1]
 
 
 def _preprocessing(**options: Any) -> ImagePreprocessing:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.preprocessing import ImagePreprocessing
 from trainer.data import augment, readers
-from trainer.data.dataset import DataSet, Samples
+from trainer.data.dataset import INPUT, DataSet, Samples
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import Array, description, samples_of, split_by_class, stratified
 from trainer.data.statistics import SMALLEST_STD, rounded
@@ -121,7 +122,11 @@ def _images(
 ) -> DataSet:
     spec = _image_spec(split["train"], classes)
     record = description(name, parts, split, {})
-    return DataSet(name, spec, split["train"], split["validation"], split["test"], augmentation, record)
+    channels, height, width = spec.input_shape
+    described = {"size": (height, width), "channels": channels}
+    preprocessing = {INPUT: ImagePreprocessing.model_validate(described).model_dump(mode="json")}
+    train, validation, test = split["train"], split["validation"], split["test"]
+    return DataSet(name, spec, train, validation, test, augmentation, record, preprocessing=preprocessing)
 
 
 def _image_spec(train: Samples, classes: int) -> DataSpec:

@@ -107,7 +107,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None) -> Iterator[Batch]:
+def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
     """Batches in order, the last one shorter."""
     order = indices if indices is not None else torch.arange(len(examples))
-    return read(examples, (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)))
+    return read(examples, (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)), workers)

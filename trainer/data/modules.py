@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from trainer.data.augment import Augmentation, Augmented
 from trainer.data.dataset import Batch, DataSet, Examples, as_examples, named_targets
 from trainer.data.folders import PARTS
+from trainer.data.loading import batches_of
 from trainer.data.sources import Source, register_source
 from trainer.data.statistics import channel_statistics
 from trainer.family import DataSpec
@@ -60,8 +61,9 @@ def _named(name: str, returned: Any) -> Mapping[str, Any]:
         )
     for key in [*PARTS, *returned]:
         if key not in returned or key not in (*PARTS, *_OTHERS):
-            problem = "has no" if key not in returned else "has an unknown"
-            raise TrainerError(f"data {name!r}: returns a dict that {problem} {key!r}; {', '.join(PARTS)} are needed, {' and '.join(_OTHERS)} allowed")
+            problem = "without" if key not in returned else "with an unknown"
+            needed = f"{', '.join(PARTS)} are needed, {' and '.join(_OTHERS)} allowed"
+            raise TrainerError(f"data {name!r}: returns a dict {problem} {key!r}; {needed}")
     return returned
 
 
@@ -93,7 +95,7 @@ def _count(name: str, train: Examples, all_targets: Any) -> int:
         raise TrainerError(
             f"data {name!r}: {len(train)} examples are not read to count the classes; return a dict with 'labels', their names"
         )
-    batches = (train.batch(indices) for indices in torch.arange(len(train)).split(64))
+    batches = batches_of(train, 64)
     return max(0, max(int(next(iter(named_targets(batch.targets).values())).max()) for batch in batches) + 1)
 
 
@@ -106,7 +108,7 @@ def _sample_hash(examples: Examples) -> str:
     batch: Batch = examples.batch(torch.linspace(0, len(examples) - 1, min(len(examples), HASHED_EXAMPLES)).long())
     digest = hashlib.sha256()
     for tensor in (*batch.inputs.values(), *named_targets(batch.targets).values()):
-        digest.update(tensor.contiguous().numpy())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -100,7 +100,10 @@ def _found(name: str) -> tuple[Source, str]:
 
 
 def _known() -> str:
-    return ", ".join(f"{s.name}:{s.rest}" if s.rest and s.name else s.rest or s.name for s in _SOURCES.values())
+    return ", ".join(
+        f"{s.name}:{s.rest}" if s.rest and s.name else s.rest or s.name
+        for s in sorted(_SOURCES.values(), key=lambda s: bool(s.rest))
+    )
 
 
 _LOOKED_AT = 1000
@@ -113,6 +116,6 @@ def _contents(path: Path) -> str:
     names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir() if not child.name.startswith("."))
     files = islice((p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")), _LOOKED_AT)
     kinds = Counter(p.suffix.lower() or "without a suffix" for p in files)
-    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:5])
     listed = f"holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
     return f"{listed} ({f'files: {counted}' if kinds else 'no files'})" if names else "is empty"
