@@ -28,11 +28,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from device_profiles import ProfileError, read_profile
-from exporter.atomic import built_beside
 from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle, BundleError
+from exporter.bundle.atomic import built_beside
+from exporter.bundle.manifest import FORMAT_VERSION, Manifest, sealed
+from exporter.bundle.session import SessionOptions, open_session, relative_error, run_session
 from exporter.graph import Template
-from exporter.manifest import FORMAT_VERSION, Manifest, sealed
-from exporter.session import SessionOptions, open_session, relative_error, run_session
 from exporter.template import dynamic_axes, export_template
 from exporter.weights import INT8_WEIGHTS_FILE, WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data import Examples, as_examples, batches_of, check_labels

@@ -79,7 +79,7 @@ def export(
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.run import export_run
-    from selector.inspection import inspect as inspect_bundle
+    from selector.choose.inspection import inspect as inspect_bundle
 
     bundle = export_run(run, out, submodels.split(",") if submodels is not None else None, int8=int8)
     if as_json:

@@ -1,0 +1,25 @@
+"""The `inspect` document of a bundle (CONTRACT.md), which the REST service serves too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporter.bundle.bundle import Bundle
+
+
+def inspect(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle holds, as JSON values; paths are relative to the bundle. A sub-model's `bytes` are its graph's: what it
+    takes beside the shared weights."""
+    manifest = bundle.manifest.model_dump(mode="json", exclude={"submodels": {"__all__": {"layers"}}})
+    return {
+        "format_version": manifest["format_version"],
+        "family": manifest["family"],
+        "axes": manifest["axes"],
+        "bytes_total": bundle.bytes_total,
+        "weights_bytes": bundle.weights_bytes,
+        "inputs": manifest["inputs"],
+        "outputs": manifest["outputs"],
+        "devices": bundle.devices(),
+        "fingerprint": bundle.fingerprint,
+        "submodels": [{**entry, "bytes": bundle.manifest.files[entry["graph"]].bytes} for entry in manifest["submodels"]],
+    }
