@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from exporter.preprocessing import ImageError, ImagePreprocessing, read_image
+from exporter.bundle.preprocessing import ImageError, ImagePreprocessing, read_image
 
 RANDOM = np.random.default_rng(0)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from exporter.preprocessing import ImagePreprocessing, read_image
+from exporter.bundle.preprocessing import ImagePreprocessing, read_image
 from tests.helpers.pictures import CLASSES, shorten, write_pictures
 from trainer import NestedModel, TrainerError, fit
 from trainer.data import DataSet, folders, load_data

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from exporter.preprocessing import SUFFIXES, ImageError, ImagePreprocessing, OpenedImage
+from exporter.bundle.preprocessing import SUFFIXES, ImageError, ImagePreprocessing, OpenedImage
 from trainer.data import augment as augmentations
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import INPUT, Batch, DataSet, pixels

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.preprocessing import ImagePreprocessing
+from exporter.bundle.preprocessing import ImagePreprocessing
 from trainer.data import augment, readers
 from trainer.data.dataset import INPUT, DataSet, Samples
 from trainer.data.sources import Source, register_source
