@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from device_profiles import write_profile
 from exporter.bundle import Bundle
 from selector import Battery, Runtime
 from selector.budget import Selection
@@ -23,6 +24,7 @@ from selector.service.gate import REASONS
 from selector.service.metrics import SUBMODELS, Metrics
 from selector.service.predict_schemas import PredictQuery
 from selector.service.predictor import PredictOptions, Predictor
+from tests.conftest import DEVICE
 from tests.predict_client import NPY, budget_path, npy_of, send
 from tests.test_service import Server, serving
 
@@ -124,9 +126,13 @@ def test_labels_of_submodels_are_bounded() -> None:
 
 
 def test_a_worker_that_is_not_asked_shows_its_sessions_and_battery_too(
-    bundle: Bundle, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+    bundle_path: Path, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whichever worker answers `/metrics` shows the others as they left their gauges."""
+    bundle = Bundle(shutil.copytree(bundle_path, tmp_path / "digits"))
+    profile = bundle.profile(DEVICE)
+    one = dict(list(profile.submodels.items())[:1])  # it has no neighbours that would be opened too, sooner or later
+    write_profile(profile.model_copy(update={"submodels": one}), bundle.path / "profiles" / f"{DEVICE}.json")
     monkeypatch.setattr(Runtime, "battery", lambda runtime: Battery(percent=37))
     metrics = Metrics()
     predictor = Predictor(PredictOptions(), metrics)
