@@ -210,8 +210,8 @@ def test_test_data_that_cannot_be_are_refused(untrained: NestedModel, digits: Da
     images, labels = digits.test.inputs[0], digits.test.labels
     with pytest.raises(ExportError, match="test data: 1 examples"):
         export(untrained, tmp_path / "b", test_data=(images[:1], labels[:1]), show_progress=False)
+    wrong = labels[:5].index_fill(0, torch.tensor(3), 99)
     with pytest.raises(TrainerError, match="test data: label 99 at position 3; allowed are 0 to 9"):
-        wrong = labels[:5].index_fill(0, torch.tensor(3), 99)
         export(untrained, tmp_path / "b", test_data=(images[:5], wrong), show_progress=False)
     assert list(tmp_path.iterdir()) == []
 

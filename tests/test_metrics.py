@@ -26,7 +26,7 @@ from selector.service.predict_schemas import PredictQuery
 from selector.service.predictor import PredictOptions, Predictor
 from tests.conftest import DEVICE
 from tests.predict_client import NPY, budget_path, npy_of, send
-from tests.test_service import Server, serving
+from tests.test_service import ANSWERS_WITHIN_S, Server, serving
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -40,7 +40,7 @@ def server(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def scraped(server: Server) -> Samples:
     """By name and labels; the text is checked by the parser of prometheus_client."""
-    with urllib.request.urlopen(server.url + "/metrics", timeout=20) as response:
+    with urllib.request.urlopen(server.url + "/metrics", timeout=ANSWERS_WITHIN_S) as response:
         assert response.headers.get_content_type() == "text/plain"
         return samples(response.read().decode())
 

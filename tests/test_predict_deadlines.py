@@ -27,7 +27,6 @@ from tests.predict_client import JSON, NPY, budget_path, input_name, npy_of, ref
 from tests.test_service import ENDS_WITHIN_S, Server, serving
 
 
-
 @pytest.fixture(scope="module")
 def server(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("predict")
@@ -137,9 +136,7 @@ def test_overload_is_answered_early_and_whoever_was_let_in_is_answered(
         assert send(server, "/v1/predict", body, Content_Type=NPY).status == 200  # it is over
 
 
-def test_waiting_is_taken_off_the_deadline(
-    server: Server, bundle: Bundle, images: np.ndarray[Any, Any], held: Path
-) -> None:
+def test_waiting_is_taken_off_the_deadline(server: Server, bundle: Bundle, images: np.ndarray[Any, Any], held: Path) -> None:
     one = npy_of(images[:1])
     with ThreadPoolExecutor(8) as pool:
         slots = live(server, bundle)["slots"]

@@ -63,7 +63,6 @@ class Server(NamedTuple):
             kind = response.headers.get_content_type()
             return Answer(response.status, kind, json.loads(response.read()), response.headers)
 
-
     def stop(self) -> None:
         """Asks it to stop, and waits until it has begun to."""
         self.process.send_signal(signal.SIGTERM)
