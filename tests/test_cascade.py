@@ -113,8 +113,8 @@ def test_a_batch_is_answered_as_its_examples_one_by_one(ranked: tuple[Bundle, Ca
     images = np.random.default_rng(0).random((64, 1, 8, 8), dtype=np.float32)
     small = sessions[0].run(["logits"], {"input": images})[0]
     ascending = sorted(margins(small))
-    gap, after = max(zip(np.diff(ascending[8:56]), ascending[9:56], strict=True))  # where rounding passes on none by mistake
-    cascade = cascade.model_copy(update={"threshold": float(after - gap / 2)})
+    gap, above = max(zip(np.diff(ascending[8:56]), ascending[9:56], strict=True))
+    cascade = cascade.model_copy(update={"threshold": float(above - gap / 2)})  # no margin is so near that rounding decides
     both = CascadeSession(cascade, *sessions)
     (together,) = both.run(["logits"], {"input": images})
     passed = passed_on(cascade, small)
