@@ -1,78 +1,153 @@
-"""Reads batches ahead: in this process, or in worker processes where data come from files."""
+"""Reads batches ahead: in this process, or in worker processes where data come from files.
+
+What is random in reading and augmenting a batch begins at a seed of the batch's own: batches are the same however many
+processes read them, and whether a training was interrupted or not.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+import random
+import signal
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.data.dataset import Batch, Examples
+from trainer.accelerator import local_ranks
+from trainer.data.augment import Augmentation
+from trainer.data.dataset import Batch, Examples, Samples
 from trainer.submodel import TrainerError
+from trainer.task import own
 
 AHEAD = 4  # batches that each worker keeps ready
 
 
-class _ByIndices(Dataset[Batch | TrainerError]):
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
+class Asked(NamedTuple):
+    """One batch: the indices of its examples, and where its random numbers begin (None: wherever they are)."""
 
-    def __getitem__(self, indices: Tensor) -> Batch | TrainerError:
-        """An error is handed over as it is: raised in a worker it would arrive as a page of traceback."""
-        try:
-            return self.examples.batch(indices)
-        except TrainerError as error:
-            return error
-
-
-class _Order:
-    """A sampler over any iterable of batches' indices."""
-
-    def __init__(self, order: Iterable[Tensor]) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.order)
+    indices: Tensor
+    seed: int | None = None
 
 
 def usual_workers(examples: Examples) -> int:
-    """None for what lies in memory; for what is read from files one less than there are cores, at most 8."""
-    return min(8, max(1, (os.cpu_count() or 1) - 1)) if getattr(examples, "reads_files", False) else 0
+    """None for what lies in memory; for what is read from files one less than this rank has cores, at most 8."""
+    if not getattr(examples, "reads_files", False):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // local_ranks() - 1))
 
 
-def read(examples: Examples, order: Iterable[Tensor], workers: int = -1, pin_memory: bool = False) -> Iterator[Batch]:
-    """The batches of these indices, in that order, whoever reads them. `workers` -1: the usual number.
+def read(
+    examples: Examples,
+    order: Iterable[Asked],
+    workers: int = -1,
+    pin_memory: bool = False,
+    augment: Augmentation | None = None,
+) -> Generator[Batch, None, None]:
+    """The batches in that order, augmented, whoever reads them. `workers` -1: the usual number.
 
-    Raises what `examples.batch` raises, when its turn has come.
+    Raises what `examples.batch` raises, when its turn has come, as a TrainerError: of somebody's own code with method, file and
+    line. Close it to end the worker processes.
     """
+    prepared = _Prepared(examples, augment)
     workers = usual_workers(examples) if workers < 0 else workers
     if not workers and not pin_memory:
-        for indices in order:
-            yield examples.batch(indices)
+        for asked in order:
+            yield prepared.batch(asked)
         return
     loader = DataLoader(
-        _ByIndices(examples),
+        prepared,
         sampler=_Order(order),
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
-    for batch in loader:
+    try:
+        batches = iter(loader)
+    except Exception as error:  # where processes are not forked, everything that they get is pickled
+        raise TrainerError(f"workers = {workers}: the data cannot be handed to them: {error}; allowed is 0") from error
+    for batch in batches:
         if isinstance(batch, TrainerError):
             raise batch
         yield batch
+
+
+def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
+    """Batches in order, the last one shorter."""
+    order = indices if indices is not None else torch.arange(len(examples))
+    asked = (Asked(order[begin : begin + batch_size]) for begin in range(0, len(order), batch_size))
+    return read(examples, asked, workers)
+
+
+class _Prepared(Dataset[Batch | TrainerError]):
+    def __init__(self, examples: Examples, augment: Augmentation | None) -> None:
+        self.examples, self.augment = examples, augment
+
+    def batch(self, asked: Asked) -> Batch:
+        if asked.seed is None or isinstance(self.examples, Samples):
+            batch = self._read(asked.indices)
+        else:
+            with _random_from(asked.seed):
+                batch = self._read(asked.indices)
+        if self.augment is None:
+            return batch
+        generator = torch.Generator()
+        if asked.seed is not None:
+            generator.manual_seed(asked.seed)
+        with own("augmentation"):
+            return Batch(*self.augment(batch.inputs, batch.targets, generator))
+
+    def _read(self, indices: Tensor) -> Batch:
+        with own("data"):
+            return self.examples.batch(indices)
+
+    def __getitem__(self, asked: Asked) -> Batch | TrainerError:
+        """An error is handed over as it is: raised in a worker it would arrive as a page of traceback."""
+        try:
+            return self.batch(asked)
+        except TrainerError as error:
+            return error
+
+
+class _Order:
+    """A sampler over any iterable of batches."""
+
+    def __init__(self, order: Iterable[Asked]) -> None:
+        self.order = order
+
+    def __iter__(self) -> Iterator[Asked]:
+        return iter(self.order)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None) -> Iterator[Batch]:
-    """Batches in order, the last one shorter."""
-    order = indices if indices is not None else torch.arange(len(examples))
-    return read(examples, (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)))
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a service manager's SIGTERM reach all processes of a group: a worker that died of one would end the training
+    before its checkpoint. It ends when its parent says so, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _random_from(seed: int) -> Iterator[None]:
+    """Within: Python's, numpy's and torch's random numbers begin at the seed; afterwards they go on where they were."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
