@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainer.accelerator import single_precision
 from trainer.data.dataset import Examples, Samples, as_inputs, each
-from trainer.data.loading import batches_of
+from trainer.data.loading import batches_of, reads_files
 from trainer.nested import NestedModel
 from trainer.speed.layout import laid_out, suits_channels_last
 from trainer.speed.sharing import sharing
@@ -19,6 +19,7 @@ from trainer.task import Outputs, Score, Scorer, Targets, Task, own
 
 BATCH = 512
 ArrayTargets = NDArray[Any] | Mapping[str, NDArray[Any]]
+FILES_BATCH = 64  # of what is read from files: worker processes keep several batches ready
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def scores_of(
     task = nested.family.task
     with own(f"task {task.kind}: scorer"):
         scorers = {sub: task.scorer() for sub in submodels}
-    for batch in batches_of(examples, BATCH, workers=workers):
+    for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH, workers=workers):
         placed = laid_out(as_inputs(batch.inputs, nested.input_names), device, as_channels_last)
         targets = as_arrays(batch.targets)
         shared, checked = sharing(device), isinstance(examples, Samples)  # of those in memory all were checked before

@@ -27,7 +27,7 @@ BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-accuracy", "--per
 # What scripts rely on (CONTRACT.md). Nothing leaves this table without a note in CHANGELOG.md.
 CONTRACT: dict[str, set[str]] = {
     "train": {"--family", "--data", "--out", "--update", "--samples-per-step", "--epochs", "--batch-size", "--lr", "--seed"}
-    | {"--resume", "--grid", "--init", "--threads", "--json"},
+    | {"--resume", "--grid", "--init", "--threads", "--json", "--set", "--task", "--accelerator", "--precision"},
     "export": {"--out", "--int8", "--submodels", "--json"},
     "inspect": {"--json"},
     "verify": {"--json"},
@@ -39,7 +39,8 @@ CONTRACT: dict[str, set[str]] = {
 }
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
-    "train": CONTRACT["train"] | {"--optimizer", "--set"},
+    "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option"},
+    "export": CONTRACT["export"] | {"--data"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainer.accelerator import local_ranks
 from trainer.data.augment import Augmentation
-from trainer.data.dataset import Batch, Examples, Samples
+from trainer.data.dataset import Batch, Examples, Samples, pixels
 from trainer.submodel import TrainerError
 from trainer.task import own
 
@@ -34,9 +34,14 @@ class Asked(NamedTuple):
     seed: int | None = None
 
 
+def reads_files(examples: Examples) -> bool:
+    """Whether a batch is read from files, so that worker processes pay."""
+    return bool(getattr(examples, "reads_files", False))
+
+
 def usual_workers(examples: Examples) -> int:
     """None for what lies in memory; for what is read from files one less than this rank has cores, at most 8."""
-    if not getattr(examples, "reads_files", False):
+    if not reads_files(examples):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, max(1, cores // local_ranks() - 1))
@@ -68,16 +73,13 @@ def read(
         pin_memory=pin_memory,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=_as_it_is,
+        generator=torch.Generator(),  # for its workers' seeds: the global one stays as it is
         worker_init_fn=_leave_signals_to_the_parent,
     )
-    try:
-        batches = iter(loader)
-    except Exception as error:  # where processes are not forked, everything that they get is pickled
-        raise TrainerError(f"workers = {workers}: the data cannot be handed to them: {error}; allowed is 0") from error
-    for batch in batches:
+    for batch in _of_living_workers(loader, workers):
         if isinstance(batch, TrainerError):
             raise batch
-        yield batch
+        yield Batch({name: pixels(tensor) for name, tensor in batch.inputs.items()}, batch.targets)
 
 
 def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
@@ -85,6 +87,28 @@ def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = Non
     order = indices if indices is not None else torch.arange(len(examples))
     asked = (Asked(order[begin : begin + batch_size]) for begin in range(0, len(order), batch_size))
     return read(examples, asked, workers)
+
+
+def _of_living_workers(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
+    """What the loader gives. Raises TrainerError where a worker process cannot be started or was killed, with what helps."""
+    try:
+        batches = iter(loader)
+    except Exception as error:  # where processes are not forked, everything that they get is pickled
+        raise TrainerError(f"workers = {workers}: the data cannot be handed to them: {error}; allowed is 0") from error
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            why = str(error).partition("\n")[0]
+            raise TrainerError(
+                f"workers = {workers}: {why} They hand batches over in /dev/shm: make it larger (docker: --shm-size), or read "
+                "with --workers 0"
+            ) from None
+        yield batch
 
 
 class _Prepared(Dataset[Batch | TrainerError]):
@@ -110,8 +134,14 @@ class _Prepared(Dataset[Batch | TrainerError]):
             return self.examples.batch(indices)
 
     def __getitem__(self, asked: Asked) -> Batch | TrainerError:
-        """An error is handed over as it is: raised in a worker it would arrive as a page of traceback."""
+        """An error is handed over as it is: raised in a worker it would arrive as a page of traceback. So are pixels as bytes,
+        where nothing is to be computed with them."""
+        packed = getattr(self.examples, "packed_batch", None)
         try:
+            if packed is not None and self.augment is None:
+                with own("data"):
+                    batch: Batch = packed(asked.indices)
+                return batch
             return self.batch(asked)
         except TrainerError as error:
             return error

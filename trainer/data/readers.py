@@ -125,7 +125,10 @@ def read_text_folder(folder: Path) -> tuple[list[str], Array, Sequence[str]]:
     documents, labels = [], []
     for label, name in enumerate(classes):
         for path in sorted(p for p in (folder / name).iterdir() if p.is_file() and not p.name.startswith(".")):
-            documents.append(path.read_text(encoding="utf-8", errors="replace"))
+            content = path.read_bytes()
+            if b"\0" in content[:4096]:
+                raise TrainerError(f"{str(path)!r}: is no text; allowed are text files in the folder of each class")
+            documents.append(content.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n"))
             labels.append(label)
     return documents, np.array(labels, dtype=np.int64), classes
 
