@@ -75,8 +75,18 @@ class Bundle:
         return self.manifest.fingerprint
 
     @property
+    def metric(self) -> str:
+        """What the sub-models' quality is: "accuracy", "mean_iou", …"""
+        return self.manifest.task.metric
+
+    @property
+    def qualities(self) -> dict[str, float | None]:
+        """Of each sub-model on the test split, None where it was exported without test data."""
+        return {name: entry.quality for name, entry in self.submodels.items()}
+
+    @property
     def accuracies(self) -> dict[str, float | None]:
-        """Share of the test split that each sub-model gets right, None where it was exported without test data."""
+        """The same where the metric is accuracy: the share of the test split that each sub-model gets right."""
         return {name: entry.accuracy for name, entry in self.submodels.items()}
 
     @property

@@ -29,7 +29,7 @@ class Template:
     def __init__(self, exported: ModelProto, nested: NestedModel, layout: Mapping[str, StoredTensor]) -> None:
         self._nested = nested
         self._layout = layout
-        inputs = set(nested.family.example_inputs(1))
+        inputs = set(nested.input_names)
         self._parameters = [i.name for i in exported.graph.input if i.name in layout]
         self._buffers = [i.name for i in exported.graph.input if i.name not in layout and i.name not in inputs]
         self._stripped = _strip(exported, inputs)

@@ -15,11 +15,20 @@ def inspect(bundle: Bundle) -> dict[str, Any]:
         "format_version": manifest["format_version"],
         "family": manifest["family"],
         "axes": manifest["axes"],
+        "task": {name: manifest["task"][name] for name in ("kind", "metric", "labels")},
+        "quality_from": manifest["quality_from"],
+        "preprocessing": manifest["preprocessing"],
         "bytes_total": bundle.bytes_total,
         "weights_bytes": bundle.weights_bytes,
         "inputs": manifest["inputs"],
         "outputs": manifest["outputs"],
         "devices": bundle.devices(),
         "fingerprint": bundle.fingerprint,
-        "submodels": [{**entry, "bytes": bundle.manifest.files[entry["graph"]].bytes} for entry in manifest["submodels"]],
+        "submodels": [_described(bundle, entry) for entry in manifest["submodels"]],
     }
+
+
+def _described(bundle: Bundle, entry: dict[str, Any]) -> dict[str, Any]:
+    """With `accuracy` where the metric is that."""
+    accuracy = {"accuracy": entry["quality"]} if bundle.metric == "accuracy" else {}
+    return {**entry, **accuracy, "bytes": bundle.manifest.files[entry["graph"]].bytes}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AxisValue = int | float | tuple[int, ...]
@@ -38,6 +38,20 @@ class TensorSpec(_Model):
     shape: tuple[int | str, ...]
 
 
+class TaskEntry(_Model):
+    """What the networks answer, and what their quality is."""
+
+    kind: str  # "classification", "segmentation", …
+    metric: str  # what `quality` is: "accuracy", "mean_iou", …
+    labels: tuple[str, ...] = ()  # names of the classes, in order; none where they are only numbers
+    name: str = ""  # by which the trainer finds the class again
+    config: dict[str, Any] = {}
+
+
+CLASSIFICATION = {"kind": "classification", "metric": "accuracy", "name": "classification"}
+"""The task of every bundle of format 1."""
+
+
 class LayerEntry(_Model):
     """What the cost of a convolution or matrix product depends on, for one example. Numbers of elements."""
 
@@ -56,11 +70,17 @@ class SubModelEntry(_Model):
     axes: dict[str, AxisValue]
     params: Annotated[int, Field(ge=0)]
     macs: Annotated[int, Field(ge=0)]  # multiply-accumulates of one example
-    accuracy: Annotated[float, Field(ge=0, le=1)] | None  # on the test split, with ONNX Runtime on this graph
+    quality: Annotated[float, Field(ge=0, le=1)] | None  # on the test split, the higher the better: what it is chosen by
+    metrics: dict[str, float] = {}  # on the test split, by the names of the field; the task's metric among them
     graph: RelativePath
     topology: Sha256  # of the operators that the graph has in common with other sizes
     precision: Literal["fp32", "int8"]
     layers: tuple[tuple[int, int], ...] = ()  # index into the manifest's layers, and how many of it
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the test split that it gets right, where that is its metric."""
+        return self.metrics.get("accuracy")
 
 
 class FileEntry(_Model):
@@ -85,6 +105,9 @@ class Manifest(_Model):
     format_version: int
     family: str
     axes: dict[str, tuple[AxisValue, ...]]
+    task: TaskEntry
+    quality_from: Literal["graph", "torch"] = "graph"  # measured with ONNX Runtime on the graphs, or in torch after training
+    preprocessing: dict[str, dict[str, Any]] = {}  # by input: how a file becomes one
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     submodels: Annotated[tuple[SubModelEntry, ...], Field(min_length=1)]
@@ -116,7 +139,7 @@ def checked(document: Any) -> Manifest:
     if version > FORMAT_VERSION:
         raise ValueError(f"format_version = {version} is newer than {FORMAT_VERSION}: update sortednet")
     try:
-        manifest = Manifest.model_validate(document)
+        manifest = Manifest.model_validate(_upgraded(document) if version == 1 else document)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -124,6 +147,21 @@ def checked(document: Any) -> Manifest:
     if manifest.sha256 != seal_of(document):
         raise ValueError("was altered (its own sha256 does not fit)")
     return manifest
+
+
+def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of format 1, in which every sub-model had an accuracy, as one of format 2."""
+
+    def entry(old: Any) -> Any:
+        if not isinstance(old, dict):
+            return old
+        rest = {key: value for key, value in old.items() if key != "accuracy"}
+        accuracy = old.get("accuracy")
+        return {**rest, "quality": accuracy, "metrics": {} if accuracy is None else {"accuracy": accuracy}}
+
+    submodels = document.get("submodels")
+    entries = [entry(one) for one in submodels] if isinstance(submodels, list) else submodels
+    return {**document, "format_version": FORMAT_VERSION, "task": CLASSIFICATION, "submodels": entries}
 
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:

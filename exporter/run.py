@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from exporter.bundle import Bundle
 from exporter.writer import ExportError, export
-from trainer.data import load_data
-from trainer.run import load_run
+from trainer.data.dataset import DataSet, Examples
+from trainer.data.sources import load_data
+from trainer.run import Run, load_run
 from trainer.submodel import TrainerError
+from trainer.task import Score
 
 
-def export_run(folder: Path, out: Path, submodels: Sequence[str] | None = None, *, int8: bool = False) -> Bundle:
+@dataclass(frozen=True)
+class _Measured:
+    """Where the qualities of a bundle come from: the test split, or what the run recorded of it."""
+
+    data: DataSet | None
+    test: Examples | None
+    recorded: Mapping[str, Score]
+    why: str  # recorded ones are used; empty where none are
+
+
+def export_run(
+    folder: Path,
+    out: Path,
+    submodels: Sequence[str] | None = None,
+    *,
+    int8: bool = False,
+    data: str | None = None,
+    say: Any = lambda text: None,
+) -> Bundle:
     """Writes the bundle of a run, with int8 sub-models too if asked.
 
+    The score of every graph is measured on the test split of the run's data set, or of `data` if given. Where the run's data
+    are large (not hashed as a whole) or no longer there, what the run recorded in torch is used, and `say` is told.
     Raises ExportError for a sub-model that the run does not have, TrainerError when the run cannot be opened or its data
     set is no longer split as it was for training.
     """
@@ -23,17 +47,41 @@ def export_run(folder: Path, out: Path, submodels: Sequence[str] | None = None, 
     for name in submodels or ():
         if name not in by_id:
             raise ExportError(f"sub-model {name!r} is not in this run; it has {', '.join(by_id)}")
-    data = load_data(run.record["data"]["name"])
-    if data.record != run.record["data"]:
-        raise TrainerError(f"data set {data.name!r} has changed since the training: it was split or read otherwise")
+    measured = _measured(run, data)
+    if measured.why:
+        say(f"Quality is what the run measured in torch: {measured.why}; --data SOURCE measures it on the graphs.")
+    if int8 and measured.data is None:
+        raise ExportError(f"int8: needs training data for the ranges of activations; {measured.why}; give --data SOURCE")
     training = {key: run.record[key] for key in ("data", "options", "results") if key in run.record}
-    chosen = [by_id[name] for name in submodels] if submodels else None
     return export(
         run.nested,
         out,
-        test_data=data.test,
-        int8_calibration=data.train if int8 else None,
-        submodels=chosen,
+        test_data=measured.test,
+        scores={by_id[name]: score for name, score in measured.recorded.items() if name in by_id},
+        int8_calibration=measured.data.train if int8 and measured.data else None,
+        submodels=[by_id[name] for name in submodels] if submodels else None,
         training=training,
-        files=data.files,
+        files=run.files or (measured.data.files if measured.data else {}),
+        labels=run.record.get("labels") or (measured.data.labels if measured.data else ()),
+        preprocessing=run.record.get("preprocessing") or (measured.data.preprocessing if measured.data else {}),
     )
+
+
+def _measured(run: Run, data: str | None) -> _Measured:
+    record = run.record["data"]
+    options = record.get("options")
+    if data is not None:
+        loaded = load_data(data, options if data == record["name"] else None)
+        return _Measured(loaded, loaded.test, {}, "")
+    recorded = {name: Score(one["quality"], one["metrics"]) for name, one in run.record["results"].get("test", {}).items()}
+    try:
+        loaded = load_data(record["name"], options)
+    except TrainerError as error:
+        if not recorded:
+            raise
+        return _Measured(None, None, recorded, f"its data are not at hand ({error})")
+    if loaded.record != record:
+        raise TrainerError(f"data set {loaded.name!r} has changed since the training: it was split or read otherwise")
+    if "content_sha256" not in record and recorded:
+        return _Measured(loaded, None, recorded, "its data are large")
+    return _Measured(loaded, loaded.test, {}, "")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.onnx import TrainingMode
 
 from trainer import SubModel
@@ -26,6 +26,7 @@ def export_template(nested: NestedModel, sub: SubModel) -> onnx.ModelProto:
     """The graph of one sub-model with its parameters and buffers as named graph inputs, without values."""
     module = nested.family.build(sub).eval()
     _make_values_distinct(module)
+    _called_in_order(module, nested)
     inputs = nested.family.example_inputs(3)  # not as many as the self-test has: a batch size turned constant must show
     axes = dynamic_axes(nested, inputs)
     buffer = io.BytesIO()
@@ -41,16 +42,34 @@ def export_template(nested: NestedModel, sub: SubModel) -> onnx.ModelProto:
             do_constant_folding=False,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=[nested.family.output_name],
+            output_names=list(nested.family.task.outputs),
             dynamic_axes=axes,
         )
     return onnx.load_from_string(buffer.getvalue())
 
 
-def dynamic_axes(nested: NestedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, dict[int, str]]:
-    """Input and output name → the axes of free size and their names."""
+def dynamic_axes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
+    """Input and output name → the axes of free size and their names. An output has those of the task's that an input has."""
     declared = nested.family.dynamic_axes or {name: {0: "batch"} for name in inputs}
-    return {**{name: dict(axes) for name, axes in declared.items()}, nested.family.output_name: {0: "batch"}}
+    axes = {name: dict(free) for name, free in declared.items()}
+    named = {name for free in axes.values() for name in free.values()}
+    for output, free in nested.family.task.outputs.items():
+        axes.setdefault(output, {axis: name for axis, name in free.items() if axis == 0 or name in named})
+    return axes
+
+
+def _called_in_order(module: nn.Module, nested: NestedModel) -> None:
+    """Lets the module take tensors in the order of the inputs' names and return them in that of the outputs'."""
+    forward, names = module.forward, list(nested.input_names)
+
+    def in_order(*tensors: Tensor) -> tuple[Tensor, ...]:
+        module.forward = forward
+        try:
+            return tuple(nested.applied(module, dict(zip(names, tensors, strict=True))).values())
+        finally:
+            module.forward = in_order
+
+    module.forward = in_order
 
 
 def _make_values_distinct(module: nn.Module) -> None:

@@ -93,10 +93,11 @@ def validation(bundle: Bundle, data: str) -> tuple[dict[str, NDArray[Any]], NDAr
     from trainer.data import load_data
 
     examples = load_data(data).validation
-    inputs, labels = examples.batch(torch.arange(len(examples)))
+    inputs, targets = examples.batch(torch.arange(len(examples)))
+    labels = targets if isinstance(targets, torch.Tensor) else next(iter(targets.values()))
     if len(inputs) != len(names):
         raise BudgetError(f"data = {data!r}: {len(inputs)} inputs per example; the bundle takes {', '.join(names)}")
-    found = {name: array.numpy() for name, array in zip(names, inputs, strict=True)}
+    found = {name: array.numpy() for name, array in zip(names, inputs.values(), strict=True)}
     return check_inputs(bundle, found), _labels(bundle, labels.numpy(), len(examples))
 
 

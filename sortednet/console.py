@@ -50,6 +50,11 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def tell(text: str) -> None:
+    """A message on stderr."""
+    messages.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document))
 

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import print_json, right
+from sortednet.console import print_json, right, tell
 from sortednet.options import JsonOption
 
 
@@ -60,12 +60,13 @@ def train(
     if as_json:
         print_json(summary)
         return
-    accuracies: Mapping[str, float] = summary["validation_accuracy"]
-    typer.echo(f"Trained {len(accuracies)} sub-models in {summary['seconds']:.0f} s. Validation accuracy:")
-    table = Table(Column("sub-model", no_wrap=True), *right("accuracy", "of the full model"), box=box.SIMPLE_HEAD)
-    full = accuracies[summary["largest"]]
-    for name, accuracy in accuracies.items():
-        table.add_row(name, f"{accuracy:.4f}", f"{accuracy / full:.1%}" if full else "")
+    qualities: Mapping[str, float] = summary["validation_quality"]
+    metric = summary["metric"]
+    typer.echo(f"Trained {len(qualities)} sub-models in {summary['seconds']:.0f} s. Validation {metric}:")
+    table = Table(Column("sub-model", no_wrap=True), *right(metric, "of the full model"), box=box.SIMPLE_HEAD)
+    full = qualities[summary["largest"]]
+    for name, quality in qualities.items():
+        table.add_row(name, f"{quality:.4f}", f"{quality / full:.1%}" if full else "")
     Console().print(table)
     typer.echo(f"Next: sortednet export {out} --out BUNDLE")
 
@@ -75,13 +76,18 @@ def export(
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.run import export_run
     from selector.inspection import inspect as inspect_bundle
 
-    bundle = export_run(run, out, submodels.split(",") if submodels is not None else None, int8=int8)
+    names = submodels.split(",") if submodels is not None else None
+    bundle = export_run(run, out, names, int8=int8, data=data, say=tell)
     if as_json:
         print_json(inspect_bundle(bundle))
         return

@@ -61,7 +61,7 @@ def test_a_changed_byte_a_truncation_and_a_missing_file_are_named(copy: Path, na
 
 
 def test_an_altered_manifest_is_noticed(copy: Path) -> None:
-    edit(copy, lambda d: d["submodels"][0].update(accuracy=0.999), seal=False)
+    edit(copy, lambda d: d["submodels"][0].update(quality=0.999), seal=False)
     with pytest.raises(BundleError, match=r"manifest\.json: was altered"):
         Bundle(copy)
 
@@ -78,8 +78,8 @@ def test_a_truncated_manifest_is_noticed(copy: Path) -> None:
 
 
 def test_a_newer_format_is_refused_with_what_to_do(copy: Path) -> None:
-    edit(copy, lambda d: d.update(format_version=2, invented_later=True))
-    with pytest.raises(BundleError, match="format_version = 2 is newer than 1: update sortednet"):
+    edit(copy, lambda d: d.update(format_version=3, invented_later=True))
+    with pytest.raises(BundleError, match="format_version = 3 is newer than 2: update sortednet"):
         Bundle(copy)
     edit(copy, lambda d: d.update(format_version="one"))
     with pytest.raises(BundleError, match="format_version = 'one'"):
@@ -149,7 +149,7 @@ def test_a_graph_that_answers_wrongly_on_this_device_fails_the_self_test(copy: P
 
 
 def test_the_fingerprint_is_that_of_the_networks_not_of_the_weights(copy: Path, bundle: Bundle) -> None:
-    edit(copy, lambda d: d["submodels"][0].update(accuracy=0.5))
+    edit(copy, lambda d: d["submodels"][0].update(quality=0.5))
     assert Bundle(copy).fingerprint == bundle.fingerprint
     edit(copy, lambda d: d["submodels"][0].update(macs=1))
     assert Bundle(copy).fingerprint != bundle.fingerprint

@@ -22,8 +22,8 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from trainer import Samples, TrainerError
-from trainer.data.augment import Augmentation, flip_and_shift, mask_tokens, shift
 from trainer.data import DataSet, as_examples, batches_of, load_data
+from trainer.data.augment import Augmentation, flip_and_shift, mask_tokens, shift
 
 Array = NDArray[np.uint8]
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

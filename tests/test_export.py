@@ -57,7 +57,7 @@ def calibrated(family: Family) -> NestedModel:
     with torch.no_grad():
         for parameter in nested.full.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # no two tensors alike, biases not zero
-    calibrate(nested, [tuple(family.example_inputs(32).values())])
+    calibrate(nested, [family.example_inputs(32)])
     return nested
 
 
@@ -151,7 +151,7 @@ def test_a_graph_that_differs_from_torch_stops_the_export_with_name_and_figure(t
 
 def test_an_uncalibrated_sub_model_is_refused(tmp_path: Path) -> None:
     nested = NestedModel(small("resnet"))
-    calibrate(nested, [(torch.rand(8, 1, 8, 8),)], nested.submodels[:1])
+    calibrate(nested, [torch.rand(8, 1, 8, 8)], nested.submodels[:1])
     with pytest.raises(ExportError, match=f"{nested.submodels[1].id}.*not calibrated"):
         export(nested, tmp_path / "bundle", show_progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -199,7 +199,7 @@ def test_a_file_that_would_leave_the_bundle_or_replace_one_of_its_own_is_refused
 
 
 def test_test_data_that_cannot_be_are_refused(trained: NestedModel, digits: DataSet, tmp_path: Path) -> None:
-    images, labels = digits.test.inputs[0], digits.test.labels
+    images, labels = digits.test.inputs["input"], digits.test.targets
     with pytest.raises(ExportError, match="test data: 1 examples"):
         export(trained, tmp_path / "b", test_data=(images[:1], labels[:1]), show_progress=False)
     with pytest.raises(TrainerError, match="test data: label 99 at position 3; allowed are 0 to 9"):

@@ -125,7 +125,7 @@ def test_the_runtime_runs_them(both_path: Path, tmp_path: Path, digits: DataSet)
     opened = Bundle(path)
     write_profile(made_up(opened.profile(DEVICE), 0.1), path / "profiles" / f"{DEVICE}.json")
     runtime = Runtime(path, battery=lambda: None, load_ahead=False)
-    inputs = digits.test.batch(torch.arange(64))[0][0].numpy()
+    inputs = digits.test.batch(torch.arange(64)).inputs["input"].numpy()
     result = runtime.run(inputs, Budget(min_accuracy=0.5, objective="latency"))
     assert result.selection.submodel.endswith("-int8")
     direct = run_session(open_session(opened.graph_path(result.selection.submodel)), {"input": inputs})
@@ -147,11 +147,11 @@ def test_every_family_can_be_quantized(name: str, tmp_path: Path) -> None:
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.weight.add_(torch.randn_like(module.weight) * 0.8)
                 module.weight[::7] = 0.0
-    inputs = tuple(nested.family.example_inputs(256).values())
+    inputs = nested.family.example_inputs(256)
     calibrate(nested, [inputs])
     examples = Samples(inputs, torch.zeros(256, dtype=torch.int64))
     bundle = export(nested, tmp_path / "bundle", int8_calibration=examples, show_progress=False)
-    feed = dict(zip((i.name for i in bundle.manifest.inputs), (t.numpy() for t in inputs), strict=True))
+    feed = {name: tensor.numpy() for name, tensor in inputs.items()}
     for sub in nested.submodels:
         fp32, int8 = (run_session(open_session(bundle.graph_path(i)), feed)["logits"] for i in (sub.id, int8_name(sub.id)))
         noise = (int8 - fp32) - (int8 - fp32).mean(axis=0)

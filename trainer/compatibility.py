@@ -46,7 +46,7 @@ def check_fits(nested: NestedModel, train: Examples, validation: Examples | None
         try:
             nested.family.task.check(outputs, split.targets if isinstance(split, Samples) else batch.targets)
         except TrainerError as error:
-            raise TrainerError(f"{name} data: {error}") from None
+            raise TrainerError(f"{name} data: {str(error).removeprefix('targets: ')}") from None
 
 
 def _check_shapes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:

@@ -5,13 +5,14 @@ checkpoint.safetensors     parameters, optimizer state and step, while and after
 log.jsonl                  one line per epoch
 model.safetensors          the trained parameters            (written at the end)
 calibration.safetensors    BatchNorm statistics per sub-model (written at the end)
+files/                     what a device needs to prepare inputs (a tokenizer)
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from trainer.training import FREE_TO_CHANGE, fit
 RUN_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
 CALIBRATION_FILE = "calibration.safetensors"
+FILES_FOLDER = "files"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Run:
 
     nested: NestedModel
     record: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)  # what a device needs to prepare inputs, by file name
 
 
 def describe_run(
@@ -102,7 +105,8 @@ def load_run(folder: Path) -> Run:
         identifier, _, name = key.partition("/")
         if identifier in by_id:
             nested.calibration.setdefault(by_id[identifier], {})[name] = tensor
-    return Run(nested.eval(), record)
+    files = {path.name: path.read_bytes() for path in sorted((folder / FILES_FOLDER).glob("*")) if path.is_file()}
+    return Run(nested.eval(), record, files)
 
 
 def family_of(record: Mapping[str, Any]) -> Family:
@@ -178,6 +182,7 @@ def train_run(
         kind = find_task(task) if task is not None else type(chosen.task)
         chosen.with_task(kind.configured(task_settings or {}))
     record = describe_run(chosen, loaded.record, asdict(chosen_options), init)
+    record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing)}
     if resume:
         _refuse_other_run(read_record(folder), record)
     elif (folder / RUN_FILE).exists():
@@ -194,6 +199,9 @@ def train_run(
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
             write_record(folder, record)
+            for name, content in loaded.files.items():
+                with replacing(folder / FILES_FOLDER / name) as partial:
+                    partial.write_bytes(content)
         result = fit(
             nested,
             loaded.train,
@@ -232,12 +240,12 @@ def _rounded(score: Score) -> dict[str, Any]:
 
 def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     begun, asked = _comparable(begun), _comparable(asked)
-    for field in ("family", "config", "grid", "task", "data", "options", "init"):
-        if begun.get(field) != asked[field]:
-            differing = asked[field]
-            if isinstance(asked[field], Mapping) and isinstance(begun.get(field), Mapping):
-                differing = {k: v for k, v in asked[field].items() if begun[field].get(k) != v}
-            raise TrainerError(f"resume: {field} = {differing}: the run was begun with something else; see its {RUN_FILE}")
+    for name in ("family", "config", "grid", "task", "data", "options", "init"):
+        if begun.get(name) != asked[name]:
+            differing = asked[name]
+            if isinstance(asked[name], Mapping) and isinstance(begun.get(name), Mapping):
+                differing = {k: v for k, v in asked[name].items() if begun[name].get(k) != v}
+            raise TrainerError(f"resume: {name} = {differing}: the run was begun with something else; see its {RUN_FILE}")
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:

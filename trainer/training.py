@@ -253,7 +253,7 @@ class _Training:
         try:
             self.task.check(outputs, targets)
         except TrainerError as error:
-            raise TrainerError(f"training data, step {self.step}: {error}") from None
+            raise TrainerError(f"training data, step {self.step}: {str(error).removeprefix('targets: ')}") from None
 
     def _validate(self) -> dict[str, float]:
         """Quality of the smallest and the largest on the validation split, with statistics calibrated for the moment."""

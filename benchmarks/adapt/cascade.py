@@ -24,6 +24,7 @@ from selector.calibrating import candidates, validation
 from selector.cascade import CascadeSession, Logits, find_cascade, frontier, logits_of, margins, passed_on
 from selector.cascade_file import Cascade
 from trainer.data import load_data
+from trainer.data.dataset import as_inputs
 
 Figures = dict[str, float]
 RESULTS = Path(__file__).parent / "results"
@@ -198,9 +199,10 @@ def test_split(bundle: Bundle) -> tuple[dict[str, NDArray[Any]], NDArray[np.int6
     import torch
 
     examples = load_data(DATA).test
-    arrays, labels = examples.batch(torch.arange(len(examples)))
+    batch = examples.batch(torch.arange(len(examples)))
     names = [spec.name for spec in bundle.manifest.inputs]
-    return {name: array.numpy() for name, array in zip(names, arrays, strict=True)}, labels.numpy()
+    assert isinstance(batch.targets, torch.Tensor)
+    return {name: array.numpy() for name, array in as_inputs(batch.inputs, names).items()}, batch.targets.numpy()
 
 
 def write(rows: Sequence[Row]) -> None:

@@ -15,8 +15,8 @@ from exporter.bundle import Bundle
 from trainer import Family, NestedModel, calibrate
 from trainer.data import DataSet, Samples, load_data
 from trainer.families import ResNet
-from trainer.training import calibration_batches
 from trainer.run import load_run
+from trainer.training import calibration_batches
 
 WORK = Path("build/device")
 TRAINED_EPOCHS = 4
@@ -38,7 +38,7 @@ def made(name: str) -> Bundle:
     nested = NestedModel(family).eval()
     if isinstance(family, Encoder):
         tokens = family.example_inputs(64)["tokens"]
-        return export(nested, path, int8_calibration=Samples((tokens,), torch.zeros(64, dtype=torch.int64)))
+        return export(nested, path, int8_calibration=Samples(tokens, torch.zeros(64, dtype=torch.int64)))
     calibrate(nested, calibration_batches(data.train)[:1])
     some = data.train if name != "cnn" else None
     return export(nested, path, int8_calibration=some)

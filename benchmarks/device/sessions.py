@@ -218,4 +218,6 @@ def _pretend_accuracies(bundle: Bundle, accuracies: np.ndarray[Any, Any]) -> Non
     """The larger the more accurate: the bundles here are not trained, and a selector wants to know."""
     order = sorted(bundle.submodels, key=lambda name: bundle.submodels[name].macs)
     for name, accuracy in zip(order, accuracies, strict=True):
-        bundle.submodels[name] = bundle.submodels[name].model_copy(update={"accuracy": float(accuracy)})  # type: ignore[index]
+        bundle.submodels[name] = bundle.submodels[name].model_copy(
+            update={"quality": float(accuracy), "metrics": {"accuracy": float(accuracy)}}
+        )  # type: ignore[index]

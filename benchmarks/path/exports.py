@@ -46,7 +46,7 @@ def measure() -> Found:
         for name, family in families().items():
             torch.manual_seed(0)
             nested = NestedModel(family).eval()
-            calibrate(nested, [(torch.rand(32, 3, 32, 32),)])
+            calibrate(nested, [torch.rand(32, 3, 32, 32)])
             assert len(nested.submodels) == 160
             begun = time.perf_counter()
             bundle = export(nested, Path(scratch) / name, show_progress=False)

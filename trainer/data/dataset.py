@@ -145,6 +145,8 @@ def as_inputs(inputs: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[s
     Raises TrainerError naming what is missing.
     """
     given = {INPUT: inputs} if isinstance(inputs, Tensor) else inputs
+    if not isinstance(given, Mapping):
+        raise TrainerError(f"inputs: a {type(inputs).__name__} given; allowed are one tensor, or tensors by name")
     if len(names) == len(given) == 1:
         return {names[0]: next(iter(given.values()))}
     if set(given) != set(names):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def load_data(name: str, options: Mapping[str, Any] | None = None) -> DataSet:
         if option not in allowed and not takes_any:
             raise TrainerError(f"data {name!r}: has no option {option!r}; allowed are {', '.join(allowed) or 'none'}")
     try:
-        return source.load(name, rest, **given)
+        loaded = source.load(name, rest, **given)
+        return replace(loaded, record={**loaded.record, "options": given}) if given else loaded
     except TrainerError:
         raise
     except TypeError as error:
