@@ -29,4 +29,3 @@ tokens.command("create")(guard(token_create))
 tokens.command("list")(guard(token_list))
 tokens.command("revoke")(guard(token_revoke))
 app.add_typer(tokens, name="token")
-

@@ -53,8 +53,8 @@ def serve(
     """Answer budget queries over REST, and run inputs."""
     from exporter.bundle import Bundle
     from selector import service
-    from selector.cascade_file import read_cascades
-    from selector.service.store import Store
+    from selector.choose.cascades import read_cascades
+    from selector.service.fleet.store import Store
 
     opened = [Bundle(path) for path in bundles]
     for one in opened:
@@ -80,7 +80,7 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
-    from selector.pulling import pull_command
+    from sortednet.pulling import pull_command
 
     budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb, "min_accuracy": min_accuracy}
     budget_fields = {**budget, "percentile": percentile, "objective": objective}
@@ -108,8 +108,8 @@ def token_create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a token and print it: this once, the store keeps only its hash."""
-    from selector.service.store import Store
-    from selector.service.tokens import SCOPES
+    from selector.service.fleet.store import Store
+    from selector.service.fleet.tokens import SCOPES
 
     with Store(store) as opened:
         token, text = opened.tokens.create(name, scope or SCOPES, bundle=bundle, device=device, days=days)
@@ -122,7 +122,7 @@ def token_create(
 
 def token_list(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show the tokens that there are, not their texts."""
-    from selector.service.store import Store
+    from selector.service.fleet.store import Store
 
     with Store(store) as opened:
         found = [token.document() for token in opened.tokens.all()]
@@ -144,7 +144,7 @@ def token_revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Refuse a token from now on."""
-    from selector.service.store import Store
+    from selector.service.fleet.store import Store
 
     with Store(store) as opened:
         token = opened.tokens.revoke(identifier)

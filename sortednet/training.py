@@ -84,7 +84,7 @@ def export(
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.run import export_run
-    from selector.inspection import inspect as inspect_bundle
+    from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
     bundle = export_run(run, out, names, int8=int8, data=data, say=tell)
