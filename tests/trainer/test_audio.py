@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from exporter.sounds import SoundError, read_sound
+from exporter.bundle.sounds import SoundError, read_sound
 from trainer import TrainerError
 from trainer.data import load_data
 from trainer.data.audio import shift_in_time

@@ -24,7 +24,7 @@ from trainer.family import DataSpec
 from trainer.submodel import TrainerError
 
 if TYPE_CHECKING:
-    from exporter.sounds import SoundHeader
+    from exporter.bundle.sounds import SoundHeader
 
 SUFFIXES = (".wav", ".flac")
 USUAL_SHARE = 0.95
@@ -50,7 +50,7 @@ class SoundFiles:
 
     def batch(self, indices: Tensor) -> Batch:
         """Raises TrainerError naming a file that cannot be read."""
-        from exporter.sounds import SoundError, read_sound
+        from exporter.bundle.sounds import SoundError, read_sound
 
         try:
             waves = [read_sound(self.path(i), self.spec) for i in indices.tolist()]
@@ -134,7 +134,7 @@ def _is_number(value: Any) -> bool:
 
 def _headers(paths: Sequence[Path]) -> list[SoundHeader]:
     """Of every file. A file that cannot be read or is cut off is named before the training begins."""
-    from exporter.sounds import SoundError, read_header
+    from exporter.bundle.sounds import SoundError, read_header
 
     try:
         return [read_header(path) for path in paths]
