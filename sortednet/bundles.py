@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich import box
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sortednet.console import fail, messages, print_json, right
-from sortednet.options import BundlePath, DeviceOption, JsonOption
+from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
@@ -96,7 +95,7 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
 
 
-def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html")], device: DeviceOption = None) -> None:
+def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None) -> None:
     """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
     from exporter.bundle import Bundle
     from sortednet.reporting import write_report

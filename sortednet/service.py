@@ -19,6 +19,7 @@ from sortednet.options import (
     LatencyOption,
     MemoryOption,
     ObjectiveOption,
+    OutOption,
     PercentileOption,
 )
 
@@ -66,7 +67,7 @@ def serve(
 
 def pull(
     url: Annotated[str, typer.Argument(help="A service: http://HOST:PORT, or …/v1/bundles/NAME.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The bundle's folder; a bundle there is updated.")],
+    out: OutOption,
     bundle: Annotated[str | None, typer.Option(help="Its name on the service. Default: the only one.")] = None,
     device: Annotated[str | None, typer.Option(help="A profile on the service: select by it, and bring it along.")] = None,
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: these. Without them and a budget: all.")] = None,

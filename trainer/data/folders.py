@@ -136,6 +136,11 @@ def _read(root: Path, folder: Path, what: str, suffixes: Sequence[str]) -> Class
     of_kind = f"{what} files" + (f" ({', '.join(suffixes)})" if suffixes else "")
     for label, one in enumerate(classes):
         files = _files(one)
+        if inner := _folders(one):  # read as one class, the parts of a split by other names would be taken for classes
+            raise TrainerError(
+                f"{what} folder {str(one)!r}: holds the folder {inner[0].name}/; allowed are files in it; the parts of a split "
+                "are train/, validation/ and test/"
+            )
         if not files:
             raise TrainerError(f"{what} folder {str(one)!r}: holds no file; allowed are class folders with {of_kind}")
         strangers = [path for path in files if suffixes and _suffix(path) not in suffixes]
@@ -152,9 +157,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All of them, those in folders of it too."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
 
 
 def _suffix(path: Path) -> str:

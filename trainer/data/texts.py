@@ -28,7 +28,9 @@ def _text_folder(
     options = TokenOptions(max_tokens, vocabulary, lowercase)
     files = class_files(Path(path), what="text", suffixes=())
     documents = [_read(path) for path in files.paths]
-    return text_set(name, documents, files.labels, files.classes, files.parts, options, {"split": dict(files.split)})
+    of_folders = any(words.endswith("/") for words in files.split.values())
+    record = {"split": dict(files.split)} if of_folders else {}  # runs of earlier versions have none
+    return text_set(name, documents, files.labels, files.classes, files.parts, options, record)
 
 
 def text_set(
@@ -63,7 +65,7 @@ def _read(path: Path) -> str:
     content = path.read_bytes()
     if b"\0" in content:
         raise TrainerError(f"data: {str(path)!r} is no text: it has a zero byte; allowed are text files, in UTF-8")
-    return content.decode("utf-8", errors="replace")
+    return content.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _is_text(path: Path) -> bool:
