@@ -10,34 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from numpy.typing import NDArray
 from torch import Generator
 
 from exporter.bundle.sounds import SoundError, read_sound
+from tests.helpers.sounds import RATE, tone, write_sounds
 from trainer import TrainerError
 from trainer.data import load_data
 from trainer.data.audio import shift_in_time
 from trainer.data.loading import read
-
-RATE = 8000
-Wave = NDArray[np.float32]
-
-
-def tone(hertz: float, seconds: float = 0.1, rate: int = RATE) -> Wave:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
-
-
-def write_sounds(
-    folder: Path, *, per_class: int = 10, seconds: float = 0.1, suffix: str = ".wav", classes: tuple[str, ...] = ("high", "low")
-) -> list[Path]:
-    """A folder per class; sounds of the same class differ in their pitch."""
-    paths = []
-    for label, name in enumerate(classes):
-        (folder / name).mkdir(parents=True)
-        for i in range(per_class):
-            paths.append(folder / name / f"{i}{suffix}")
-            soundfile.write(paths[-1], tone(100 + 500 * label + 10 * i, seconds), RATE)
-    return paths
 
 
 @pytest.mark.parametrize("prefix", ["audio-folder:", ""])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from tests.user_families import TextEncoder
+from tests.helpers.texts import CLASSES, write_texts
+from tests.helpers.user_families import TextEncoder
 from trainer import NestedModel, TrainerError, fit
 from trainer.data import DataSet, Samples, load_data
 from trainer.families import ResNet
-
-CLASSES = ("bread", "rivers", "stars")
-
-
-def write_texts(folder: Path, *, per_class: int = 20, words: int = 6) -> dict[str, str]:
-    """Three classes; each document ends with a word that no other has. Returns that word's document."""
-    source = random.Random(str(folder.name))
-    unique = {}
-    for label in CLASSES:
-        (folder / label).mkdir(parents=True)
-        for i in range(per_class):
-            word = "".join(source.choices("abcdefghijklmnopqrstuvwxyz", k=9))
-            text = " ".join([label, *source.choices(["and", "the", "of", "with"], k=words), word])
-            (folder / label / f"{i}.txt").write_text(text)
-            unique[word] = text
-    return unique
 
 
 def tokens_of(examples: Any) -> torch.Tensor:
@@ -65,7 +49,9 @@ def test_a_folder_of_texts_becomes_token_ids(prefix: str, tmp_path: Path) -> Non
 
 
 def test_the_parts_are_those_of_the_folders(tmp_path: Path) -> None:
-    unique = {part: write_texts(tmp_path / part, per_class=n) for part, n in (("train", 10), ("validation", 3), ("test", 4))}
+    unique = {
+        part: write_texts(tmp_path / part, per_class=n, seed=n) for part, n in (("train", 10), ("validation", 3), ("test", 4))
+    }
     data = load_data(str(tmp_path))
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 9, 12)
     assert data.record["split"] == {"train": "train/", "validation": "validation/", "test": "test/"}
@@ -119,7 +105,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "rivers" / "5.txt").write_bytes(b"caf\xe9")  # of another encoding: read with a replacement character
     load_data(f"text-folder:{tmp_path}")
     (tmp_path / "rivers" / "5.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0")
-    with pytest.raises(TrainerError, match=r"rivers/5\.txt' is no text: it has a zero byte"):
+    with pytest.raises(TrainerError, match=r"rivers/5\.txt': is no text; allowed are text files"):
         load_data(f"text-folder:{tmp_path}")
 
 

@@ -64,7 +64,7 @@ def _read(path: Path) -> str:
     """Bytes that are no UTF-8 become replacement characters: old collections have some."""
     content = path.read_bytes()
     if b"\0" in content:
-        raise TrainerError(f"data: {str(path)!r} is no text: it has a zero byte; allowed are text files, in UTF-8")
+        raise TrainerError(f"{str(path)!r}: is no text; allowed are text files in the folder of each class")
     return content.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
