@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from exporter.run import export_run
-from tests.trainer.test_data import write_texts
+from tests.helpers.texts import write_texts
 from tests.trainer.test_families import one_thread  # noqa: F401
 from tests.trainer.test_fit import SETTINGS, equal, log_of
 from trainer import TrainerError
