@@ -1,6 +1,6 @@
-"""Writes and opens bundles: one ONNX graph per sub-model over one shared weights file.
+"""Writes bundles: one ONNX graph per sub-model over one shared weights file. Needs the extra `train`.
 
-`exporter.bundle`, `exporter.session` and `exporter.verify` need neither torch nor onnx: a device imports those alone.
+`exporter.bundle`, which opens and checks what was written, needs neither torch nor onnx: a device imports that alone.
 """
 
 from __future__ import annotations

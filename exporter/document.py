@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporter.bundle import MANIFEST_FILE
-from exporter.manifest import Manifest, sealed
+from exporter.bundle.manifest import Manifest, sealed
 from exporter.template import dynamic_axes
 from trainer.family import family_name
 from trainer.nested import NestedModel

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exporter.session import run_session
+from exporter.bundle.session import run_session
 from trainer.data.dataset import Examples, as_inputs
 from trainer.data.loading import batches_of
 from trainer.evaluate import as_arrays

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from device_profiles import ProfileError, read_profile, write_profile
-from exporter.atomic import built_beside
 from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
-from exporter.manifest import Manifest, sealed
-from exporter.refit import refit
+from exporter.bundle.atomic import built_beside
+from exporter.bundle.manifest import Manifest, sealed
+from exporter.bundle.refit import refit
 from exporter.weights import ALIGNMENT
 
 Bounds = Mapping[int, tuple[int, int]]

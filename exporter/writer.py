@@ -24,14 +24,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from device_profiles import ProfileError, read_profile
-from exporter.atomic import built_beside
 from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle
+from exporter.bundle.atomic import built_beside
+from exporter.bundle.manifest import FORMAT_VERSION, Manifest
+from exporter.bundle.session import SessionOptions, open_session, relative_error, run_session
 from exporter.document import network_fields, score_fields, write_manifest
 from exporter.graph import Template
-from exporter.manifest import FORMAT_VERSION, Manifest
 from exporter.scoring import as_feed, score_of
 from exporter.selftest import SELFTEST_EXAMPLES, ExportError, Outputs, other_sizes, selftest_inputs, torch_outputs
-from exporter.session import SessionOptions, open_session, relative_error, run_session
 from exporter.template import export_template
 from exporter.weights import INT8_WEIGHTS_FILE, WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data.dataset import Data, Examples, as_examples

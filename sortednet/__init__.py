@@ -1,37 +1,57 @@
-"""The command line: one Typer app. Every command imports what it needs when it runs, so that a device without torch can use
-those that need none.
+"""sortednet: train one nested model, ship every smaller version of it, run the one that fits the device's budget.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 nothing fits the budget.
+The ten names that most people need, from the rooms that they live in. Nothing is imported until it is used: on a device
+`from sortednet import Runtime` needs neither torch nor onnx, and `fit` and `export` come with the extra `train`.
 """
 
 from __future__ import annotations
 
-import typer
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from sortednet.bundles import inspect, report, verify
-from sortednet.console import guard
-from sortednet.devices import cascade, profile, run, select
-from sortednet.service import pull, serve, token_create, token_list, token_revoke
-from sortednet.training import export, train
+if TYPE_CHECKING:
+    from exporter import export
+    from exporter.bundle import Bundle
+    from selector import Budget, Runtime, Selector
+    from sortednet.cli import app
+    from trainer import Family, NestedModel, SubModel, Task, fit
 
-__all__ = ["app", "main"]
+__all__ = [
+    "Budget",
+    "Bundle",
+    "Family",
+    "NestedModel",
+    "Runtime",
+    "Selector",
+    "SubModel",
+    "Task",
+    "app",
+    "export",
+    "fit",
+    "main",
+]
 
-app = typer.Typer(
-    name="sortednet",
-    help="Train one nested model, ship every smaller version of it, run the one that fits the device's budget.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (train, export, inspect, verify, report, profile, select, run, cascade, serve, pull):
-    app.command()(guard(command))
+_ROOMS = {
+    **dict.fromkeys(("Budget", "Runtime", "Selector"), "selector"),
+    **dict.fromkeys(("Family", "NestedModel", "SubModel", "Task", "fit"), "trainer"),
+    "Bundle": "exporter.bundle",
+    "export": "exporter",
+    "app": "sortednet.cli",
+}
 
-tokens = typer.Typer(help="Bearer tokens, with which devices send their profiles to the service.", no_args_is_help=True)
-tokens.command("create")(guard(token_create))
-tokens.command("list")(guard(token_list))
-tokens.command("revoke")(guard(token_revoke))
-app.add_typer(tokens, name="token")
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'sortednet' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def main() -> None:
+    """The command line."""
+    from sortednet.cli import app
+
     app(prog_name="sortednet")  # under `python -m` too

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich import box
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sortednet.console import fail, messages, print_json, right
-from sortednet.options import BundlePath, DeviceOption, JsonOption
+from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
     from exporter.bundle import Bundle
-    from selector.cascade_file import read_cascades, with_cascades
-    from selector.inspection import inspect as inspect_bundle
+    from selector.choose.cascades import read_cascades, with_cascades
+    from selector.choose.inspection import inspect as inspect_bundle
 
     opened = Bundle(bundle)
     if as_json:
@@ -69,9 +68,9 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
     from rich.progress import Progress
 
     from exporter.bundle import Bundle, BundleError
-    from exporter.verify import self_test
-    from selector.budget import BudgetError
-    from selector.cascade_file import read_cascades
+    from exporter.bundle.verify import self_test
+    from selector.choose.budget import BudgetError
+    from selector.choose.cascades import read_cascades
 
     try:
         opened = Bundle(bundle)
@@ -96,10 +95,10 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
 
 
-def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html")], device: DeviceOption = None) -> None:
+def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None) -> None:
     """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
     from exporter.bundle import Bundle
-    from selector.report import write_report
+    from sortednet.reporting import write_report
 
     write_report(Bundle(bundle), out, device)
     typer.echo(f"Wrote {out}")
@@ -108,8 +107,8 @@ def report(bundle: BundlePath, out: Annotated[Path, typer.Option(help="FILE.html
 def _own_profile(bundle: Bundle) -> Profile | None:
     """This machine's profile, or the only one; None when there is none, it is not clear which, or it is of another bundle."""
     from exporter.bundle import BundleError
-    from selector.budget import BudgetError
-    from selector.selector import find_profile
+    from selector.choose.budget import BudgetError
+    from selector.choose.profiles import find_profile
 
     try:
         return find_profile(bundle)

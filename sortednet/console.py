@@ -15,6 +15,7 @@ messages = Console(stderr=True)
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "safetensors", "sklearn", "scipy", "tokenizers"), "train"),
+    "PIL": "image",
     **dict.fromkeys(("apispec", "cachetools", "flask", "flask_cors", "flask_swagger_ui", "gunicorn", "limits"), "serve"),
     **dict.fromkeys(("plotly", "jinja2", "prometheus_client", "sqlalchemy", "alembic", "psycopg", "structlog"), "serve"),
 }

@@ -57,7 +57,7 @@ def profile(
     """Measure every sub-model on this device and keep the profile in the bundle."""
     from device_profiles import write_profile
     from exporter.bundle import PROFILES_FOLDER, Bundle
-    from selector.profiling import profile_bundle
+    from selector.run.profiling import profile_bundle
 
     opened = Bundle(bundle)
     names = submodels.split(",") if submodels is not None else None
@@ -106,10 +106,10 @@ def select(
 ) -> None:
     """Pick the sub-model for a budget. Exits with 3 when nothing fits (and names the nearest)."""
     from exporter.bundle import Bundle
-    from selector.battery import make_battery, read_policy
-    from selector.budget import make_budget
-    from selector.cascade_file import read_cascades
-    from selector.selector import selector_for
+    from selector.choose.battery import make_battery, read_policy
+    from selector.choose.budget import make_budget
+    from selector.choose.cascades import read_cascades
+    from selector.choose.profiles import selector_for
 
     budget = make_budget(
         latency_ms=latency_ms,
@@ -158,10 +158,10 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
-    from selector.battery import read_policy
-    from selector.budget import make_budget, parse_plan
-    from selector.files import read_inputs, write_outputs
-    from selector.runtime import Runtime
+    from selector.choose.battery import read_policy
+    from selector.choose.budget import make_budget, parse_plan
+    from selector.run.files import read_inputs, write_outputs
+    from selector.run.runtime import Runtime
 
     if watching and output is not None:
         fail(f"output = {str(output)!r}: allowed without --watch, which shows what is chosen and keeps no outputs", 2)
@@ -181,7 +181,7 @@ def run(
     options: dict[str, Any] = {"feedback": feedback, "cascades": cascades, "cache": cache, "policy": saving}
     runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
     if watching:
-        from selector.watch import watch
+        from sortednet.watch import watch
 
         history = watch(runtime, read_inputs(input), budget, rate=rate, seconds=seconds, console=messages)
         if as_json:
@@ -215,7 +215,7 @@ def cascade(
 ) -> None:
     """Let a small sub-model answer when it is sure and ask a larger one when not; kept in the bundle."""
     from exporter.bundle import Bundle
-    from selector.calibrating import calibrate_cascade
+    from sortednet.calibrating import calibrate_cascade
 
     found = calibrate_cascade(Bundle(bundle), data, floor=floor, confidence=confidence, device=device)
     if as_json:

@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
+
+def named_path(value: str) -> Path:
+    """The path, when there is one: an empty one would be the working directory."""
+    if not value:
+        raise typer.BadParameter("is empty; allowed is the path of a file or folder")
+    return Path(value)
+
+
 BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
+OutOption = Annotated[Path, typer.Option(help="The folder to write.", parser=named_path, metavar="PATH", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
 
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="At most this many milliseconds.")]

@@ -19,6 +19,7 @@ from sortednet.options import (
     LatencyOption,
     MemoryOption,
     ObjectiveOption,
+    OutOption,
     PercentileOption,
 )
 
@@ -53,8 +54,8 @@ def serve(
     """Answer budget queries over REST, and run inputs."""
     from exporter.bundle import Bundle
     from selector import service
-    from selector.cascade_file import read_cascades
-    from selector.service.store import Store
+    from selector.choose.cascades import read_cascades
+    from selector.service.fleet.store import Store
 
     opened = [Bundle(path) for path in bundles]
     for one in opened:
@@ -66,7 +67,7 @@ def serve(
 
 def pull(
     url: Annotated[str, typer.Argument(help="A service: http://HOST:PORT, or …/v1/bundles/NAME.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The bundle's folder; a bundle there is updated.")],
+    out: OutOption,
     bundle: Annotated[str | None, typer.Option(help="Its name on the service. Default: the only one.")] = None,
     device: Annotated[str | None, typer.Option(help="A profile on the service: select by it, and bring it along.")] = None,
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: these. Without them and a budget: all.")] = None,
@@ -80,7 +81,7 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
-    from selector.pulling import pull_command
+    from sortednet.pulling import pull_command
 
     budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb, "min_accuracy": min_accuracy}
     budget_fields = {**budget, "percentile": percentile, "objective": objective}
@@ -108,8 +109,8 @@ def token_create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a token and print it: this once, the store keeps only its hash."""
-    from selector.service.store import Store
-    from selector.service.tokens import SCOPES
+    from selector.service.fleet.store import Store
+    from selector.service.fleet.tokens import SCOPES
 
     with Store(store) as opened:
         token, text = opened.tokens.create(name, scope or SCOPES, bundle=bundle, device=device, days=days)
@@ -122,7 +123,7 @@ def token_create(
 
 def token_list(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show the tokens that there are, not their texts."""
-    from selector.service.store import Store
+    from selector.service.fleet.store import Store
 
     with Store(store) as opened:
         found = [token.document() for token in opened.tokens.all()]
@@ -144,7 +145,7 @@ def token_revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Refuse a token from now on."""
-    from selector.service.store import Store
+    from selector.service.fleet.store import Store
 
     with Store(store) as opened:
         token = opened.tokens.revoke(identifier)

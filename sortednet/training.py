@@ -13,13 +13,33 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sortednet.console import print_json, right, tell
-from sortednet.options import JsonOption
+from sortednet.options import JsonOption, OutOption
 
 
 def train(
     family: Annotated[str, typer.Option(help="resnet, mobilenetv2, or module:Class for your own.")],
-    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, mnist, text-folder:PATH, or a folder.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits, mnist, fashion-mnist, cifar10, image-folder:PATH, text-folder:PATH, arrays:FILE.npz, module:function "
+            "for your own, or a path in one of these formats."
+        ),
+    ],
+    out: OutOption,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="classification, multi-label, regression, segmentation, token-classification, language-modelling, or "
+            "module:Class for your own. Default: the family's.",
+            show_default=False,
+        ),
+    ] = None,
+    task_settings: Annotated[
+        list[str] | None, typer.Option("--task-set", help="NAME=JSON of the task, such as label_smoothing=0.1.")
+    ] = None,
+    data_options: Annotated[
+        list[str] | None, typer.Option("--data-option", help="NAME=JSON of the data source, such as size=64 or crop=center.")
+    ] = None,
     update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
     samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 1,
     epochs: int = 10,
@@ -33,6 +53,11 @@ def train(
         list[str] | None, typer.Option("--set", help="NAME=JSON of the family, such as blocks=[4,4,4].")
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Start from these weights: a run, or a safetensors file.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, by automatic mixed precision.")] = "fp32",
+    workers: Annotated[
+        int, typer.Option(help="Processes that read data ahead. Default: as many as pay where data are read from files.")
+    ] = -1,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's default.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,12 +69,16 @@ def train(
 
     options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
     options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
+    options |= {"accelerator": accelerator, "precision": precision, "workers": workers}
     summary = train_run(
         family,
         data,
         out,
         grid=parse_grid(grid or []),
         settings=parse_settings(settings or []),
+        task=task,
+        task_settings=parse_settings(task_settings or [], "task-set", "label_smoothing=0.1"),
+        data_options=parse_settings(data_options or [], "data-option", "size=64"),
         init=init,
         threads=threads,
         resume=resume,
@@ -73,7 +102,7 @@ def train(
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, from `sortednet train`.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    out: OutOption,
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
     data: Annotated[
@@ -84,7 +113,7 @@ def export(
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.run import export_run
-    from selector.inspection import inspect as inspect_bundle
+    from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
     bundle = export_run(run, out, names, int8=int8, data=data, say=tell)

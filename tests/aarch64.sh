@@ -62,5 +62,6 @@ arm -m sortednet run bundle --device emulated --input image.npy --latency-ms 100
 # 5. The runtime's tests; without those that start further processes or need torch.
 rm -r bundle/profiles
 cd "$here"
-arm -m pytest -p no:cacheprovider -q --timeout 900 tests/test_selector.py tests/test_energy.py tests/test_runtime.py \
-    tests/test_pool.py tests/test_cache.py -k "not process and not kill and not full_disk and not only_the_graph and not without_accuracies"
+arm -m pytest -p no:cacheprovider -q --timeout 900 tests/selector/choose/test_selector.py tests/device_profiles/test_energy.py \
+    tests/selector/run/test_runtime.py tests/selector/run/test_pool.py tests/selector/run/test_cache.py \
+    -k "not process and not kill and not full_disk and not only_the_graph and not without_accuracies"

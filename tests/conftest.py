@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from device_profiles import DeviceInfo, LatencyMs, Profile, write_profile
 from exporter.bundle import Bundle
-from selector.cache import FOLDER_VARIABLE
-from selector.profiling import profile_bundle
+from selector.run.cache import FOLDER_VARIABLE
+from selector.run.profiling import profile_bundle
 
 if TYPE_CHECKING:
     from trainer import NestedModel
@@ -91,7 +91,7 @@ def bundle_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def untrained(digits: DataSet) -> NestedModel:
     """Six sub-models of random weights, for tests that ask for equal answers, not for good ones. Tests must not change it."""
-    from tests.test_export import calibrated
+    from tests.exporter.test_export import calibrated
     from trainer.families import ResNet
 
     channels, blocks = [8, 12, 16], [2, 2, 2]

@@ -58,6 +58,9 @@ def _check_shapes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:
             raise TrainerError(
                 f"input {name!r} has examples of shape {tuple(found.shape[1:])}; the model takes {tuple(example.shape[1:])}"
             )
+        if found.is_floating_point() != example.is_floating_point():  # token ids are no waveform
+            dtypes = [str(t.dtype).removeprefix("torch.") for t in (found, example)]
+            raise TrainerError(f"input {name!r} holds {dtypes[0]}; the model takes {dtypes[1]}")
 
 
 def task_of(nested: NestedModel, options: FitOptions) -> Task:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.dataset import Examples, as_inputs, each
-from trainer.data.loading import batches_of
+from trainer.data.loading import batches_of, reads_files
 from trainer.nested import NestedModel
 from trainer.speed.layout import laid_out, suits_channels_last
 from trainer.speed.sharing import sharing
@@ -18,6 +18,7 @@ from trainer.submodel import SubModel
 from trainer.task import Score, Targets
 
 BATCH = 512
+FILES_BATCH = 64  # of what is read from files: worker processes keep several batches ready
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def scores_of(nested: NestedModel, submodels: Iterable[SubModel], examples: Exam
     as_channels_last = suits_channels_last(nested)
     task = nested.family.task
     scorers = {sub: task.scorer() for sub in submodels}
-    for batch in batches_of(examples, BATCH):
+    for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH):
         placed = laid_out(as_inputs(batch.inputs, nested.input_names), device, as_channels_last)
         targets = as_arrays(batch.targets)
         shared = sharing(device)

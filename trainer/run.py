@@ -11,6 +11,7 @@ files/                     what a device needs to prepare inputs (a tokenizer)
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -266,15 +267,20 @@ def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def parse_settings(items: Sequence[str]) -> dict[str, Any]:
-    """NAME=JSON each. Raises TrainerError naming the item."""
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
+
+
+def parse_settings(items: Sequence[str], field: str = "set", example: str = "channels=[32,64,128]") -> dict[str, Any]:
+    """NAME=JSON each; a single word needs no quotes. Raises TrainerError naming the item."""
     settings = {}
     for item in items:
         name, equals, value = item.partition("=")
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:
-            equals = ""
-        if not equals:
-            raise TrainerError(f"set = {item!r}: write NAME=JSON, for example channels=[32,64,128]")
+            settings[name] = value
+            if not _WORD.fullmatch(value):
+                equals = ""
+        if not equals or not name:
+            raise TrainerError(f"{field} = {item!r}: write NAME=JSON, for example {example}")
     return settings

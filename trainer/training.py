@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Generator, Tensor
@@ -92,14 +92,38 @@ def fit(
     return result
 
 
-def calibration_batches(examples: Examples) -> list[Mapping[str, Tensor]]:
+def calibration_batches(examples: Examples) -> CalibrationBatches:
     """Inputs for BatchNorm calibration: training examples, evenly spaced over the split, not augmented.
 
     In batches of nearly equal size, because every batch counts the same.
     """
     count = min(len(examples), CALIBRATION_EXAMPLES)
     indices = torch.linspace(0, len(examples) - 1, count).long()
-    return [batch.inputs for batch in read(examples, indices.tensor_split(-(-count // CALIBRATION_BATCH)))]
+    return CalibrationBatches(examples, indices.tensor_split(-(-count // CALIBRATION_BATCH)))
+
+
+class CalibrationBatches(Sequence[Mapping[str, Tensor]]):
+    """Inputs that are read when they are gone through: 2,048 photos of 512 x 512 would take 6 GB at once."""
+
+    def __init__(self, examples: Examples, order: Sequence[Tensor]) -> None:
+        self.examples, self.order = examples, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        return (batch.inputs for batch in read(self.examples, self.order))
+
+    @overload
+    def __getitem__(self, place: int) -> Mapping[str, Tensor]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> CalibrationBatches: ...
+
+    def __getitem__(self, place: int | slice) -> Mapping[str, Tensor] | CalibrationBatches:
+        if isinstance(place, slice):
+            return CalibrationBatches(self.examples, self.order[place])
+        return self.examples.batch(self.order[place]).inputs
 
 
 class _Training:

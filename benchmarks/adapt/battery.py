@@ -1,9 +1,9 @@
 """Does the battery last until the target, and at which accuracy? Policies compared on simulated batteries, deterministically.
 
-Ours is `Controller` with `Budget(plan=…)`, as `Runtime` uses it. The constants of `selector.plan` were chosen on seeds 100 to
-125 and drain errors of 20 to 40 %; what is reported are seeds 0 to 4 with 30 %. In "charging" the program knows the drain of
-every moment, but of the mains only when the device is there; `battery_accuracy_vs_lp_charge_foreseen` is against one that
-knows that ahead too, which no policy can.
+Ours is `Controller` with `Budget(plan=…)`, as `Runtime` uses it. The constants of `selector.adapt.plan` were chosen on seeds
+100 to 125 and drain errors of 20 to 40 %; what is reported are seeds 0 to 4 with 30 %. In "charging" the program knows the
+drain of every moment, but of the mains only when the device is there; `battery_accuracy_vs_lp_charge_foreseen` is against one
+that knows that ahead too, which no policy can.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from benchmarks.adapt.battery_world import (
 from device_profiles import Profile
 from device_profiles.schema import DeviceInfo, LatencyMs, Measurement
 from selector import Battery, BatteryPlan, Budget, Selector
-from selector.controller import Controller
-from selector.plan import Planner, concave_frontier
-from selector.selector import Candidate
+from selector.adapt.controller import Controller
+from selector.adapt.plan import Planner, concave_frontier
+from selector.choose.selector import Candidate
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = range(5)

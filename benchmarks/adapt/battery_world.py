@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.plan import concave_frontier
-from selector.selector import Candidate
+from selector.adapt.plan import concave_frontier
+from selector.choose.selector import Candidate
 
 Array = NDArray[np.float64]
 TICK = 10.0  # seconds

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from benchmarks.adapt.bundles import trained
 from device_profiles import Profile
 from exporter.bundle import Bundle
-from exporter.session import SessionOptions, open_session
+from exporter.bundle.session import SessionOptions, open_session
 from selector import BudgetError, profile_bundle
-from selector.calibrating import candidates, validation
-from selector.cascade import CascadeSession, Logits, find_cascade, frontier, logits_of, margins, passed_on
-from selector.cascade_file import Cascade
+from selector.choose.cascades import Cascade
+from selector.run.cascade import CascadeSession, Logits, find_cascade, frontier, logits_of, margins, passed_on
+from sortednet.calibrating import candidates, validation
 from trainer.data import load_data
 from trainer.data.dataset import as_inputs
 

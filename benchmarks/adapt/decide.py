@@ -9,11 +9,11 @@ import numpy as np
 
 from benchmarks.adapt.bundles import trained
 from benchmarks.adapt.record import runner
-from exporter.session import CPU, SessionOptions
+from exporter.bundle.session import CPU, SessionOptions
 from selector import Budget, Selector
-from selector.cache import session_opener
-from selector.controller import Controller
-from selector.profiling import profile_bundle
+from selector.adapt.controller import Controller
+from selector.run.cache import session_opener
+from selector.run.profiling import profile_bundle
 
 RUNS = 4000
 NAME = "adapt-160"

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from device_profiles import Profile
 from selector import Budget, Selector
-from selector.controller import Controller, pooled
+from selector.adapt.controller import Controller, pooled
 
 PERCENTILE = 99
 

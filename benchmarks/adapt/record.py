@@ -23,9 +23,9 @@ from benchmarks.adapt.bundles import trained
 from benchmarks.adapt.scenarios import SCENARIOS, world
 from device_profiles import Profile, describe_device, measure, read_profile, write_profile
 from exporter.bundle import Bundle
-from exporter.session import CPU, SessionOptions
+from exporter.bundle.session import CPU, SessionOptions
 from selector import Selector
-from selector.cache import session_opener
+from selector.run.cache import session_opener
 
 TRACES = Path(__file__).parent / "traces"
 BATCH = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from selector.sensors import Sensors
+from selector.adapt.sensors import Sensors
 
 NOTES = {
     "sensors_cpu_share": "processor time of the thread that reads all default sensors, over wall time, 30 s from its start",

@@ -15,8 +15,8 @@ from exporter.bundle import Bundle
 from trainer import Family, NestedModel, calibrate
 from trainer.data import DataSet, Samples, load_data
 from trainer.families import ResNet
-from trainer.training import calibration_batches
 from trainer.run import load_run
+from trainer.training import calibration_batches
 
 WORK = Path("build/device")
 TRAINED_EPOCHS = 4

@@ -15,10 +15,10 @@ import numpy as np
 from benchmarks.device.bundles import made
 from benchmarks.device.sessions import Figures, fp32
 from device_profiles import Profile
-from device_profiles.predict import Predictor, predict
+from device_profiles.estimate import Estimator, predict
 from exporter.bundle import Bundle
 from selector import profile_bundle
-from selector.cache import ModelCache
+from selector.run.cache import ModelCache
 
 MEASURED = 12
 TRIES = 2
@@ -59,7 +59,7 @@ def _profiled(bundle: Bundle, cache: ModelCache, threads: int, count: int | None
 def _errors(bundle: Bundle, first: Profile, again: Profile, apart: Profile) -> Figures:
     names = list(first.submodels)
     layers, counts = bundle.manifest.layers, {name: dict(bundle.submodels[name].layers) for name in names}
-    twelve = Predictor(layers, counts).choose(MEASURED)
+    twelve = Estimator(layers, counts).choose(MEASURED)
     predicted, promised = predict(layers, counts, {name: first.submodels[name] for name in twelve})
     others = [name for name in names if name not in twelve]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.device.bundles import made
 from benchmarks.device.sessions import ONE_THREAD, Figures, fp32, one_input, timed
-from exporter.session import open_session
+from exporter.bundle.session import open_session
 
 NAMES = ("resnet", "mobilenetv2", "encoder")
 

@@ -18,9 +18,9 @@ from benchmarks.device.bundles import made
 from device_profiles import write_profile
 from device_profiles.host import private_memory_mb
 from exporter.bundle import Bundle
-from exporter.session import SessionOptions, open_session
+from exporter.bundle.session import SessionOptions, open_session
 from selector import Budget, Runtime, profile_bundle
-from selector.cache import ModelCache
+from selector.run.cache import ModelCache
 
 Figures = dict[str, float]
 ONE_THREAD = SessionOptions(threads=1)

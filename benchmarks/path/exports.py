@@ -17,7 +17,7 @@ import torch
 from benchmarks.path.found import Found
 from exporter import export
 from exporter.bundle import Bundle
-from exporter.session import open_session, relative_error
+from exporter.bundle.session import open_session, relative_error
 from trainer import Family, NestedModel, SubModel, calibrate
 from trainer.families import MobileNetV2, ResNet
 

@@ -82,7 +82,7 @@ def _with_links(scratch: Path) -> Bundle:
 
 def _prefixes(url: str, bundle: Bundle, scratch: Path) -> list[str]:
     """Of the paths that files lie under. A part of the bundle is made, so that there are such of one."""
-    from selector.transfer import Client
+    from selector.fetch.transfer import Client
 
     answer = Client(url).document("/v1/bundles/digits/subsets", {"submodels": [next(iter(bundle.submodels))]})
     shutil.copytree(next((scratch / "subsets").iterdir()), scratch / "part")

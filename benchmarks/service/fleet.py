@@ -18,7 +18,7 @@ from zlib import crc32
 
 from device_profiles import DeviceInfo, LatencyMs, Measurement, Profile
 from exporter.bundle import Bundle
-from selector.service.store import Store
+from selector.service.fleet.store import Store
 
 BUNDLE = Path("build/adapt/bundle")
 MEASURED = 12
@@ -148,7 +148,7 @@ def kept(url: str) -> Kept:
     """Of all devices of a store, read from its table."""
     import sqlalchemy as sa
 
-    from selector.service.tables import profiles
+    from selector.service.fleet.tables import profiles
 
     with Store(url) as store, store.engine.connect() as connection:
         columns = (profiles.c.device, profiles.c.sha256, profiles.c.version)

@@ -120,7 +120,7 @@ def made(path: Path) -> Path:
     from device_profiles import write_profile
     from exporter import export
     from exporter.bundle import Bundle
-    from selector.profiling import profile_bundle
+    from selector.run.profiling import profile_bundle
     from trainer import NestedModel, fit
     from trainer.data import load_data
     from trainer.families import ResNet

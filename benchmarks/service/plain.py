@@ -34,7 +34,7 @@ def main() -> None:
 
     @app.post("/v1/predict")
     def predict() -> Response:
-        from exporter.session import SessionOptions, open_session  # ONNX Runtime, after the fork
+        from exporter.bundle.session import SessionOptions, open_session  # ONNX Runtime, after the fork
 
         with opening:
             if not sessions:

@@ -16,9 +16,9 @@ from benchmarks.adapt.bundles import WORK, trained
 from benchmarks.service.running import running
 from exporter import export
 from exporter.bundle import Bundle
-from exporter.verify import self_test
-from selector.pull import pull
-from selector.transfer import Client
+from exporter.bundle.verify import self_test
+from selector.fetch.pull import pull
+from selector.fetch.transfer import Client
 from trainer import Family, NestedModel, SubModel
 from trainer.run import load_run
 

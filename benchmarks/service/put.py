@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.service.fleet import Client, Replica, bundle, kept, profile, tokens
 from benchmarks.service.postgres import cluster
 from exporter.bundle import Bundle
-from selector.service.store import canonical
+from selector.service.fleet.store import canonical
 
 PROFILES = 10_000
 CLIENTS = 50

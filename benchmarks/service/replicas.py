@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.service.fleet import Client, Replica, bundle, free_port, kept, profile, tokens
 from benchmarks.service.postgres import cluster
 from exporter.bundle import Bundle
-from selector.service.store import canonical
+from selector.service.fleet.store import canonical
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 ROUNDS = 6

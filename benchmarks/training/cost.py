@@ -26,8 +26,8 @@ from trainer import nested as nested_module
 from trainer.data import load_data
 from trainer.evaluate import accuracies_of
 from trainer.options import FitOptions
-from trainer.training import _Training, calibration_batches
 from trainer.speed.layout import channels_last, laid_out, row_major
+from trainer.training import _Training, calibration_batches
 
 STEPS = 40
 PAIRS = 120

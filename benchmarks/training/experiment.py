@@ -23,10 +23,10 @@ from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.data import DataSet, Samples, load_data
 from trainer.evaluate import accuracies_of
 from trainer.family import Family
-from trainer.options import FitOptions
-from trainer.training import LOG_FILE, calibration_batches, fit
 from trainer.macs import MacCounter
+from trainer.options import FitOptions
 from trainer.run import describe_run, save_run, write_record
+from trainer.training import LOG_FILE, calibration_batches, fit
 
 
 class Alone(Family):

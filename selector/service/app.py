@@ -9,22 +9,13 @@ from flask import Flask
 from flask_cors import CORS
 
 from exporter.bundle import Bundle
-from selector.service import (
-    bundle_routes,
-    docs_routes,
-    file_routes,
-    health_routes,
-    metrics,
-    page_routes,
-    predict_routes,
-    problems,
-    profile_routes,
-    select_routes,
-)
-from selector.service.access import Access
-from selector.service.predictor import PredictOptions, Predictor
+from selector.service.fleet.store import Store
+from selector.service.predict.predictor import PredictOptions, Predictor
+from selector.service.routes import bundle, docs, file, health, page, profile, select
+from selector.service.routes import predict as predict_routes
 from selector.service.state import State
-from selector.service.store import Store
+from selector.service.web import metrics, problems
+from selector.service.web.access import Access
 
 _origin = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?").fullmatch
 _PREDICT = PredictOptions()
@@ -68,7 +59,7 @@ def create_app(
     measured = metrics.Metrics(workers)
     metrics.register(app, measured)  # first: it notes when the request was received
     problems.register(app)
-    for routes in (health_routes, docs_routes, bundle_routes, file_routes, profile_routes, select_routes, page_routes, metrics):
+    for routes in (health, docs, bundle, file, profile, select, page, metrics):
         app.register_blueprint(routes.blueprint)
     if predict is not None:
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)

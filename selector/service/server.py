@@ -10,10 +10,10 @@ from uuid import uuid4
 
 from flask import Flask
 
-from selector.service.access import CONTENT_POLICY, HEADERS, log_settings
-from selector.service.metrics import Metrics, process_ended
-from selector.service.predictor import Predictor
-from selector.service.problems import problem_json
+from selector.service.predict.predictor import Predictor
+from selector.service.web.access import CONTENT_POLICY, HEADERS, log_settings
+from selector.service.web.metrics import Metrics, process_ended
+from selector.service.web.problems import problem_json
 
 MAX_HEADERS, MAX_HEADER_BYTES, MAX_REQUEST_LINE_BYTES = 64, 8190, 4094
 """Of a request; a longer line is answered with 414, more or longer headers with 431."""

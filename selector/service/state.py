@@ -14,14 +14,15 @@ from flask import current_app
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
-from selector.budget import BudgetError
-from selector.cascade_file import CASCADES_FILE, read_cascades
-from selector.selector import Selector, selector_for
-from selector.service.database import StoreUnavailable
-from selector.service.fleet import Cascades, Fleet
-from selector.service.problems import Problem, without_folder, wrong_field
-from selector.service.rates import RateLimit
-from selector.service.store import Store
+from selector.choose.budget import BudgetError
+from selector.choose.cascades import CASCADES_FILE, read_cascades
+from selector.choose.profiles import selector_for
+from selector.choose.selector import Selector
+from selector.service.fleet.database import StoreUnavailable
+from selector.service.fleet.fleet import Cascades, Fleet
+from selector.service.fleet.rates import RateLimit
+from selector.service.fleet.store import Store
+from selector.service.web.problems import Problem, without_folder, wrong_field
 
 LOOK_AGAIN_S = 1.0
 """After so many seconds each profile is looked at again."""

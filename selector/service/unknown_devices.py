@@ -1,5 +1,5 @@
 """Selectors for devices that the service has no profile of: from one that comes with the query, or from a few measured
-sub-models, from which the others are predicted (`device_profiles.predict`)."""
+sub-models, from which the others are predicted (`device_profiles.estimate`)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cachetools import LRUCache, cached
 
 from device_profiles import DeviceInfo, Measurement, Profile
 from exporter.bundle import Bundle
-from selector.budget import BudgetError
-from selector.cascade_file import Cascade, with_cascades
-from selector.selector import Selector
-from selector.service.problems import Problem, wrong_field
+from selector.choose.budget import BudgetError
+from selector.choose.cascades import Cascade, with_cascades
+from selector.choose.selector import Selector
+from selector.service.web.problems import Problem, wrong_field
 
 REMEMBERED = 64
 """Selectors: a device asks again and again with the same figures."""
@@ -59,7 +59,7 @@ def _selector(bundle: Bundle, measured: Mapping[str, Measurement], cascades: Seq
 def _predicted(bundle: Bundle, measured: Mapping[str, Measurement], cascades: Sequence[Cascade]) -> Selector:
     import numpy as np
 
-    from device_profiles.predict import predict
+    from device_profiles.estimate import predict
 
     counts = {name: dict(entry.layers) for name, entry in bundle.submodels.items()}
     try:

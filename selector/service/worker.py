@@ -7,7 +7,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
-from selector.service.receipt import note_wait
+from selector.service.web.receipt import note_wait
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]

@@ -5,13 +5,14 @@ Shapes: N batch, C channels, H height, W width, T tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from trainer.data.readers import PADDING, UNKNOWN
+from trainer.data.tokens import PADDING, UNKNOWN
 from trainer.task import Targets
 
 Augmented = tuple[Mapping[str, Tensor], Targets]
@@ -32,6 +33,26 @@ def flip_and_shift(pixels: int) -> Augmentation:
     def apply(images: Tensor, generator: Generator) -> Tensor:
         mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
         return _shifted(torch.where(mirrored, images.flip(3), images), pixels, generator)
+
+    return of_first(apply)
+
+
+def random_resized_crop(area: tuple[float, float] = (0.25, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Augmentation:
+    """Mirrors half of the images and resizes a part of each to the whole: its share of the area and its proportions are random
+    (Szegedy et al. 2015, arXiv 1409.4842, section 6; there from 8 % on, of pictures larger than the network's). (N, C, H, W)
+    """
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        n = len(images)
+        share, proportion, x, y, mirrored = torch.rand(5, n, generator=generator)
+        share = area[0] + (area[1] - area[0]) * share
+        proportion = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * proportion)
+        width, height = (share * proportion).sqrt().clamp_max(1), (share / proportion).sqrt().clamp_max(1)
+        boxes = torch.zeros(n, 2, 3)  # from the result's coordinates, -1 to 1, to the image's
+        boxes[:, 0, 0], boxes[:, 1, 1] = torch.where(mirrored < 0.5, -width, width), height
+        boxes[:, 0, 2], boxes[:, 1, 2] = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
+        grid = F.affine_grid(boxes, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     return of_first(apply)
 

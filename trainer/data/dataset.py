@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.data.augment import Augmentation
 from trainer.family import DataSpec
 from trainer.submodel import TrainerError
-from trainer.task import Targets
+from trainer.task import Targets, where
 
 INPUT = "input"
 """The name of an input that was given none. A family with a single input takes a single one of any name."""
@@ -33,7 +33,8 @@ class Examples(Protocol):
     """What training needs of data: a length, and batches by index.
 
     Where `batch` reads files the class says so with an attribute `reads_files = True`; worker processes then call it. It raises
-    TrainerError naming a file that cannot be read.
+    TrainerError naming a file that cannot be read. A method `packed_batch` beside it may leave pixels as unsigned bytes:
+    workers call that one, so that a quarter of the bytes pass between processes.
     """
 
     def __len__(self) -> int: ...
@@ -70,24 +71,71 @@ def pixels(tensor: Tensor) -> Tensor:
 
 
 class FromDataset:
-    """A map-style `torch.utils.data.Dataset` as `Examples`: items are pairs (inputs, targets), inputs and targets each one
-    tensor or several by name."""
+    """A map-style `torch.utils.data.Dataset` as `Examples`.
+
+    Items are pairs (inputs, targets), each one tensor or several by name, or mappings with targets under `targets`, `labels` or
+    `label`, whose other entries are inputs. Unsigned bytes of an input are pixels, real numbers become float32. What the
+    dataset's own code raises is a TrainerError naming the item, the error, the function, file and line.
+    """
 
     def __init__(self, dataset: torch.utils.data.Dataset[Any]) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
+
+    @property
+    def reads_files(self) -> bool:
+        return bool(getattr(self.dataset, "reads_files", False))
 
     def __len__(self) -> int:
-        return len(self._dataset)  # type: ignore[arg-type]
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def batch(self, indices: Tensor) -> Batch:
-        items = [self._dataset[int(i)] for i in indices]
-        if not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
-            raise TrainerError(f"data: an item is a {type(items[0]).__name__}; allowed are pairs (inputs, targets)")
-        inputs, targets = torch.utils.data.default_collate([tuple(item) for item in items])
-        if not isinstance(inputs, (Tensor, Mapping)) or not isinstance(targets, (Tensor, Mapping)):
-            kinds = f"{type(inputs).__name__} and {type(targets).__name__}"
-            raise TrainerError(f"data: inputs and targets are {kinds}; allowed are a tensor or tensors by name, each")
-        return Batch({INPUT: inputs} if isinstance(inputs, Tensor) else inputs, targets)
+        items = []
+        for index in indices.tolist():
+            try:
+                item = self.dataset[index]
+            except TrainerError:
+                raise
+            except Exception as error:  # whatever the user's own code raises
+                raise TrainerError(f"data, item {index}: {where(error)}") from error
+            items.append(_pair(item))
+        try:
+            inputs, targets = torch.utils.data.default_collate(items)
+        except Exception as error:  # sizes that differ, objects that are no numbers
+            raise TrainerError(f"data, items {indices.tolist()[:3]}…: cannot be put in one batch: {error}") from error
+        for name, part in (("inputs", inputs), ("targets", targets)):
+            if not all(isinstance(value, Tensor) for value in (part.values() if isinstance(part, Mapping) else [part])):
+                raise TrainerError(f"data: {name} are no numbers, or nested; allowed are an array or arrays by name")
+        given = {INPUT: inputs} if isinstance(inputs, Tensor) else inputs
+        return Batch({name: _single(pixels(t)) for name, t in given.items()}, targets)
+
+
+TARGET_NAMES = ("targets", "labels", "label")
+"""Of an item that is a mapping: the first of these that it has is the targets."""
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        name = next((name for name in TARGET_NAMES if name in item), None)
+        if name is None or len(item) < 2:
+            raise TrainerError(f"data: an item has {', '.join(map(repr, item))}; allowed are inputs and one of {TARGET_NAMES}")
+        return {key: _numbers(value) for key, value in item.items() if key != name}, _numbers(item[name])
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return _numbers(item[0]), _numbers(item[1])
+    raise TrainerError(f"data: an item is a {type(item).__name__}; allowed are pairs (inputs, targets) or a mapping by name")
+
+
+def _numbers(value: Any) -> Any:
+    """A list of numbers as one tensor, which `default_collate` would make many of; anything else as it is."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return value
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
 Data = Examples | torch.utils.data.Dataset[Any] | tuple[Any, Any]

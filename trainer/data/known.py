@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.bundle.preprocessing import ImagePreprocessing
 from trainer.data import augment, readers
-from trainer.data.dataset import DataSet, Samples
+from trainer.data.dataset import INPUT, DataSet, Samples
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import Array, description, samples_of, split_by_class, stratified
+from trainer.data.statistics import SMALLEST_STD, rounded
 from trainer.family import DataSpec
 from trainer.submodel import TrainerError
 from trainer.tasks import checks
@@ -120,18 +122,18 @@ def _images(
 ) -> DataSet:
     spec = _image_spec(split["train"], classes)
     record = description(name, parts, split, {})
-    return DataSet(name, spec, split["train"], split["validation"], split["test"], augmentation, record)
+    channels, height, width = spec.input_shape
+    described = {"size": (height, width), "channels": channels}
+    preprocessing = {INPUT: ImagePreprocessing.model_validate(described).model_dump(mode="json")}
+    train, validation, test = split["train"], split["validation"], split["test"]
+    return DataSet(name, spec, train, validation, test, augmentation, record, preprocessing=preprocessing)
 
 
 def _image_spec(train: Samples, classes: int) -> DataSpec:
     """Per-channel mean and standard deviation of the training split, in [0, 1] (of 10,000 images when there are more)."""
     (pixels,) = train.batch(torch.arange(min(len(train), 10_000))).inputs.values()
     mean, std = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
-    return DataSpec(tuple(pixels.shape[1:]), classes, _rounded(mean), _rounded(std.clamp_min(1e-3)))
-
-
-def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(round(float(v), 6) for v in values)
+    return DataSpec(tuple(pixels.shape[1:]), classes, rounded(mean), rounded(std.clamp_min(SMALLEST_STD)))
 
 
 def _check_labels(labels: Tensor, classes: int, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.data.dataset import Batch, Examples
+from trainer.data.dataset import Batch, Examples, pixels
 from trainer.submodel import TrainerError
 
 AHEAD = 4  # batches that each worker keeps ready
@@ -23,7 +24,8 @@ class _ByIndices(Dataset[Batch | TrainerError]):
     def __getitem__(self, indices: Tensor) -> Batch | TrainerError:
         """An error is handed over as it is: raised in a worker it would arrive as a page of traceback."""
         try:
-            return self.examples.batch(indices)
+            batch: Batch = getattr(self.examples, "packed_batch", self.examples.batch)(indices)
+            return batch
         except TrainerError as error:
             return error
 
@@ -38,9 +40,15 @@ class _Order:
         return iter(self.order)
 
 
+def reads_files(examples: Examples) -> bool:
+    return bool(getattr(examples, "reads_files", False))
+
+
 def usual_workers(examples: Examples) -> int:
-    """None for what lies in memory; for what is read from files one less than there are cores, at most 8."""
-    return min(8, max(1, (os.cpu_count() or 1) - 1)) if getattr(examples, "reads_files", False) else 0
+    """None for what lies in memory; for what is read from files one less than this process' share of the cores, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # under torchrun
+    return min(8, max(1, cores - 1)) if reads_files(examples) else 0
 
 
 def read(examples: Examples, order: Iterable[Tensor], workers: int = -1, pin_memory: bool = False) -> Iterator[Batch]:
@@ -61,18 +69,45 @@ def read(examples: Examples, order: Iterable[Tensor], workers: int = -1, pin_mem
         pin_memory=pin_memory,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=_as_it_is,
+        generator=torch.Generator(),  # for its workers' seeds: the global one stays as it is
+        worker_init_fn=_in_worker,
     )
-    for batch in loader:
+    for batch in _of_living_workers(loader, workers):
         if isinstance(batch, TrainerError):
             raise batch
+        yield Batch({name: pixels(tensor) for name, tensor in batch.inputs.items()}, batch.targets)
+
+
+def _of_living_workers(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
+    """What the loader gives. Raises TrainerError where a worker process was killed, with what helps."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            why = str(error).partition("\n")[0]
+            raise TrainerError(
+                f"workers = {workers}: {why} They hand batches over in /dev/shm: make it larger (docker: --shm-size), or read "
+                "with --workers 0"
+            ) from None
         yield batch
+
+
+def _in_worker(number: int) -> None:
+    """Not the handlers of the training, which a worker has inherited: it is the training that ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None) -> Iterator[Batch]:
+def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
     """Batches in order, the last one shorter."""
     order = indices if indices is not None else torch.arange(len(examples))
-    return read(examples, (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)))
+    return read(examples, (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)), workers)

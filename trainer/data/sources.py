@@ -3,13 +3,16 @@
 NAME            a data set that we know, see `trainer.data.known`
 PREFIX:REST     whatever the source of that prefix makes of the rest: a path, a name, module:function
 PATH            a folder or file: the first source that recognises it reads it
+module:function a function of the user's, see `trainer.data.modules`
 """
 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +55,8 @@ def registered_sources() -> dict[str, Source]:
 
 
 def load_data(name: str, options: Mapping[str, Any] | None = None) -> DataSet:
-    """A data set by name, prefix or path (CONTRACT: `--data`), with options of its source (`--data-option`).
+    """A data set by name, prefix or path (CONTRACT: `--data`), with options of its source (`--data-option`), which its record
+    keeps too: `load_data(record["name"], record.get("options"))` is the same data set again.
 
     Raises TrainerError naming what is known, what was found at a path, or where to get what is missing.
     """
@@ -79,7 +83,7 @@ def _found(name: str) -> tuple[Source, str]:
     if name in _SOURCES and not _SOURCES[name].rest:
         return _SOURCES[name], ""
     prefix, colon, rest = name.partition(":")
-    if colon and prefix in _SOURCES and _SOURCES[prefix].rest:
+    if colon and prefix and prefix in _SOURCES and _SOURCES[prefix].rest:
         if not rest:
             raise TrainerError(f"data = {name!r}: nothing follows the prefix; write {prefix}:{_SOURCES[prefix].rest}")
         return _SOURCES[prefix], rest
@@ -90,18 +94,28 @@ def _found(name: str) -> tuple[Source, str]:
                 return source, name
         raise TrainerError(f"data {name!r}: {_contents(path)}, which is none of the formats known: {_known()}")
     own = _SOURCES.get("")
-    if colon and own is not None:
+    if rest and own is not None and all(part.isidentifier() for part in prefix.split(".")):
         return own, name
     raise TrainerError(f"unknown data set {name!r}; known are {_known()}, or the path of a folder in one of their formats")
 
 
 def _known() -> str:
-    return ", ".join(f"{s.name}:{s.rest}" if s.rest and s.name else s.rest or s.name for s in _SOURCES.values())
+    return ", ".join(
+        f"{s.name}:{s.rest}" if s.rest and s.name else s.rest or s.name
+        for s in sorted(_SOURCES.values(), key=lambda s: bool(s.rest))
+    )
+
+
+_LOOKED_AT = 1000
 
 
 def _contents(path: Path) -> str:
-    """What lies there, in words."""
+    """What lies there, in words: of a folder its children and the kinds of files in it and below."""
     if path.is_file():
         return f"is a file {path.suffix or 'without a suffix'}"
-    names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())
-    return f"holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}" if names else "is empty"
+    names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir() if not child.name.startswith("."))
+    files = islice((p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")), _LOOKED_AT)
+    kinds = Counter(p.suffix.lower() or "without a suffix" for p in files)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:5])
+    listed = f"holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+    return f"{listed} ({f'files: {counted}' if kinds else 'no files'})" if names else "is empty"

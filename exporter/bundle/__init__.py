@@ -1,0 +1,16 @@
+"""What was shipped, opened and checked: the manifest's schema, the hashes, the self-test, how a session is opened.
+
+No torch and no onnx here. ONNX Runtime and numpy come with `session` and `verify`, which are imported by those that run a
+graph; whoever only reads a bundle waits for neither.
+"""
+
+from exporter.bundle.bundle import (
+    MANIFEST_FILE,
+    MODELS_FOLDER,
+    PROFILES_FOLDER,
+    SELFTEST_FILE,
+    Bundle,
+    BundleError,
+)
+
+__all__ = ["MANIFEST_FILE", "MODELS_FOLDER", "PROFILES_FOLDER", "SELFTEST_FILE", "Bundle", "BundleError"]

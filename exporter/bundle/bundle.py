@@ -1,0 +1,213 @@
+"""`Bundle`: opens what was shipped, and notices a wrong byte. Needs neither torch nor onnx.
+
+bundle/
+  manifest.json            what is here, every file's sha256 and size
+  models/weights.bin       the full model's parameters, once; and weights.int8.bin, where there are int8 graphs
+  models/<sub-model>.onnx  one graph per sub-model
+  selftest.npz             a few inputs, and each sub-model's expected outputs
+  profiles/<device>.json   what was measured on that device; written later, not in the manifest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from device_profiles import Profile, ProfileError, read_profile
+from exporter.bundle.manifest import Manifest, SubModelEntry, checked, inside
+
+if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
+    from numpy.typing import NDArray
+
+MANIFEST_FILE = "manifest.json"
+PROFILES_FOLDER = "profiles"
+SELFTEST_FILE = "selftest.npz"
+MODELS_FOLDER = "models"
+
+
+class BundleError(ValueError):
+    """A bundle that is missing, damaged, of a newer format, or does not hold what was asked for."""
+
+    exit_code = 2
+
+
+class Bundle:
+    """A bundle on disk, opened and checked: a constructor that returns has seen every file with the right hash."""
+
+    def __init__(self, path: str | Path, *, verify: bool = True) -> None:
+        """Raises BundleError naming the file that differs. `verify=False` skips the hashes, not the manifest's checks."""
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        self.submodels: Mapping[str, SubModelEntry] = {entry.id: entry for entry in self.manifest.submodels}
+        self._check_listing()
+        if verify:
+            self.verify_files()
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+        return cls(path, verify=verify)
+
+    def submodel(self, identifier: str) -> SubModelEntry:
+        """Raises BundleError naming what there is when the id is unknown."""
+        if identifier not in self.submodels:
+            raise BundleError(f"sub-model {identifier!r} is not in this bundle; it holds {_some(list(self.submodels))}")
+        return self.submodels[identifier]
+
+    def graph_path(self, identifier: str) -> Path:
+        """The sub-model's ONNX file; opens in stock ONNX Runtime by itself."""
+        return self.path / self.submodel(identifier).graph
+
+    def weights_path(self, identifier: str) -> str:
+        """The weights file that the sub-model's graph reads, relative to the bundle."""
+        int8 = self.submodel(identifier).precision == "int8"
+        return self.manifest.int8_weights if int8 and self.manifest.int8_weights else self.manifest.weights
+
+    @cached_property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def metric(self) -> str:
+        """What the sub-models' quality is: "accuracy", "mean_iou", …"""
+        return self.manifest.task.metric
+
+    @property
+    def qualities(self) -> dict[str, float | None]:
+        """Of each sub-model on the test split, None where it was exported without test data."""
+        return {name: entry.quality for name, entry in self.submodels.items()}
+
+    @property
+    def accuracies(self) -> dict[str, float | None]:
+        """The same where the metric is accuracy: the share of the test split that each sub-model gets right."""
+        return {name: entry.accuracy for name, entry in self.submodels.items()}
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(self.manifest.files[name].bytes for name in self._weights_files())
+
+    @property
+    def bytes_total(self) -> int:
+        """Of the manifest and all files that it lists."""
+        return (self.path / MANIFEST_FILE).stat().st_size + sum(f.bytes for f in self.manifest.files.values())
+
+    def verify_files(self) -> None:
+        """Compares size and hash of every file with the manifest. Raises BundleError naming the first that differs."""
+        for name, entry in self.manifest.files.items():
+            path = self._locate(name)
+            if path.stat().st_size != entry.bytes:
+                raise BundleError(
+                    f"{name}: {path.stat().st_size} bytes, the manifest says {entry.bytes}: truncated or replaced"
+                )
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != entry.sha256:
+                raise BundleError(
+                    f"{name}: its content differs from what was exported (sha256 {found[:12]}…, manifest {entry.sha256[:12]}…)"
+                )
+
+    def selftest(self) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
+        """Inputs by name, and expected outputs by sub-model and name; every array has the same batch axis."""
+        inputs: dict[str, NDArray[Any]] = {}
+        outputs: dict[str, dict[str, NDArray[Any]]] = {}
+        import numpy as np
+
+        with np.load(self._locate(self.manifest.selftest.file), allow_pickle=False) as arrays:
+            for key in arrays.files:
+                kind, *names = key.split("/")
+                if kind == "input":
+                    inputs[names[0]] = arrays[key]
+                else:
+                    outputs.setdefault(names[0], {})[names[1]] = arrays[key]
+        return inputs, outputs
+
+    @cached_property
+    def selftest_inputs(self) -> dict[str, NDArray[Any]]:
+        """The self-test's inputs alone, by name."""
+        import numpy as np
+
+        with np.load(self._locate(self.manifest.selftest.file), allow_pickle=False) as arrays:
+            return {key.partition("/")[2]: arrays[key] for key in arrays.files if key.startswith("input/")}
+
+    def devices(self) -> list[str]:
+        """Names of the devices that a profile is here for."""
+        return sorted(path.stem for path in (self.path / PROFILES_FOLDER).glob("*.json"))
+
+    def profile(self, device: str | Path) -> Profile:
+        """A device's profile by name, or from the path of a profile file.
+
+        Raises BundleError when there is none, when it is damaged, or when it was measured on another bundle.
+        """
+        named = self.path / PROFILES_FOLDER / f"{device}.json"
+        path = named if str(device) in self.devices() else Path(device)
+        if not path.is_file():
+            known = ", ".join(self.devices()) or "none yet"
+            raise BundleError(
+                f"device {str(device)!r}: no profile; there are {known}; measure with `sortednet profile {self.path}`"
+            )
+        try:
+            profile = read_profile(path)
+        except ProfileError as error:
+            raise BundleError(str(error)) from None
+        if profile.bundle != self.fingerprint:
+            raise BundleError(
+                f"profile {path.name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]}); "
+                f"measure again with `sortednet profile {self.path}`"
+            )
+        unknown = [name for name in profile.submodels if name not in self.submodels]
+        if unknown:
+            raise BundleError(f"profile {path.name}: sub-model {unknown[0]!r} is not in this bundle")
+        return profile
+
+    def _check_listing(self) -> None:
+        """Every path that the manifest uses is listed with a hash."""
+        if len(self.submodels) != len(self.manifest.submodels):
+            raise BundleError(f"{MANIFEST_FILE}: a sub-model id appears twice")
+        graphs = (entry.graph for entry in self.manifest.submodels)
+        used = [*self._weights_files(), self.manifest.selftest.file, *graphs]
+        if not self.manifest.int8_weights and any(entry.precision == "int8" for entry in self.manifest.submodels):
+            raise BundleError(f"{MANIFEST_FILE}: there are int8 sub-models but no int8_weights")
+        for name in used:
+            if name not in self.manifest.files:
+                raise BundleError(f"{MANIFEST_FILE}: {name} is used but not listed under files")
+
+    def _weights_files(self) -> list[str]:
+        return [name for name in (self.manifest.weights, self.manifest.int8_weights) if name is not None]
+
+    def _locate(self, name: str) -> Path:
+        """The file behind a manifest's path; links are refused, because they could leave the bundle."""
+        inside(name)
+        path = self.path / name
+        links = [
+            part for part in [path, *path.parents] if part != self.path and self.path in part.parents and part.is_symlink()
+        ]
+        if links:
+            raise BundleError(f"{name}: is a symbolic link; a bundle holds plain files only")
+        if not path.is_file():
+            raise BundleError(f"{name}: is missing from the bundle")
+        return path
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST_FILE
+    if not path.is_file():
+        raise BundleError(f"{str(root)!r} is no bundle: it has no {MANIFEST_FILE}; make one with `sortednet export`")
+    try:
+        document = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{MANIFEST_FILE}: is truncated or no JSON: {error}") from None
+    try:
+        return checked(document)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_FILE}: {error}") from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:4])}, … {names[-1]} ({len(names)} in all)"

@@ -1,0 +1,73 @@
+"""Reads this device's battery, without ever waiting for a driver that hangs."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+
+import psutil
+
+from selector.choose.battery import Battery
+from selector.choose.clock import seconds
+
+BATTERY_SECONDS = 10.0
+"""So old a reading may be before the battery is read again."""
+WAIT_SECONDS = 0.5
+
+
+def read_battery() -> Battery | None:
+    """This device's battery; None when it has none or says nothing that makes sense. Never raises."""
+    try:
+        state = psutil.sensors_battery()
+        percent = math.nan if state is None else float(state.percent)
+    except Exception:  # drivers fail in their own ways, and a missing reading must not stop an inference
+        return None
+    if not math.isfinite(percent) or percent < 0:
+        return None
+    return Battery(percent=min(percent, 100.0), discharging=state.power_plugged is False)
+
+
+class BatteryReader:
+    """The state of charge by a call that may take long, hang, fail or give something else: it is made on a thread of its own.
+
+    A run waits for it only where nothing is known that is younger than three BATTERY_SECONDS, and at most WAIT_SECONDS; while
+    a call hangs no run waits, and the battery is as good as gone.
+    """
+
+    def __init__(self, read: Callable[[], Battery | None]) -> None:
+        self._read = read
+        self._state: tuple[Battery | None, float] = (None, -math.inf)  # and when it was read
+        self._thread: threading.Thread | None = None
+        self._begun_at = -math.inf
+        self._starting = threading.Lock()
+
+    def latest(self) -> Battery | None:
+        """At most three BATTERY_SECONDS old; where it is older than one, it is read again. Never raises."""
+        state, read_at = self._state
+        age = seconds() - read_at
+        if age < BATTERY_SECONDS:
+            return state
+        old = age >= 3 * BATTERY_SECONDS
+        self._begin(wait=old)
+        if old:
+            state, read_at = self._state
+            return state if seconds() - read_at < 3 * BATTERY_SECONDS else None
+        return state
+
+    def _begin(self, wait: bool) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
+                self._begun_at = seconds()
+                self._thread.start()
+            thread, left = self._thread, self._begun_at + WAIT_SECONDS - seconds()
+        if wait and left > 0:
+            thread.join(left)
+
+    def _reading(self) -> None:
+        try:
+            state = self._read()
+        except Exception:  # a user's own reader may fail in its own ways
+            state = None
+        self._state = (state if isinstance(state, Battery) else None, seconds())

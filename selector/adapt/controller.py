@@ -1,0 +1,316 @@
+"""`Controller`: the decision for every run, and what is learnt from it. Pure: time and readings come in as arguments, so that
+recorded traces give the same decisions again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from math import exp, log
+from statistics import median
+
+import numpy as np
+
+from device_profiles import Profile
+from selector.adapt.feedback import SlowDown
+from selector.adapt.plan import Planner
+from selector.choose.battery import Battery, PowerLevel
+from selector.choose.budget import Budget, Selection
+from selector.choose.selector import Key, Selector, first_feasible, nearest_percentile
+
+_NOT_JUDGED = object()
+RECHARGED_PERCENT = 5.0
+"""More charge than a battery recovers by itself: with so much more than at its end a plan begins anew."""
+SPARE = 1.12
+"""A larger sub-model than the present one is taken when it fits with so much to spare."""
+
+
+class Controller:
+    """Chooses by a selector, corrected by what earlier runs took.
+
+    The choice is the best sub-model that keeps the deadline with the asked probability as things are now. A larger one than
+    the present is taken only with something to spare, so that noise does not make the choice flutter.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        profiles: Sequence[Profile],
+        *,
+        feedback: bool = True,
+        clock: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+    ) -> None:
+        self.feedback = feedback
+        self.slow_downs = {profile.device.name: SlowDown(quiet_shape(profile)) for profile in profiles}
+        self._tracked = list(self.slow_downs.values())
+        self._medians = {(n, p.device.name): m.latency_ms.p50 for p in profiles for n, m in p.submodels.items()}
+        self._present: Selection | None = None
+        self._seen_at: dict[str, float] = {}
+        self._clock = clock
+        self._low_power = selector.policy.low_power
+        self.selector = _switchable(selector)
+        self._level: PowerLevel | None = None  # of the battery policy, that counts now
+        self._held: PowerLevel | None = None  # the same, also while the battery says nothing: for its hysteresis
+        self._judged: object = _NOT_JUDGED  # the battery by which it does
+        self._saved: tuple[Budget, PowerLevel, list[Budget]] | None = None
+        self._planner: Planner | None = None
+        self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
+        self._latest: tuple[Budget, list[float], Selection | None, Selection, Selector] | None = None
+
+    def choose(
+        self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
+    ) -> Selection:
+        """The best for the budget at this moment, in seconds of a clock. Never raises."""
+        if budget.plan is not None or self._level is not None or battery is not self._judged:
+            return self._by_battery(budget, now, battery, among)
+        return self._corrected(budget, now, among)
+
+    @property
+    def low_power(self) -> bool:
+        """Saves at the policy's lowest level whatever the battery says, and instead of any plan; may be set at any time."""
+        return self._low_power
+
+    @low_power.setter
+    def low_power(self, on: bool) -> None:
+        self._low_power, self._judged = on, _NOT_JUDGED
+
+    def _by_battery(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
+        """By the plan, or by the battery policy's level where one counts."""
+        if budget.plan is None or self._low_power:
+            return self._by_level(budget, now, battery, among)
+        planned = self._planned(budget, now, battery, among)
+        if planned is not None:
+            return planned
+        found = self._by_level(budget, now, battery, among)
+        if self._planner is not None and self._planner.plan == budget.plan and self._planner.over(now):
+            return found._replace(reason=f"the battery plan's end has passed: {found.reason}")
+        return found
+
+    def _by_level(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
+        if battery is not self._judged:  # once for every reading
+            self._level = self.selector.policy.level(battery, self._held, low_power=self._low_power)
+            self._judged = battery
+            if battery is not None:
+                self._held = self._level
+        level = self._level
+        if level is None:
+            return self._corrected(budget, now, among)
+        if self._saved is None or self._saved[0] is not budget or self._saved[1] is not level:
+            self._saved = (budget, level, self.selector.saving(budget, level))
+        return first_feasible(self._saved[2], budget, level, battery, lambda one: self._corrected(one, now, among))
+
+    def _corrected(self, budget: Budget, now: float, among: Collection[Key] | None) -> Selection:
+        """By the profile, or by what runs take where a deadline is given."""
+        if budget.latency_ms is None or not self.feedback:
+            return self.selector.select(budget, among=among)
+        factors = self._factors(budget, now)
+        if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
+            return self._chosen(budget, factors, now, among)
+        latest, selector, present = self._latest, self.selector, self._present
+        same = latest and latest[0] is budget and latest[1] == factors and latest[2] is present and latest[4] is selector
+        if latest and same:
+            return latest[3]
+        found = self._chosen(budget, factors, now, None)
+        self._latest = (budget, factors, present, found, selector)
+        return found
+
+    def _chosen(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
+        wanted, present = self._best(budget, factors, now, among), self._present
+        if (
+            present is not None
+            and wanted.feasible
+            and budget.objective == "accuracy"
+            and (wanted.accuracy or 0.0) > (present.accuracy or 0.0)
+        ):
+            wanted = self._carefully(wanted, present, budget, factors, now, among)
+        pace = self.slow_down(wanted.device)
+        if abs(pace - 1) > 0.05:
+            return wanted._replace(reason=f"{wanted.reason}; runs take {pace:.2f} times what the profile says")
+        return wanted
+
+    def _carefully(
+        self,
+        wanted: Selection,
+        present: Selection,
+        budget: Budget,
+        factors: list[float],
+        now: float,
+        among: Collection[Key] | None,
+    ) -> Selection:
+        """One that is more accurate than the present one only where it fits with something to spare."""
+        if (wanted.latency_ms or 0.0) * SPARE <= (budget.latency_ms or 0.0):
+            return wanted
+        careful = self._best(budget, [SPARE * factor for factor in factors], now, among)
+        if careful.feasible and (careful.accuracy or 0.0) > (present.accuracy or 0.0):
+            return careful
+        key = (present.submodel, present.device)
+        if among is not None and key not in among:
+            return wanted
+        staying = self._best(budget, factors, now, [key])
+        return staying if staying.feasible else wanted
+
+    def spent(self, selection: Selection, inferences: int = 1) -> None:
+        """So many inferences of the selection were made: a plan's account."""
+        if self._planner is not None:
+            self._planner.spent((selection.submodel, selection.device), inferences)
+
+    def observe(self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None) -> None:
+        """A run of the selection has taken so long; `ran`: of this sub-model, where the selection is a cascade."""
+        present = self._present
+        if present is None or selection.submodel != present.submodel or selection.device != present.device:
+            self._present = selection
+        slow_down = self.slow_downs.get(selection.device)
+        expected = self._medians.get((ran or selection.submodel, selection.device))
+        if slow_down is None or expected is None:
+            return
+        slow_down.observe(selection.submodel, expected, latency_ms, now)
+        for other in self.slow_downs.values() if len(self.slow_downs) > 1 else ():
+            if other is not slow_down:
+                other.approach(slow_down, now - self._seen_at.get(selection.device, now))
+        self._seen_at[selection.device] = now
+
+    def _planned(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection | None:
+        """What the plan has for this inference, or the best within its energy where the budget has other limits. None where
+        there is nothing to plan: on the mains, without a battery when the plan begins, or after its end."""
+        plan, planner = budget.plan, self._planner
+        assert plan is not None
+        if planner is not None and planner.plan is not plan and planner.plan != plan:
+            planner = None
+        if battery is None and planner is None:
+            return None
+        if battery is not None and planner is not None and planner.over(now):
+            if battery.discharging and battery.percent < planner.said + RECHARGED_PERCENT:
+                return None
+            self._planner = planner = None  # it was charged, or is: begins anew with the next discharge
+        if battery is not None and not battery.discharging:
+            if planner is not None:
+                planner.interrupt()
+            return None
+        wanted = (self.selector, budget.memory_mb, budget.min_accuracy)
+        if planner is None:
+            assert battery is not None
+            candidates = self.selector.candidates(budget.memory_mb, budget.min_accuracy)
+            seconds = plan.seconds(self._clock())
+            planner = Planner(plan, candidates, battery.percent, now, seconds, others=self.selector.measured)
+            self._planner, self._planned_for = planner, wanted
+        if planner.over(now):
+            return None
+        if wanted != self._planned_for:
+            planner.consider(self.selector.candidates(budget.memory_mb, budget.min_accuracy))
+            self._planned_for = wanted
+        planner.reading(None if battery is None else battery.percent, now)  # one that has gone: the account goes on
+        chosen = planner.next() if among is None else planner.latest  # asked again for the same inference
+        keys = planner.costing_at_most(chosen)
+        if among is not None:
+            keys = [key for key in keys if key in among] or list(among)
+        first = [chosen.key] if chosen.key in keys else keys
+        other_limits = budget.model_copy(update={"plan": None})
+        found = self._best_or_any(other_limits, now, first)
+        if not found.feasible and first is not keys:
+            found = self._best_or_any(other_limits, now, keys)
+        return found._replace(reason=f"{planner.reason(now)}: {found.reason}")
+
+    def _best_or_any(self, budget: Budget, now: float, among: Collection[Key]) -> Selection:
+        if budget.latency_ms is None or not self.feedback:
+            return self.selector.select(budget, among=among)
+        return self._best(budget, self._factors(budget, now), now, among)
+
+    def use(self, selector: Selector) -> None:
+        """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on. From any thread: a choice
+        that is just being made by the other is not kept."""
+        self.selector, self._saved = _switchable(selector), None
+
+    def slow_down(self, device: str) -> float:
+        """How much slower than its profile this device's level is now."""
+        found = self.slow_downs.get(device)
+        return exp(found.level) if found else 1.0
+
+    def _factors(self, budget: Budget, now: float) -> list[float]:
+        """By which each profile's latencies are multiplied now at the budget's percentile."""
+        percentile = nearest_percentile(budget.percentile)
+        return [slow_down.factor(percentile, now) for slow_down in self._tracked]
+
+    def _best(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
+        if len(factors) == 1:
+            return self._best_of(budget, among, self._tracked[0], factors[0], now)
+        keys_of = among or self._medians
+        found = []
+        for (device, slow_down), factor in zip(self.slow_downs.items(), factors, strict=True):
+            keys = [key for key in keys_of if key[1] == device]
+            if keys:
+                found.append(self._best_of(budget, keys, slow_down, factor, now))
+        better = {"accuracy": _by_accuracy, "latency": _by_latency, "energy": _by_energy}[budget.objective]
+        return min(found, key=lambda selection: (not selection.feasible, better(selection)))
+
+    def _best_of(
+        self,
+        budget: Budget,
+        among: Collection[Key] | None,
+        slow_down: SlowDown,
+        factor: float,
+        now: float,
+    ) -> Selection:
+        """Of one profile; those that have lately been slower than the others are judged by themselves."""
+        limit = budget.latency_ms
+        assert limit is not None
+        left = among
+        missed: Selection | None = None  # of those that would fit, were they not slower by themselves, the fastest
+        while True:
+            found = self.selector.select(budget, among=left, slowdown=factor)
+            if not slow_down.suspicious:
+                return found
+            latency = (found.latency_ms or 0.0) * slow_down.offset(found.submodel, now)
+            if not found.feasible:
+                return missed if missed and (missed.latency_ms or 0.0) < latency else found
+            if latency <= limit:
+                return found._replace(latency_ms=latency)
+            reason = f"nothing fits: the nearest sub-model has latency {latency:.4g} ms, limit {limit:g} ms"
+            if missed is None or latency < (missed.latency_ms or 0.0):
+                missed = found._replace(latency_ms=latency, feasible=False, reason=reason)
+            left = [key for key in (self._medians if left is None else left) if key != (found.submodel, found.device)]
+
+
+def _switchable(selector: Selector) -> Selector:
+    """One that does not save by itself: low power may be switched off in the controller."""
+    if not selector.policy.low_power:
+        return selector
+    return selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
+
+
+def pooled(profile: Profile) -> Profile:
+    """The same with the tails of all its sub-models taken together: each one's 90th and 99th percentile is its median times
+    what is typical of the device. A 99th percentile of some hundred runs is little more than the slowest of them."""
+    tails = {name: exp(logarithm) for name, logarithm in zip(("p90", "p99"), _tails(profile), strict=True)}
+    submodels = {}
+    for name, measured in profile.submodels.items():
+        latency = measured.latency_ms
+        typical = {key: latency.p50 * tail for key, tail in tails.items()}
+        submodels[name] = measured.model_copy(update={"latency_ms": latency.model_copy(update=typical)})
+    return profile.model_copy(update={"submodels": submodels})
+
+
+def _tails(profile: Profile) -> list[float]:
+    """The logarithms of the 90th and 99th percentile relative to the median, the median of those measured."""
+    latencies = [measured.latency_ms for measured in profile.submodels.values()]
+    latencies = [latency for latency in latencies if latency.n] or latencies  # a cascade's tail is another
+    return [median(max(0.0, log(getattr(one, name) / one.p50)) for one in latencies) for name in ("p90", "p99")]
+
+
+def quiet_shape(profile: Profile) -> Callable[[float], float]:
+    """For a share of runs: the logarithm of the latency that they stay below, relative to the median; of the profile's
+    sub-models the median. What is below the median mirrors what is above."""
+    tails = _tails(profile)
+    shares, values = [0.0, 0.1, 0.5, 0.9, 0.99, 1.0], [-tails[0], -tails[0], 0.0, tails[0], tails[1], 1.2 * tails[1]]
+    return lambda share: float(np.interp(share, shares, values))
+
+
+def _by_accuracy(selection: Selection) -> tuple[float, float]:
+    return -(selection.accuracy or 0.0), selection.latency_ms or 0.0
+
+
+def _by_latency(selection: Selection) -> tuple[float, float]:
+    return selection.latency_ms or 0.0, -(selection.accuracy or 0.0)
+
+
+def _by_energy(selection: Selection) -> tuple[float, float]:
+    energy = selection.energy_mj
+    return float("inf") if energy is None else energy, selection.latency_ms or 0.0

@@ -1,0 +1,140 @@
+"""`Battery`, a state of charge, and `BatteryPolicy`, what changes when it runs low."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from selector.choose.budget import BudgetError, Objective
+
+
+class Battery(BaseModel):
+    """State of charge of a device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    discharging: bool = False  # False: plugged in, or not known
+
+
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class PowerLevel(BaseModel):
+    """How to save below some state of charge: an objective, the accuracy that is kept, and caps.
+
+    The accuracy is the budget's `min_accuracy`, or `keep_accuracy` times the best sub-model's. Caps are shares of what the
+    most accurate sub-model takes. Without measured energy latency stands in for it. Where the caps and the accuracy exclude
+    each other the caps count, and where the budget's own limits leave nothing within the caps, the budget alone.
+    Raises pydantic.ValidationError (a ValueError) naming the field, the value and what is allowed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    below_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]  # the level begins below this
+    until_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = (
+        None  # and ends here; None: where it began
+    )
+    objective: Objective = "energy"
+    keep_accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.97
+    energy_share: Share | None = None
+    latency_share: Share | None = None
+
+    @model_validator(mode="after")
+    def _ends_above(self) -> Self:
+        if self.until_percent is not None and self.until_percent < self.below_percent:
+            raise ValueError(
+                f"until_percent = {self.until_percent:g}: allowed is below_percent = {self.below_percent:g} or more"
+            )
+        return self
+
+    @property
+    def ends_at(self) -> float:
+        return self.below_percent if self.until_percent is None else self.until_percent
+
+
+class BatteryPolicy(BaseModel):
+    """What a battery that runs low changes. By default: below 20 % and discharging, the least energy that keeps 97 % of the
+    best accuracy, until the charge is back at 25 %.
+
+    Of several levels the one that begins lowest counts. `charging` says what a level does on the mains: "unlimited" ends it
+    at once, with "hold" it stays until its `until_percent`. `low_power` saves at the lowest level whatever the charge.
+    `BatteryPolicy(low_percent=…, keep_accuracy=…)` is short for one level.
+    Raises pydantic.ValidationError (a ValueError) naming the field, the value and what is allowed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    levels: Annotated[tuple[PowerLevel, ...], Field(strict=False)] = (PowerLevel(below_percent=20.0, until_percent=25.0),)
+    charging: Literal["unlimited", "hold"] = "unlimited"
+    low_power: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_level(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not given.keys() & {"low_percent", "keep_accuracy"}:
+            return given
+        if "levels" in given:
+            raise ValueError("low_percent and keep_accuracy are short for one level: they do not go with levels")
+        rest = {name: value for name, value in given.items() if name not in ("low_percent", "keep_accuracy")}
+        level = {"below_percent": given.get("low_percent", 20.0), "keep_accuracy": given.get("keep_accuracy", 0.97)}
+        return {**rest, "levels": (level,)}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        begins = [level.below_percent for level in self.levels]
+        if len(set(begins)) < len(begins):
+            raise ValueError(f"levels: below_percent = {', '.join(f'{p:g}' for p in begins)}; allowed is each value once")
+        if self.low_power and not self.levels:
+            raise ValueError("low_power = True: allowed with at least one level")
+        return self
+
+    @property
+    def lowest(self) -> PowerLevel | None:
+        """The level that begins last, at the least charge."""
+        return min(self.levels, key=lambda level: level.below_percent, default=None)
+
+    def level(
+        self, battery: Battery | None, held: PowerLevel | None = None, *, low_power: bool | None = None
+    ) -> PowerLevel | None:
+        """The level that counts now; None: nothing is saved. `held`: the one that counted before, which ends only at its
+        `until_percent`; without it levels are plain thresholds. `low_power` overrules the policy's."""
+        if self.low_power if low_power is None else low_power:
+            return self.lowest
+        if battery is None or (self.charging == "unlimited" and not battery.discharging):
+            return None
+        percent = battery.percent
+        within = [
+            level
+            for level in self.levels
+            if percent < level.below_percent
+            or (held is not None and level.below_percent >= held.below_percent and percent < level.ends_at)
+        ]
+        return min(within, key=lambda level: level.below_percent, default=None)
+
+
+def read_policy(path: str | Path) -> BatteryPolicy:
+    """A policy from a JSON file. Raises BudgetError naming the file, the field and the value."""
+    try:
+        return BatteryPolicy.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise BudgetError(f"policy {str(path)!r}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        shown = "" if isinstance(first["input"], dict) or not place else f" = {first['input']!r}"
+        raise BudgetError(f"policy {Path(path).name}: {place or 'document'}{shown}: {first['msg'].lower()}") from None
+
+
+def make_battery(percent: float | None, discharging: bool) -> Battery | None:
+    """A Battery from user input, None without a percentage. Raises BudgetError naming the value."""
+    if percent is None:
+        if discharging:
+            raise BudgetError("battery: --discharging needs --battery PERCENT")
+        return None
+    try:
+        return Battery(percent=percent, discharging=discharging)
+    except ValidationError:
+        raise BudgetError(f"battery = {percent!r}: allowed are 0 to 100 per cent") from None

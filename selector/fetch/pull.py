@@ -1,0 +1,323 @@
+"""`pull`: a bundle from the service, with just the sub-models that this device needs.
+
+Files are fetched by their hash into a folder beside the target, which is kept when a pull is cut off, and put together there;
+then the new bundle and the old one change places. Whatever the old one already has is taken from it.
+
+parent/
+  NAME/            the bundle: the old one or the new one
+  .NAME.pull/      <sha256> files that have arrived, <sha256>.part such that are on their way; gone when the pull is done
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from device_profiles import Profile, ProfileError, read_profile, write_profile
+from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
+from exporter.bundle.atomic import built_beside
+from exporter.bundle.manifest import Manifest, checked
+from exporter.bundle.refit import refit
+from selector.choose.budget import Budget
+from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
+
+CASCADES_FILE = "cascades.json"
+_SPARE_BYTES = 2**20  # of the disk, for the manifest and folders
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull has done."""
+
+    bundle: Bundle
+    fetched_files: int
+    fetched_bytes: int  # of files, without what was there from a pull that was cut off
+    reused_files: int
+    selection: Mapping[str, Any] | None  # the `select` document, where a budget was given
+    changed: bool  # False where the target was up to date
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What the service has for this device, and where."""
+
+    manifest: Manifest
+    text: str  # of manifest.json
+    files: str  # path of the files on the service
+    profile: Profile | None
+    selection: Mapping[str, Any] | None
+
+
+class NothingFitsError(PullError):
+    """No sub-model fits the budget; nothing was fetched."""
+
+
+def pull(
+    client: Client,
+    bundle: str,
+    out: str | Path,
+    *,
+    submodels: Sequence[str] | None = None,
+    budget: Budget | None = None,
+    device: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Pulled:
+    """Writes the bundle `out` with these sub-models, or with the best one for the budget, or else with all.
+
+    A bundle at `out` is updated: files that it has are not fetched again, its profiles stay where they are of the same
+    networks. With `device` the profile of that name comes along. `progress` is told how many bytes of how many are here.
+
+    Raises PullError when the service cannot be reached, does not know what is asked for or sends something else;
+    NothingFitsError (exit code 3) when nothing fits the budget; BundleError when `out` is no bundle or cannot be written.
+    `out` is unchanged then, and what has arrived is kept for the next pull.
+    """
+    target = Path(out).resolve()  # of a link to a bundle, that bundle is updated
+    old = _standing(target)
+    for last in (False, True):
+        offer = _ask(client, bundle, submodels, budget, device)
+        try:
+            return _fetch(client, offer, target, old, progress)
+        except GoneError:
+            if last:  # else the bundle has been replaced on the service meanwhile
+                raise
+    raise AssertionError
+
+
+def find_bundle(client: Client) -> str:
+    """The name of the only bundle that is served. Raises PullError where there are several."""
+    document = client.document("/v1/bundles")
+    try:
+        names = [str(entry["name"]) for entry in document["bundles"]]
+    except (KeyError, TypeError):
+        raise PullError(f"{client.url}: is no sortednet service", 2) from None
+    if len(names) != 1:
+        raise PullError(f"bundle: which one? {client.url} serves {', '.join(names) or 'none'}", 2)
+    return names[0]
+
+
+def _ask(client: Client, bundle: str, submodels: Sequence[str] | None, budget: Budget | None, device: str | None) -> _Offer:
+    base = f"/v1/bundles/{urllib.parse.quote(bundle, safe='')}"
+    if submodels is None and budget is None:
+        document = client.document(f"{base}/files/{MANIFEST_FILE}")
+        return _offer(document, f"{base}/files/", _profile(client, base, device) if device else None, None)
+    query: dict[str, Any] = {"device": device} if device else {}
+    if submodels is not None:
+        query["submodels"] = list(submodels)
+    else:
+        query["budget"] = (budget or Budget()).model_dump(mode="json", exclude_none=True)
+    answer = client.document(f"{base}/subsets", query)
+    try:
+        offer = _offer(answer["manifest"], answer["files"], answer["profile"], answer["selection"])
+    except (KeyError, TypeError):
+        raise PullError(f"{client.url}{base}/subsets: an answer that this version does not understand") from None
+    if offer.selection is not None and not offer.selection.get("feasible"):
+        nearest, reason = offer.selection.get("submodel"), offer.selection.get("reason")
+        raise NothingFitsError(f"{reason}; the nearest is {nearest}, which --submodels {nearest} would fetch", 3)
+    return offer
+
+
+def _profile(client: Client, base: str, device: str) -> Any:
+    """The newest that the service keeps of the device, or else the one that came with the bundle."""
+    name = urllib.parse.quote(device, safe="")
+    try:
+        return replace(client, tries=1).document(f"{base}/profiles/{name}")
+    except PullError:  # a service without a store has none
+        return client.document(f"{base}/files/{PROFILES_FOLDER}/{name}.json")
+
+
+def _offer(document: Any, files: str, profile: Any, selection: Mapping[str, Any] | None) -> _Offer:
+    """Checks the manifest as `Bundle` will. Raises PullError."""
+    try:
+        manifest = checked(document)
+    except ValueError as error:
+        raise PullError(f"the service's {MANIFEST_FILE}: {error}") from None
+    try:
+        measured = None if profile is None else Profile.model_validate(profile)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise PullError(f"the service's profile: {place}: {first['msg']}") from None
+    if measured is not None and measured.bundle != manifest.fingerprint:
+        raise PullError(f"the service's profile of {measured.device.name} was measured on another bundle", 2)
+    reserved = [name for name in manifest.files if name.split("/")[0] in (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE)]
+    if reserved:
+        raise PullError(f"{MANIFEST_FILE}: lists {reserved[0]!r}, which is no file of an export")
+    return _Offer(manifest, json.dumps(document, indent=1) + "\n", files, measured, selection)
+
+
+def _standing(target: Path) -> Bundle | None:
+    """The bundle at the target. Raises BundleError when something else stands there."""
+    if (target / MANIFEST_FILE).is_file():
+        try:
+            return Bundle(target, verify=False)
+        except BundleError:
+            return None  # damaged: whatever of it has the right hash is used all the same
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
+    return None
+
+
+def _fetch(client: Client, offer: _Offer, target: Path, old: Bundle | None, progress: Callable[[int, int], None]) -> Pulled:
+    here = _files_here(target, offer.manifest)
+    wanted = {entry.sha256: (path, entry) for path, entry in offer.manifest.files.items()}
+    missing = {digest: found for digest, found in wanted.items() if digest not in here}
+    total = sum(entry.bytes for _, entry in missing.values())
+    reused = sum(entry.sha256 in here for entry in offer.manifest.files.values())
+    same = old is not None and old.manifest.sha256 == offer.manifest.sha256
+    if same and not missing and _is_whole(target) and _has_profile(old, offer.profile):
+        assert old is not None
+        return Pulled(old, 0, 0, reused, offer.selection, False)
+    with _store_beside(target) as store:
+        arrived = [digest for digest in missing if (store / digest).is_file()]
+        _check_disk(store, total - sum(_size(store / d) + _size(store / f"{d}.part") for d in missing))
+        done = fetched = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, total)
+
+        advance(0)
+        before = sum(_size(store / f"{digest}.part") for digest in missing)
+        for digest, (path, entry) in missing.items():
+            if digest in arrived:  # hashed again when the bundle is opened
+                advance(entry.bytes)
+                continue
+            client.file(f"{offer.files}{urllib.parse.quote(path)}", digest, entry.bytes, store / digest, advance)
+            fetched += entry.bytes
+        with built_beside(target) as folder:
+            for path, entry in offer.manifest.files.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                _link(here.get(entry.sha256, store / entry.sha256), folder / path)
+            (folder / MANIFEST_FILE).write_text(offer.text, encoding="utf-8")
+            _keep_local(target, old, folder, offer)
+            try:
+                Bundle(folder)
+            except BundleError:
+                shutil.rmtree(store, ignore_errors=True)  # a file in it was damaged after it had arrived
+                raise
+        shutil.rmtree(store, ignore_errors=True)
+    files = len(missing) - len(arrived)
+    return Pulled(Bundle(target), files, max(0, fetched - before), reused, offer.selection, True)
+
+
+def _files_here(target: Path, manifest: Manifest) -> dict[str, Path]:
+    """By hash: the files of the target that the manifest wants, whatever they are called there."""
+    sizes = {entry.bytes for entry in manifest.files.values()}
+    digests = {entry.sha256 for entry in manifest.files.values()}
+    found: dict[str, Path] = {}
+    for path in sorted(target.rglob("*")) if target.is_dir() else ():
+        if path.is_file() and not path.is_symlink() and path.stat().st_size in sizes:
+            digest = sha256_of(path)
+            if digest in digests:
+                found.setdefault(digest, path)
+    return found
+
+
+def _is_whole(target: Path) -> bool:
+    """Every file lies where the manifest says: one that was found by its hash may have another name."""
+    try:
+        Bundle(target)
+    except BundleError:
+        return False
+    return True
+
+
+def _has_profile(bundle: Bundle | None, profile: Profile | None) -> bool:
+    if bundle is None or profile is None:
+        return profile is None
+    return (bundle.path / PROFILES_FOLDER / f"{profile.device.name}.json").is_file()
+
+
+def _keep_local(target: Path, old: Bundle | None, folder: Path, offer: _Offer) -> None:
+    """What this device has added to its bundle: profiles of networks that the new one has too, and cascades where the
+    answers of their sub-models are the same. What was measured here goes before what the service's profile says."""
+    fingerprint = offer.manifest.fingerprint
+    offered = offer.profile
+    for path in sorted((target / PROFILES_FOLDER).glob("*.json")):
+        try:
+            profile = read_profile(path)
+        except ProfileError:
+            continue
+        kept = profile if profile.bundle == fingerprint else None
+        if kept is None and old is not None:
+            kept = refit(profile, old.manifest, offer.manifest)
+        if kept is None:
+            continue
+        if offered is not None and path.stem == offered.device.name:
+            kept = kept.model_copy(update={"submodels": {**offered.submodels, **kept.submodels}})
+            offered = None
+        if kept == profile:
+            (folder / PROFILES_FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / PROFILES_FOLDER / path.name)
+        else:
+            write_profile(kept, folder / PROFILES_FOLDER / path.name)
+    if offered is not None:
+        write_profile(offered, folder / PROFILES_FOLDER / f"{offered.device.name}.json")
+    if old is not None and (target / CASCADES_FILE).is_file() and _cascades_hold(old, folder):
+        shutil.copyfile(target / CASCADES_FILE, folder / CASCADES_FILE)
+
+
+def _cascades_hold(old: Bundle, folder: Path) -> bool:
+    """A cascade's threshold was found on the answers of two sub-models: these must be there and answer as before."""
+    import numpy as np
+
+    try:
+        cascades = json.loads((old.path / CASCADES_FILE).read_bytes())
+        names = {cascade[part] for cascade in cascades for part in ("first", "then")}
+        (inputs, before), (same_inputs, now) = old.selftest(), Bundle(folder, verify=False).selftest()
+        pairs = [(inputs, same_inputs), *((before[name], now[name]) for name in names)]
+        return all(a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a) for a, b in pairs)
+    except (BundleError, OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def _store_beside(target: Path) -> Iterator[Path]:
+    """The folder for what arrives, to this process alone. Raises PullError when another pull uses it."""
+    store = target.with_name(f".{target.name}.pull")
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with (store / "lock").open("w") as lock:
+            try:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:
+                pass  # Windows refuses to delete what another has open
+            except OSError:
+                raise PullError(f"out = {str(target)!r}: another pull is writing there") from None
+            try:
+                yield store
+            finally:
+                if store.is_dir() and {path.name for path in store.iterdir()} <= {"lock"}:
+                    shutil.rmtree(store, ignore_errors=True)
+    except OSError as error:
+        raise PullError(f"out = {str(target)!r}: cannot be written: {error.strerror or error}") from None
+
+
+def _check_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
+        raise PullError(f"{str(folder.parent)!r}: {needed:,} bytes are to come and {free:,} are free on this disk")
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where the file system knows no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,75 @@
+"""Measures a bundle on this device, with exactly the sessions that `Runtime` will use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import onnxruntime as ort
+from pydantic import ValidationError
+
+from device_profiles import Profile, ProfileError, describe_device, measure
+from device_profiles.energy import find_meter
+from device_profiles.estimate import Estimator, predict
+from exporter.bundle import Bundle
+from exporter.bundle.session import CPU, SessionOptions, provider_named
+from selector.run.cache import ModelCache, session_opener
+
+
+def profile_bundle(
+    bundle: Bundle,
+    *,
+    device: str | None = None,
+    label: str = "",
+    threads: int | None = None,
+    provider: str = CPU,
+    spinning: bool = True,
+    cache: ModelCache | bool = True,
+    submodels: Sequence[str] | None = None,
+    predict_from: int | None = None,
+    repeats: int | None = None,
+    watts: float | None = None,
+    show_progress: bool = True,
+) -> Profile:
+    """Latency, load time and memory of the sub-models (default: all) at batch size 1.
+
+    With `predict_from` so many well-chosen ones of them are measured and the others predicted; each figure says which.
+    Energy comes from the processor's counters or a discharging battery where there are such, else from `watts` per busy
+    core, if given. Raises BundleError for a sub-model that is not in the bundle, ProfileError for a device name that is no
+    file name or a bundle that nothing can be predicted of, SessionError for an execution provider that is not here.
+    """
+    chosen = [bundle.submodel(name).id for name in submodels or bundle.submodels]
+    layers, counts = bundle.manifest.layers, {name: dict(bundle.submodels[name].layers) for name in chosen}
+    predicting = predict_from is not None and predict_from < len(chosen)
+    if predict_from is not None and predict_from < 2:
+        raise ProfileError(f"measure = {predict_from}: allowed are whole numbers from 2")
+    try:
+        measuring = Estimator(layers, counts).choose(predict_from) if predict_from is not None and predicting else chosen
+    except ValueError as error:
+        raise ProfileError(f"measure = {predict_from}: {error}; export the model again") from None
+    meter = find_meter(watts)
+    inputs = {name: array[:1] for name, array in bundle.selftest_inputs.items()}
+    names = [output.name for output in bundle.manifest.outputs]
+    try:
+        info = describe_device(
+            name=device,
+            threads=threads,
+            label=label,
+            onnxruntime=ort.__version__,
+            execution_provider=provider_named(provider),
+            energy=meter.name if meter else "",
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ProfileError(f"{first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+
+    open_session = session_opener(bundle, SessionOptions(info.threads, info.execution_provider, spinning), cache)
+
+    def load(name: str) -> Callable[[], object]:
+        session = open_session(name)
+        return lambda: session.run(names, inputs)
+
+    found = measure(load, measuring, repeats=repeats, meter=meter, show_progress=show_progress)
+    found, errors = predict(layers, counts, found) if predicting else (found, {})
+    now = datetime.now(UTC).replace(microsecond=0)
+    return Profile(device=info, bundle=bundle.fingerprint, measured_at=now, submodels=found, prediction=errors)

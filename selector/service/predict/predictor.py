@@ -1,0 +1,259 @@
+"""`Predictor`: the runtimes of one process, and how a request gets its turn in time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from device_profiles import Profile
+from exporter.bundle import PROFILES_FOLDER, Bundle, BundleError
+from selector.choose.budget import Budget, BudgetError, Selection
+from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades
+from selector.choose.profiles import find_profiles
+from selector.choose.selector import first_feasible
+from selector.service.predict.arrays import Array, ShapeLimits
+from selector.service.predict.gate import Gate, Overloaded
+from selector.service.predict.schemas import PredictQuery
+from selector.service.web.metrics import Metrics
+from selector.service.web.problems import Problem, without_folder, wrong_field
+
+if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
+    from selector.run.runtime import RunResult, Runtime
+
+RUNTIMES = 8  # at most in one process; each keeps sessions of its own
+GAUGES_S = 1.0  # after so long a run says anew how this process is doing
+SHORTEST_MS = 1e-6
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Limits of one worker process."""
+
+    examples: int = 64  # in one request
+    free_axis: int = 4096  # the largest size of any other free axis, such as the length of a text
+    body_bytes: int = 16 * 2**20  # of .npy and .npz, also unpacked
+    json_bytes: int = 4 * 2**20  # lists of numbers take many times their text in memory
+    cores: int | None = None  # that runs may use at once; default: as this process may use
+    waiting: int | None = None  # requests in the queue; default: four for each core, at most 64
+    wait_seconds: float = 10.0  # at most, for a request without a deadline
+
+    @property
+    def shapes(self) -> ShapeLimits:
+        return ShapeLimits(self.examples, self.free_axis, self.body_bytes)
+
+
+class Prediction(NamedTuple):
+    outputs: Mapping[str, Array]
+    selection: Selection
+    latency_ms: float
+    queued_ms: float
+
+
+class Kept(NamedTuple):
+    """A runtime, and what it was opened with."""
+
+    stamp: tuple[int, int]  # of the folder of profiles and of the cascades' file
+    profiles: list[Profile]
+    cascades: list[Cascade]
+    runtime: Runtime
+
+    @property
+    def device(self) -> str:
+        return self.profiles[0].device.name if self.profiles else ""
+
+
+class Predictor:
+    """Made before the server forks, and used after: a runtime is opened when its first request comes."""
+
+    def __init__(self, options: PredictOptions, metrics: Metrics, workers: int = 1) -> None:
+        self.options, self.workers = options, workers
+        cores = options.cores or max(1, _usable_cores() // workers)
+        self.gate = Gate(cores, min(4 * cores, 64) if options.waiting is None else options.waiting)
+        self.deadlines: dict[str, Counter[str]] = defaultdict(Counter)  # by bundle: met, missed, refused
+        self._metrics = metrics
+        self._runtimes: dict[tuple[str, str | None], Kept] = {}
+        self._opening = threading.Lock()
+        self._gauges_until = 0.0
+
+    @property
+    def threads(self) -> int:
+        """That a server needs so that one is free to refuse, or to answer something else, when all places are taken."""
+        return self.gate.slots + self.gate.waiting + 4
+
+    def predict(self, bundle: Bundle, query: PredictQuery, inputs: Mapping[str, Array], received: float) -> Prediction:
+        """Runs what fits the budget less what the request has waited since it was received (monotonic seconds).
+
+        Raises Overloaded where that cannot be in time, Problem for wrong inputs or an unknown device.
+        """
+        from selector.run.runtime import InputError, check_inputs, examples_in
+
+        try:
+            feed = check_inputs(bundle, inputs)
+        except InputError as error:
+            raise input_problem(str(error)) from None
+        limit = query.budget.latency_ms
+        now = time.monotonic()
+        try:
+            if limit is not None and now >= received + limit / 1e3:
+                raise Overloaded("deadline_passed", "the deadline had passed before the request could be looked at")
+            kept = self._kept(bundle, query.device)
+            cores = kept.profiles[0].device.threads if kept.profiles else self.gate.slots  # that a run keeps busy
+            examples = examples_in(bundle, feed)
+            until = now + self.options.wait_seconds
+            if limit is not None:  # less what even the fastest takes: to begin later is in vain
+                until = min(until, received + (limit - _least_ms(kept.runtime, query.budget, examples)) / 1e3)
+            with self.gate.entered(examples, max(1, cores), until):
+                queued_ms = (time.monotonic() - received) * 1e3
+                try:
+                    result = self._run(kept.runtime, query, feed, examples, queued_ms)
+                except BudgetError as error:
+                    raise wrong_field("budget", None, without_folder(error, bundle)) from None
+        except Overloaded as error:
+            self.deadlines[bundle.name]["refused"] += 1
+            self._metrics.refused(bundle.name, error.reason)
+            raise
+        self._note(bundle.name, result, examples, queued_ms, limit)
+        return Prediction(result.outputs, result.selection, result.latency_ms, queued_ms)
+
+    def _kept(self, bundle: Bundle, device: str | None) -> Kept:
+        """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
+        key = (bundle.name, device)
+        stamp = _stamp(bundle)
+        kept = self._runtimes.get(key)
+        if kept is not None and kept.stamp == stamp:
+            return kept
+        with self._opening:
+            kept = self._runtimes.get(key)
+            if kept is None or kept.stamp != stamp:
+                before, kept = kept, self._opened(bundle, device, stamp, kept)
+                self._runtimes[key] = kept
+                if before is not None and before.runtime is not kept.runtime:
+                    before.runtime.close()  # its runs in flight finish
+            return kept
+
+    def opened(self, bundle: Bundle) -> list[Kept]:
+        """The bundle's runtimes in this process."""
+        return [kept for (name, _), kept in list(self._runtimes.items()) if name == bundle.name]
+
+    def update_gauges(self) -> None:
+        """What can change without a request: of this process, whose gauges the other workers show as it left them."""
+        self._gauges_until = time.monotonic() + GAUGES_S
+        self._metrics.load(self.gate.running, self.gate.queued)
+        by_bundle: dict[str, list[Runtime]] = defaultdict(list)
+        for (name, _), kept in list(self._runtimes.items()):
+            by_bundle[name].append(kept.runtime)
+        for name, runtimes in by_bundle.items():
+            pools = [runtime.pool for runtime in runtimes]
+            self._metrics.sessions(name, sum(len(p.loaded) for p in pools), sum(p.memory_used_mb for p in pools) * 2**20)
+            battery = runtimes[0].battery()
+            if battery is not None:
+                self._metrics.battery(name, battery.percent)
+            for runtime in runtimes:
+                if runtime.controller is not None:
+                    for device in runtime.controller.slow_downs:
+                        self._metrics.slow_down(name, device, runtime.controller.slow_down(device))
+
+    def _opened(self, bundle: Bundle, device: str | None, stamp: tuple[int, int], kept: Kept | None) -> Kept:
+        from exporter.bundle.session import SessionError
+        from selector.run.runtime import Runtime
+
+        if device is not None and device not in bundle.devices():
+            if kept is not None:
+                del self._runtimes[bundle.name, device]
+                kept.runtime.close()
+            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
+        if kept is None and len(self._runtimes) >= RUNTIMES:
+            known = ", ".join(sorted(str(other) for name, other in self._runtimes if name == bundle.name))
+            raise Problem(422, f"this server runs {RUNTIMES} bundles and devices at most; of this bundle: {known or 'none'}")
+        try:
+            cascades = read_cascades(bundle)
+        except BudgetError as error:
+            raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
+        try:
+            profiles = find_profiles(bundle, device) if device or bundle.devices() else []
+            if kept is not None and (kept.profiles, kept.cascades) == (profiles, cascades):
+                return kept._replace(stamp=stamp)
+            return Kept(stamp, profiles, cascades, Runtime(bundle, device=device))
+        except (BundleError, BudgetError) as error:
+            raise Problem(404, without_folder(error, bundle)) from None
+        except SessionError as error:
+            raise Problem(503, f"device {device!r}: {error}") from None
+
+    def _run(self, runtime: Runtime, query: PredictQuery, feed: dict[str, Array], examples: int, queued_ms: float) -> RunResult:
+        from selector.run.runtime import InputError
+
+        asked = query.budget
+        budget = _per_example(asked, queued_ms, examples)
+        level = None
+        tries = [budget]
+        if runtime.selector is not None and query.battery is not None:
+            level = runtime.selector.policy.level(query.battery)
+            tries = [budget] if level is None else runtime.selector.saving(budget, level)
+        chosen = {id(one): runtime.select(one) for one in tries}
+        fitting = next((one for one in tries if chosen[id(one)].feasible), tries[-1])
+        in_time = chosen[id(fitting)].feasible or asked.latency_ms is None
+        if not in_time and runtime.select(_per_example(asked, 0.0, examples)).feasible:  # it is the waiting that was too long
+            message = f"after {queued_ms:.3g} ms of waiting no sub-model is fast enough for {examples} example(s)"
+            raise Overloaded("too_late_to_fit", message, self.gate.expected_wait())
+        try:
+            result = runtime.run(feed, fitting)
+        except InputError as error:
+            raise input_problem(str(error)) from None
+        if level is None:
+            return result
+        selection = first_feasible([fitting], budget, level, query.battery, lambda _: result.selection)
+        return type(result)(result.outputs, selection, result.latency_ms)
+
+    def _note(self, bundle: str, result: RunResult, examples: int, queued_ms: float, limit: float | None) -> None:
+        met = None if limit is None else queued_ms + result.latency_ms <= limit
+        if met is not None:
+            self.deadlines[bundle]["met" if met else "missed"] += 1
+        self._metrics.ran(bundle, result.selection.submodel, examples, queued_ms / 1e3, result.latency_ms / 1e3, met)
+        self._metrics.load(self.gate.running, self.gate.queued)
+        if time.monotonic() >= self._gauges_until:
+            self.update_gauges()
+
+
+def input_problem(message: str, name: str | None = None) -> Problem:
+    """Of inputs that the bundle does not take. The message names the input, and so does the field where `name` is known."""
+    return wrong_field("inputs" if name is None else f"inputs.{name}", None, message, message)
+
+
+def _least_ms(runtime: Runtime, budget: Budget, examples: int) -> float:
+    """What the fastest sub-model that keeps the budget takes for so many examples; 0 where none does even without waiting:
+    that is answered by the nearest."""
+    assert budget.latency_ms is not None
+    if runtime.selector is None:
+        return 0.0
+    fastest = runtime.select(_per_example(budget, 0.0, examples).model_copy(update={"objective": "latency"}))
+    return (fastest.latency_ms or 0.0) * examples if fastest.feasible else 0.0
+
+
+def _per_example(budget: Budget, queued_ms: float, examples: int) -> Budget:
+    """A profile is of single examples, so the rest of the request's time is shared among them. That a batch takes less than its
+    examples one by one is learnt from the runs."""
+    if budget.latency_ms is None:
+        return budget
+    left = budget.latency_ms - queued_ms
+    return budget.model_copy(update={"latency_ms": max(left / examples, SHORTEST_MS)})
+
+
+def _stamp(bundle: Bundle) -> tuple[int, int]:
+    """Changes when a profile's file or that of the cascades comes, goes or is replaced."""
+
+    def changed(name: str) -> int:
+        try:
+            return (bundle.path / name).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    return changed(PROFILES_FOLDER), changed(CASCADES_FILE)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,120 @@
+"""Errors as problem details (RFC 9457), which name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, current_app, request
+from pydantic import ValidationError
+from pydantic_core import to_json
+from werkzeug.exceptions import HTTPException
+
+from exporter.bundle import Bundle
+from selector.service.fleet.database import StoreUnavailable
+from selector.service.web.access import LOGGED, request_id
+
+MEDIA_TYPE = "application/problem+json"
+MAX_FIELD_ERRORS = 32
+"""In one answer: a body of many wrong fields is not answered with a larger one."""
+
+MAX_VALUE = 256
+"""Characters of a wrong value that are repeated."""
+
+
+class Problem(Exception):
+    """Answered with that status and those headers; `more` are further members of the document."""
+
+    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers, self.more = status, detail, headers or {}, more
+
+    def document(self) -> dict[str, Any]:
+        return problem_document(self.status, self.detail, {"request_id": request_id(), **self.more})
+
+
+def wrong_field(field: str, value: Any, message: str, detail: str = "") -> Problem:
+    """422 for one field: its value, where it is a plain one, and what is allowed. `detail`: the sentence for people."""
+    error = {"field": field[:MAX_VALUE], "value": _shown(value), "message": message}
+    return Problem(422, detail or f"{field[:MAX_VALUE]}: {message}", errors=[error])
+
+
+def register(app: Flask) -> None:
+    """Every error of the application becomes a problem document."""
+
+    @app.errorhandler(Problem)
+    def problem(error: Problem) -> Response:
+        response = problem_details(error.status, error.detail, error.more)
+        response.headers.update(error.headers)
+        return response
+
+    @app.errorhandler(StoreUnavailable)
+    def unavailable(error: StoreUnavailable) -> Response:
+        return problem(store_unavailable(error))
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        response = problem_details(error.code or 500, error.description or "", {})
+        for name, value in error.get_headers():
+            if name != "Content-Type":  # Allow, WWW-Authenticate, Retry-After, Content-Range
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        app.logger.exception("unexpected error", exc_info=error, extra=_about_the_request())
+        return problem_details(500, "unexpected error; the service's log says more under this request_id", {})
+
+
+def _about_the_request() -> dict[str, str | None]:
+    """For the log: `access.LOGGED`."""
+    path = request.url_rule.rule if request.url_rule else None
+    return dict(zip(LOGGED, (request_id(), request.method, path), strict=True))
+
+
+def store_unavailable(error: StoreUnavailable) -> Problem:
+    """Says so in the log too."""
+    current_app.logger.error("the store does not answer: %s", error, extra=_about_the_request())
+    return Problem(503, "the store of profiles does not answer; try again a little later", headers={"Retry-After": "1"})
+
+
+def without_folder(error: Exception, bundle: Bundle) -> str:
+    """What an error of the command line says, for clients: the bundle by its name, not by where it lies on the server."""
+    folder = str(bundle.path)
+    return str(error).replace(folder, bundle.name) if bundle.path.is_absolute() else str(error)
+
+
+def problem_details(status: int, detail: str, more: Mapping[str, Any]) -> Response:
+    body = problem_json(status, detail, {"request_id": request_id(), **more})
+    return Response(body, status=status, mimetype=MEDIA_TYPE)
+
+
+def problem_json(status: int, detail: str, more: Mapping[str, Any]) -> bytes:
+    return to_json(problem_document(status, detail, more))
+
+
+def problem_document(status: int, detail: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase.title(), "status": status, "detail": detail, **more}
+
+
+def field_errors(error: ValidationError) -> list[dict[str, Any]]:
+    """Of a pydantic error: the first fields, the value where it is a plain one, and what is allowed."""
+    found = []
+    for item in error.errors(include_url=False, include_context=False)[:MAX_FIELD_ERRORS]:
+        field = ".".join(str(part) for part in item["loc"])
+        found.append({"field": field, "value": _shown(item["input"]), "message": item["msg"]})
+    return found
+
+
+def _shown(value: Any) -> str | float | bool | None:
+    """A wrong value as it is repeated: cut where long, in words where JSON has no such number, None where it has parts."""
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        return None
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return str(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return f"{value:.3e}" if abs(value) < 10**300 else "too large"
+    if isinstance(value, str) and len(value) > MAX_VALUE:
+        return value[:MAX_VALUE] + "…"
+    return value

@@ -1,0 +1,119 @@
+"""`sortednet report`: one HTML page without outside addresses, for people who decide which sub-models to ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from device_profiles import PERCENTILES, Measurement, Profile
+from exporter.bundle import Bundle
+from selector.choose.budget import BudgetError
+from selector.choose.selector import Selector
+
+COSTS = {
+    **{f"latency_ms.p{p}": (f"Latency, p{p}", "ms") for p in PERCENTILES},
+    "energy_mj": ("Energy", "mJ"),
+    "memory_mb": ("Memory", "MB"),
+}
+COLOURS = ("#3b6fd4", "#d1643a", "#2e8b6f", "#8a5cc2", "#b08a1e", "#c2487f")
+
+
+def write_report(bundle: Bundle, out: Path, device: str | None = None) -> None:
+    """Writes the page for one device's profile, or for all that the bundle has.
+
+    Raises BudgetError when nothing has been measured or the file cannot be written.
+    """
+    profiles = [bundle.profile(name) for name in ([device] if device else bundle.devices())]
+    if not profiles:
+        raise BudgetError(f"report: no profile in this bundle yet; measure with `sortednet profile {bundle.path}`")
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
+    )
+    devices = [_Device(bundle, profile, COLOURS[i % len(COLOURS)]) for i, profile in enumerate(profiles)]
+    page = template.render(
+        bundle=bundle,
+        manifest=bundle.manifest,
+        devices=devices,
+        plotly=get_plotlyjs(),
+        charted=json.dumps(_charted(devices)).replace("</", "<\\/"),
+    )
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BudgetError(f"out = {str(out)!r}: cannot be written: {error.strerror}") from None
+
+
+class _Device:
+    """A profile as the page shows it; `frontiers` holds, by cost, what is chosen from which budget on."""
+
+    def __init__(self, bundle: Bundle, profile: Profile, colour: str) -> None:
+        self.profile, self.colour = profile, colour
+        self.accuracies = {name: bundle.accuracies[bundle.submodel(name).id] for name in profile.submodels}
+        self.frontiers = _frontiers(profile, bundle.accuracies)
+        best = max((accuracy or 0.0) for accuracy in bundle.accuracies.values())
+        chosen = [name for _, name in self.frontiers["latency_ms.p50"]]
+        self.chosen = len(chosen)
+        self.lines = [
+            {
+                "name": name,
+                "entry": bundle.submodel(name),
+                "cost": profile.submodels[name],
+                "retention": (bundle.submodel(name).accuracy or 0.0) / best if best else None,
+                "chosen": name in chosen,
+            }
+            for name in [*chosen, *(name for name in profile.submodels if name not in chosen)]
+        ]
+
+
+def _frontiers(profile: Profile, accuracies: Any) -> dict[str, list[tuple[float, str]]]:
+    """By cost: from which budget on, which sub-model is the choice. Empty where no accuracy is known."""
+    try:
+        selector = Selector(profile, accuracies)
+    except BudgetError:
+        return {cost: [] for cost in COSTS}
+    found = {}
+    for cost in COSTS:
+        name, _, percentile = cost.partition(".p")
+        costs, candidates = selector.afforded_by(name, int(percentile or 50))
+        found[cost] = [(limit, candidate.submodel) for limit, candidate in zip(costs, candidates, strict=True)]
+    return found
+
+
+def _charted(devices: Sequence[_Device]) -> dict[str, Any]:
+    """What the chart and the slider need: the choice for a budget is looked up in a frontier, never computed again."""
+    known = [
+        cost
+        for cost in COSTS
+        if any(_value(measured, cost) is not None for device in devices for measured in device.profile.submodels.values())
+    ]
+    return {
+        "costs": [{"key": cost, "label": COSTS[cost][0], "unit": COSTS[cost][1]} for cost in known],
+        "devices": [
+            {
+                "name": device.profile.device.name,
+                "colour": device.colour,
+                "submodels": {
+                    name: {
+                        "accuracy": device.accuracies[name],
+                        "costs": {cost: _value(measured, cost) for cost in known},
+                        "source": measured.source,
+                    }
+                    for name, measured in device.profile.submodels.items()
+                    if device.accuracies[name] is not None
+                },
+                "frontiers": {cost: device.frontiers[cost] for cost in known},
+            }
+            for device in devices
+        ],
+    }
+
+
+def _value(measured: Measurement, cost: str) -> float | None:
+    name, _, percentile = cost.partition(".")
+    value: float | None = getattr(measured.latency_ms, percentile) if percentile else getattr(measured, name)
+    return value

@@ -1,0 +1,377 @@
+"""Export: every graph equal to torch, in stock ONNX Runtime, over one weights file; whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx.external_data_helper import uses_external_data
+from torch import Tensor, nn
+
+import exporter.writer
+from exporter import ExportError, export
+from exporter.bundle import Bundle, BundleError
+from exporter.bundle.atomic import built_beside
+from exporter.bundle.session import relative_error
+from exporter.bundle.verify import self_test
+from tests.conftest import DEVICE
+from tests.helpers.user_families import Branches, Noisy, TextEncoder
+from trainer import Family, NestedModel, SubModel, TrainerError, calibrate
+from trainer.data import DataSet
+from trainer.family import registered_families
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def small(name: str) -> Family:
+    """A registered family at a size for tests."""
+    settings = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 1.0), "depths": (1, 2)}
+    more = {"resnet": {"channels": (8, 16), "blocks": (2, 2)}}
+    more["mobilenetv2"] = {
+        "channels": (8, 16),
+        "blocks": (1, 2),
+        "strides": (1, 2),
+        "expansion": (1, 3),
+        "stem": 8,
+        "head": 32,
+    }
+    return registered_families()[name](**settings, **more.get(name, {}))  # type: ignore[arg-type]
+
+
+def calibrated(family: Family) -> NestedModel:
+    torch.manual_seed(0)
+    nested = NestedModel(family).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in nested.full.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # no two tensors alike, biases not zero
+    calibrate(nested, [family.example_inputs(32)])
+    return nested
+
+
+@pytest.mark.parametrize("name", sorted(registered_families()))
+def test_every_graph_of_every_family_equals_the_extracted_sub_model(name: str, tmp_path: Path) -> None:
+    nested = calibrated(small(name))
+    bundle = export(nested, tmp_path / "bundle", show_progress=False)
+    inputs = nested.family.example_inputs(3)
+    for sub in nested.submodels:
+        session = ort.InferenceSession(str(bundle.graph_path(sub.id)))  # nothing of ours
+        got = session.run(None, {n: t.numpy() for n, t in inputs.items()})[0]
+        with torch.no_grad():
+            wanted = nested.extract(sub)(*inputs.values()).numpy()
+        assert relative_error({"logits": got}, {"logits": wanted}) < 1e-5, sub.id
+        assert bundle.submodels[sub.id].params == sum(p.numel() for p in nested.extract(sub).parameters())
+
+
+def test_outputs_equal_a_plain_export_to_the_bit(tmp_path: Path) -> None:
+    """A cut is folded when the graph is loaded: the arithmetic is that of a graph that was never cut."""
+    nested = calibrated(small("resnet"))
+    bundle = export(nested, tmp_path / "bundle", show_progress=False)
+    inputs = nested.family.example_inputs(2)
+    for sub in nested.submodels:
+        plain = tmp_path / "plain.onnx"
+        training = torch.onnx.TrainingMode.PRESERVE  # otherwise torch folds BatchNorm, in another order of rounding
+        module = nested.extract(sub).eval()
+        torch.onnx.export(module, tuple(inputs.values()), str(plain), dynamo=False, training=training, input_names=["input"])
+        feed = {"input": inputs["input"].numpy()}
+        ours, theirs = (ort.InferenceSession(str(p)).run(None, feed)[0] for p in (bundle.graph_path(sub.id), plain))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_weights_are_stored_once_and_graphs_hold_next_to_nothing(bundle: Bundle, trained: NestedModel) -> None:
+    full = sum(p.numel() for p in trained.full.parameters()) * 4
+    assert full <= bundle.weights_bytes < full + 64 * len(list(trained.full.parameters()))
+    for entry in bundle.submodels.values():
+        model = onnx.load(str(bundle.path / entry.graph), load_external_data=False)
+        onnx.checker.check_model(str(bundle.path / entry.graph))
+        inline = sum(len(t.raw_data) for t in model.graph.initializer if not uses_external_data(t))
+        channels = sum(b.numel() for b in trained.buffers_of(_sub(trained, entry.id)).values())
+        assert inline <= 2 * channels + 1024, entry.id  # half-precision statistics and a few shapes
+
+
+@pytest.mark.parametrize("family", [TextEncoder(), Branches()], ids=lambda f: type(f).__name__)
+def test_families_with_fused_blocks_ties_buffers_and_width_dependent_constants(family: Family, tmp_path: Path) -> None:
+    nested = calibrated(family)
+    bundle = export(nested, tmp_path / "bundle", show_progress=False)
+    inputs = family.example_inputs(5)
+    for sub in nested.submodels:
+        session = ort.InferenceSession(str(bundle.graph_path(sub.id)))
+        got = session.run(None, {n: t.numpy() for n, t in inputs.items()})[0]
+        with torch.no_grad():
+            wanted = nested.extract(sub)(*inputs.values()).numpy()
+        assert relative_error({"logits": got}, {"logits": wanted}) < 1e-5, sub.id
+    stored = sum(p.numel() for p in nested.full.parameters()) * 4  # a tied parameter counts once
+    assert bundle.weights_bytes < stored + 64 * len(list(nested.full.parameters()))
+
+
+def test_macs_are_those_of_one_example(bundle: Bundle, trained: NestedModel) -> None:
+    sub = trained.submodels[0]
+    macs = 0
+
+    def count(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal macs
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        macs += output[0].numel() * weight[0].numel()
+
+    plain = trained.extract(sub).eval()
+    for module in plain.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count)
+    plain(torch.rand(1, 1, 8, 8))
+    assert bundle.submodels[sub.id].macs == macs
+
+
+def test_accuracy_is_that_of_the_graph_on_the_test_split(bundle: Bundle, trained: NestedModel, digits: DataSet) -> None:
+    inputs, labels = digits.test.batch(torch.arange(len(digits.test)))
+    for entry in bundle.submodels.values():
+        with torch.no_grad():
+            predicted = trained(inputs, _sub(trained, entry.id)).argmax(dim=1)
+        assert entry.accuracy == pytest.approx(float((predicted == labels).float().mean()), abs=1.5 / len(labels))
+        assert entry.accuracy > 0.8
+
+
+def test_a_graph_that_differs_from_torch_stops_the_export_with_name_and_figure(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"sub-model w2: the graph differs from torch by \d\.\d+e.* allowed is 1e-04"):
+        export(NestedModel(Noisy()), tmp_path / "bundle", show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_uncalibrated_sub_model_is_refused(tmp_path: Path) -> None:
+    nested = NestedModel(small("resnet"))
+    calibrate(nested, [torch.rand(8, 1, 8, 8)], nested.submodels[:1])
+    with pytest.raises(ExportError, match=f"{nested.submodels[1].id}.*not calibrated"):
+        export(nested, tmp_path / "bundle", show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_replaced_but_nothing_else(bundle_path: Path, trained: NestedModel, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundle_path, bundle)
+    export(trained, bundle, submodels=trained.submodels[:1], show_progress=False)
+    assert list(Bundle(bundle).submodels) == [trained.submodels[0].id]
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("three years of work")
+    with pytest.raises(BundleError, match="exists and is no bundle"):
+        export(trained, other, show_progress=False)
+    assert (other / "thesis.txt").read_text() == "three years of work"
+
+
+def test_profiles_are_kept_when_the_same_networks_are_exported_again(
+    bundle_path: Path, trained: NestedModel, tmp_path: Path
+) -> None:
+    """Those of the bundle that stood there; trained again, a network is as fast as it was."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundle_path, bundle)
+    before = Bundle(bundle).profile(DEVICE)
+    (bundle / "profiles" / "damaged.json").write_text("{")
+    assert export(trained, bundle, show_progress=False).profile(DEVICE) == before
+    assert Bundle(bundle).devices() == [DEVICE]
+    assert export(trained, bundle, submodels=trained.submodels[:2], show_progress=False).devices() == []
+
+
+def test_a_sub_model_that_is_asked_for_twice_is_written_once(trained: NestedModel, tmp_path: Path) -> None:
+    first = trained.submodels[0]
+    assert list(export(trained, tmp_path / "bundle", submodels=[first, first], show_progress=False).submodels) == [first.id]
+
+
+@pytest.mark.parametrize("name", ["../escaped.txt", "models/x", "manifest.json", "/tmp/x", ""])
+def test_a_file_that_would_leave_the_bundle_or_replace_one_of_its_own_is_refused(
+    name: str, trained: NestedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="files: "):
+        export(trained, tmp_path / "b", submodels=trained.submodels[:1], files={name: b"x"}, show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_test_data_that_cannot_be_are_refused(trained: NestedModel, digits: DataSet, tmp_path: Path) -> None:
+    images, labels = digits.test.inputs["input"], digits.test.targets
+    with pytest.raises(ExportError, match="test data: 1 examples"):
+        export(trained, tmp_path / "b", test_data=(images[:1], labels[:1]), show_progress=False)
+    with pytest.raises(TrainerError, match="test data: label 99 at position 3; allowed are 0 to 9"):
+        export(
+            trained, tmp_path / "b", test_data=(images[:5], labels[:5].index_fill(0, torch.tensor(3), 99)), show_progress=False
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+class FixedBatch(Family):
+    """A user's slip: the size of the batch becomes a constant when the module is traced."""
+
+    axes: ClassVar[dict[str, tuple[int, ...]]] = {"width": (4, 8)}
+
+    def build(self, sub: SubModel) -> nn.Module:
+        class Network(nn.Module):
+            def __init__(self, width: int) -> None:
+                super().__init__()
+                self.hidden, self.head = nn.Linear(16, width), nn.Linear(width, 3)
+
+            def forward(self, image: Tensor) -> Tensor:
+                result: Tensor = self.head(self.hidden(image.reshape(len(image), -1)).relu())
+                return result
+
+        return Network(int(sub["width"]))  # type: ignore[arg-type]
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        return {"image": torch.rand(batch_size, 1, 4, 4)}
+
+
+def test_a_batch_size_that_became_a_constant_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="sub-model w4: the graph does not run"):
+        export(NestedModel(FixedBatch()), tmp_path / "bundle", show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_when_a_graph_fails_nobody_waits_for_those_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nested = calibrated(small("resnet").with_grid({"width": [0.25, 0.5, 0.75], "depth": [(1, 1), (1, 2), (2, 1)]}))
+    examined: list[SubModel] = []
+    all_drafted = threading.Event()
+    draft_of = exporter.writer._Writer._draft
+
+    def draft(self: exporter.writer._Writer, sub: SubModel) -> exporter.writer._Draft:
+        found = draft_of(self, sub)
+        if sub == nested.submodels[-1]:
+            all_drafted.set()
+        return found
+
+    def examine(self: object, draft: exporter.writer._Draft) -> exporter.writer._Examined:
+        assert all_drafted.wait(60)
+        examined.append(draft.sub)
+        time.sleep(0.1)
+        return exporter.writer._Examined("it is wrong", None)
+
+    monkeypatch.setattr(exporter.writer._Writer, "_draft", draft)
+    monkeypatch.setattr(exporter.writer._Writer, "_examine", examine)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one examines, the others wait
+    with pytest.raises(ExportError, match="it is wrong"):
+        export(nested, tmp_path / "bundle", show_progress=False)
+    assert len(examined) < len(nested.submodels) == 16
+
+
+class Activation(FixedBatch):
+    """A family whose networks differ in an operator alone."""
+
+    def __init__(self, activation: type[nn.Module]) -> None:
+        self.activation = activation
+
+    def build(self, sub: SubModel) -> nn.Module:
+        width = int(sub["width"])  # type: ignore[arg-type]
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, width), self.activation(), nn.Linear(width, 3))
+
+
+def test_a_profile_is_not_valid_for_networks_with_other_operators(tmp_path: Path) -> None:
+    """However many parameters and multiplications they have in common."""
+    relu, again, tanh = (
+        export(NestedModel(Activation(kind)), tmp_path / str(i), show_progress=False)
+        for i, kind in enumerate((nn.ReLU, nn.ReLU, nn.Tanh))
+    )
+    assert relu.fingerprint == again.fingerprint
+    assert relu.fingerprint != tanh.fingerprint
+
+
+EXPORT_SLOWLY = """
+import sys, time, torch
+from tests.exporter.test_export import calibrated, small
+import exporter.writer
+original = exporter.writer._Writer._write_graph
+def slowly(self, sub, template):
+    path = original(self, sub, template)
+    print(sub.id, flush=True)
+    time.sleep({pause})
+    return path
+exporter.writer._Writer._write_graph = slowly
+{before}
+exporter.writer.export(calibrated(small("resnet")), sys.argv[1], show_progress=False)
+"""
+
+
+def exporting(out: Path, *, pause: float = 0.0, before: str = "") -> subprocess.Popen[str]:
+    script = EXPORT_SLOWLY.format(pause=pause, before=before)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(out)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def test_a_killed_export_leaves_no_bundle_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    process = exporting(tmp_path / "bundle", pause=30)
+    assert process.stdout
+    assert process.stdout.readline().strip()  # one graph is written
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "bundle").exists()
+    assert len(list(tmp_path.iterdir())) == 1  # the partial folder of a process that could not clean up
+    export(calibrated(small("resnet")), tmp_path / "bundle", show_progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_killed_export_leaves_the_bundle_that_stood_there(bundle_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_path, tmp_path / "bundle")
+    process = exporting(tmp_path / "bundle", pause=30)
+    assert process.stdout
+    assert process.stdout.readline().strip()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    self_test(Bundle(tmp_path / "bundle"))
+
+
+def test_a_kill_between_the_two_renames_loses_no_bundle(bundle_path: Path, tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    shutil.copytree(bundle_path, tmp_path / f".bundle.replaced-{ended.pid}")
+    with pytest.raises(ZeroDivisionError), built_beside(tmp_path / "bundle"):
+        _ = 1 / 0
+    self_test(Bundle(tmp_path / "bundle"))
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
+    """The system refuses to write beyond a size, as a full disk does, in the middle of the weights."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    process = exporting(tmp_path / "bundle", before=limit)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "BundleError" in errors
+    assert "disk is full" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux")
+def test_a_really_full_disk_leaves_nothing(tmp_path: Path, bundle_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        process = exporting(disk / "bundle")
+        _, errors = process.communicate(timeout=120)
+        assert "disk is full" in errors
+        assert list(disk.iterdir()) == []
+    finally:
+        for _ in range(20):
+            if subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.1)
+
+
+def _sub(nested: NestedModel, identifier: str) -> SubModel:
+    return next(sub for sub in nested.submodels if sub.id == identifier)

@@ -1,0 +1,164 @@
+"""Folders with one folder of files per class, in one piece or as `train/`, `validation/` and `test/`.
+
+Shapes: N files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.splits import SPLIT_SEED, Array, split_by_class, stratified
+from trainer.submodel import TrainerError
+
+PARTS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+"""By part of the split: the names that its folder may have."""
+
+HASHED_BYTES = 256 * 2**20
+"""Of larger data sets the record holds a hash of the files' names and sizes instead of their contents."""
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """Files, each of one class, in three parts."""
+
+    root: Path
+    paths: Sequence[Path]
+    labels: Array  # (N,) int64, a place in `classes`
+    classes: tuple[str, ...]  # names of the folders, in the order of the alphabet
+    parts: Mapping[str, Array]  # "train", "validation", "test": the indices of their files
+    split: Mapping[str, str]  # in words: where each part comes from
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What a run keeps of them, under the name that was given to `--data`."""
+        total = sum(path.stat().st_size for path in self.paths)
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\0".encode())
+            if total <= HASHED_BYTES:
+                digest.update(path.read_bytes())
+        indices = b"".join(part.astype("<i8").tobytes() for part in self.parts.values())
+        return {
+            "name": name,
+            "split_seed": SPLIT_SEED,
+            "split": dict(self.split),
+            "sizes": {part: len(chosen) for part, chosen in self.parts.items()},
+            "split_sha256": hashlib.sha256(indices).hexdigest(),
+            "content_sha256" if total <= HASHED_BYTES else "names_and_sizes_sha256": digest.hexdigest(),
+            "class_names": list(self.classes),
+        }
+
+
+def class_files(root: Path, *, what: str, suffixes: Sequence[str]) -> ClassFiles:
+    """The files of a folder with one folder per class, or with such a folder for each part of the split.
+
+    Files whose names begin with a dot are left out. Where a part is missing it is split off the training files, by class and
+    the same every time. `what` the files are is said in errors ("sound"); with no `suffixes` any file is one. Raises
+    TrainerError naming a file that is none, a class without files, a class that the training files lack and what else is
+    wrong.
+    """
+    if not root.is_dir():
+        raise TrainerError(f"{what} folder {str(root)!r} does not exist; expected is one folder per class with {what} files")
+    given = _parts_of(root, what)
+    training = _read(root, given.get("train", root), what, suffixes)
+    paths, labels, parts = list(training.paths), [training.labels], {"train": np.arange(len(training.paths))}
+    for part in [part for part in given if part != "train"]:
+        found = _read(root, given[part], what, suffixes)
+        for name in found.classes:
+            if name not in training.classes:
+                raise TrainerError(f"{what} folder {str(given[part] / name)!r}: {name!r} is no class of the training files")
+        parts[part] = np.arange(len(found.paths)) + len(paths)
+        paths += found.paths
+        labels.append(np.array([training.classes.index(found.classes[i]) for i in found.labels], dtype=np.int64))
+    both = np.concatenate(labels)
+    parts, split = completed(parts, both, {part: f"{folder.name}/" for part, folder in given.items()})
+    return replace(training, paths=paths, labels=both, parts=parts, split=split)
+
+
+def completed(parts: Mapping[str, Array], labels: Array, split: Mapping[str, str]) -> tuple[dict[str, Array], dict[str, str]]:
+    """The parts, with those that are missing split off the training part by class; and in words where each comes from.
+
+    A test part takes 20 %, a validation part 15 % of what there is for training.
+    """
+    train, missing = parts["train"], [part for part in ("validation", "test") if part not in parts]
+    if len(missing) == 2:
+        places = split_by_class(labels[train])
+        parts = {part: train[chosen] for part, chosen in zip(PARTS, places, strict=True)}
+    elif missing:
+        rest, taken = stratified(train, labels[train], 0.15 if missing == ["validation"] else 0.2)
+        parts = {**parts, "train": rest, missing[0]: taken}
+    words = {"train": "the rest", **dict.fromkeys(missing, "split off, by class"), **split}
+    return {part: parts[part] for part in PARTS}, {part: words[part] for part in PARTS}
+
+
+def has_class_files(root: Path, is_one: Callable[[Path], bool]) -> bool:
+    """Whether it has class folders, and the first file of each is such a one."""
+    if not root.is_dir():
+        return False
+    train = root / PARTS["train"][0]
+    root = train if train.is_dir() and _folders(train) else root
+    first = [next(iter(_files(folder)), None) for folder in _folders(root)]
+    return bool(first) and all(path is not None and is_one(path) for path in first)
+
+
+def _parts_of(root: Path, what: str) -> dict[str, Path]:
+    """The folders of the parts, "train" first; none where the folders are classes."""
+    names = {folder.name: folder for folder in _folders(root)}
+    given = {part: [names[n] for n in allowed if n in names] for part, allowed in PARTS.items()}
+    if not given["train"] or not _folders(given["train"][0]):
+        return {}
+    for part, folders in given.items():
+        if len(folders) > 1:
+            raise TrainerError(
+                f"{what} folder {str(root)!r}: has {folders[0].name}/ and {folders[1].name}/; allowed is one {part} part"
+            )
+    rest = [name for name in names if not any(name in allowed for allowed in PARTS.values())]
+    if rest:
+        raise TrainerError(f"{what} folder {str(root)!r}: has {rest[0]}/ beside train/; allowed are train, validation and test")
+    return {part: folders[0] for part, folders in given.items() if folders}
+
+
+def _read(root: Path, folder: Path, what: str, suffixes: Sequence[str]) -> ClassFiles:
+    """The class folders in a folder, not yet split."""
+    classes = _folders(folder)
+    loose = [p for p in sorted(folder.iterdir()) if p.is_file() and suffixes and _suffix(p) in suffixes]
+    if loose:
+        raise TrainerError(f"{what} folder {str(folder)!r}: {loose[0].name} lies in no class folder; expected is one per class")
+    if len(classes) < 2:
+        raise TrainerError(f"{what} folder {str(folder)!r}: {len(classes)} class folders; allowed are two and more")
+    paths: list[Path] = []
+    labels: list[int] = []
+    of_kind = f"{what} files" + (f" ({', '.join(suffixes)})" if suffixes else "")
+    for label, one in enumerate(classes):
+        files = _files(one)
+        if inner := _folders(one):  # read as one class, the parts of a split by other names would be taken for classes
+            raise TrainerError(
+                f"{what} folder {str(one)!r}: holds the folder {inner[0].name}/; allowed are files in it; the parts of a split "
+                "are train/, validation/ and test/"
+            )
+        if not files:
+            raise TrainerError(f"{what} folder {str(one)!r}: holds no file; allowed are class folders with {of_kind}")
+        strangers = [path for path in files if suffixes and _suffix(path) not in suffixes]
+        if strangers:
+            raise TrainerError(f"{str(strangers[0])!r} ({len(strangers)} of {len(files)} files there): allowed are {of_kind}")
+        paths += files
+        labels += [label] * len(files)
+    names = tuple(one.name for one in classes)
+    return ClassFiles(root, paths, np.array(labels, dtype=np.int64), names, {}, {})
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()

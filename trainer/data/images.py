@@ -1,0 +1,196 @@
+"""`image-folder:PATH`: JPEG and PNG files, one folder per class, read as they are needed.
+
+Shapes: N pictures, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from exporter.bundle.preprocessing import SUFFIXES, ImageError, ImagePreprocessing, OpenedImage
+from trainer.data import augment as augmentations
+from trainer.data.augment import Augmentation
+from trainer.data.dataset import INPUT, Batch, DataSet, pixels
+from trainer.data.folders import ClassFiles, class_files, has_class_files
+from trainer.data.sources import Source, register_source
+from trainer.data.splits import Array
+from trainer.data.statistics import channel_statistics
+from trainer.family import DataSpec
+from trainer.submodel import TrainerError
+
+USUAL_SIDE = 224
+"""Where no size is asked for and the pictures are of several, or of one with a side above `LARGEST_OWN_SIDE`."""
+
+LARGEST_OWN_SIDE = 512
+HEADERS = 10_000  # that are looked at before the training, evenly spaced over all files
+FEW = 256  # pictures that are not worth starting worker processes for
+
+AUGMENTATIONS: Mapping[str, Callable[[int], Augmentation | None]] = {
+    "flip-and-shift": lambda side: augmentations.flip_and_shift(max(1, side // 8)),
+    "shift": lambda side: augmentations.shift(max(1, side // 8)),
+    "random-resized-crop": lambda side: augmentations.random_resized_crop(),
+    "none": lambda side: None,
+}
+"""By name: the augmentation of pictures whose shorter side is so long."""
+
+
+def _image_folder(
+    name: str,
+    path: str,
+    *,
+    size: int | Sequence[int] | None = None,
+    resize: int | None = None,
+    crop: str = "center",
+    interpolation: str = "bilinear",
+    augment: str = "flip-and-shift",
+    channels: int | None = None,
+) -> DataSet:
+    """`size`: one number, or height and width. The others are the fields of `ImagePreprocessing`."""
+    if augment not in AUGMENTATIONS:
+        raise TrainerError(f"data option augment = {augment!r}: allowed are {', '.join(AUGMENTATIONS)}")
+    wanted = None if size is None else _size(size)
+    files = class_files(Path(path), what="image", suffixes=SUFFIXES)
+    _refuse_other_classes(files)
+    found_channels, found_size = _headers(files.paths, channels)
+    spec = _preprocessing(
+        size=wanted or found_size,
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation,
+        channels=found_channels if channels is None else channels,
+    )
+    parts = {part: PictureFiles(files, indices, spec, strict=channels is None) for part, indices in files.parts.items()}
+    train = parts["train"]
+    mean, std = channel_statistics(train, workers=-1 if len(train) > FEW else 0)
+    described = spec.model_dump(mode="json")
+    return DataSet(
+        name,
+        DataSpec((spec.channels, *spec.size), len(files.classes), mean, std),
+        train,
+        parts["validation"],
+        parts["test"],
+        AUGMENTATIONS[augment](min(spec.size)),
+        {**files.record(name), "preprocessing": described},
+        labels=files.classes,
+        preprocessing={INPUT: described},
+    )
+
+
+class PictureFiles:
+    """Some of the pictures, decoded and resized when a batch of them is asked for.
+
+    `strict`: a picture with another number of channels is refused, not converted.
+    """
+
+    reads_files = True
+
+    def __init__(self, files: ClassFiles, indices: Array, spec: ImagePreprocessing, *, strict: bool) -> None:
+        # As one array: of a million Python strings every worker process would soon have a copy, made by counting references.
+        self._names = np.array([os.fsencode(files.paths[i]) for i in indices])
+        self.targets = torch.from_numpy(files.labels[indices])
+        self.spec, self.strict = spec, strict
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(bytes(self._names[index]))
+
+    def batch(self, indices: Tensor) -> Batch:
+        """(N, C, H, W) float32 in [0, 1], and labels. Raises TrainerError naming a picture that cannot be read."""
+        packed = self.packed_batch(indices)
+        return Batch({name: pixels(tensor) for name, tensor in packed.inputs.items()}, packed.targets)
+
+    def packed_batch(self, indices: Tensor) -> Batch:
+        """The same with the pixels as bytes."""
+        values = np.empty((len(indices), *self.spec.size, self.spec.channels), dtype=np.uint8)
+        for place, index in enumerate(indices.tolist()):
+            values[place] = self._read(self.path(index))
+        return Batch({INPUT: torch.from_numpy(values).permute(0, 3, 1, 2)}, self.targets[indices])
+
+    def _read(self, path: str) -> Any:
+        try:
+            with OpenedImage(path) as image:
+                if self.strict and image.channels != self.spec.channels:
+                    raise _other_channels(path, image.channels, self.spec.channels)
+                return image.pixels(self.spec)
+        except ImageError as error:
+            raise TrainerError(str(error)) from None
+
+
+def _headers(paths: Sequence[Path], channels: int | None) -> tuple[int, tuple[int, int]]:
+    """The channels that the pictures have, and the size (H, W) that they are given where none is asked for.
+
+    Raises TrainerError naming a picture whose channels are not those of the others, where it is not said how to convert it.
+    """
+    looked_at = np.linspace(0, len(paths) - 1, min(len(paths), HEADERS)).astype(int)
+    of_channels: dict[int, Path] = {}
+    counts: Counter[int] = Counter()
+    sizes = set()
+    for index in looked_at:
+        try:
+            with OpenedImage(paths[index]) as image:
+                sizes.add(image.size)
+                counts[image.channels] += 1
+                of_channels.setdefault(image.channels, paths[index])
+        except ImageError as error:
+            raise TrainerError(str(error)) from None
+    usual = counts.most_common(1)[0][0]
+    for other, path in of_channels.items():
+        if other != usual and channels is None:
+            raise _other_channels(str(path), other, usual)
+    own = next(iter(sizes))
+    return usual, own if len(sizes) == 1 and max(own) <= LARGEST_OWN_SIDE else (USUAL_SIDE, USUAL_SIDE)
+
+
+def _other_channels(path: str, found: int, usual: int) -> TrainerError:
+    return TrainerError(
+        f"{path}: a picture with {_named(found)} among others with {_named(usual)}; allowed is one kind, "
+        f"or say how to convert them: --data-option channels=1 (gray) or channels=3"
+    )
+
+
+def _named(channels: int) -> str:
+    return f"{channels} channel{'s' if channels != 1 else ''}"
+
+
+def _size(size: Any) -> tuple[int, int]:
+    sides = [size, size] if type(size) is int else size
+    if not isinstance(sides, (list, tuple)) or [type(s) for s in sides] != [int, int] or not all(1 <= s <= 4096 for s in sides):
+        raise TrainerError(f"data option size = {size!r}: allowed are one number or [height, width], each from 1 to 4096")
+    return sides[0], sides[1]
+
+
+def _preprocessing(**options: Any) -> ImagePreprocessing:
+    try:
+        return ImagePreprocessing(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        problem = first["msg"].removeprefix("Value error, ")
+        raise TrainerError(f"data option {f'{field} = {options[field]!r}: ' if field else ''}{problem}") from None
+
+
+def _refuse_other_classes(files: ClassFiles) -> None:
+    """A part of the split that lacks a class, where it comes from a folder of its own, was put together otherwise."""
+    for part, indices in files.parts.items():
+        missing = sorted(set(range(len(files.classes))) - set(files.labels[indices].tolist()))
+        if missing:
+            have = f"{len(files.classes) - len(missing)} of {len(files.classes)} classes"
+            raise TrainerError(f"image folder {str(files.root)!r}: {part} has {have}, not {files.classes[missing[0]]!r}")
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+register_source(Source("image-folder", _image_folder, "PATH", lambda path: has_class_files(path, _is_picture)))
