@@ -16,9 +16,9 @@ from onnx.external_data_helper import uses_external_data
 from torch import Tensor, nn
 
 from exporter import export
-from exporter.session import relative_error
+from exporter.bundle.session import relative_error
 from exporter.subset import subset
-from exporter.verify import self_test
+from exporter.bundle.verify import self_test
 from trainer import Family, NestedModel, SubModel
 from trainer.macs import MacCounter
 
