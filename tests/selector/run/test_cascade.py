@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
-from selector.service.fleet.fleet.store import Store
 from typer.testing import CliRunner
 from werkzeug.test import TestResponse
 
@@ -29,6 +28,7 @@ from selector.adapt.controller import Controller
 from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades, with_cascades, write_cascades
 from selector.run.cascade import CascadeSession, find_cascade, logits_of, margin_of, margins, passed_on
 from selector.service import PredictOptions, create_app
+from selector.service.fleet.store import Store
 from sortednet.calibrating import calibrate_cascade, validation
 from tests.conftest import DEVICE
 from tests.sortednet.test_cli import call, document, refused

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import limits
 import pytest
-from selector.service.fleet.fleet.store import Store
-from selector.service.fleet.fleet.tables import hits
 from typer.testing import CliRunner
 
 import sortednet
 from benchmarks.service.postgres import cluster, programs
 from device_profiles import Profile, read_profile
+from selector.service.fleet.store import Store
+from selector.service.fleet.tables import hits
 from selector.service.state import PUT_LIMIT
 from tests.conftest import DATABASES, DEVICE, NO_POSTGRESQL, empty_store, taking
 from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, problem, serving
