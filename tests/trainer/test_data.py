@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
-import random
 import re
 import struct
 from collections import Counter
@@ -17,7 +15,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
@@ -218,80 +215,6 @@ def test_an_unknown_data_set_lists_the_known_ones(tmp_path: Path) -> None:
         load_data(str(tmp_path))
     with pytest.raises(TrainerError, match=r"text folder .*does not exist"):
         load_data(f"text-folder:{tmp_path / 'nothing'}")
-
-
-# Text
-
-
-def write_texts(folder: Path, *, per_class: int = 20, words: int = 6) -> dict[str, str]:
-    """Three classes; each document ends with a word that no other has. Returns that word's document."""
-    source = random.Random(0)
-    unique = {}
-    for label in ("bread", "rivers", "stars"):
-        (folder / label).mkdir(parents=True)
-        for i in range(per_class):
-            word = "".join(source.choices("abcdefghijklmnopqrstuvwxyz", k=9))
-            text = " ".join([label, *source.choices(["and", "the", "of", "with"], k=words), word])
-            (folder / label / f"{i}.txt").write_text(text)
-            unique[word] = text
-    return unique
-
-
-@pytest.mark.parametrize("prefix", ["text-folder:", ""])
-def test_a_folder_of_texts_becomes_token_ids(prefix: str, tmp_path: Path) -> None:
-    unique = write_texts(tmp_path)
-    data = load_data(f"{prefix}{tmp_path}")
-    assert data.record["class_names"] == ["bread", "rivers", "stars"]
-    assert (len(data.train), len(data.validation), len(data.test)) == (39, 9, 12)
-    assert (data.spec.classes, data.spec.input_shape) == (3, (128,))
-    tokenizer = Tokenizer.from_str(data.files["tokenizer.json"].decode())
-    assert json.loads(data.files["tokenizer.json"])["model"]["type"] == "WordPiece"
-    for part in (data.train, data.validation, data.test):
-        inputs, labels = part.batch(torch.arange(len(part)))
-        tokens = inputs["input"]
-        assert (tokens.dtype, tokens.shape) == (torch.int64, (len(part), 128))
-        assert 0 <= tokens.min() <= tokens.max() < data.spec.vocabulary
-        for ids, label in zip(tokens.tolist(), labels.tolist(), strict=True):
-            assert tokenizer.decode(ids).split()[0] == data.record["class_names"][label]
-    # Only words of the training split are known as a whole: nothing was learned from the others.
-    known = {word for word in unique if word in tokenizer.get_vocab()}
-    assert known == {tokenizer.decode(ids).split()[-1] for ids in data.train.inputs["input"].tolist()}
-    assert len(known) == len(data.train)
-
-
-def test_the_device_gets_no_token_that_the_model_does_not_know(tmp_path: Path) -> None:
-    """The tokenizer of a run meets new documents; every id that it may give must lie below `spec.vocabulary`."""
-    write_texts(tmp_path, words=150)  # the last words of every document lie behind the 128 tokens that are kept
-    data = load_data(f"text-folder:{tmp_path}")
-    assert max(Tokenizer.from_str(data.files["tokenizer.json"].decode()).get_vocab().values()) < data.spec.vocabulary
-
-
-def test_the_same_texts_give_the_same_token_ids_every_time(tmp_path: Path) -> None:
-    """A resumed run and the export read the texts again: other ids would mean other words than those trained on."""
-    write_texts(tmp_path)
-    first, *others = (load_data(f"text-folder:{tmp_path}") for _ in range(3))
-    for other in others:
-        assert other.spec == first.spec
-        assert torch.equal(other.train.inputs["input"], first.train.inputs["input"])
-        assert torch.equal(other.test.inputs["input"], first.test.inputs["input"])
-        assert other.files == first.files
-
-
-def test_hidden_files_are_no_documents(tmp_path: Path) -> None:
-    write_texts(tmp_path)
-    before = load_data(f"text-folder:{tmp_path}").record
-    (tmp_path / "bread" / ".DS_Store").write_bytes(b"\0\1")
-    assert load_data(f"text-folder:{tmp_path}").record == before
-
-
-def test_a_folder_of_texts_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "only").mkdir()
-    (tmp_path / "only" / "1.txt").write_text("one")
-    with pytest.raises(TrainerError, match="1 class folders; allowed are two and more"):
-        load_data(f"text-folder:{tmp_path}")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainerError, match="examples cannot be split"):
-        load_data(f"text-folder:{tmp_path}")
 
 
 # What `fit` takes

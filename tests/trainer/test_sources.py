@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tests.helpers.pictures import write_pictures
-from tests.trainer.test_data import write_cifar10, write_idx, write_texts
+from tests.helpers.texts import write_texts
+from tests.trainer.test_data import write_cifar10, write_idx
 from trainer import TrainerError
 from trainer.data import Source, load_data, register_source, registered_sources
 from trainer.data.loading import read

@@ -5,6 +5,7 @@ Shapes: N examples, T samples. Input `input` (N, T) float32, full scale 1; targe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -23,7 +24,7 @@ from trainer.family import DataSpec
 from trainer.submodel import TrainerError
 
 if TYPE_CHECKING:
-    from exporter.sounds import SoundHeader
+    from exporter.bundle.sounds import SoundHeader
 
 SUFFIXES = (".wav", ".flac")
 USUAL_SHARE = 0.95
@@ -37,17 +38,22 @@ class SoundFiles:
     reads_files: ClassVar[bool] = True
 
     def __init__(self, paths: Sequence[Path], targets: Tensor, spec: Mapping[str, Any]) -> None:
-        self.paths, self.targets, self.spec = paths, targets, spec
+        # As one array: of many Python strings every worker process would soon have a copy, made by counting references.
+        self._names = np.array([os.fsencode(path) for path in paths])
+        self.targets, self.spec = targets, spec
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.targets)
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(bytes(self._names[index]))
 
     def batch(self, indices: Tensor) -> Batch:
         """Raises TrainerError naming a file that cannot be read."""
-        from exporter.sounds import SoundError, read_sound
+        from exporter.bundle.sounds import SoundError, read_sound
 
         try:
-            waves = [read_sound(self.paths[i], self.spec) for i in indices.tolist()]
+            waves = [read_sound(self.path(i), self.spec) for i in indices.tolist()]
         except SoundError as error:
             raise TrainerError(f"data: {error}") from None
         return Batch({INPUT: torch.from_numpy(np.concatenate(waves))}, self.targets[indices])
@@ -128,7 +134,7 @@ def _is_number(value: Any) -> bool:
 
 def _headers(paths: Sequence[Path]) -> list[SoundHeader]:
     """Of every file. A file that cannot be read or is cut off is named before the training begins."""
-    from exporter.sounds import SoundError, read_header
+    from exporter.bundle.sounds import SoundError, read_header
 
     try:
         return [read_header(path) for path in paths]

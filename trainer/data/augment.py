@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from trainer.data.readers import PADDING, UNKNOWN
+from trainer.data.tokens import PADDING, UNKNOWN
 from trainer.task import Targets
 
 Augmented = tuple[Mapping[str, Tensor], Targets]

@@ -1,26 +1,19 @@
-"""Reads files of the data formats that `--data` takes: IDX, CIFAR-10 binary batches, one folder of texts per class."""
+"""Reads files of two data formats that `--data` takes: IDX and CIFAR-10's binary batches."""
 
 from __future__ import annotations
 
 import gzip
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.submodel import TrainerError
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 Array = NDArray[Any]
-MAX_TOKENS = 128
-VOCABULARY = 8000
-PADDING, UNKNOWN = 0, 1
 
 _IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -96,77 +89,3 @@ def _read_cifar10_batch(path: Path) -> tuple[Array, Array]:
         raise TrainerError(f"{path.name}: {values.size} bytes are no whole number of records of 3073 bytes")
     records = values.reshape(-1, 3073)
     return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)
-
-
-def has_texts(folder: Path) -> bool:
-    """Whether it has folders, and the first file of each is a text."""
-    if not folder.is_dir():
-        return False
-    folders = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
-    first = [next((p for p in sorted(child.iterdir()) if p.is_file()), None) for child in folders]
-    return bool(folders) and all(path is not None and _is_text(path) for path in first)
-
-
-def _is_text(path: Path) -> bool:
-    with path.open("rb") as file:
-        beginning = file.read(4096)
-    return b"\0" not in beginning and path.suffix.lower() in ("", ".txt", ".text", ".md")
-
-
-def read_text_folder(folder: Path) -> tuple[list[str], Array, Sequence[str]]:
-    """Documents, labels (N,) int64 and class names: one sub-folder per class, one text file per document."""
-    if not folder.is_dir():
-        raise TrainerError(
-            f"text folder {str(folder)!r} does not exist; expected is one folder per class with one text file per document"
-        )
-    classes = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if len(classes) < 2:
-        raise TrainerError(f"text folder {str(folder)!r}: {len(classes)} class folders; allowed are two and more")
-    documents, labels = [], []
-    for label, name in enumerate(classes):
-        for path in sorted(p for p in (folder / name).iterdir() if p.is_file() and not p.name.startswith(".")):
-            content = path.read_bytes()
-            if b"\0" in content[:4096]:
-                raise TrainerError(f"{str(path)!r}: is no text; allowed are text files in the folder of each class")
-            documents.append(content.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n"))
-            labels.append(label)
-    return documents, np.array(labels, dtype=np.int64), classes
-
-
-def tokenize(documents: Sequence[str], train: Array) -> tuple[Array, int, bytes]:
-    """Token ids (N, MAX_TOKENS) int64, padded with PADDING; the size of the vocabulary; the tokenizer as JSON for the device.
-
-    A WordPiece vocabulary learned from the training documents alone, the same every time: a run and its export each read
-    the documents anew.
-    """
-    from tokenizers import Tokenizer, models
-
-    tokenizer = _wordpiece(Tokenizer(models.WordPiece(_vocabulary([documents[int(i)] for i in train]), unk_token="[UNK]")))
-    tokenizer.add_special_tokens(["[PAD]", "[UNK]"])
-    tokenizer.enable_truncation(MAX_TOKENS)
-    tokenizer.enable_padding(length=MAX_TOKENS, pad_id=PADDING, pad_token="[PAD]")
-    ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(documents))], dtype=np.int64)
-    return ids, tokenizer.get_vocab_size(), tokenizer.to_str().encode()
-
-
-def _vocabulary(documents: Sequence[str]) -> dict[str, int]:
-    """The trainer numbers the inner letters in the order of a hash table, another one every time, and breaks ties by
-    number: naming them as special tokens gives them numbers before it begins."""
-    from tokenizers import Tokenizer, models, trainers
-
-    tokenizer = _wordpiece(Tokenizer(models.WordPiece(unk_token="[UNK]")))
-    letters = sorted({letter for document in documents for letter in tokenizer.normalizer.normalize_str(document)})
-    first = ["[PAD]", "[UNK]", *(f"##{letter}" for letter in letters if not letter.isspace())]
-    tokenizer.train_from_iterator(
-        documents, trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=first, show_progress=False)
-    )
-    return dict(tokenizer.get_vocab())
-
-
-def _wordpiece(tokenizer: Tokenizer) -> Tokenizer:
-    """As BERT splits text before it looks up words (Devlin et al. 2019, arXiv 1810.04805)."""
-    from tokenizers import normalizers, pre_tokenizers
-
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer

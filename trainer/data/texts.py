@@ -1,30 +1,77 @@
 """`text-folder:PATH`: one folder per class, one text file per document.
 
-Shapes: N examples, T tokens.
+Shapes: N documents, T tokens. Input `input` (N, T) int64, token ids; targets (N,), the class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from trainer.data import augment, readers
-from trainer.data.dataset import DataSet
+from trainer.data import augment
+from trainer.data.dataset import INPUT, DataSet
+from trainer.data.folders import class_files, has_class_files
 from trainer.data.sources import Source, register_source
-from trainer.data.splits import description, samples_of, split_by_class
+from trainer.data.splits import Array, description, samples_of
+from trainer.data.tokens import MAX_TOKENS, TOKENIZER_FILE, VOCABULARY, TokenOptions, tokenize
 from trainer.family import DataSpec
+from trainer.submodel import TrainerError
+
+MASKED_SHARE = 0.1
 
 
-def _text_folder(name: str, path: str) -> DataSet:
-    documents, labels, classes = readers.read_text_folder(Path(path))
-    train, validation, test = split_by_class(labels)
-    tokens, vocabulary, tokenizer = readers.tokenize(documents, train)
-    spec = DataSpec(input_shape=tokens.shape[1:], classes=len(classes), vocabulary=vocabulary)
-    parts = {"train": train, "validation": validation, "test": test}
+def _text_folder(
+    name: str, path: str, *, max_tokens: int = MAX_TOKENS, vocabulary: int = VOCABULARY, lowercase: bool = True
+) -> DataSet:
+    """Options: those of `TokenOptions`."""
+    options = TokenOptions(max_tokens, vocabulary, lowercase)
+    files = class_files(Path(path), what="text", suffixes=())
+    documents = [_read(path) for path in files.paths]
+    of_folders = any(words.endswith("/") for words in files.split.values())
+    record = {"split": dict(files.split)} if of_folders else {}  # runs of earlier versions have none
+    return text_set(name, documents, files.labels, files.classes, files.parts, options, record)
+
+
+def text_set(
+    name: str,
+    documents: Sequence[str],
+    labels: Array,
+    classes: Sequence[str],
+    parts: Mapping[str, Array],
+    options: TokenOptions,
+    record: Mapping[str, Any],
+) -> DataSet:
+    """Documents with labels (N,), in parts, as a data set. `record`: what is to be remembered beside the usual."""
+    tokens, vocabulary, tokenizer = tokenize(documents, parts["train"], options)
     split = {part: samples_of(tokens, labels, indices) for part, indices in parts.items()}
-    files = {"tokenizer.json": tokenizer}
-    record = {**description(name, parts, split, files), "class_names": list(classes)}
-    masking = augment.mask_tokens(0.1)
-    return DataSet(name, spec, split["train"], split["validation"], split["test"], masking, record, files, tuple(classes))
+    files = {TOKENIZER_FILE: tokenizer}
+    return DataSet(
+        name,
+        DataSpec(input_shape=tokens.shape[1:], classes=len(classes), vocabulary=vocabulary),
+        split["train"],
+        split["validation"],
+        split["test"],
+        augment.mask_tokens(MASKED_SHARE),
+        {**description(name, parts, split, files), "class_names": list(classes), **record},
+        files,
+        tuple(classes),
+        {INPUT: options.preprocessing()},
+    )
 
 
-register_source(Source("text-folder", _text_folder, "PATH", readers.has_texts))
+def _read(path: Path) -> str:
+    """Bytes that are no UTF-8 become replacement characters: old collections have some."""
+    content = path.read_bytes()
+    if b"\0" in content:
+        raise TrainerError(f"{str(path)!r}: is no text; allowed are text files in the folder of each class")
+    return content.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        beginning = file.read(4096)
+    return b"\0" not in beginning and path.suffix.lower() in ("", ".txt", ".text", ".md")
+
+
+register_source(Source("text-folder", _text_folder, "PATH", lambda path: has_class_files(path, _is_text)))

@@ -1,0 +1,84 @@
+"""From documents to token ids: a vocabulary of word pieces, learned from the training documents.
+
+Shapes: N documents, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.submodel import TrainerError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Array = NDArray[Any]
+TOKENIZER_FILE = "tokenizer.json"
+MAX_TOKENS = 128
+VOCABULARY = 8000
+PADDING, UNKNOWN = 0, 1
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """How documents become token ids. Raises TrainerError naming a wrong value."""
+
+    max_tokens: int = MAX_TOKENS  # T: what is longer is cut at its end, what is shorter is padded there
+    vocabulary: int = VOCABULARY  # word pieces at most; more where the documents have more letters
+    lowercase: bool = True  # accents are dropped then too
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "vocabulary"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise TrainerError(f"{name} = {value!r}: allowed are whole numbers from 1")
+        if type(self.lowercase) is not bool:
+            raise TrainerError(f"lowercase = {self.lowercase!r}: allowed are true and false")
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What a device needs to do the same, beside the file of the tokenizer."""
+        return {"kind": "text", "tokenizer": TOKENIZER_FILE, "max_tokens": self.max_tokens}
+
+
+def tokenize(documents: Sequence[str], train: Array, options: TokenOptions) -> tuple[Array, int, bytes]:
+    """Token ids (N, T) int64, padded with PADDING; the size of the vocabulary; the tokenizer as JSON for the device.
+
+    A WordPiece vocabulary learned from the training documents alone, the same every time: a run and its export each read
+    the documents anew.
+    """
+    from tokenizers import Tokenizer, models
+
+    pieces = _vocabulary([documents[int(i)] for i in train], options)
+    tokenizer = _wordpiece(Tokenizer(models.WordPiece(pieces, unk_token="[UNK]")), options)
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]"])
+    tokenizer.enable_truncation(options.max_tokens)
+    tokenizer.enable_padding(length=options.max_tokens, pad_id=PADDING, pad_token="[PAD]")
+    ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(documents))], dtype=np.int64)
+    return ids, tokenizer.get_vocab_size(), tokenizer.to_str().encode()
+
+
+def _vocabulary(documents: Sequence[str], options: TokenOptions) -> dict[str, int]:
+    """The trainer numbers the inner letters in the order of a hash table, another one every time, and breaks ties by
+    number: naming them as special tokens gives them numbers before it begins."""
+    from tokenizers import Tokenizer, models, trainers
+
+    tokenizer = _wordpiece(Tokenizer(models.WordPiece(unk_token="[UNK]")), options)
+    letters = sorted({letter for document in documents for letter in tokenizer.normalizer.normalize_str(document)})
+    first = ["[PAD]", "[UNK]", *(f"##{letter}" for letter in letters if not letter.isspace())]
+    tokenizer.train_from_iterator(
+        documents, trainers.WordPieceTrainer(vocab_size=options.vocabulary, special_tokens=first, show_progress=False)
+    )
+    return dict(tokenizer.get_vocab())
+
+
+def _wordpiece(tokenizer: Tokenizer, options: TokenOptions) -> Tokenizer:
+    """As BERT splits text before it looks up words (Devlin et al. 2019, arXiv 1810.04805)."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=options.lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
