@@ -4,51 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from PIL import Image as Images
+from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tokenizers import Tokenizer
 
-from exporter.bundle.preprocessing import ImagePreprocessing, read_image
-from tests.helpers.pictures import shorten, write_pictures
+from tests.helpers.tables import NAMES, saved, texts
 from trainer import Samples, TrainerError
 from trainer.data import DataSet, load_data
-from trainer.data.loading import read
 from trainer.data.tokens import MAX_TOKENS
 
-NAMES = ("bread", "river", "star")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache_and_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
-
-
-def texts(rows: int = 60, first: int = 0, **more: Any) -> Dataset:
-    """A document of its own in each row, its class in turn."""
-    columns = {
-        "text": [f"the {NAMES[i % 3]} of number{i}" for i in range(first, first + rows)],
-        "label": [i % 3 for i in range(first, first + rows)],
-        **more,
-    }
-    features = Features(
-        {"text": Value("string"), "label": ClassLabel(names=list(NAMES)), **dict.fromkeys(more, Value("int64"))}
-    )
-    return Dataset.from_dict(columns, features=features)
-
-
-def saved(table: Dataset | DatasetDict, folder: Path) -> str:
-    table.save_to_disk(folder)
-    return f"hf:{folder}"
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 def words_of(data: DataSet, part: Any) -> list[str]:
@@ -227,188 +197,6 @@ def test_numbers_with_gaps_and_of_several_shapes_are_refused(column: list[Any], 
     table = Dataset.from_dict({"x": column, "label": [0, 1, 2] * 10})
     with pytest.raises(TrainerError, match=message):
         load_data(saved(table, tmp_path / "table"))
-
-
-# Pictures
-
-
-def pictures(count: int = 30, mode: str = "RGB", size: tuple[int, int] = (10, 12)) -> tuple[Dataset, list[Any]]:
-    """Random ones, and their pixels."""
-    values = np.random.default_rng(0)
-    shape = (count, *size) if mode == "L" else (count, *size, 3)
-    pixels = values.integers(0, 256, shape, dtype=np.uint8)
-    features = Features({"img": Image(), "id": Value("int64"), "fine": ClassLabel(names=["cat", "dog", "owl"])})
-    columns = {"img": [Images.fromarray(p) for p in pixels], "id": range(count), "fine": [i % 3 for i in range(count)]}
-    return Dataset.from_dict(columns, features=features), list(pixels)
-
-
-def test_pictures_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
-    table, pixels = pictures()
-    data = load_data(saved(table, tmp_path / "pictures"))
-    assert (data.spec.input_shape, data.spec.classes, data.labels) == ((3, 10, 12), 3, ("cat", "dog", "owl"))
-    assert data.record["columns"] == {"inputs": ["img"], "label": "fine"}
-    assert data.record["sizes"] == {"train": 19, "validation": 5, "test": 6}
-    assert data.augment is not None
-    places = {one.tobytes(): i for i, one in enumerate(pixels)}
-    seen = set()
-    for part in (data.train, data.validation, data.test):
-        batch = part.batch(torch.arange(len(part)))
-        (by_worker,) = read(part, [torch.arange(len(part))], workers=1)
-        assert torch.equal(by_worker.inputs["input"], batch.inputs["input"])
-        for picture, label in zip(batch.inputs["input"], batch.targets.tolist(), strict=True):
-            place = places[(picture * 255).round().byte().permute(1, 2, 0).numpy().tobytes()]
-            assert place % 3 == label
-            seen.add(place)
-    assert len(seen) == 30
-    assert data.record == load_data(f"hf:{tmp_path / 'pictures'}").record
-    data = load_data(f"hf:{tmp_path / 'pictures'}", {"size": 8, "augment": "none", "channels": 1})
-    assert (data.spec.input_shape, data.augment) == ((1, 8, 8), None)
-    buffer = BytesIO()
-    Images.fromarray(pixels[0]).save(buffer, "PNG")
-    on_device = read_image(buffer, ImagePreprocessing(**data.preprocessing["input"]))
-    everything = torch.cat([p.batch(torch.arange(len(p))).inputs["input"] for p in (data.train, data.validation, data.test)])
-    assert any(np.array_equal(on_device[0], picture) for picture in everything.numpy())
-
-
-def test_a_folder_of_pictures_may_be_read_so_too(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        write_pictures(tmp_path / "pictures" / part, size=(6, 6))
-    data = load_data(f"hf:{tmp_path / 'pictures'}")
-    assert (data.labels, data.spec.input_shape) == (("cat", "dog", "owl"), (3, 6, 6))
-    assert data.record["split"] == {"train": "split train", "validation": "split off, by class", "test": "split test"}
-    before = data.record["content_sha256"]
-    Images.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "pictures" / "train" / "cat" / "3.png")
-    assert load_data(f"hf:{tmp_path / 'pictures'}").record["content_sha256"] != before
-
-
-def test_of_many_pictures_the_record_keeps_fingerprints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.data.hugging_face.HASHED_BYTES", 1000)
-    record = load_data(saved(pictures()[0], tmp_path / "pictures")).record
-    assert "content_sha256" not in record
-    assert list(record["fingerprints"]) == ["train"]
-    assert record == load_data(f"hf:{tmp_path / 'pictures'}").record
-    other = load_data(saved(pictures()[0].select(range(29, -1, -1)), tmp_path / "other")).record
-    assert other["fingerprints"] != record["fingerprints"]
-
-
-def read_all(place: str) -> None:
-    data = load_data(place)
-    for part in (data.train, data.validation, data.test):
-        part.batch(torch.arange(len(part)))
-
-
-def test_a_damaged_picture_is_named_by_its_row(tmp_path: Path) -> None:
-    table, _ = pictures()
-    rows: list[Any] = table.cast_column("img", Image(decode=False))[:]["img"]
-    (tmp_path / "whole.png").write_bytes(rows[4]["bytes"])
-    shorten(tmp_path / "whole.png")
-    for content, message in (
-        ((tmp_path / "whole.png").read_bytes(), "cannot be read as a picture"),
-        (b"no picture", "is no picture; allowed are JPEG and PNG"),
-        (None, "is empty; allowed are pictures"),
-    ):
-        rows[4] = {"bytes": content, "path": None} if content is not None else None
-        columns = {"img": rows, "fine": table["fine"][:]}
-        features = Features({"img": Image(), "fine": table.features["fine"]})
-        folder = tmp_path / message.partition(";")[0].replace(" ", "-")
-        Dataset.from_dict(columns, features=features).save_to_disk(folder)
-        with pytest.raises(TrainerError, match=f"column 'img', row 4: {message}"):
-            read_all(f"hf:{folder}")
-
-
-def test_a_gray_picture_among_others_is_named(tmp_path: Path) -> None:
-    gray, coloured = pictures(3, "L")[0], pictures(27)[0]
-    place = saved(datasets.concatenate_datasets([coloured, gray]), tmp_path / "pictures")
-    with pytest.raises(TrainerError, match="column 'img', row 27: a picture with 1 channel among others with 3 channels"):
-        load_data(place)
-    assert load_data(place, {"channels": 3}).spec.input_shape == (3, 10, 12)
-
-
-# What is refused
-
-
-def test_what_is_not_at_hand_is_told_with_what_to_do(tmp_path: Path) -> None:
-    for name in ("nobody/nothing_here", "nothing_here"):
-        with pytest.raises(TrainerError) as refused:
-            load_data(f"hf:{name}")
-        assert "\n" not in str(refused.value)
-        assert f"datasets.load_dataset('{name}').save_to_disk(FOLDER) fetches it: give it as hf:FOLDER" in str(refused.value)
-        assert "the hub cannot be reached" in str(refused.value)
-    with pytest.raises(TrainerError, match=f"there is no {tmp_path / 'nothing_here'}; allowed are a folder, a file, or a name"):
-        load_data(f"hf:{tmp_path / 'nothing_here'}")
-    (tmp_path / "table.xls").write_text("1")
-    with pytest.raises(TrainerError, match=r"a file \.xls; allowed are \.parquet, \.csv"):
-        load_data(f"hf:{tmp_path / 'table.xls'}")
-
-
-def test_damaged_files_and_code_are_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(TrainerError, match=r"damaged\.parquet': Arrow\w+: [^\n]+$"):
-        load_data(f"hf:{tmp_path / 'damaged.parquet'}")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainerError, match=r"empty': EmptyDatasetError: [^\n]+$"):
-        load_data(f"hf:{tmp_path / 'empty'}")
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    (tmp_path / "code" / "train.csv").write_text("text,label\na,0\n")
-    with pytest.raises(TrainerError, match="scripts are no longer supported"):
-        load_data(f"hf:{tmp_path / 'code'}")
-    assert not (tmp_path / "ran").exists()
-    place = saved(texts(), tmp_path / "texts")
-    (tmp_path / "texts" / "state.json").write_text("{")
-    with pytest.raises(TrainerError, match=r"texts': JSONDecodeError: [^\n]+$"):
-        load_data(place)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"train": "training"}, "train = 'training': allowed are its splits train, test"),
-        ({"test": "test", "train": "test"}, "allowed is each split once"),
-        ({"test": "train"}, "has splits train, test; say which is for training, such as train=test"),
-        ({"config": "small"}, "config = 'small': allowed for a name on the hub"),
-        ({"label": "stars"}, "label = 'stars': allowed are its columns text, label, id"),
-        ({"text": "id"}, "text = 'id': 'id' holds int64; allowed are texts"),
-        ({"text": "title"}, "text = 'title': 'title' is none of its columns text, label, id"),
-        ({"input": "label"}, "input = 'label': 'label' is the label; allowed are other columns"),
-        ({"text": "text", "image": "text"}, "image and text given; allowed is one of image, text and input"),
-        ({"size": 32}, "has no option 'size'; allowed are config, train, .*, max_tokens, vocabulary, lowercase"),
-        ({"max_tokens": 0}, "max_tokens = 0: allowed are whole numbers from 1"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    place = saved(DatasetDict({"train": texts(id=range(60)), "test": texts(9, id=range(9))}), tmp_path / "texts")
-    with pytest.raises(TrainerError, match=message):
-        load_data(place, options)
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"text": ["a"] * 30}, r"which column is the label\? Say label=COLUMN; it has text \(string\)"),
-        ({"text": ["a"] * 30, "title": ["b"] * 30}, "texts in text, title; say which: text=text"),
-        ({"text": ["a"] * 30, "price": [0.5] * 30}, r"texts in text, numbers in price; say text=text or input=\[\"price\"\]"),
-        ({}, "no column of pictures, texts or numbers beside 'label': none"),
-        ({"at": [{"x": 1}] * 30}, "no column of pictures, texts or numbers beside 'label': at"),
-        ({"text": [None] + ["a"] * 29}, r"column 'text' has no text in row 0 \(1 rows\)"),
-        ({"x": [[1.0]] * 30, "y": [1.0] * 30}, "column 'y' holds single numbers, others arrays; .* input=x"),
-    ],
-)
-def test_columns_that_are_not_clear_are_refused(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
-    labels = {} if list(columns) == ["text"] and None not in columns["text"] else {"label": [0, 1, 2] * 10}
-    with pytest.raises(TrainerError, match=message):
-        load_data(saved(Dataset.from_dict({**columns, **labels}), tmp_path / "table"))
-
-
-def test_splits_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
-    other = texts(9).cast_column("label", ClassLabel(names=["star", "bread", "river"]))
-    with pytest.raises(TrainerError, match="its splits differ: "):
-        load_data(saved(DatasetDict({"train": texts(), "test": other}), tmp_path / "names"))
-    named = [Dataset.from_dict({"text": ["x"] * 20, "label": ["a", b] * 10}) for b in ("b", "c")]
-    with pytest.raises(TrainerError, match="column 'label' has 'c' in row 21, which no training row has"):
-        load_data(saved(DatasetDict({"train": named[0], "test": named[1]}), tmp_path / "values"))
-    with pytest.raises(TrainerError, match="has splits a, b; say which is for training, such as train=a"):
-        load_data(saved(DatasetDict({"a": texts(), "b": texts()}), tmp_path / "unnamed"))
 
 
 def test_the_record_is_json(tmp_path: Path) -> None:
