@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from exporter.recurrent import Recurrent, in_order, separate, set_hidden_size
 from exporter.weights import WEIGHTS_FILE, StoredTensor
 from trainer.nested import NestedModel, Segments, batchnorm_names
 from trainer.submodel import SubModel
@@ -31,6 +32,10 @@ class Template:
         self._layout = layout
         inputs = set(nested.input_names)
         self._parameters = [i.name for i in exported.graph.input if i.name in layout]
+        self._recurrent = separate(exported.graph, self._parameters)
+        if self._recurrent:
+            used = {name for node in exported.graph.node for name in node.input}
+            self._parameters = [name for name in self._parameters if name in used]
         self._buffers = [i.name for i in exported.graph.input if i.name not in layout and i.name not in inputs]
         self._stripped = _strip(exported, inputs)
         self.digest = hashlib.sha256(self._stripped.SerializeToString(deterministic=True)).hexdigest()
@@ -45,6 +50,10 @@ class Template:
         canonical = self._nested.canonical_names
         for name in self._parameters:
             build.parameter(name, self._layout[name], segments[canonical[name]])
+        for layer in self._recurrent:
+            cuts = {name: (self._layout[name], segments[canonical[name]]) for name in layer.parameters}
+            build.recurrent(layer, cuts)
+            set_hidden_size(model.graph, layer, _size(cuts[layer.hidden_parameters[0]][1][1]))
         skeleton = self._nested.skeleton(sub)
         buffers = self._nested.buffers_of(sub)
         statistics = {f"{name}." if name else "" for name in batchnorm_names(skeleton)}
@@ -87,6 +96,26 @@ class Builder:
         """A matrix with its axes exchanged."""
         self.parameter(f"{name}.rows_first", stored, segments)
         self._nodes.append(helper.make_node("Transpose", [f"{name}.rows_first"], [name], perm=[1, 0]))
+
+    def recurrent(self, layer: Recurrent, cuts: Mapping[str, tuple[StoredTensor, Segments]]) -> None:
+        """The weights of a recurrent layer. `cuts`: of each of its parameters, where it lies and what is kept of it."""
+        for name, parameters in (
+            (layer.weights, layer.input_parameters),
+            (layer.recurrent_weights, layer.hidden_parameters),
+            (layer.biases, layer.bias_parameters),
+        ):
+            pieces = [f"{name}.{place}" for place in range(len(parameters))]
+            for piece, parameter in zip(pieces, parameters, strict=True):
+                stored, segments = cuts[parameter]
+                self.parameter(piece, stored, in_order(layer.kind, segments))
+            if not pieces:
+                continue
+            joined = pieces[0] if len(pieces) == 1 else f"{name}.joined"
+            if len(pieces) > 1:
+                self._nodes.append(helper.make_node("Concat", pieces, [joined], axis=0))
+            rest = [_size(kept) for kept in cuts[parameters[0]][1][1:]]
+            shape = self._index([len(layer.input_parameters), -1, *rest])
+            self._nodes.append(helper.make_node("Reshape", [joined, shape], [name]))
 
     def statistics(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """One inline tensor for all of them, in half precision when that loses nothing."""
@@ -202,6 +231,10 @@ def _set_groups(graph: GraphProto, skeleton: nn.Module) -> None:
         for attribute in node.attribute:
             if attribute.name == "group" and isinstance(groups, int):
                 attribute.i = groups
+
+
+def _size(slices: Sequence[slice]) -> int:
+    return sum(kept.stop - kept.start for kept in slices)
 
 
 def _is_cut(slices: Sequence[slice], size: int) -> bool:

@@ -135,7 +135,7 @@ def select(
 
 def run(
     bundle: BundlePath,
-    input: Annotated[Path, typer.Option(help="FILE.npy, or FILE.npz with one array per input.")],
+    input: Annotated[Path, typer.Option(help="FILE.npy, FILE.npz with one array per input, or a picture (JPEG, PNG).")],
     output: Annotated[Path | None, typer.Option(help="FILE.npz for the outputs.")] = None,
     device: DevicesOption = None,
     latency_ms: LatencyOption = None,
@@ -183,12 +183,13 @@ def run(
     if watching:
         from sortednet.watch import watch
 
-        history = watch(runtime, read_inputs(input), budget, rate=rate, seconds=seconds, console=messages)
+        history = watch(runtime, read_inputs(input, runtime.bundle), budget, rate=rate, seconds=seconds, console=messages)
         if as_json:
             print_json({"runs": [record._asdict() for record in history]})
         runtime.close()
         return
-    result = runtime.run(read_inputs(input), budget)
+    inputs = read_inputs(input, runtime.bundle)
+    result = runtime.run(inputs, budget)
     if output:
         write_outputs(output, result.outputs)
     selection = result.selection
@@ -196,11 +197,18 @@ def run(
         outputs = {name: array.tolist() for name, array in result.outputs.items()}
         names = ("feasible", "accuracy", "reason", "stages", "threshold")
         chosen = {name: getattr(selection, name) for name in names}
+        if answers := result.answers():
+            chosen["answers"] = [[answer._asdict() for answer in best] for best in answers]
         print_json({"submodel": selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **chosen})
     else:
         typer.echo(f"{selection.submodel} in {result.latency_ms:.3f} ms: {selection.reason}")
+        answers = result.answers()
+        if len(answers) == 1:  # of a classification: more than its logits say
+            for answer in answers[0]:
+                typer.echo(f"  {answer.label} {answer.probability:.1%}")
         for name, array in result.outputs.items():
-            typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
+            if output is not None or len(answers) != 1:
+                typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
     if not selection.feasible:
         raise typer.Exit(3)
 

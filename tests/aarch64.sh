@@ -48,9 +48,12 @@ arm() {
 cd "$work"
 rm -rf bundle cache
 OMP_NUM_THREADS=1 PYTHONPATH="$here" "$python" -c "
-from tests.conftest import exported, train
+from pathlib import Path
+from tests.conftest import exported, family_for
+from tests.test_export import calibrated
 from trainer.data import load_data
-exported(train(load_data('digits')), load_data('digits'), __import__('pathlib').Path('bundle'))"
+digits = load_data('digits')
+exported(calibrated(family_for(digits)), digits, Path('bundle'))"
 rm -r bundle/profiles
 arm -m sortednet verify bundle
 arm -m sortednet profile bundle --threads 1 --measure 6 --repeats 5 --watts 2 --device emulated

@@ -1,5 +1,6 @@
-"""What many tests share: a small nested model trained on real data, and its bundle, measured.
+"""What many tests share: a small nested model and its bundles, whose accuracies and profile are written down.
 
+Nothing here is trained or measured but `trained`: what a training gives, and how fast a machine is, decide no test.
 torch is imported where it is needed: `tests/aarch64.sh` runs the runtime's tests without it, on a bundle made elsewhere.
 """
 
@@ -12,36 +13,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from device_profiles import DeviceInfo, LatencyMs, Profile, write_profile
+import selector.choose.battery
+from device_profiles import DeviceInfo, LatencyMs, Profile
 from exporter.bundle import Bundle
 from selector.run.cache import FOLDER_VARIABLE
-from selector.run.profiling import profile_bundle
+from tests.helpers.figures import DEVICE, profiled, written_down
 
 if TYPE_CHECKING:
-    from trainer import NestedModel
+    from trainer import Family, NestedModel
     from trainer.data import DataSet
 
-DEVICE = "test-device"
+__all__ = ["DEVICE"]  # among others: tests take it from here
+
 DATABASES = ("sqlite", "postgresql")
 NO_POSTGRESQL = "PostgreSQL is not installed here (Debian: apt-get install postgresql)"
 BUNDLE_VARIABLE = "SORTEDNET_TEST_BUNDLE"
+THREADS_VARIABLE = "SORTEDNET_TEST_THREADS"
 
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as `sortednet train` does
+# How long an example takes is a matter of what else runs.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    """Two threads at most, as on the machines that the tests run on."""
+def _threads() -> None:
+    """Two at most, as on the machines that the tests run on, or as many as the variable says."""
     if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the tests
         os.environ["OMP_NUM_THREADS"] = "1"  # of those that tests start
     if BUNDLE_VARIABLE in os.environ:
         return
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get(THREADS_VARIABLE, "2")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_battery_is_waited_for() -> Iterator[None]:
+    """However busy the machine is: a run that had its turn before the battery's reader would go on without."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(selector.choose.battery, "WAIT_SECONDS", 60.0)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -61,62 +77,57 @@ def digits() -> DataSet:
 
 @pytest.fixture(scope="session")
 def trained(digits: DataSet) -> NestedModel:
-    """Tests must not change it."""
-    return train(digits)
-
-
-def train(digits: DataSet) -> NestedModel:
-    """Six sub-models of a small ResNet, trained for a few epochs and calibrated."""
+    """For tests of what int8 does to accuracies; others take `untrained`. Tests must not change it."""
     import torch
 
     from trainer import NestedModel, fit
-    from trainer.families import ResNet
 
-    family = ResNet.for_data(digits.spec, channels=[16, 24, 32], blocks=[2, 2, 2], widths=[0.5, 0.75, 1.0], depths=[1, 2])
     torch.manual_seed(0)
-    nested = NestedModel(family)
+    nested = NestedModel(family_for(digits))
     fit(nested, digits.train, epochs=8, batch_size=32, augment=digits.augment, show_progress=False)
     return nested
 
 
-@pytest.fixture(scope="session")
-def bundle_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A measured bundle. Tests must not change it; copy it to damage it."""
-    path = tmp_path_factory.mktemp("bundles") / "digits"
-    if given := os.environ.get(BUNDLE_VARIABLE):
-        return measured(Path(shutil.copytree(given, path)))
-    return exported(request.getfixturevalue("trained"), request.getfixturevalue("digits"), path)
+def family_for(digits: DataSet) -> Family:
+    """A small ResNet of six sub-models."""
+    from trainer.families import ResNet
+
+    return ResNet.for_data(digits.spec, channels=[16, 24, 32], blocks=[2, 2, 2], widths=[0.5, 0.75, 1.0], depths=[1, 2])
 
 
 @pytest.fixture(scope="session")
 def untrained(digits: DataSet) -> NestedModel:
-    """Six sub-models of random weights, for tests that ask for equal answers, not for good ones. Tests must not change it."""
+    """Six sub-models of random weights, calibrated. Tests must not change it."""
     from tests.exporter.test_export import calibrated
-    from trainer.families import ResNet
 
-    channels, blocks = [8, 12, 16], [2, 2, 2]
-    return calibrated(ResNet.for_data(digits.spec, channels=channels, blocks=blocks, widths=[0.5, 0.75, 1.0], depths=[1, 2]))
+    return calibrated(family_for(digits))
+
+
+@pytest.fixture(scope="session")
+def bundle_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `untrained`, with accuracies and a profile that are written down (`tests.helpers.figures`).
+
+    Tests must not change it; copy it to damage it.
+    """
+    path = tmp_path_factory.mktemp("bundles") / "digits"
+    if given := os.environ.get(BUNDLE_VARIABLE):
+        return written_down(Path(shutil.copytree(given, path)))
+    return written_down(exported(request.getfixturevalue("untrained"), request.getfixturevalue("digits"), path))
 
 
 @pytest.fixture(scope="session")
 def untrained_path(untrained: NestedModel, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its bundle in both precisions, measured. Tests must not change it; copy it to damage it."""
-    return exported(untrained, digits, tmp_path_factory.mktemp("untrained") / "digits", int8=True)
+    """The same in both precisions."""
+    return written_down(exported(untrained, digits, tmp_path_factory.mktemp("untrained") / "digits", int8=True))
 
 
-def exported(trained: NestedModel, digits: DataSet, path: Path, *, int8: bool = False) -> Path:
-    """Writes the bundle and measures it."""
+def exported(nested: NestedModel, digits: DataSet, path: Path, *, int8: bool = False) -> Path:
+    """Writes the bundle, with its accuracies on the test split and a profile that is made up."""
     from exporter import export
 
     calibration = digits.train if int8 else None
-    export(trained, path, test_data=digits.test, int8_calibration=calibration, show_progress=False)
-    return measured(path)
-
-
-def measured(path: Path) -> Path:
-    profile = profile_bundle(Bundle(path), device=DEVICE, threads=1, repeats=10, show_progress=False)
-    write_profile(profile, path / "profiles" / f"{DEVICE}.json")
-    return path
+    export(nested, path, test_data=digits.test, int8_calibration=calibration, show_progress=False)
+    return profiled(path)
 
 
 def device_info(**given: Any) -> DeviceInfo:
@@ -143,7 +154,7 @@ def bundle(bundle_path: Path) -> Bundle:
 
 @pytest.fixture
 def images(bundle: Bundle) -> NDArray[Any]:
-    """Two examples, as the measured bundle takes them."""
+    """Two examples, as the bundle takes them."""
     (name,) = (spec.name for spec in bundle.manifest.inputs)
     return bundle.selftest_inputs[name][:2]
 

@@ -38,7 +38,7 @@ def load_checkpoint(folder: Path, nested: NestedModel, optimizer: torch.optim.Op
         if name.startswith("optimizer/"):
             parameter_name, _, key = name.removeprefix("optimizer/").rpartition("/")
             parameter = parameters[parameter_name]
-            optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.ndim else tensor
+            optimizer.state[parameter][key] = tensor.to(parameter.device)  # numbers too: fused kernels read them there
     state: dict[str, Any] = json.loads(header["state"])
     return state
 

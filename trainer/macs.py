@@ -36,12 +36,27 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            macs = formula(*args, **(kwargs or {}), out_val=result) // 2
-            self.macs += macs
-            self.layers[_layer(func._overloadpacket.__name__, macs, args, result)] += 1
+        name, formula = func._overloadpacket.__name__, flop_registry.get(func._overloadpacket)
+        if name == _LSTM:
+            layer = _lstm(args)
+        elif formula is not None:
+            layer = _layer(name, formula(*args, **(kwargs or {}), out_val=result) // 2, args, result)
+        else:
+            return result
+        self.macs += layer.macs
+        self.layers[layer] += 1
         return result
+
+
+_LSTM = "mkldnn_rnn_layer"  # what torch runs an LSTM's layer with on a CPU, in one piece
+
+
+def _lstm(args: Any) -> LayerShape:
+    """A layer's sequence (T, N, C) or (N, T, C) times its weights (4 H, C) and (4 H, H): of every position both products."""
+    sequence, of_input, of_state = args[:3]
+    positions, hidden = prod(sequence.shape[:2]), of_state.shape[1]
+    weights = prod(of_input.shape) + prod(of_state.shape)
+    return LayerShape("lstm", positions * weights, weights, positions * (sequence.shape[2] + hidden), sequence.shape[2], hidden)
 
 
 def _layer(operator: str, macs: int, args: Any, result: Any) -> LayerShape:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
-from exporter.bundle.manifest import TensorSpec
+from exporter.bundle.manifest import TaskEntry, TensorSpec
 from exporter.bundle.session import CPU, SessionOptions
 from selector.adapt.battery_reader import BatteryReader, read_battery
 from selector.adapt.controller import Controller, pooled
@@ -32,6 +32,7 @@ from selector.choose.cascades import Cascade, read_cascades, with_cascades
 from selector.choose.clock import seconds
 from selector.choose.profiles import find_profiles
 from selector.choose.selector import Key, Selector
+from selector.run.answers import Answer, answers
 from selector.run.cache import ModelCache, session_opener
 from selector.run.cascade import CascadeSession
 from selector.run.pool import SessionPool
@@ -58,6 +59,16 @@ class RunResult:
     outputs: dict[str, Array]
     selection: Selection
     latency_ms: float
+    task: TaskEntry | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """Of each example the name of the class that it most probably is; empty for another task than classification."""
+        return [best[0].label for best in self.answers(1)]
+
+    def answers(self, count: int = 3) -> list[list[Answer]]:
+        """Of each example so many most probable classes with their probabilities; empty for another task."""
+        return [] if self.task is None else answers(self.task, self.outputs, count)
 
 
 class RunRecord(NamedTuple):
@@ -179,7 +190,7 @@ class Runtime:
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
         self._note(selection, session, elapsed, first_ms, budget or _NO_LIMITS, examples_in(self.bundle, feed))
-        return RunResult(dict(zip(self._output_names, values, strict=True)), selection, elapsed)
+        return RunResult(dict(zip(self._output_names, values, strict=True)), selection, elapsed, self.bundle.manifest.task)
 
     def select(self, budget: Budget) -> Selection:
         """The best for the budget now, whether it is open or not. Raises BudgetError where there is no profile, or no accuracy

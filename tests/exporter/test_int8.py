@@ -36,6 +36,12 @@ def both_path(trained: NestedModel, digits: DataSet, tmp_path_factory: pytest.Te
     return exported(trained, digits, tmp_path_factory.mktemp("int8") / "digits", int8=True)
 
 
+@pytest.fixture(scope="module")
+def bundle_path(trained: NestedModel, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in fp32 alone."""
+    return exported(trained, digits, tmp_path_factory.mktemp("fp32") / "digits")
+
+
 @pytest.fixture
 def both(both_path: Path) -> Bundle:
     return Bundle(both_path)

@@ -44,7 +44,7 @@ def contents(bundle: Bundle) -> dict[str, bytes]:
     return {path.relative_to(bundle.path).as_posix(): path.read_bytes() for path in files}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_part_answers_as_the_whole_and_has_its_profile(both: Bundle, tmp_path: Path, data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(list(both.submodels)), min_size=1, max_size=5, unique=True))

@@ -56,7 +56,7 @@ def served(text: str, folder: Path) -> None:
 
 
 def _wait_until_ready(port: int) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").close()
             return

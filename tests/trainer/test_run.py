@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,33 @@ from tests.trainer.test_families import one_thread  # noqa: F401
 from tests.trainer.test_fit import SETTINGS, equal, log_of
 from trainer import TrainerError
 from trainer.data import DataSet
-from trainer.evaluate import accuracies_of
+from trainer.evaluate import scores_of
 from trainer.run import load_run, read_record, train_run
 
 WHOLE = {"epochs": 4, "batch_size": 32, "update": "sorted"}  # 36 steps an epoch
 
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sortednet", "train", "--family", "resnet", "--data", "digits", "--out", out.name, *more]
+# `sortednet train`, but that its 41st step begins when a signal has come: in the middle of the second epoch on any machine.
+HELD = """
+import os, pathlib, signal, sys
+import sortednet
+from trainer.updates import RULES
+reads, writes = os.pipe()
+os.set_blocking(writes, False)
+signal.set_wakeup_fd(writes)
+sample = RULES["sorted"].sample
+def held(rule, step, seed):
+    if step == 40:
+        pathlib.Path("held").touch()
+        os.read(reads, 1)
+    return sample(rule, step, seed)
+RULES["sorted"].sample = held
+sortednet.app()
+"""
+
+
+def start(out: Path, *more: str, program: Sequence[str] = ("-m", "sortednet")) -> subprocess.Popen[str]:
+    command = [sys.executable, *program, "train", "--family", "resnet", "--data", "digits", "--out", out.name, *more]
     command += [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     command += ["--epochs", "4", "--batch-size", "32", "--threads", "1", "--json"]
     return subprocess.Popen(command, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -36,11 +56,10 @@ def start(out: Path, *more: str) -> subprocess.Popen[str]:
 
 def stopped(out: Path, stop: signal.Signals) -> tuple[int, str]:
     """Trains in a process of its own until it gets the signal, within an epoch; its exit code and messages."""
-    process = start(out)
-    while not (out / "checkpoint.safetensors").exists():
+    process = start(out, program=("-c", HELD))
+    while not (out.parent / "held").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    time.sleep(0.1)
     process.send_signal(stop)
     _, messages = process.communicate()
     return process.returncode, messages
@@ -103,8 +122,8 @@ def test_a_finished_run_can_be_reopened_and_is_not_overwritten(digits: DataSet, 
     run = load_run(tmp_path / "run")
     assert [sub.id for sub in run.nested.submodels] == ["w0.50-d1", "w0.50-d2", "w1.00-d1", "w1.00-d2"]
     assert not any(run.nested.needs_calibration(sub) for sub in run.nested.submodels)
-    again = accuracies_of(run.nested, run.nested.submodels, digits.validation)
-    assert {sub.id: round(accuracy, 6) for sub, accuracy in again.items()} == summary["validation_accuracy"]
+    again = scores_of(run.nested, run.nested.submodels, digits.validation)
+    assert {sub.id: round(score.quality, 6) for sub, score in again.items()} == summary["validation_accuracy"]
     assert run.record["data"]["split_sha256"] == digits.record["split_sha256"]
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     with pytest.raises(TrainerError, match="already holds a run; go on with --resume or choose another folder"):

@@ -49,7 +49,7 @@ class Samples:
     """
 
     def __init__(self, inputs: Tensor | Mapping[str, Tensor], targets: Targets) -> None:
-        self.inputs: Mapping[str, Tensor] = {INPUT: inputs} if isinstance(inputs, Tensor) else dict(inputs)
+        self.inputs: Mapping[str, Tensor] = dict(_by_name(inputs))
         self.targets = targets
         wanted = {name or "targets": len(t) for name, t in named_targets(targets).items()}
         lengths = {**{name: len(t) for name, t in self.inputs.items()}, **wanted}
@@ -175,6 +175,14 @@ class DataSet:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a file becomes an input, by input: see the manifest
 
 
+def _by_name(inputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if isinstance(inputs, Tensor):
+        return {INPUT: inputs}
+    if not isinstance(inputs, Mapping):
+        raise TrainerError(f"inputs: a {type(inputs).__name__}; allowed are one tensor, or tensors by name")
+    return inputs
+
+
 def each(values: Any, apply: Any) -> Any:
     """Applied to a tensor, or to each of several by name."""
     if isinstance(values, Mapping):
@@ -192,9 +200,7 @@ def as_inputs(inputs: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[s
 
     Raises TrainerError naming what is missing.
     """
-    given = {INPUT: inputs} if isinstance(inputs, Tensor) else inputs
-    if not isinstance(given, Mapping):
-        raise TrainerError(f"inputs: a {type(inputs).__name__} given; allowed are one tensor, or tensors by name")
+    given = _by_name(inputs)
     if len(names) == len(given) == 1:
         return {names[0]: next(iter(given.values()))}
     if set(given) != set(names):

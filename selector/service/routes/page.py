@@ -22,6 +22,7 @@ from device_profiles import PERCENTILES
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
 from selector.choose.cascades import with_cascades
+from selector.choose.metrics import metric_name
 from selector.service.routes.predict import predictor
 from selector.service.state import state
 from selector.service.web.arguments import checked_name
@@ -71,7 +72,9 @@ def page() -> Response:
         api_pages="/docs" in rules,
         config={
             "charts": f"/assets/{_charts_version()}/{CHARTS}",
-            "bundles": {bundle.name: {"device": _default_device(bundle)} for bundle in bundles},
+            "bundles": {
+                bundle.name: {"device": _default_device(bundle), "metric": metric_name(bundle.metric)} for bundle in bundles
+            },
             "runtime": "/v1/predict" in rules,
         },
     )
@@ -105,10 +108,10 @@ def asset(version: str, name: str) -> Response:
 @blueprint.get("/dashboard/frontiers/<bundle>/<device>")
 @not_in_the_api
 def frontiers(bundle: str, device: str) -> Response:
-    """By cost: from which budget on, which sub-model is the most accurate that fits; `[[cost, sub-model], …]`, ascending.
+    """By cost: from which budget on, which sub-model is the best that fits; `[[cost, sub-model], …]`, ascending.
 
     The bundle's cascades are among the sub-models. `cascades` says of each what it costs on this device, as a profile does.
-    `problem` says in words why there are none: the profile is of another bundle, or no accuracy is known.
+    `problem` says in words why there are none: the profile is of another bundle, or no quality is known.
     """
     opened = state().bundle(bundle)
     checked_name("device", device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,43 +94,51 @@ def test_a_slow_sensor_is_asked_so_rarely_that_all_stay_within_their_share() -> 
     assert sensors.value("slow", now) == 1.0
 
 
-def test_it_reads_by_itself_and_stops() -> None:
+@pytest.fixture
+def reading() -> Callable[[], int]:
+    """How many threads that were started since then read sensors."""
+    before = set(threading.enumerate())
+    return lambda: sum(thread.name == "sortednet-sensors" for thread in set(threading.enumerate()) - before)
+
+
+def until(comes_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not comes_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_it_reads_by_itself_and_stops(reading: Callable[[], int]) -> None:
     sensors = Sensors([Sensor("level", lambda: 3.0, every_seconds=0.01)], share=1.0)
     sensors.start()
     sensors.start()
-    for _ in range(500):
-        if sensors.value("level") is not None:
-            break
-        time.sleep(0.01)
-    assert sensors.values() == {"level": 3.0}
+    until(lambda: sensors.values() == {"level": 3.0})
+    assert reading() == 1
     sensors.stop()
+    until(lambda: reading() == 0)
 
 
-def test_it_reads_on_where_it_is_started_at_once_after_a_stop() -> None:
+def test_it_reads_on_where_it_is_started_at_once_after_a_stop(reading: Callable[[], int]) -> None:
     read: list[float] = []
     sensors = Sensors([Sensor("level", lambda: read.append(1.0) or 3.0, every_seconds=0.01)], share=1.0)
     for _ in range(20):
         sensors.start()
         sensors.stop()
     sensors.start()
-    time.sleep(0.2)
+    until(lambda: reading() == 1)
     read.clear()
-    for _ in range(500):
-        if len(read) > 3:
-            break
-        time.sleep(0.01)
-    assert len(read) > 3
+    until(lambda: len(read) > 3)
     sensors.stop()
-    time.sleep(0.2)
+    until(lambda: reading() == 0)
     read.clear()
     time.sleep(0.1)
     assert read == []
 
 
-def test_several_threads_that_start_it_start_one_thread() -> None:
+def test_several_threads_that_start_it_start_one_thread(reading: Callable[[], int]) -> None:
     sensors = Sensors([Sensor("level", lambda: 3.0)])
-    reading: set[int] = set()
-    sensors.after.append(lambda now: reading.add(threading.get_ident()))
+    read_by: set[int] = set()
+    sensors.after.append(lambda now: read_by.add(threading.get_ident()))
     together = threading.Barrier(8)
 
     def start() -> None:
@@ -141,9 +150,11 @@ def test_several_threads_that_start_it_start_one_thread() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    time.sleep(0.3)
+    assert reading() == 1
+    until(lambda: bool(read_by))
     sensors.stop()
-    assert len(reading) == 1
+    until(lambda: reading() == 0)
+    assert len(read_by) == 1
 
 
 def test_without_sensors_there_is_nothing_to_come_back_for() -> None:

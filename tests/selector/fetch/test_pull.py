@@ -30,7 +30,7 @@ from exporter.subset import subset
 from selector.choose.cascades import Cascade, read_cascades, write_cascades
 from selector.fetch import transfer
 from tests.conftest import DEVICE
-from tests.selector.service.test_service import Server, serving
+from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, serving
 from trainer import NestedModel
 
 SMALL = "w0.50-d1"
@@ -70,7 +70,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name not in ("Host", "Connection")}
         request = Request(self.command, self.path, headers)
         self.server.seen.append(request)
-        connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=ANSWERS_WITHIN_S)
         connection.request(self.command, self.path, body, headers)
         response = connection.getresponse()
         content = response.read()
@@ -135,7 +135,7 @@ class Stall:
     def __call__(self, request: Request, status: int, body: bytes) -> None:
         if "weights.bin" in request.path:
             self.reached.set()
-            self.goes_on.wait(20)
+            self.goes_on.wait(ANSWERS_WITHIN_S)
 
 
 @contextmanager
@@ -484,7 +484,7 @@ def test_two_pulls_to_one_place_do_not_disturb_each_other(proxy: Proxy, tmp_path
         assert stall.reached.wait(60)
         assert "another pull" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", "w1.00-d1", code=1)
         stall.goes_on.set()
-        assert process.wait(30) == 0
+        assert process.wait(ANSWERS_WITHIN_S) == 0
     assert list(Bundle(tmp_path / "mine").submodels) == [SMALL]
 
 

@@ -169,13 +169,18 @@ def submodels_of(path: Path) -> list[str]:
     return sorted(bundle.submodels, key=lambda name: bundle.submodels[name].accuracy)
 
 
+def quiet_runtime(path: Path, **options: Any) -> Runtime:
+    """Chooses by the profile alone, whatever else runs here."""
+    return Runtime(path, feedback=False, battery=lambda: None, sensors=False, **options)
+
+
 def opened_by(runtime: Runtime) -> set[str]:
     return {submodel for submodel, _ in runtime.pool.loaded}
 
 
 def test_a_run_takes_what_is_open_while_the_wanted_one_is_opened(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
-    runtime = Runtime(ranked, feedback=False, battery=lambda: None)
+    runtime = quiet_runtime(ranked)
     first = runtime.run(images(1), Budget(latency_ms=1)).selection
     assert first.submodel == names[0]  # nothing was open, so that this one was waited for
     runtime.pool.settle()
@@ -200,7 +205,7 @@ def test_a_run_takes_what_is_open_while_the_wanted_one_is_opened(ranked: Path) -
 
 def test_a_run_waits_where_nothing_open_fits_the_budget(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
-    runtime = Runtime(ranked, feedback=False, battery=lambda: None)
+    runtime = quiet_runtime(ranked)
     assert runtime.run(images(1)).selection.submodel == names[5]
     assert runtime.run(images(1), Budget(latency_ms=2)).selection.submodel == names[1]
     runtime.close()
@@ -223,7 +228,7 @@ def with_memory(path: Path, memory_mb: dict[str, float | None]) -> None:
 def test_a_runtime_stays_within_its_memory(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
     with_memory(ranked, {name: 10.0 * n for n, name in enumerate(names, start=1)})
-    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=45)
+    runtime = quiet_runtime(ranked, memory_mb=45)
     order, chosen = random.Random(0), Counter[str]()
     for _ in range(300):
         result = runtime.run(images(1), Budget(latency_ms=order.randint(1, 6)))
@@ -240,7 +245,7 @@ def test_a_runtime_stays_within_its_memory(ranked: Path) -> None:  # noqa: F811
 def test_with_room_for_one_alone_the_wanted_one_replaces_it(ranked: Path) -> None:  # noqa: F811
     names = submodels_of(ranked)
     with_memory(ranked, dict.fromkeys(names, 10.0))
-    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=15)
+    runtime = quiet_runtime(ranked, memory_mb=15)
     for limit in (1, 6, 3, 6):
         assert runtime.run(images(1), Budget(latency_ms=limit)).selection.submodel == names[limit - 1]
         assert opened_by(runtime) == {names[limit - 1]}
@@ -251,7 +256,7 @@ def test_memory_that_was_not_measured_is_estimated(ranked: Path) -> None:  # noq
     with_memory(ranked, dict.fromkeys(submodels_of(ranked)))
     bundle = Bundle(ranked)
     largest = max(entry.params for entry in bundle.submodels.values())
-    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=8 * largest / 2**20 * 0.99)
+    runtime = quiet_runtime(ranked, memory_mb=8 * largest / 2**20 * 0.99)
     entry = bundle.submodels[runtime.run(images(1)).selection.submodel]
     assert entry.params < largest
     runtime.close()
@@ -299,7 +304,7 @@ def test_several_profiles_of_a_device_make_one_frontier(ranked: Path) -> None:  
     faster = profile.model_copy(update={"device": device, "submodels": measured})
     write_profile(faster, ranked / "profiles" / "two-threads.json")
 
-    runtime = Runtime(ranked, feedback=False, device=[DEVICE, "two-threads"], battery=lambda: None, load_ahead=False)
+    runtime = quiet_runtime(ranked, device=[DEVICE, "two-threads"], load_ahead=False)
     for limit, submodel, of in ((1, names[0], DEVICE), (3, names[5], "two-threads"), (2, names[3], "two-threads")):
         result = runtime.run(images(1), Budget(latency_ms=limit))
         assert (result.selection.submodel, result.selection.device) == (submodel, of)
@@ -313,7 +318,7 @@ def test_several_profiles_of_a_device_make_one_frontier(ranked: Path) -> None:  
 def test_without_a_profile_the_memory_is_kept_too(ranked: Path) -> None:  # noqa: F811
     shutil.rmtree(ranked / "profiles")
     largest = max(entry.params for entry in Bundle(ranked).submodels.values())
-    runtime = Runtime(ranked, feedback=False, battery=lambda: None, memory_mb=8 * largest / 2**20 * 0.99)
+    runtime = quiet_runtime(ranked, memory_mb=8 * largest / 2**20 * 0.99)
     assert Bundle(ranked).submodels[runtime.run(images(1)).selection.submodel].params < largest
     runtime.close()
 

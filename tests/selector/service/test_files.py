@@ -23,7 +23,7 @@ from selector import Budget, selector_for
 from selector.service import create_app
 from selector.service.files.subsets import SubsetStore, key_of, submodels_of
 from tests.conftest import DEVICE
-from tests.selector.service.test_service import Server, serving
+from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, serving
 
 CANARY = b"what lies outside of the bundle"
 FOREVER = "public, max-age=31536000, immutable"
@@ -59,7 +59,7 @@ def server(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def ask(server: Server, path: str, method: str = "GET", body: Any = None, **headers: str) -> Got:
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=ANSWERS_WITHIN_S)
     data = None if body is None else json.dumps(body)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, data, {**sent, **({"Content-Type": "application/json"} if data else {})})
@@ -175,7 +175,7 @@ def test_nothing_else_can_be_reached(server: Server, served: Path, path: str) ->
     """Over a bare socket: clients would tidy up such paths."""
     path = path.replace("CANARY", urllib.parse.quote(str(served.parent / "canary.json"), safe=""))
     host, _, port = server.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection((host, int(port)), timeout=ANSWERS_WITHIN_S) as client:
         client.sendall(f"GET {FILES}{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer.split(b" ", 2)[1] in (b"404", b"400", b"308")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from device_profiles import write_profile
 from exporter.bundle import Bundle
 from selector import Battery, Runtime
 from selector.choose.budget import Selection
@@ -23,8 +24,9 @@ from selector.service.predict.gate import REASONS
 from selector.service.predict.predictor import PredictOptions, Predictor
 from selector.service.predict.schemas import PredictQuery
 from selector.service.web.metrics import SUBMODELS, Metrics
+from tests.conftest import DEVICE
 from tests.helpers.predict_client import NPY, budget_path, npy_of, send
-from tests.selector.service.test_service import Server, serving
+from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, serving
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -38,7 +40,7 @@ def server(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def scraped(server: Server) -> Samples:
     """By name and labels; the text is checked by the parser of prometheus_client."""
-    with urllib.request.urlopen(server.url + "/metrics", timeout=20) as response:
+    with urllib.request.urlopen(server.url + "/metrics", timeout=ANSWERS_WITHIN_S) as response:
         assert response.headers.get_content_type() == "text/plain"
         return samples(response.read().decode())
 
@@ -124,9 +126,13 @@ def test_labels_of_submodels_are_bounded() -> None:
 
 
 def test_a_worker_that_is_not_asked_shows_its_sessions_and_battery_too(
-    bundle: Bundle, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+    bundle_path: Path, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whichever worker answers `/metrics` shows the others as they left their gauges."""
+    bundle = Bundle(shutil.copytree(bundle_path, tmp_path / "digits"))
+    profile = bundle.profile(DEVICE)
+    one = dict(list(profile.submodels.items())[:1])  # it has no neighbours that would be opened too, sooner or later
+    write_profile(profile.model_copy(update={"submodels": one}), bundle.path / "profiles" / f"{DEVICE}.json")
     monkeypatch.setattr(Runtime, "battery", lambda runtime: Battery(percent=37))
     metrics = Metrics()
     predictor = Predictor(PredictOptions(), metrics)

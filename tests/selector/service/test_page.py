@@ -30,6 +30,7 @@ from tests.selector.service.test_service import Server, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'sortednet[dev]'")
 Page, expect = sync_api.Page, sync_api.expect
+expect.set_options(timeout=60_000)  # however busy the machine is
 
 OTHER = "other-device"  # half as fast, and its energy is known
 BARE, BLIND = "unmeasured", "untested"  # bundles without a profile, and without accuracies
@@ -323,8 +324,12 @@ def test_colours_follow_the_system_and_a_choice_that_is_remembered(page: Any, se
 @pytest.mark.parametrize("width", [360, 1920])
 def test_nothing_is_wider_than_the_screen(page: Any, server: Server, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 740})
-    page.wait_for_timeout(200)  # the charts follow
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for _ in range(300):
+        page.wait_for_timeout(200)  # the charts follow, on a busy machine later
+        widest = page.evaluate("document.documentElement.scrollWidth")
+        if widest <= width:
+            break
+    assert widest <= width
 
 
 def test_everything_is_reached_by_keyboard_in_the_order_of_reading(page: Any, server: Server) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,23 @@ from selector.service.web.metrics import Metrics
 from selector.service.web.schemas import QueryBudget
 from tests.conftest import DEVICE, taking
 from tests.helpers.predict_client import JSON, NPY, budget_path, input_name, npy_of, refused, send
-from tests.selector.service.test_service import ENDS_WITHIN_S, Server, serving
-
-BATCH = 2048  # large enough that a run takes a while
+from tests.selector.service.test_service import ANSWERS_WITHIN_S, ENDS_WITHIN_S, Server, serving
 
 
 @pytest.fixture(scope="module")
 def server(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("predict") / "log", bundle_path, options=("--max-batch", str(BATCH))) as found:
+    folder = tmp_path_factory.mktemp("predict")
+    with serving(folder / "log", bundle_path, held_by=folder / "held") as found:
         yield found
+
+
+@pytest.fixture
+def held(server: Server) -> Iterator[Path]:
+    """While this file is there, whatever has its turn on that server takes its time."""
+    path = server.log.parent / "held"
+    path.touch()
+    yield path
+    path.unlink(missing_ok=True)
 
 
 def slow_on_paper(bundle_path: Path, copy: Path, ms: float) -> Bundle:
@@ -88,18 +95,13 @@ def test_a_profile_that_is_measured_anew_is_used(bundle_path: Path, images: np.n
     assert not before.runtime.pool.loaded
 
 
-@pytest.fixture
-def slow_body(images: np.ndarray[Any, Any]) -> bytes:
-    """Takes a while: the largest batch."""
-    return npy_of(np.repeat(images[:1], BATCH, axis=0))
-
-
 def live(server: Server, bundle: Bundle) -> dict[str, Any]:
     return dict(server.get(f"/v1/bundles/{bundle.name}/runtime").document)
 
 
 def wait_for(server: Server, bundle: Bundle, **wanted: int) -> None:
-    for _ in range(2000):
+    deadline = time.monotonic() + ANSWERS_WITHIN_S
+    while time.monotonic() < deadline:
         found = live(server, bundle)
         if all(found[name] >= count for name, count in wanted.items()):
             return
@@ -108,20 +110,21 @@ def wait_for(server: Server, bundle: Bundle, **wanted: int) -> None:
 
 
 def test_overload_is_answered_early_and_whoever_was_let_in_is_answered(
-    bundle_path: Path, bundle: Bundle, images: np.ndarray[Any, Any], slow_body: bytes, tmp_path: Path
+    server: Server, bundle: Bundle, images: np.ndarray[Any, Any], held: Path
 ) -> None:
-    options = ("--max-batch", str(BATCH))
-    with serving(tmp_path / "log", bundle_path, options=options) as server, ThreadPoolExecutor(40) as pool:
+    body = npy_of(images)
+    with ThreadPoolExecutor(40) as pool:
         slots = live(server, bundle)["slots"]
-        slow = [
-            pool.submit(send, server, budget_path({"min_accuracy": 0.2}), slow_body, Content_Type=NPY) for _ in range(5 * slots)
-        ]
+        slow = [pool.submit(send, server, budget_path({"min_accuracy": 0.2}), body, Content_Type=NPY) for _ in range(5 * slots)]
         wait_for(server, bundle, running=slots, queued=1)
-        late = send(server, budget_path({"latency_ms": 20}), npy_of(images), Content_Type=NPY)
+        late = send(server, budget_path({"latency_ms": 20}), body, Content_Type=NPY)
         assert refused(late, 503)["reason"] in ("expected_wait", "deadline_passed", "queue_full")
         assert late.headers["Retry-After"].isdigit()
-        more = [pool.submit(send, server, "/v1/predict", slow_body, Content_Type=NPY) for _ in range(3 * slots)]
+        more = [pool.submit(send, server, "/v1/predict", body, Content_Type=NPY) for _ in range(3 * slots)]
+        early, _ = wait(slow + more, return_when=FIRST_COMPLETED)  # there are more than may run and wait
+        assert {future.result().status for future in early} == {503}
         assert server.get("/healthz").status == 200  # a thread is left for that
+        held.unlink()
         replies = [future.result() for future in more]
         for reply in replies:
             if reply.status == 503:
@@ -131,18 +134,20 @@ def test_overload_is_answered_early_and_whoever_was_let_in_is_answered(
         assert 503 in {reply.status for reply in answers + replies}
         assert sum(reply.status == 200 for reply in answers) >= slots
         assert live(server, bundle)["deadlines"]["refused"] >= 1
-        assert send(server, "/v1/predict", npy_of(images), Content_Type=NPY).status == 200  # it is over
+        assert send(server, "/v1/predict", body, Content_Type=NPY).status == 200  # it is over
 
 
-def test_waiting_is_taken_off_the_deadline(
-    server: Server, bundle: Bundle, images: np.ndarray[Any, Any], slow_body: bytes
-) -> None:
+def test_waiting_is_taken_off_the_deadline(server: Server, bundle: Bundle, images: np.ndarray[Any, Any], held: Path) -> None:
+    one = npy_of(images[:1])
     with ThreadPoolExecutor(8) as pool:
         slots = live(server, bundle)["slots"]
-        slow = [pool.submit(send, server, "/v1/predict", slow_body, Content_Type=NPY) for _ in range(slots)]
+        slow = [pool.submit(send, server, "/v1/predict", npy_of(images), Content_Type=NPY) for _ in range(slots)]
         wait_for(server, bundle, running=slots)
-        reply = send(server, budget_path({"latency_ms": 60_000}), npy_of(images[:1]), Content_Type=NPY, Accept=JSON)
+        waits = pool.submit(send, server, budget_path({"latency_ms": 60_000}), one, Content_Type=NPY, Accept=JSON)
+        wait_for(server, bundle, running=slots, queued=1)
+        held.unlink()
         assert all(future.result().status == 200 for future in slow)
+        reply = waits.result()
     found = reply.document
     assert reply.status == 200, found
     latest = live(server, bundle)["runtimes"][0]["history"]
@@ -168,11 +173,16 @@ def test_the_runtime_tells_what_it_does(server: Server, bundle: Bundle, images: 
     assert server.get("/v1/bundles/nope/runtime").status == 404
 
 
-def test_a_graceful_stop_answers_what_is_in_flight(bundle_path: Path, bundle: Bundle, slow_body: bytes, tmp_path: Path) -> None:
-    with serving(tmp_path / "log", bundle_path, options=("--max-batch", str(BATCH))) as server, ThreadPoolExecutor(4) as pool:
-        running = pool.submit(send, server, "/v1/predict", slow_body, Content_Type=NPY)
+def test_a_graceful_stop_answers_what_is_in_flight(
+    bundle_path: Path, bundle: Bundle, images: np.ndarray[Any, Any], tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.touch()
+    with serving(tmp_path / "log", bundle_path, held_by=held) as server, ThreadPoolExecutor(4) as pool:
+        running = pool.submit(send, server, "/v1/predict", npy_of(images), Content_Type=NPY)
         wait_for(server, bundle, running=1)
-        server.process.send_signal(signal.SIGTERM)
+        server.stop()
+        held.unlink()
         assert running.result().status == 200
         assert server.process.wait(ENDS_WITHIN_S) == 0
     log = server.log.read_text()

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -115,16 +115,23 @@ def test_arrays_go_in_and_come_out_as_npy_and_npz(server: Server, bundle: Bundle
             np.testing.assert_allclose(found, by_onnxruntime(bundle, selection["submodel"], images), rtol=1e-4, atol=1e-4)
 
 
+def chosen(ask: Callable[[], Reply]) -> dict[str, Any]:
+    """The selection, once nothing else is run in its place because it is being opened."""
+    while "is being opened" in (found := ask().document["selection"])["reason"]:
+        pass
+    return dict(found)
+
+
 def test_the_budget_may_come_in_a_header_and_a_battery_saves(
     server: Server, bundle: Bundle, images: np.ndarray[Any, Any]
 ) -> None:
-    fastest = {"objective": "latency"}
-    by_header = send(server, "/v1/predict", npy_of(images), Content_Type=NPY, Sortednet_Budget=json.dumps(fastest), Accept=JSON)
-    by_query = send(server, budget_path(fastest), npy_of(images), Content_Type=NPY, Accept=JSON)
-    assert by_header.document["selection"] == by_query.document["selection"]
-    low = send_json(
-        server, {"battery": {"percent": 5, "discharging": True}, "inputs": {input_name(bundle): images.tolist()}}
-    ).document["selection"]
+    fastest, body = {"objective": "latency"}, npy_of(images)
+    header = {"Content_Type": NPY, "Accept": JSON, "Sortednet_Budget": json.dumps(fastest)}
+    by_header = chosen(lambda: send(server, "/v1/predict", body, **header))
+    by_query = chosen(lambda: send(server, budget_path(fastest), body, Content_Type=NPY, Accept=JSON))
+    assert by_header == by_query
+    saving = {"battery": {"percent": 5, "discharging": True}, "inputs": {input_name(bundle): images.tolist()}}
+    low = chosen(lambda: send_json(server, saving))
     assert "battery at 5 %" in low["reason"]
     asked = server.post("/v1/select", {"battery": {"percent": 5, "discharging": True}}).document
     assert low["submodel"] == asked["submodel"]

@@ -22,9 +22,9 @@ from selector.service.fleet.store import Store
 from selector.service.fleet.tables import hits
 from selector.service.state import PUT_LIMIT
 from tests.conftest import DATABASES, DEVICE, NO_POSTGRESQL, empty_store, taking
-from tests.selector.service.test_service import Server, problem, serving
+from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, problem, serving
 
-FRESH_WITHIN_S = 20
+FRESH_WITHIN_S = 60
 
 
 class Fleet(NamedTuple):
@@ -62,7 +62,7 @@ class Fleet(NamedTuple):
 
 def _conditional(request: urllib.request.Request) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN_S) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:

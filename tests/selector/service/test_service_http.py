@@ -7,9 +7,7 @@ import json
 import logging
 import logging.config
 import re
-import signal
 import socket
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ import sortednet
 from selector.service import create_app
 from selector.service.web import openapi
 from selector.service.web.access import log_settings
-from tests.selector.service.test_service import ENDS_WITHIN_S, Server, problem, serving
+from tests.selector.service.test_service import ANSWERS_WITHIN_S, ENDS_WITHIN_S, Server, problem, serving
 
 CONTRACT = {
     "/healthz": ["get"],
@@ -63,7 +61,7 @@ def server(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def raw(server: Server, request: bytes) -> tuple[int, http.client.HTTPResponse, Any]:
     """Sends bytes as they are; the status, the answer and its document."""
     place = urlsplit(server.url)
-    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+    with socket.create_connection((place.hostname, place.port), timeout=ANSWERS_WITHIN_S) as connection:
         connection.sendall(request)
         response = http.client.HTTPResponse(connection)
         response.begin()
@@ -73,7 +71,7 @@ def raw(server: Server, request: bytes) -> tuple[int, http.client.HTTPResponse, 
 def sent(server: Server, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, http.client.HTTPMessage]:
     """`headers`: with `_` for `-`."""
     place = urlsplit(server.url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=ANSWERS_WITHIN_S)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("GET" if body is None else "POST", path, body, named)
     with connection.getresponse() as response:
@@ -86,7 +84,7 @@ def sent(server: Server, path: str, body: bytes | None = None, **headers: str) -
 def test_a_body_that_ends_early_is_refused(server: Server) -> None:
     """It would be a whole document."""
     place = urlsplit(server.url)
-    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+    with socket.create_connection((place.hostname, place.port), timeout=ANSWERS_WITHIN_S) as connection:
         head = b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
         connection.sendall(head + b"{}")
         connection.shutdown(socket.SHUT_WR)
@@ -247,7 +245,7 @@ def test_no_other_page_may_read_answers_unless_its_origin_is_named(server: Serve
             method="OPTIONS",
             headers={"Origin": page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "Content-Type"},
         )
-        with urllib.request.urlopen(preflight, timeout=20) as answer:
+        with urllib.request.urlopen(preflight, timeout=ANSWERS_WITHIN_S) as answer:
             assert answer.headers["Access-Control-Allow-Origin"] == page
 
 
@@ -260,14 +258,16 @@ def test_an_origin_that_is_none_is_refused(bundle_path: Path, origin: str) -> No
 
 def test_a_request_in_flight_is_answered_when_the_server_stops(bundle_path: Path, tmp_path: Path) -> None:
     body = b'{"budget": {}}'
-    head = b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
     with serving(tmp_path / "log", bundle_path, options=["--workers", "2", "--threads", "2"]) as server:
         place = urlsplit(server.url)
-        with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
-            connection.sendall(head + body[:4])
-            time.sleep(0.3)  # it is being read
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+        with socket.create_connection((place.hostname, place.port), timeout=ANSWERS_WITHIN_S) as connection:
+            connection.sendall(head + b"Expect: 100-continue\r\n\r\n" + body[:4])
+            go_on, told = b"HTTP/1.1 100 Continue\r\n\r\n", b""
+            while len(told) < len(go_on):
+                told += connection.recv(len(go_on) - len(told))
+            assert told == go_on  # it is being read
+            server.stop()
             connection.sendall(body[4:])
             response = http.client.HTTPResponse(connection)
             response.begin()

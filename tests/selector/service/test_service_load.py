@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.service import fuzz
 from benchmarks.service.load import BODIES
-from tests.selector.service.test_service import Server, serving
+from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, serving
 
 REQUESTS, WARM_UP = 3000, 1000
 GROWTH_MB = 8  # a kilobyte kept per request would be 2
@@ -31,7 +31,7 @@ def test_thousands_of_queries_are_answered_without_growth_of_memory(bundle_path:
 def send(server: Server, count: int) -> None:
     """Over one connection that is kept."""
     place = urlsplit(server.url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=ANSWERS_WITHIN_S)
     for step in range(count):
         body = json.dumps(BODIES[step % len(BODIES)])
         connection.request("POST", "/v1/select", body, {"Content-Type": "application/json"})

@@ -1,0 +1,88 @@
+"""Families over Hugging Face modules, as a user writes them: small configurations, random weights, nothing downloaded.
+
+Shapes: N batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from trainer import Family, SubModel
+from trainer.tasks import Classification, LanguageModelling
+
+HEAD = 8  # numbers of one attention head
+TOKENS = 12  # of the example inputs
+MASKED = 4  # of the second example
+
+
+class _HuggingFace(Family):
+    """Axes: layers, heads, and the width of the layers between (`intermediate`)."""
+
+    dynamic_axes = {  # noqa: RUF012
+        "input_ids": {0: "batch", 1: "sequence"},
+        "attention_mask": {0: "batch", 1: "sequence"},
+    }
+
+    def __init__(
+        self,
+        vocabulary: int = 50,
+        layers: Sequence[int] = (1, 2),
+        heads: Sequence[int] = (2, 4),
+        intermediate: Sequence[int] = (16, 32),
+        attention: str = "sdpa",
+    ) -> None:
+        self.vocabulary, self.attention = vocabulary, attention
+        self.axes = {"layers": tuple(layers), "heads": tuple(heads), "intermediate": tuple(intermediate)}
+
+    def config(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary, "attention": self.attention, **{n: list(v) for n, v in self.axes.items()}}
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        mask = torch.ones(batch_size, TOKENS, dtype=torch.int64)
+        mask[1::2, -MASKED:] = 0
+        return {"input_ids": torch.randint(0, self.vocabulary, (batch_size, TOKENS)), "attention_mask": mask}
+
+    def sizes(self, sub: SubModel) -> dict[str, Any]:
+        """What the configurations of both have in common."""
+        return {
+            "vocab_size": self.vocabulary,
+            "num_hidden_layers": sub["layers"],
+            "num_attention_heads": sub["heads"],
+            "intermediate_size": sub["intermediate"],
+            "max_position_embeddings": 64,
+            "attn_implementation": self.attention,
+        }
+
+
+class Bert(_HuggingFace):
+    """BERT that classifies a text; more heads make the hidden size larger."""
+
+    task = Classification()
+
+    def build(self, sub: SubModel) -> nn.Module:
+        heads = sub["heads"]
+        assert isinstance(heads, int)
+        config = BertConfig(**self.sizes(sub), hidden_size=heads * HEAD, num_labels=3, hidden_dropout_prob=0.0)
+        module: nn.Module = BertForSequenceClassification(config)
+        return module
+
+
+class Llama(_HuggingFace):
+    """LLaMA that predicts the next token, without a cache; its hidden size is the same at every size, two heads share a key."""
+
+    task = LanguageModelling()
+
+    def build(self, sub: SubModel) -> nn.Module:
+        heads, most = sub["heads"], self.axes["heads"][-1]
+        assert isinstance(heads, int)
+        assert isinstance(most, int)
+        config = LlamaConfig(
+            **self.sizes(sub), hidden_size=most * HEAD, head_dim=HEAD, num_key_value_heads=heads // 2, use_cache=False
+        )
+        module: nn.Module = LlamaForCausalLM(config)
+        return module
