@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from tests.helpers.pictures import write_pictures
+from tests.helpers.sounds import write_sounds
 from tests.helpers.texts import write_texts
 from tests.trainer.test_data import write_cifar10, write_idx
 from trainer import TrainerError
@@ -54,6 +56,17 @@ def _texts(folder: Path) -> str:
     return f"text-folder:{folder / 'texts'}"
 
 
+def _sounds(folder: Path) -> str:
+    write_sounds(folder / "sounds")
+    return f"audio-folder:{folder / 'sounds'}"
+
+
+def _saved(folder: Path) -> str:
+    columns = {"text": [f"{'ab'[i % 2]} {i}" for i in range(40)], "label": ["ab"[i % 2] for i in range(40)]}
+    Dataset.from_dict(columns).save_to_disk(folder / "saved")
+    return f"hf:{folder / 'saved'}"
+
+
 def _own(folder: Path) -> str:
     (folder / "own_source.py").write_text(OWN_SOURCE)
     return "own_source:data"
@@ -73,6 +86,8 @@ MAKE: dict[str, Callable[[Path], str]] = {
     "image-folder": _pictures,
     "text-folder": _texts,
     "arrays": _arrays,
+    "audio-folder": _sounds,
+    "hf": _saved,
     "": _own,
 }
 """By source: writes a small data set into a folder and returns what is given to `--data`."""
@@ -169,9 +184,9 @@ def test_what_is_found_at_a_path_is_said_where_no_source_knows_it(here: Path) ->
     (here / "empty").mkdir()
     with pytest.raises(TrainerError, match="empty': is empty, which is none"):
         load_data(str(here / "empty"))
-    (here / "table.csv").write_text("1,2")
-    with pytest.raises(TrainerError, match=r"table\.csv': is a file \.csv, which is none"):
-        load_data(str(here / "table.csv"))
+    (here / "table.xls").write_text("1,2")
+    with pytest.raises(TrainerError, match=r"table\.xls': is a file \.xls, which is none"):
+        load_data(str(here / "table.xls"))
     (here / "only" / "a" / "b").mkdir(parents=True)
     with pytest.raises(TrainerError, match=r"only': holds a/ \(no files\), which is none"):
         load_data(str(here / "only"))
