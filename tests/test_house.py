@@ -17,7 +17,6 @@ FULLEST = 14
 
 TOO_LONG = {
     "exporter/writer.py",
-    "selector/run/runtime.py",
     "trainer/fit.py",
     "tests/exporter/test_export.py",
     "tests/selector/adapt/test_plan.py",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.run.runtime import InputError
+from selector.run.inputs import InputError
 
 
 def read_inputs(path: Path) -> dict[str, NDArray[Any]] | NDArray[Any]:

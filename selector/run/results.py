@@ -1,0 +1,36 @@
+"""What a run gives, and what is kept of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from selector.choose.budget import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run gave, what was chosen for it and why, and how long it took (without the choice)."""
+
+    outputs: dict[str, NDArray[Any]]
+    selection: Selection
+    latency_ms: float
+
+
+class RunRecord(NamedTuple):
+    """One run in a runtime's history."""
+
+    at: float  # seconds since 1970
+    submodel: str
+    device: str  # the profile
+    latency_ms: float  # per example of its batch
+    limit_ms: float | None
+    slow_down: float  # of the device, relative to its profile, after this run
+    battery_percent: float | None
+    reason: str  # of the choice; where there is a battery plan it says how that stands
+
+    @property
+    def met(self) -> bool:
+        return self.limit_ms is None or self.latency_ms <= self.limit_ms
