@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
     from exporter.bundle import Bundle
-    from selector.choose.cascades import read_cascades, with_cascades
+    from selector.choose.candidates import Candidates
+    from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
 
     opened = Bundle(bundle)
@@ -29,7 +30,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         return
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
-    profile = with_cascades(profile, cascades) if profile else None
+    expected = {offer.submodel: offer.costs for offer in Candidates.of(opened, [profile] if profile else [], cascades)}
     best = max((s.accuracy or 0.0) for s in opened.submodels.values())
     figures = right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "RAM MB")
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -46,7 +47,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
             _figure(cost, "memory_mb", 2),
         )
     for one in cascades:
-        cost = profile.submodels.get(one.id) if profile else None
+        cost = expected.get(one.id)
         share = f"{one.accuracy / best:.1%}" if best else ""
         costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
         table.add_row(one.id, "", "", f"{one.accuracy:.4f}", share, "", *costs)
