@@ -23,6 +23,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
     from selector.choose.candidates import Candidates
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
+    from selector.choose.metrics import metric_name
 
     opened = Bundle(bundle)
     if as_json:
@@ -31,8 +32,8 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
     expected = {offer.submodel: offer.costs for offer in Candidates.of(opened, [profile] if profile else [], cascades)}
-    best = max((s.accuracy or 0.0) for s in opened.submodels.values())
-    figures = right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "RAM MB")
+    best = max((s.quality or 0.0) for s in opened.submodels.values())
+    figures = right("params", "MACs", metric_name(opened.metric), "of best", "bytes", "p50 ms", "RAM MB")
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, entry in opened.submodels.items():
         cost = profile.submodels.get(name) if profile else None
@@ -40,8 +41,8 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
             name,
             _short(entry.params),
             _short(entry.macs),
-            "" if entry.accuracy is None else f"{entry.accuracy:.4f}",
-            f"{entry.accuracy / best:.1%}" if entry.accuracy is not None and best else "",
+            "" if entry.quality is None else f"{entry.quality:.4f}",
+            f"{entry.quality / best:.1%}" if entry.quality is not None and best else "",
             _short(opened.manifest.files[entry.graph].bytes),
             _figure(cost, "latency_ms", 3),
             _figure(cost, "memory_mb", 2),

@@ -18,6 +18,7 @@ from sortednet.options import (
     MemoryOption,
     ObjectiveOption,
     PercentileOption,
+    QualityOption,
 )
 
 DevicesOption = Annotated[
@@ -94,6 +95,7 @@ def select(
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
+    min_quality: QualityOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
@@ -108,12 +110,14 @@ def select(
     from selector.choose.battery import make_battery, read_policy
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
+    from selector.choose.metrics import metric_name
     from selector.choose.profiles import selector_for
 
     budget = make_budget(
         latency_ms=latency_ms,
         energy_mj=energy_mj,
         memory_mb=memory_mb,
+        min_quality=min_quality,
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
@@ -127,7 +131,7 @@ def select(
         print_json(selection.document())
     else:
         typer.echo(f"{selection.submodel}: {selection.reason}")
-        quality = f"{selection.metric} {selection.quality:.4f}"
+        quality = f"{metric_name(selection.metric)} {selection.quality:.4f}"
         typer.echo(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}")
     if not selection.feasible:
         raise typer.Exit(3)
@@ -141,6 +145,7 @@ def run(
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
+    min_quality: QualityOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
@@ -172,6 +177,7 @@ def run(
         latency_ms=latency_ms,
         energy_mj=energy_mj,
         memory_mb=memory_mb,
+        min_quality=min_quality,
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,

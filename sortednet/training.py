@@ -65,6 +65,7 @@ def train(
     # How often torch's threads look for each other before they sleep (GNU OpenMP). By default so often that a training of small
     # networks beside busy processes takes twenty to two hundred times as long; with this ten, and on a quiet machine the same.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    from selector.choose.metrics import metric_name
     from trainer.run import parse_grid, parse_settings, train_run
 
     options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
@@ -90,7 +91,7 @@ def train(
         print_json(summary)
         return
     qualities: Mapping[str, float] = summary["validation_quality"]
-    metric = summary["metric"]
+    metric = metric_name(summary["metric"])
     typer.echo(f"Trained {len(qualities)} sub-models in {summary['seconds']:.0f} s. Validation {metric}:")
     table = Table(Column("sub-model", no_wrap=True), *right(metric, "of the full model"), box=box.SIMPLE_HEAD)
     full = qualities[summary["largest"]]
