@@ -9,12 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import fail, messages, print_json, right
+from sortednet.console import fail, messages, print_json, right, tell
 from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
+    from exporter.bundle.verify import SelfTestResult
 
 
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
@@ -91,10 +92,16 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
                 "submodels": result.submodels,
                 "largest_error": result.largest_error,
                 "largest_int8_error": result.largest_int8_error,
+                "largest_int8_to_fp32": result.largest_int8_to_fp32,
+                "int8_saturates": result.int8_saturates,
             }
         )
     else:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+        if any(entry.precision == "int8" for entry in opened.manifest.submodels):
+            typer.echo(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
+        if result.int8_saturates:
+            tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
 
 
 def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None) -> None:
@@ -116,6 +123,10 @@ def _own_profile(bundle: Bundle) -> Profile | None:
         return find_profile(bundle)
     except (BudgetError, BundleError):
         return None
+
+
+def _from_fp32(result: SelfTestResult) -> str:
+    return "" if result.largest_int8_to_fp32 is None else f"; from fp32 {result.largest_int8_to_fp32:.1%} (RMS)"
 
 
 def _figure(cost: Measurement | None, name: Literal["latency_ms", "memory_mb"], digits: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich import box
@@ -106,6 +106,10 @@ def export(
     out: OutOption,
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
+    int8_range: Annotated[
+        Literal["reduced", "full"],
+        typer.Option(help="Range of int8 weights: reduced is 7 bits; full, 8, is refused where this processor saturates."),
+    ] = "reduced",
     data: Annotated[
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
@@ -117,7 +121,7 @@ def export(
     from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    bundle = export_run(run, out, names, int8=int8, data=data, say=tell)
+    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, say=tell)
     if as_json:
         print_json(inspect_bundle(bundle))
         return
