@@ -12,6 +12,7 @@ import soundfile
 import torch
 from torch import Generator
 
+from examples.speech import write_speech
 from exporter.bundle.sounds import SoundError, read_sound
 from tests.helpers.sounds import RATE, tone, write_sounds
 from trainer import TrainerError
@@ -236,3 +237,20 @@ def test_moving_in_time_is_reproducible() -> None:
     once, again, other = (shift_in_time(5)({"input": waves}, labels, Generator().manual_seed(s))[0]["input"] for s in (1, 1, 2))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
+
+
+# The words of the example
+
+
+def test_spoken_words_are_the_same_every_time_and_voices_are_of_one_part(tmp_path: Path) -> None:
+    for folder in ("once", "again"):
+        assert write_speech(tmp_path / folder, words=("yes", "no")) == 208
+    data = load_data(str(tmp_path / "once"))
+    assert (data.labels, data.spec.input_shape) == (("no", "yes"), (6400,))
+    assert data.record["sizes"] == {"train": 144, "validation": 32, "test": 32}
+    assert {**load_data(str(tmp_path / "again")).record, "name": ""} == {**data.record, "name": ""}
+    paths = list((tmp_path / "once").rglob("*.wav"))
+    voices = {part: {p.stem.split("-")[-2] for p in paths if part in p.parts} for part in ("train", "validation", "test")}
+    assert [len(found) for found in voices.values()] == [9, 2, 2]
+    assert len(set.union(*voices.values())) == 13
+    assert len({path.read_bytes() for path in paths}) == 208
