@@ -18,7 +18,7 @@ from tests.helpers.sounds import RATE, tone, write_sounds
 from trainer import TrainerError
 from trainer.data import load_data
 from trainer.data.audio import shift_in_time
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 
 
 @pytest.mark.parametrize("prefix", ["audio-folder:", ""])
@@ -42,7 +42,7 @@ def test_a_folder_of_sounds_becomes_waveforms(prefix: str, suffix: str, tmp_path
 def test_worker_processes_read_the_same(tmp_path: Path) -> None:
     write_sounds(tmp_path)
     train = load_data(f"audio-folder:{tmp_path}").train
-    order = torch.tensor([3, 0, 5, 1]).split(2)
+    order = [Asked(indices) for indices in torch.tensor([3, 0, 5, 1]).split(2)]
     here, there = (list(read(train, order, workers)) for workers in (0, 1))
     assert [batch.targets.tolist() for batch in here] == [batch.targets.tolist() for batch in there]
     for one, other in zip(here, there, strict=True):
@@ -163,7 +163,7 @@ def test_a_file_that_is_damaged_in_the_middle_of_an_epoch_is_named(
     data = load_data(f"audio-folder:{tmp_path}")
     damaged = Path(data.train.path(4))
     damage(damaged)
-    batches = read(data.train, torch.arange(6).split(2), workers)
+    batches = read(data.train, [Asked(indices) for indices in torch.arange(6).split(2)], workers)
     assert [len(next(batches).targets), len(next(batches).targets)] == [2, 2]
     with pytest.raises(TrainerError, match=f"{damaged}': .*{message}"):
         next(batches)

@@ -21,7 +21,7 @@ from tests.helpers.texts import write_texts
 from tests.trainer.test_data import write_cifar10, write_idx
 from trainer import TrainerError
 from trainer.data import Source, load_data, register_source, registered_sources
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 
 OWN_SOURCE = """
 import torch
@@ -124,7 +124,7 @@ def test_every_source(name: str, here: Path) -> None:
         assert isinstance(batch.targets, Tensor)
         assert 0 <= batch.targets.min() <= batch.targets.max() < data.spec.classes
         assert torch.equal(inputs, others)
-        (by_worker,) = read(examples, [indices], workers=1)
+        (by_worker,) = read(examples, [Asked(indices)], workers=1)
         assert torch.equal(next(iter(by_worker.inputs.values())), inputs)
         assert torch.equal(by_worker.targets, batch.targets)  # type: ignore[arg-type]
     for described in data.preprocessing.values():
