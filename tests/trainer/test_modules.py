@@ -15,7 +15,7 @@ import torch
 
 from trainer import NestedModel, TrainerError, fit
 from trainer.data import DataSet, load_data
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 from trainer.families import ResNet
 
 BEGINNING = """
@@ -112,8 +112,9 @@ def test_a_dataset_that_reads_files_is_read_by_workers(module: Any) -> None:
         """
     )
     assert data.labels == ("zero", "one", "two", "three")
-    assert all(bool(batch.inputs["input"].all()) for batch in read(data.train, torch.arange(8).split(4)))
-    assert not any(bool(batch.inputs["input"].any()) for batch in read(data.train, torch.arange(8).split(4), workers=0))
+    order = [Asked(indices) for indices in torch.arange(8).split(4)]
+    assert all(bool(batch.inputs["input"].all()) for batch in read(data.train, order))
+    assert not any(bool(batch.inputs["input"].any()) for batch in read(data.train, order, workers=0))
 
 
 def test_classes_of_a_large_set_are_asked_for_or_known(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from datasets import Dataset
 from torch import Tensor
 
+from sortednet.console import guard
 from tests.helpers.pictures import write_pictures
 from tests.helpers.sounds import write_sounds
 from tests.helpers.texts import write_texts
 from tests.trainer.test_data import write_cifar10, write_idx
 from trainer import TrainerError
 from trainer.data import Source, load_data, register_source, registered_sources
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 
 OWN_SOURCE = """
 import torch
@@ -121,7 +124,7 @@ def test_every_source(name: str, here: Path) -> None:
         assert isinstance(batch.targets, Tensor)
         assert 0 <= batch.targets.min() <= batch.targets.max() < data.spec.classes
         assert torch.equal(inputs, others)
-        (by_worker,) = read(examples, [indices], workers=1)
+        (by_worker,) = read(examples, [Asked(indices)], workers=1)
         assert torch.equal(next(iter(by_worker.inputs.values())), inputs)
         assert torch.equal(by_worker.targets, batch.targets)  # type: ignore[arg-type]
     for described in data.preprocessing.values():
@@ -197,3 +200,35 @@ def test_no_name_and_a_taken_name_are_refused() -> None:
         load_data("")
     with pytest.raises(TrainerError, match="data source 'digits' is taken"):
         register_source(Source("digits", lambda name, rest: load_data("digits")))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "ours", "extra"),
+    [
+        ("audio-folder", "soundfile", "exporter.bundle.sounds", "audio"),
+        ("image-folder", "PIL", "exporter.bundle.preprocessing", "image"),
+        ("hf", "datasets", "trainer.data.hub", "hf"),
+        ("text-folder", "tokenizers", "trainer.data.tokens", "text"),
+    ],
+)
+def test_a_missing_library_is_told_with_the_extra_that_brings_it(
+    name: str,
+    module: str,
+    ours: str,
+    extra: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = MAKE[name](here)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, ours, raising=False)
+
+    @guard
+    def train() -> None:
+        load_data(given)
+
+    with pytest.raises(typer.Exit) as left:
+        train()
+    assert left.value.exit_code == 2
+    assert f"train needs {module}: pip install 'sortednet[{extra}]'" in capsys.readouterr().err
