@@ -140,9 +140,10 @@ class _Prepared(Dataset[Batch | TrainerError]):
         with own("data"):
             return self.examples.batch(indices)
 
-    def __getitem__(self, asked: Asked) -> Batch | TrainerError:
+    def __getitem__(self, numbers: tuple[list[int], int | None]) -> Batch | TrainerError:
         """An error is handed over as it is: raised in a worker it would arrive as a page of traceback. So are pixels as bytes,
         where nothing is to be computed with them."""
+        asked = Asked(torch.tensor(numbers[0], dtype=torch.int64), numbers[1])
         packed = getattr(self.examples, "packed_batch", None)
         try:
             if packed is not None and self.augment is None:
@@ -155,13 +156,14 @@ class _Prepared(Dataset[Batch | TrainerError]):
 
 
 class _Order:
-    """A sampler over any iterable of batches."""
+    """A sampler over any iterable of batches. Indices go to a worker as numbers: a tensor would lie in shared memory, of which
+    each takes a file descriptor and a connection of its own."""
 
     def __init__(self, order: Iterable[Asked]) -> None:
         self.order = order
 
-    def __iter__(self) -> Iterator[Asked]:
-        return iter(self.order)
+    def __iter__(self) -> Iterator[tuple[list[int], int | None]]:
+        return ((asked.indices.tolist(), asked.seed) for asked in self.order)
 
 
 def _as_it_is(batch: Any) -> Any:
