@@ -28,9 +28,9 @@ from exporter.bundle.atomic import built_beside
 from exporter.bundle.manifest import Manifest, checked
 from exporter.bundle.refit import refit
 from selector.choose.budget import Budget
+from selector.choose.cascades import CASCADES_FILE
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
 
-CASCADES_FILE = "cascades.json"
 _SPARE_BYTES = 2**20  # of the disk, for the manifest and folders
 
 

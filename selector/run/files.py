@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from exporter.bundle import Bundle
 from exporter.bundle.preprocessing import SUFFIXES, ImageError, ImagePreprocessing, read_image
-from selector.run.runtime import InputError
+from selector.run.inputs import InputError
 
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG")
 """What JPEG and PNG files begin with."""

@@ -22,7 +22,7 @@ from exporter.bundle import Bundle
 from exporter.bundle.manifest import sealed
 from tests.conftest import DEVICE
 
-BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-accuracy", "--percentile", "--objective"}
+BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
 
 # What scripts rely on (CONTRACT.md). Nothing leaves this table without a note in CHANGELOG.md.
 CONTRACT: dict[str, set[str]] = {
@@ -131,7 +131,8 @@ def test_every_command_has_help(command: str) -> None:
 def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> None:
     inspected = document("inspect", copied)
     assert set(inspected) >= {"format_version", "family", "axes", "bytes_total", "weights_bytes", "submodels"}
-    keys = {"id", "axes", "params", "macs", "accuracy", "graph", "precision"}
+    assert inspected["task"] == {"kind": "classification", "metric": "accuracy", "labels": []}
+    keys = {"id", "axes", "params", "macs", "quality", "metrics", "accuracy", "graph", "precision"}
     assert all(set(entry) >= keys and (copied / entry["graph"]).is_file() for entry in inspected["submodels"])
 
     assert all(entry["bytes"] == (copied / entry["graph"]).stat().st_size for entry in inspected["submodels"])
@@ -147,8 +148,20 @@ def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> 
     assert json.loads((copied / "profiles" / "mine.json").read_text()) == profile
 
     chosen = document("select", copied, "--device", "mine")
-    promised = ["submodel", "feasible", "accuracy", "latency_ms", "energy_mj", "memory_mb", "reason", "device"]
+    promised = [
+        "submodel",
+        "feasible",
+        "quality",
+        "metric",
+        "accuracy",
+        "latency_ms",
+        "energy_mj",
+        "memory_mb",
+        "reason",
+        "device",
+    ]
     assert list(chosen) == [*promised, "stages", "threshold"]
+    assert (chosen["metric"], chosen["quality"]) == ("accuracy", chosen["accuracy"])
     assert (chosen["submodel"], chosen["device"]) == (one, "mine")
 
     ran = document("run", copied, "--device", "mine", "--input", images)
@@ -267,7 +280,7 @@ def test_a_damaged_file_is_named_by_every_command(
 
 def test_an_altered_figure_in_the_manifest_is_noticed(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["submodels"][0]["accuracy"] = 1.0
+    manifest["submodels"][0]["quality"] = 1.0
     (copied / "manifest.json").write_text(json.dumps(manifest))
     assert "manifest.json: was altered" in refused("select", copied)
 
@@ -332,7 +345,7 @@ def clock_of_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on which runs take no time."""
     now = [100.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr("selector.watch.time", clock)
+    monkeypatch.setattr("sortednet.watch.time", clock)
 
 
 @pytest.mark.usefixtures("clock_of_watch")

@@ -18,7 +18,7 @@ from tests.helpers.pictures import shorten, write_pictures
 from tests.helpers.tables import saved
 from trainer import TrainerError
 from trainer.data import load_data
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 
 pytestmark = pytest.mark.usefixtures("no_hub")
 
@@ -44,7 +44,7 @@ def test_pictures_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
     seen = set()
     for part in (data.train, data.validation, data.test):
         batch = part.batch(torch.arange(len(part)))
-        (by_worker,) = read(part, [torch.arange(len(part))], workers=1)
+        (by_worker,) = read(part, [Asked(torch.arange(len(part)))], workers=1)
         assert torch.equal(by_worker.inputs["input"], batch.inputs["input"])
         for picture, label in zip(batch.inputs["input"], batch.targets.tolist(), strict=True):
             place = places[(picture * 255).round().byte().permute(1, 2, 0).numpy().tobytes()]

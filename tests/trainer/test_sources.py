@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from datasets import Dataset
 from torch import Tensor
 
+from sortednet.console import guard
 from tests.helpers.pictures import write_pictures
 from tests.helpers.sounds import write_sounds
 from tests.helpers.texts import write_texts
@@ -197,3 +200,35 @@ def test_no_name_and_a_taken_name_are_refused() -> None:
         load_data("")
     with pytest.raises(TrainerError, match="data source 'digits' is taken"):
         register_source(Source("digits", lambda name, rest: load_data("digits")))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "ours", "extra"),
+    [
+        ("audio-folder", "soundfile", "exporter.bundle.sounds", "audio"),
+        ("image-folder", "PIL", "exporter.bundle.preprocessing", "image"),
+        ("hf", "datasets", "trainer.data.hub", "hf"),
+        ("text-folder", "tokenizers", "trainer.data.tokens", "text"),
+    ],
+)
+def test_a_missing_library_is_told_with_the_extra_that_brings_it(
+    name: str,
+    module: str,
+    ours: str,
+    extra: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = MAKE[name](here)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, ours, raising=False)
+
+    @guard
+    def train() -> None:
+        load_data(given)
+
+    with pytest.raises(typer.Exit) as left:
+        train()
+    assert left.value.exit_code == 2
+    assert f"train needs {module}: pip install 'sortednet[{extra}]'" in capsys.readouterr().err

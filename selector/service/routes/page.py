@@ -21,7 +21,6 @@ from markupsafe import Markup
 from device_profiles import PERCENTILES
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
-from selector.choose.cascades import with_cascades
 from selector.choose.metrics import metric_name
 from selector.service.routes.predict import predictor
 from selector.service.state import state
@@ -118,10 +117,10 @@ def frontiers(bundle: str, device: str) -> Response:
     try:
         cascades = state().cascades(opened)
         selector = state().selector(opened, device, cascades)
-        costs = with_cascades(state().profile(opened, device), cascades).submodels if cascades else {}
     except Problem as problem:
         return json_answer({"frontiers": {}, "cascades": {}, "problem": problem.detail})
-    known = {one.id: {**one.model_dump(), "costs": costs[one.id].model_dump()} for one in cascades if one.id in costs}
+    costs = {offer.submodel: offer.costs.model_dump() for offer in selector.offered if offer.stages}
+    known = {one.id: {**one.model_dump(), "costs": costs[one.id]} for one in cascades if one.id in costs}
     found = {}
     for cost in COSTS:
         name, _, percentile = cost.partition(".p")

@@ -179,7 +179,7 @@ def _answer_type(kind: str) -> str:
 
 
 def _answer(bundle: Bundle, prediction: Prediction, wanted: str) -> Response:
-    selection = prediction.selection._asdict()
+    selection = prediction.selection.document()
     if wanted == JSON:
         outputs = {name: array.tolist() for name, array in prediction.outputs.items()}
         times = {"latency_ms": prediction.latency_ms, "queued_ms": prediction.queued_ms}
