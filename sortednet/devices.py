@@ -18,6 +18,7 @@ from sortednet.options import (
     MemoryOption,
     ObjectiveOption,
     PercentileOption,
+    QualityOption,
 )
 
 DevicesOption = Annotated[
@@ -94,6 +95,7 @@ def select(
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
+    min_quality: QualityOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
@@ -114,6 +116,7 @@ def select(
         latency_ms=latency_ms,
         energy_mj=energy_mj,
         memory_mb=memory_mb,
+        min_quality=min_quality,
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
@@ -141,6 +144,7 @@ def run(
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
+    min_quality: QualityOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
@@ -172,6 +176,7 @@ def run(
         latency_ms=latency_ms,
         energy_mj=energy_mj,
         memory_mb=memory_mb,
+        min_quality=min_quality,
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,

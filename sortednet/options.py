@@ -14,7 +14,12 @@ DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="At most this many milliseconds.")]
 EnergyOption = Annotated[float | None, typer.Option("--energy-mj", help="At most this many millijoules.")]
 MemoryOption = Annotated[float | None, typer.Option("--memory-mb", help="At most this many megabytes.")]
-AccuracyOption = Annotated[float | None, typer.Option("--min-accuracy", help="At least this accuracy, 0 to 1.")]
+QualityOption = Annotated[
+    float | None, typer.Option("--min-quality", help="At least this quality, 0 to 1, by the bundle's metric.")
+]
+AccuracyOption = Annotated[float | None, typer.Option("--min-accuracy", help="The same where the metric is accuracy.")]
 PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
-ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, energy or latency.")]
+ObjectiveOption = Annotated[
+    str | None, typer.Option(help="quality (or accuracy, where that is the metric), energy or latency.")
+]
 """The limits and wishes of a `selector.Budget`, one option each."""

@@ -39,7 +39,7 @@ def tracked(*patterns: str) -> list[str]:
 
 
 def test_arrows_run_one_way() -> None:
-    """By the contracts in pyproject.toml; in a process of its own, because import-linter switches the loggers of this one off."""
+    """By the contracts in pyproject.toml; in a process of its own: import-linter switches the loggers of this one off."""
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

@@ -21,7 +21,7 @@ from exporter.bundle import Bundle
 from exporter.bundle.manifest import sealed
 from tests.conftest import DEVICE
 
-BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-accuracy", "--percentile", "--objective"}
+BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
 
 # What scripts rely on (CONTRACT.md). Nothing leaves this table without a note in CHANGELOG.md.
 CONTRACT: dict[str, set[str]] = {
@@ -145,7 +145,18 @@ def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> 
     assert json.loads((copied / "profiles" / "mine.json").read_text()) == profile
 
     chosen = document("select", copied, "--device", "mine")
-    promised = ["submodel", "feasible", "accuracy", "latency_ms", "energy_mj", "memory_mb", "reason", "device"]
+    promised = [
+        "submodel",
+        "feasible",
+        "quality",
+        "metric",
+        "accuracy",
+        "latency_ms",
+        "energy_mj",
+        "memory_mb",
+        "reason",
+        "device",
+    ]
     assert list(chosen) == [*promised, "stages", "threshold"]
     assert (chosen["submodel"], chosen["device"]) == (one, "mine")
 
@@ -222,6 +233,11 @@ def test_wrong_usage_exits_with_2(bundle_path: Path, arguments: list[str]) -> No
         (["select", "BUNDLE", "--latency-ms", "-1"], ["latency_ms", "-1.0", "greater than 0"]),
         (["select", "BUNDLE", "--latency-ms", "nan"], ["latency_ms", "nan", "finite"]),
         (["select", "BUNDLE", "--min-accuracy", "96"], ["min_accuracy", "96", "less than or equal to 1"]),
+        (["select", "BUNDLE", "--min-quality", "-1"], ["min_quality", "-1", "greater than or equal to 0"]),
+        (
+            ["select", "BUNDLE", "--min-quality", "0.5", "--min-accuracy", "0.5"],
+            ["min_quality and min_accuracy", "one of the two"],
+        ),
         (["select", "BUNDLE", "--percentile", "99.9"], ["percentile", "99.9"]),
         (["select", "BUNDLE", "--objective", "speed"], ["objective", "'speed'", "accuracy", "energy", "latency"]),
         (["select", "BUNDLE", "--battery", "101"], ["battery", "101", "0 to 100"]),
