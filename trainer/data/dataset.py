@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.data.augment import Augmentation
 from trainer.family import DataSpec
 from trainer.submodel import TrainerError
-from trainer.task import Targets, where
+from trainer.task import Targets, own
 
 INPUT = "input"
 """The name of an input that was given none. A family with a single input takes a single one of any name."""
@@ -91,12 +91,8 @@ class FromDataset:
     def batch(self, indices: Tensor) -> Batch:
         items = []
         for index in indices.tolist():
-            try:
+            with own(f"data, item {index}"):
                 item = self.dataset[index]
-            except TrainerError:
-                raise
-            except Exception as error:  # whatever the user's own code raises
-                raise TrainerError(f"data, item {index}: {where(error)}") from error
             items.append(_pair(item))
         try:
             inputs, targets = torch.utils.data.default_collate(items)

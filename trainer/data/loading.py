@@ -28,7 +28,7 @@ from trainer.data.dataset import Batch, Examples, Samples, pixels
 from trainer.submodel import TrainerError
 from trainer.task import own
 
-AHEAD = 4  # batches that each worker keeps ready
+AHEAD = 2  # batches that each worker keeps ready; of photos each is some 40 MB of /dev/shm, which docker makes 64 MB large
 
 
 class Asked(NamedTuple):
