@@ -6,12 +6,17 @@ processes read them, and whether a training was interrupted or not.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.util  # noqa: F401  it registers what it does at exit before we do
 import os
 import random
 import signal
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -91,10 +96,12 @@ def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = Non
 
 def _of_living_workers(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
     """What the loader gives. Raises TrainerError where a worker process cannot be started or was killed, with what helps."""
+    before = set(active_children())
     try:
         batches = iter(loader)
     except Exception as error:  # where processes are not forked, everything that they get is pickled
         raise TrainerError(f"workers = {workers}: the data cannot be handed to them: {error}; allowed is 0") from error
+    _started.update(child for child in active_children() if child not in before)
     while True:
         try:
             batch = next(batches)
@@ -166,6 +173,28 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     before its checkpoint. It ends when its parent says so, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if _END is not None:
+        signal.signal(_END, lambda number, frame: os._exit(0))
+
+
+_END: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+_started: WeakSet[BaseProcess] = WeakSet()
+
+
+def _end_workers() -> None:
+    """Those that nobody has told to end, because an error keeps alive what they read for: a process that exits sends its
+    children SIGTERM, which they ignore, and waits for them."""
+    alive = [worker for worker in _started if worker.is_alive()]
+    for worker in alive:
+        if _END is not None and worker.pid is not None:
+            os.kill(worker.pid, _END)
+    for worker in alive:
+        worker.join(2)
+        if worker.is_alive():
+            worker.kill()
+
+
+atexit.register(_end_workers)  # before what multiprocessing has registered: the latest comes first
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""The path that every example goes: train, export, verify, profile, run. The commands of the same names do the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporter.bundle import Bundle
+from exporter.bundle.verify import self_test
+from exporter.run import export_run
+from selector import Budget, Runtime, profile_bundle
+from trainer.run import train_run
+
+
+def whole_path(
+    family: str, data: str, out: Path | None = None, *, data_options: Mapping[str, Any] | None = None, **options: Any
+) -> Bundle:
+    """Trains `module:Family` on a data source into `out` (default: a new temporary folder), and prints what came of it.
+
+    `options` are those of the training (see `trainer.FitOptions`). Returns the bundle, measured on this machine.
+    """
+    out = out or Path(tempfile.mkdtemp(prefix="sortednet-"))
+    trained = train_run(family, data, out / "run", grid={}, settings={}, data_options=data_options, options=options)
+    bundle = export_run(out / "run", out / "bundle")
+    error = self_test(bundle).largest_error
+    print(f"trained {len(bundle.submodels)} sub-models in {trained['seconds']:.0f} s; graphs and torch differ by {error:.0e}")
+    profile = profile_bundle(bundle, device="here", threads=1, repeats=20)
+    bundle.save_profile(profile)
+    for name, entry in bundle.submodels.items():
+        metrics = "  ".join(f"{metric} {value:.3f}" for metric, value in entry.metrics.items())
+        print(f"{name:12}  {entry.params:8,} parameters  {profile.submodels[name].latency_ms.p50:7.3f} ms  {metrics}")
+    runtime = Runtime(bundle, threads=1)
+    inputs = {name: array[:1] for name, array in bundle.selftest_inputs.items()}
+    slowest = max(costs.latency_ms.p50 for costs in profile.submodels.values())
+    ran = runtime.run(inputs, Budget(latency_ms=slowest / 2))
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in ran.outputs.items())
+    print(f"within {slowest / 2:.3f} ms: {ran.selection.submodel} ({ran.selection.reason}) gives {shapes}")
+    print(f"the bundle: {bundle.path}, {bundle.bytes_total / 1e6:.2f} MB")
+    runtime.close()
+    return bundle
