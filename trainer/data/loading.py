@@ -154,7 +154,7 @@ class _Prepared(Dataset[Batch | TrainerError]):
         with own("data"):
             return self.examples.batch(indices)
 
-    def __getitem__(self, numbers: tuple[list[int], int | None]) -> Batch | TrainerError:
+    def __getitem__(self, numbers: tuple[list[int], int]) -> Batch | TrainerError:
         """An error is handed over as it is: raised in a worker it would arrive as a page of traceback. So are pixels as bytes,
         where nothing is to be computed with them."""
         asked = Asked(torch.tensor(numbers[0], dtype=torch.int64), numbers[1])
@@ -176,7 +176,7 @@ class _Order:
     def __init__(self, order: Iterable[Asked]) -> None:
         self.order = order
 
-    def __iter__(self) -> Iterator[tuple[list[int], int | None]]:
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
         return ((asked.indices.tolist(), asked.seed) for asked in self.order)
 
 
