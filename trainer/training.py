@@ -101,7 +101,8 @@ def calibration_batches(examples: Examples, limit: int | None = None, workers: i
     """
     count = min(len(examples), CALIBRATION_EXAMPLES)
     indices = torch.linspace(0, len(examples) - 1, count).long().tensor_split(-(-count // CALIBRATION_BATCH))
-    return (batch.inputs for batch in read(examples, map(Asked, indices[:limit]), workers))
+    order = (Asked(part, number) for number, part in enumerate(indices[:limit]))
+    return (batch.inputs for batch in read(examples, order, workers))
 
 
 class _Training:

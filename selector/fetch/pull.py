@@ -113,7 +113,7 @@ def _ask(client: Client, bundle: str, submodels: Sequence[str] | None, budget: B
     if submodels is not None:
         query["submodels"] = list(submodels)
     else:
-        query["budget"] = (budget or Budget()).model_dump(mode="json", exclude_none=True)
+        query["budget"] = (budget or Budget()).model_dump(mode="json", exclude_defaults=True)
     answer = client.document(f"{base}/subsets", query)
     try:
         offer = _offer(answer["manifest"], answer["files"], answer["profile"], answer["selection"])

@@ -28,7 +28,7 @@ BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-
 CONTRACT: dict[str, set[str]] = {
     "train": {"--family", "--data", "--out", "--update", "--samples-per-step", "--epochs", "--batch-size", "--lr", "--seed"}
     | {"--resume", "--grid", "--init", "--threads", "--json", "--set", "--task", "--accelerator", "--precision"},
-    "export": {"--out", "--int8", "--submodels", "--json"},
+    "export": {"--out", "--int8", "--int8-range", "--submodels", "--json"},
     "inspect": {"--json"},
     "verify": {"--json"},
     "profile": {"--device", "--threads", "--submodels", "--measure", "--repeats", "--json"},
@@ -237,6 +237,11 @@ def test_wrong_usage_exits_with_2(bundle_path: Path, arguments: list[str]) -> No
         (["select", "BUNDLE", "--latency-ms", "-1"], ["latency_ms", "-1.0", "greater than 0"]),
         (["select", "BUNDLE", "--latency-ms", "nan"], ["latency_ms", "nan", "finite"]),
         (["select", "BUNDLE", "--min-accuracy", "96"], ["min_accuracy", "96", "less than or equal to 1"]),
+        (["select", "BUNDLE", "--min-quality", "-1"], ["min_quality", "-1", "greater than or equal to 0"]),
+        (
+            ["select", "BUNDLE", "--min-quality", "0.5", "--min-accuracy", "0.5"],
+            ["min_quality and min_accuracy", "one of the two"],
+        ),
         (["select", "BUNDLE", "--percentile", "99.9"], ["percentile", "99.9"]),
         (["select", "BUNDLE", "--objective", "speed"], ["objective", "'speed'", "accuracy", "energy", "latency"]),
         (["select", "BUNDLE", "--battery", "101"], ["battery", "101", "0 to 100"]),

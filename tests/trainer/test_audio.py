@@ -242,14 +242,12 @@ def test_moving_in_time_is_reproducible() -> None:
 # The words of the example
 
 
-def test_spoken_words_are_the_same_every_time_and_voices_are_of_one_part(tmp_path: Path) -> None:
-    for folder in ("once", "again"):
-        assert write_speech(tmp_path / folder, words=("yes", "no")) == 208
-    data = load_data(str(tmp_path / "once"))
+def test_spoken_words_are_of_voices_that_only_one_part_has(tmp_path: Path) -> None:
+    assert write_speech(tmp_path, words=("yes", "no")) == 208
+    data = load_data(str(tmp_path))
     assert (data.labels, data.spec.input_shape) == (("no", "yes"), (6400,))
     assert data.record["sizes"] == {"train": 144, "validation": 32, "test": 32}
-    assert {**load_data(str(tmp_path / "again")).record, "name": ""} == {**data.record, "name": ""}
-    paths = list((tmp_path / "once").rglob("*.wav"))
+    paths = list(tmp_path.rglob("*.wav"))
     voices = {part: {p.stem.split("-")[-2] for p in paths if part in p.parts} for part in ("train", "validation", "test")}
     assert [len(found) for found in voices.values()] == [9, 2, 2]
     assert len(set.union(*voices.values())) == 13

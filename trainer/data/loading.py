@@ -7,16 +7,15 @@ processes read them, and whether a training was interrupted or not.
 from __future__ import annotations
 
 import atexit
-import multiprocessing.util  # noqa: F401  it registers what it does at exit before we do
 import os
 import random
 import signal
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,10 +32,10 @@ AHEAD = 2  # batches that each worker keeps ready; of photos each is some 40 MB 
 
 
 class Asked(NamedTuple):
-    """One batch: the indices of its examples, and where its random numbers begin (None: wherever they are)."""
+    """One batch: the indices of its examples, and where its random numbers begin."""
 
     indices: Tensor
-    seed: int | None = None
+    seed: int = 0
 
 
 def reads_files(examples: Examples) -> bool:
@@ -81,41 +80,59 @@ def read(
         generator=torch.Generator(),  # for its workers' seeds: the global one stays as it is
         worker_init_fn=_leave_signals_to_the_parent,
     )
-    for batch in _of_living_workers(loader, workers):
-        if isinstance(batch, TrainerError):
-            raise batch
-        yield Batch({name: pixels(tensor) for name, tensor in batch.inputs.items()}, batch.targets)
+    with closing(_of_living_workers(loader, workers)) as batches:
+        for batch in batches:
+            if isinstance(batch, TrainerError):
+                raise batch
+            yield Batch({name: pixels(tensor) for name, tensor in batch.inputs.items()}, batch.targets)
 
 
 def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
     """Batches in order, the last one shorter."""
     order = indices if indices is not None else torch.arange(len(examples))
-    asked = (Asked(order[begin : begin + batch_size]) for begin in range(0, len(order), batch_size))
+    asked = (Asked(order[begin : begin + batch_size], begin) for begin in range(0, len(order), batch_size))
     return read(examples, asked, workers)
 
 
-def _of_living_workers(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
+def _of_living_workers(loader: DataLoader[Any], workers: int) -> Generator[Any, None, None]:
     """What the loader gives. Raises TrainerError where a worker process cannot be started or was killed, with what helps."""
-    before = set(active_children())
+    others = active_children()
     try:
         batches = iter(loader)
     except Exception as error:  # where processes are not forked, everything that they get is pickled
         raise TrainerError(f"workers = {workers}: the data cannot be handed to them: {error}; allowed is 0") from error
-    _started.update(child for child in active_children() if child not in before)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            why = str(error).partition("\n")[0]
-            raise TrainerError(
-                f"workers = {workers}: {why} They hand batches over in /dev/shm: make it larger (docker: --shm-size), or read "
-                "with --workers 0"
-            ) from None
-        yield batch
+    _BEGUN.update({process: os.getpid() for process in active_children() if process not in others})
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                why = str(error).partition("\n")[0]
+                raise TrainerError(
+                    f"workers = {workers}: {why} They hand batches over in /dev/shm: make it larger (docker: --shm-size), or "
+                    "read with --workers 0"
+                ) from None
+            yield batch
+    finally:
+        del batches  # which ends the workers
+
+
+_BEGUN: WeakKeyDictionary[BaseProcess, int] = WeakKeyDictionary()
+"""Worker processes, and whose they are."""
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Those whose batches somebody still holds: Python would ask them to end by SIGTERM, and wait for ever."""
+    left = [process for process, parent in _BEGUN.items() if parent == os.getpid()]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler calls a worker's end a failure
+    for process in left:
+        process.kill()
 
 
 class _Prepared(Dataset[Batch | TrainerError]):
@@ -123,24 +140,21 @@ class _Prepared(Dataset[Batch | TrainerError]):
         self.examples, self.augment = examples, augment
 
     def batch(self, asked: Asked) -> Batch:
-        if asked.seed is None or isinstance(self.examples, Samples):
+        if isinstance(self.examples, Samples):
             batch = self._read(asked.indices)
         else:
             with _random_from(asked.seed):
                 batch = self._read(asked.indices)
         if self.augment is None:
             return batch
-        generator = torch.Generator()
-        if asked.seed is not None:
-            generator.manual_seed(asked.seed)
         with own("augmentation"):
-            return Batch(*self.augment(batch.inputs, batch.targets, generator))
+            return Batch(*self.augment(batch.inputs, batch.targets, torch.Generator().manual_seed(asked.seed)))
 
     def _read(self, indices: Tensor) -> Batch:
         with own("data"):
             return self.examples.batch(indices)
 
-    def __getitem__(self, numbers: tuple[list[int], int | None]) -> Batch | TrainerError:
+    def __getitem__(self, numbers: tuple[list[int], int]) -> Batch | TrainerError:
         """An error is handed over as it is: raised in a worker it would arrive as a page of traceback. So are pixels as bytes,
         where nothing is to be computed with them."""
         asked = Asked(torch.tensor(numbers[0], dtype=torch.int64), numbers[1])
@@ -162,7 +176,7 @@ class _Order:
     def __init__(self, order: Iterable[Asked]) -> None:
         self.order = order
 
-    def __iter__(self) -> Iterator[tuple[list[int], int | None]]:
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
         return ((asked.indices.tolist(), asked.seed) for asked in self.order)
 
 
@@ -172,31 +186,9 @@ def _as_it_is(batch: Any) -> Any:
 
 def _leave_signals_to_the_parent(worker: int) -> None:
     """Ctrl-C and a service manager's SIGTERM reach all processes of a group: a worker that died of one would end the training
-    before its checkpoint. It ends when its parent says so, or is gone."""
+    before its checkpoint. It ends when its parent says so through its queue, kills it, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if _END is not None:
-        signal.signal(_END, lambda number, frame: os._exit(0))
-
-
-_END: signal.Signals | None = getattr(signal, "SIGUSR1", None)
-_started: WeakSet[BaseProcess] = WeakSet()
-
-
-def _end_workers() -> None:
-    """Those that nobody has told to end, because an error keeps alive what they read for: a process that exits sends its
-    children SIGTERM, which they ignore, and waits for them."""
-    alive = [worker for worker in _started if worker.is_alive()]
-    for worker in alive:
-        if _END is not None and worker.pid is not None:
-            os.kill(worker.pid, _END)
-    for worker in alive:
-        worker.join(2)
-        if worker.is_alive():
-            worker.kill()
-
-
-atexit.register(_end_workers)  # before what multiprocessing has registered: the latest comes first
 
 
 @contextmanager
