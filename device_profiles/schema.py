@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from device_profiles.atomic import replacing
 
 Source = Literal["measured", "predicted", "declared"]
 """Where a figure comes from. Nothing in a profile is without one."""
@@ -17,6 +17,8 @@ Figure = Literal["latency_ms", "load_ms", "memory_mb", "energy_mj"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""Of a whole, 0 to 1: never per cent."""
 
 
 class ProfileError(ValueError):
@@ -112,13 +114,8 @@ def read_profile(path: str | Path) -> Profile:
 
 def write_profile(profile: Profile, path: str | Path) -> None:
     """Replaces the file in one step. Raises ProfileError when it cannot be written."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(target)
+        with replacing(path) as partial:
+            partial.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise ProfileError(f"profile {str(target)!r}: cannot be written: {error.strerror}") from None
+        raise ProfileError(f"profile {str(path)!r}: cannot be written: {error.strerror}") from None

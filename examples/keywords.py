@@ -32,8 +32,8 @@ GATES = {"GRU": 3, "LSTM": 4}
 
 
 class _Spectrum(nn.Module):
-    """The logarithm of the energy in bands spaced as the ear hears: for each a pair of filters, cosine and sine in a window,
-    which are learnt from there on (after Zeghidour et al. 2021, arXiv 2101.08596)."""
+    """The logarithm of the energy in bands spaced as the ear hears; for each a pair of filters, a cosine and a sine in a
+    window, which are learnt from there on (after Zeghidour et al. 2021, arXiv 2101.08596)."""
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()

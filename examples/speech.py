@@ -65,6 +65,8 @@ def espeak() -> Callable[[str, str, int, int], Wave]:
     rate = library.espeak_Initialize(2, 0, data, 1 << 15)  # 2: AUDIO_OUTPUT_SYNCHRONOUS, nothing is played; 1 << 15: never exit
     if rate <= 0:
         raise RuntimeError("eSpeak NG cannot be started: its data are missing")
+    if hasattr(library, "espeak_ng_SetRandSeed"):  # from 1.52 on: this program writes the same files every time
+        library.espeak_ng_SetRandSeed(ctypes.c_long(0))
     pieces: list[Wave] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.bundle import Bundle
+from exporter.bundle.manifest import Int8Range
 from exporter.writer import ExportError, export
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import load_data
@@ -32,10 +33,11 @@ def export_run(
     submodels: Sequence[str] | None = None,
     *,
     int8: bool = False,
+    int8_range: Int8Range = "reduced",
     data: str | None = None,
     say: Any = lambda text: None,
 ) -> Bundle:
-    """Writes the bundle of a run, with int8 sub-models too if asked.
+    """Writes the bundle of a run, with int8 sub-models too if asked, their weights in this range.
 
     The score of every graph is measured on the test split of the run's data set, or of `data` if given. Where the run's data
     are large (not hashed as a whole) or no longer there, what the run recorded in torch is used, and `say` is told.
@@ -59,6 +61,7 @@ def export_run(
         test_data=measured.test,
         scores={by_id[name]: score for name, score in measured.recorded.items() if name in by_id},
         int8_calibration=measured.data.train if int8 and measured.data else None,
+        int8_range=int8_range,
         submodels=[by_id[name] for name in submodels] if submodels else None,
         training=training,
         files=run.files or (measured.data.files if measured.data else {}),

@@ -110,7 +110,8 @@ def _cut_selftest(bundle: Bundle, wanted: set[str], target: Path) -> None:
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     for entry in bundle.manifest.submodels:
         if entry.id in wanted:
-            arrays |= {f"output/{entry.id}/{name}": array for name, array in outputs.get(entry.id, {}).items()}
+            for identifier in dict.fromkeys((entry.fp32_id, entry.id)):
+                arrays |= {f"output/{identifier}/{name}": array for name, array in outputs.get(identifier, {}).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(target, **arrays)  # type: ignore[arg-type]  # numpy gives every member the same date
 

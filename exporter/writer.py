@@ -21,21 +21,27 @@ import onnxruntime as ort
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from device_profiles import ProfileError, read_profile
 from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
-from exporter.bundle.manifest import FORMAT_VERSION, Manifest
+from exporter.bundle.manifest import FORMAT_VERSION, Int8Range, Manifest
 from exporter.bundle.session import SessionOptions, open_session, relative_error, run_session
 from exporter.document import network_fields, score_fields, write_manifest
 from exporter.graph import Template
-from exporter.scoring import as_feed, score_of
-from exporter.selftest import SELFTEST_EXAMPLES, ExportError, Outputs, other_sizes, selftest_inputs, torch_outputs
+from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
+from exporter.scoring import score_of
+from exporter.selftest import (
+    INT8_SELFTEST_EXAMPLES,
+    ExportError,
+    Outputs,
+    other_sizes,
+    selftest_inputs,
+    torch_outputs,
+)
 from exporter.template import export_template
 from exporter.weights import INT8_WEIGHTS_FILE, WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data.dataset import Data, Examples, as_examples
-from trainer.data.loading import batches_of
 from trainer.macs import LayerShape, MacCounter
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
@@ -45,7 +51,6 @@ PARITY = 1e-4
 """How far a graph may be off its torch sub-model, relative to the largest output."""
 SELFTEST_TOLERANCE = 1e-3
 """Looser than PARITY: another CPU sums in another order."""
-INT8_EXAMPLES, INT8_BATCH = 512, 64  # of training data, for the ranges of activations
 
 
 __all__ = ["ExportError", "export"]
@@ -58,6 +63,7 @@ def export(
     test_data: Data | None = None,
     scores: Mapping[SubModel, Score] | None = None,
     int8_calibration: Data | None = None,
+    int8_range: Int8Range = "reduced",
     submodels: Sequence[SubModel] | None = None,
     training: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
@@ -70,13 +76,15 @@ def export(
     `test_data`: the task's score of every graph is measured on it with ONNX Runtime. `scores`: what was measured in torch
     instead, where the data are not at hand; with neither the qualities are unknown.
     `int8_calibration`: training data; with them every sub-model is written in int8 as well, as `ID-int8`, the ranges of its
-    activations taken from them. `submodels`: which ones, default all of the grid. `training`: the record of the run, kept
+    activations taken from them; `int8_range`: their weights have 7 bits, or with `full` 8 (`exporter.quantize` says when that
+    goes wrong). `submodels`: which ones, default all of the grid. `training`: the record of the run, kept
     in the manifest. `files`: what else a device needs (a tokenizer), by file name; `labels`: the classes' names, in order;
     `preprocessing`: how a file becomes an input, by input. Profiles of a bundle that stood there
     are kept when it held the same networks.
 
     Raises ExportError when a sub-model is uncalibrated, when a graph differs from torch by more than 1e-4 (with its
-    name and the figure), or when the bundle cannot be written; TrainerError for test targets that are not the task's.
+    name and the figure), an int8 graph from fp32 by more than half, for full-range weights where they saturate, or when the
+    bundle cannot be written; TrainerError for test targets that are not the task's.
     """
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
@@ -85,14 +93,14 @@ def export(
             f"sub-model {uncalibrated.id}: its BatchNorm statistics are not calibrated; call trainer.calibrate first"
         )
     examples = as_examples(test_data) if test_data is not None else None
-    calibration = as_examples(int8_calibration) if int8_calibration is not None else None
+    int8 = int8_wanted(as_examples(int8_calibration) if int8_calibration is not None else None, int8_range)
     was_training = nested.training
     nested.eval()
     try:
         with built_beside(Path(out)) as folder:
-            writer = _Writer(nested, folder, examples, dict(scores or {}))
+            writer = _Writer(nested, folder, examples, dict(scores or {}), int8)
             about = {"training": dict(training or {}), "preprocessing": _of_inputs(nested, preprocessing or {})}
-            manifest = writer.write(chosen, about, tuple(labels), files or {}, show_progress, calibration)
+            manifest = writer.write(chosen, about, tuple(labels), files or {}, show_progress)
             _keep_profiles(Path(out) / PROFILES_FOLDER, folder / PROFILES_FOLDER, manifest.fingerprint)
             Bundle(folder, verify=False)  # one that could not be opened must not take a good one's place
     finally:
@@ -122,10 +130,23 @@ class _Examined:
 
 
 class _Writer:
-    def __init__(self, nested: NestedModel, folder: Path, examples: Examples | None, known: Mapping[SubModel, Score]) -> None:
-        self.nested, self.folder, self.examples, self.known = nested, folder, examples, known
+    def __init__(
+        self,
+        nested: NestedModel,
+        folder: Path,
+        examples: Examples | None,
+        known: Mapping[SubModel, Score],
+        int8: Int8 | None,
+    ) -> None:
+        self.nested, self.folder, self.examples, self.known, self.int8 = nested, folder, examples, known, int8
         self.models = folder / MODELS_FOLDER
-        self.inputs = selftest_inputs(nested, examples)
+        if int8 is None:
+            self.inputs = selftest_inputs(nested, examples)
+        else:  # real ones, which int8 can be judged by
+            self.inputs = selftest_inputs(
+                nested, examples if examples is not None else int8.calibration, INT8_SELFTEST_EXAMPLES
+            )
+        self.batch = len(next(iter(self.inputs.values())))
         self.others = other_sizes(nested, self.inputs)
         self.templates: dict[frozenset[str], Template] = {}
         self.layout: dict[str, StoredTensor] = {}
@@ -138,7 +159,6 @@ class _Writer:
         labels: tuple[str, ...],
         files: Mapping[str, bytes],
         progress: bool,
-        calibration: Examples | None,
     ) -> Manifest:
         self.models.mkdir()
         with (self.models / WEIGHTS_FILE).open("wb") as file:
@@ -158,9 +178,9 @@ class _Writer:
             except BaseException:  # Ctrl-C too: nobody waits for what is not begun yet
                 pool.shutdown(cancel_futures=True)
                 raise
-            if calibration is not None:
+            if self.int8 is not None:
                 task = bar.add_task("quantizing", total=len(submodels))
-                for entry, outputs in self._int8_entries(entries, submodels, calibration):
+                for entry, outputs in self._int8_entries(dict(zip(submodels, entries, strict=True)), arrays, self.int8):
                     arrays.update({f"output/{entry['id']}/{name}": array for name, array in outputs.items()})
                     entries.append(entry)
                     bar.advance(task)
@@ -170,7 +190,6 @@ class _Writer:
                 raise ExportError(f"files: {name!r}; allowed are plain file names that the bundle does not use itself")
             (self.folder / name).write_bytes(content)
         first = {name: arrays[f"output/{entries[0]['id']}/{name}"] for name in self.nested.family.task.outputs}
-        has_int8 = (self.models / INT8_WEIGHTS_FILE).exists()
         document = {
             "format_version": FORMAT_VERSION,
             **network_fields(self.nested, first, labels),
@@ -178,35 +197,27 @@ class _Writer:
             "submodels": entries,
             "layers": [shape._asdict() for shape in self.layers],
             "weights": f"{MODELS_FOLDER}/{WEIGHTS_FILE}",
-            "int8_weights": f"{MODELS_FOLDER}/{INT8_WEIGHTS_FILE}" if has_int8 else None,
-            "selftest": {"file": SELFTEST_FILE, "tolerance": SELFTEST_TOLERANCE},
+            "int8_weights": f"{MODELS_FOLDER}/{INT8_WEIGHTS_FILE}" if self.int8 else None,
+            "int8_range": self.int8.weights if self.int8 else None,
+            "selftest": {
+                "file": SELFTEST_FILE,
+                "tolerance": SELFTEST_TOLERANCE,
+                "int8_tolerance": INT8_SELFTEST_TOLERANCE,
+            },
             **about,
         }
         return write_manifest(self.folder, document)
 
     def _int8_entries(
-        self, entries: Sequence[dict[str, Any]], submodels: Sequence[SubModel], calibration: Examples
+        self, entries: Mapping[SubModel, dict[str, Any]], arrays: Outputs, int8: Int8
     ) -> Iterator[tuple[dict[str, Any], Outputs]]:
         """Of each sub-model's int8 graph: its entry, and what it answers here to the self-test's inputs."""
-        from exporter.quantize import Quantizer
+        names = list(self.nested.family.task.outputs)
 
-        batches = batches_of(calibration, INT8_BATCH, _spread(len(calibration), INT8_EXAMPLES))
-        feeds = [as_feed(batch.inputs, self.nested.input_names) for batch in batches]
-        graphs = {sub: self.folder / entry["graph"] for sub, entry in zip(submodels, entries, strict=True)}
-        with (self.models / INT8_WEIGHTS_FILE).open("wb") as file:
-            quantizer = Quantizer(self.nested, graphs, feeds, file)
-        for entry, sub in zip(list(entries), submodels, strict=True):
-            name = f"{entry['id']}-int8"
-            path = self.models / f"{name}.onnx"
-            quantizer.write(sub, path)
-            session = open_session(path, SessionOptions(threads=1, spinning=False))
-            layers = [(self.layers.setdefault(shape, len(self.layers)), n) for shape, n in self._int8_layers(entry)]
-            own = {"id": name, "graph": f"{MODELS_FOLDER}/{name}.onnx", "precision": "int8", "layers": layers}
-            yield {**entry, **own, **score_fields(self._score(session))}, run_session(session, self.inputs)
+        def answers(identifier: str) -> Outputs:
+            return {name: arrays[f"output/{identifier}/{name}"] for name in names}
 
-    def _int8_layers(self, entry: Mapping[str, Any]) -> list[tuple[LayerShape, int]]:
-        shapes = list(self.layers)
-        return [(shapes[index]._replace(kind=f"{shapes[index].kind}, int8"), count) for index, count in entry["layers"]]
+        return int8_entries(self.nested, self.models, entries, answers, int8, self.inputs, self.layers, self._score)
 
     def _in_order(self, submodels: Sequence[SubModel], pool: ThreadPoolExecutor) -> Iterator[tuple[_Draft, _Examined]]:
         """Each draft with what the examination found, as soon as it and all before it are examined."""
@@ -227,8 +238,8 @@ class _Writer:
         template = self.templates[topology]
         counter = MacCounter()
         expected = torch_outputs(self.nested, sub, self.inputs, counter)
-        layers = {_of_one_example(shape): count for shape, count in counter.layers.items()}
-        macs = counter.macs // SELFTEST_EXAMPLES
+        layers = {_of_one_example(shape, self.batch): count for shape, count in counter.layers.items()}
+        macs = counter.macs // self.batch
         path = self._write_graph(sub, template)
         others = None if self.others is None else torch_outputs(self.nested, sub, self.others)
         return _Draft(sub, path, template.digest, expected, others, macs, layers)
@@ -305,13 +316,8 @@ def _of_inputs(nested: NestedModel, preprocessing: Mapping[str, Mapping[str, Any
     return {name: dict(values) for name, values in preprocessing.items()}
 
 
-def _spread(count: int, wanted: int) -> Tensor:
-    """So many indices at most, evenly spaced."""
-    return torch.linspace(0, count - 1, min(count, wanted)).long()
-
-
-def _of_one_example(shape: LayerShape) -> LayerShape:
-    return shape._replace(macs=shape.macs // SELFTEST_EXAMPLES, activations=shape.activations // SELFTEST_EXAMPLES)
+def _of_one_example(shape: LayerShape, batch: int) -> LayerShape:
+    return shape._replace(macs=shape.macs // batch, activations=shape.activations // batch)
 
 
 def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:

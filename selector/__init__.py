@@ -14,6 +14,9 @@ from selector.choose import (
     BatteryPolicy,
     Budget,
     BudgetError,
+    Candidate,
+    Candidates,
+    Cascade,
     PowerLevel,
     Selection,
     Selector,
@@ -24,7 +27,7 @@ from selector.choose import (
 )
 
 if TYPE_CHECKING:
-    from selector.run import InputError, RunResult, Runtime, profile_bundle
+    from selector.run import InputError, RunResult, Runtime, RuntimeOptions, profile_bundle
 
 __all__ = [
     "Battery",
@@ -32,10 +35,14 @@ __all__ = [
     "BatteryPolicy",
     "Budget",
     "BudgetError",
+    "Candidate",
+    "Candidates",
+    "Cascade",
     "InputError",
     "PowerLevel",
     "RunResult",
     "Runtime",
+    "RuntimeOptions",
     "Selection",
     "Selector",
     "find_profile",
@@ -48,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("InputError", "RunResult", "Runtime", "profile_bundle"):
+    if name in ("InputError", "RunResult", "Runtime", "RuntimeOptions", "profile_bundle"):
         import selector.run
 
         return getattr(selector.run, name)

@@ -9,19 +9,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import fail, messages, print_json, right
+from sortednet.console import fail, messages, print_json, right, tell
 from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
+    from exporter.bundle.verify import SelfTestResult
 
 
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
     from exporter.bundle import Bundle
-    from selector.choose.cascades import read_cascades, with_cascades
+    from selector.choose.candidates import Candidates
+    from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
+    from selector.choose.metrics import metric_name
 
     opened = Bundle(bundle)
     if as_json:
@@ -29,9 +32,9 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         return
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
-    profile = with_cascades(profile, cascades) if profile else None
-    best = max((s.accuracy or 0.0) for s in opened.submodels.values())
-    figures = right("params", "MACs", "accuracy", "of best", "bytes", "p50 ms", "RAM MB")
+    expected = {offer.submodel: offer.costs for offer in Candidates.of(opened, [profile] if profile else [], cascades)}
+    best = max((s.quality or 0.0) for s in opened.submodels.values())
+    figures = right("params", "MACs", metric_name(opened.metric), "of best", "bytes", "p50 ms", "RAM MB")
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, entry in opened.submodels.items():
         cost = profile.submodels.get(name) if profile else None
@@ -39,14 +42,14 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
             name,
             _short(entry.params),
             _short(entry.macs),
-            "" if entry.accuracy is None else f"{entry.accuracy:.4f}",
-            f"{entry.accuracy / best:.1%}" if entry.accuracy is not None and best else "",
+            "" if entry.quality is None else f"{entry.quality:.4f}",
+            f"{entry.quality / best:.1%}" if entry.quality is not None and best else "",
             _short(opened.manifest.files[entry.graph].bytes),
             _figure(cost, "latency_ms", 3),
             _figure(cost, "memory_mb", 2),
         )
     for one in cascades:
-        cost = profile.submodels.get(one.id) if profile else None
+        cost = expected.get(one.id)
         share = f"{one.accuracy / best:.1%}" if best else ""
         costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
         table.add_row(one.id, "", "", f"{one.accuracy:.4f}", share, "", *costs)
@@ -89,10 +92,16 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
                 "submodels": result.submodels,
                 "largest_error": result.largest_error,
                 "largest_int8_error": result.largest_int8_error,
+                "largest_int8_to_fp32": result.largest_int8_to_fp32,
+                "int8_saturates": result.int8_saturates,
             }
         )
     else:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+        if any(entry.precision == "int8" for entry in opened.manifest.submodels):
+            typer.echo(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
+        if result.int8_saturates:
+            tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
 
 
 def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None) -> None:
@@ -114,6 +123,10 @@ def _own_profile(bundle: Bundle) -> Profile | None:
         return find_profile(bundle)
     except (BudgetError, BundleError):
         return None
+
+
+def _from_fp32(result: SelfTestResult) -> str:
+    return "" if result.largest_int8_to_fp32 is None else f"; from fp32 {result.largest_int8_to_fp32:.1%} (RMS)"
 
 
 def _figure(cost: Measurement | None, name: Literal["latency_ms", "memory_mb"], digits: int) -> str:

@@ -14,8 +14,13 @@ from rich.table import Column
 messages = Console(stderr=True)
 
 _EXTRAS = {
-    **dict.fromkeys(("torch", "onnx", "safetensors", "sklearn", "scipy", "tokenizers"), "train"),
+    **dict.fromkeys(("torch", "onnx", "safetensors", "sklearn", "scipy"), "train"),
     "PIL": "image",
+    "soundfile": "audio",
+    "soxr": "audio",
+    "tokenizers": "text",
+    "transformers": "hf",
+    "datasets": "hf",
     **dict.fromkeys(("apispec", "cachetools", "flask", "flask_cors", "flask_swagger_ui", "gunicorn", "limits"), "serve"),
     **dict.fromkeys(("plotly", "jinja2", "prometheus_client", "sqlalchemy", "alembic", "psycopg", "structlog"), "serve"),
 }

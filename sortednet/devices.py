@@ -18,6 +18,7 @@ from sortednet.options import (
     MemoryOption,
     ObjectiveOption,
     PercentileOption,
+    QualityOption,
 )
 
 DevicesOption = Annotated[
@@ -55,8 +56,7 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Measure every sub-model on this device and keep the profile in the bundle."""
-    from device_profiles import write_profile
-    from exporter.bundle import PROFILES_FOLDER, Bundle
+    from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
     opened = Bundle(bundle)
@@ -74,7 +74,7 @@ def profile(
         spinning=spinning,
         cache=cache,
     )
-    write_profile(measured, opened.path / PROFILES_FOLDER / f"{measured.device.name}.json")
+    opened.save_profile(measured)
     if as_json:
         typer.echo(measured.model_dump_json())
         return
@@ -95,6 +95,7 @@ def select(
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
+    min_quality: QualityOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
@@ -109,12 +110,14 @@ def select(
     from selector.choose.battery import make_battery, read_policy
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
+    from selector.choose.metrics import metric_name
     from selector.choose.profiles import selector_for
 
     budget = make_budget(
         latency_ms=latency_ms,
         energy_mj=energy_mj,
         memory_mb=memory_mb,
+        min_quality=min_quality,
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
@@ -125,22 +128,26 @@ def select(
     offered = read_cascades(opened) if cascades else []
     selection = selector_for(opened, device, policy=saving, cascades=offered).select(budget, state)
     if as_json:
-        print_json(selection._asdict())
+        print_json(selection.document())
     else:
         typer.echo(f"{selection.submodel}: {selection.reason}")
-        typer.echo(f"  accuracy {selection.accuracy:.4f}, latency {selection.latency_ms:.3f} ms on {selection.device}")
+        quality = f"{metric_name(selection.metric)} {selection.quality:.4f}"
+        typer.echo(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}")
     if not selection.feasible:
         raise typer.Exit(3)
 
 
 def run(
     bundle: BundlePath,
-    input: Annotated[Path, typer.Option(help="FILE.npy, or FILE.npz with one array per input.")],
+    input: Annotated[
+        Path, typer.Option(help="FILE.npy, FILE.npz with one array per input, a picture (JPEG, PNG) or a sound (WAV, FLAC).")
+    ],
     output: Annotated[Path | None, typer.Option(help="FILE.npz for the outputs.")] = None,
     device: DevicesOption = None,
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
+    min_quality: QualityOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
@@ -172,6 +179,7 @@ def run(
         latency_ms=latency_ms,
         energy_mj=energy_mj,
         memory_mb=memory_mb,
+        min_quality=min_quality,
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
@@ -183,24 +191,32 @@ def run(
     if watching:
         from sortednet.watch import watch
 
-        history = watch(runtime, read_inputs(input), budget, rate=rate, seconds=seconds, console=messages)
+        history = watch(runtime, read_inputs(input, runtime.bundle), budget, rate=rate, seconds=seconds, console=messages)
         if as_json:
             print_json({"runs": [record._asdict() for record in history]})
         runtime.close()
         return
-    result = runtime.run(read_inputs(input), budget)
+    inputs = read_inputs(input, runtime.bundle)
+    result = runtime.run(inputs, budget)
     if output:
         write_outputs(output, result.outputs)
     selection = result.selection
     if as_json:
         outputs = {name: array.tolist() for name, array in result.outputs.items()}
-        names = ("feasible", "accuracy", "reason", "stages", "threshold")
-        chosen = {name: getattr(selection, name) for name in names}
+        names = ("feasible", "quality", "metric", "accuracy", "reason", "stages", "threshold")
+        chosen = {name: value for name, value in selection.document().items() if name in names}
+        if answers := result.answers():
+            chosen["answers"] = [[answer._asdict() for answer in best] for best in answers]
         print_json({"submodel": selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **chosen})
     else:
         typer.echo(f"{selection.submodel} in {result.latency_ms:.3f} ms: {selection.reason}")
+        answers = result.answers()
+        if len(answers) == 1:  # of a classification: more than its logits say
+            for answer in answers[0]:
+                typer.echo(f"  {answer.label} {answer.probability:.1%}")
         for name, array in result.outputs.items():
-            typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
+            if output is not None or len(answers) != 1:
+                typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
     if not selection.feasible:
         raise typer.Exit(3)
 
@@ -215,9 +231,12 @@ def cascade(
 ) -> None:
     """Let a small sub-model answer when it is sure and ask a larger one when not; kept in the bundle."""
     from exporter.bundle import Bundle
-    from sortednet.calibrating import calibrate_cascade
+    from selector.run.calibrating import calibrate_cascade
+    from sortednet.validation import validation
 
-    found = calibrate_cascade(Bundle(bundle), data, floor=floor, confidence=confidence, device=device)
+    opened = Bundle(bundle)
+    inputs, labels = validation(opened, data)
+    found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device)
     if as_json:
         typer.echo(found.model_dump_json())
         return

@@ -15,7 +15,9 @@ def named_path(value: str) -> Path:
     return Path(value)
 
 
-BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
+BundlePath = Annotated[
+    Path, typer.Argument(help="The bundle's folder.", parser=named_path, metavar="BUNDLE", show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
 OutOption = Annotated[Path, typer.Option(help="The folder to write.", parser=named_path, metavar="PATH", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
@@ -23,7 +25,10 @@ DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="At most this many milliseconds.")]
 EnergyOption = Annotated[float | None, typer.Option("--energy-mj", help="At most this many millijoules.")]
 MemoryOption = Annotated[float | None, typer.Option("--memory-mb", help="At most this many megabytes.")]
-AccuracyOption = Annotated[float | None, typer.Option("--min-accuracy", help="At least this accuracy, 0 to 1.")]
+QualityOption = Annotated[float | None, typer.Option("--min-quality", help="At least this quality, 0 to 1.")]
+AccuracyOption = Annotated[
+    float | None, typer.Option("--min-accuracy", help="The same, where the metric of the bundle is accuracy.")
+]
 PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
-ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, energy or latency.")]
+ObjectiveOption = Annotated[str | None, typer.Option(help="quality (accuracy, where that is the metric), energy or latency.")]
 """The limits and wishes of a `selector.Budget`, one option each."""

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from device_profiles import PERCENTILES, Measurement, Profile
 from exporter.bundle import Bundle
 from selector.choose.budget import BudgetError
+from selector.choose.metrics import metric_name, shown
 from selector.choose.selector import Selector
 
 COSTS = {
@@ -39,8 +40,11 @@ def write_report(bundle: Bundle, out: Path, device: str | None = None) -> None:
         bundle=bundle,
         manifest=bundle.manifest,
         devices=devices,
+        metric=metric_name(bundle.metric),
         plotly=get_plotlyjs(),
-        charted=json.dumps(_charted(devices)).replace("</", "<\\/"),
+        charted=json.dumps(
+            {**_charted(devices), "metric": metric_name(bundle.metric), "percents": bundle.metric == "accuracy"}
+        ).replace("</", "<\\/"),
     )
     try:
         out.write_text(page, encoding="utf-8")
@@ -53,27 +57,28 @@ class _Device:
 
     def __init__(self, bundle: Bundle, profile: Profile, colour: str) -> None:
         self.profile, self.colour = profile, colour
-        self.accuracies = {name: bundle.accuracies[bundle.submodel(name).id] for name in profile.submodels}
-        self.frontiers = _frontiers(profile, bundle.accuracies)
-        best = max((accuracy or 0.0) for accuracy in bundle.accuracies.values())
+        self.qualities = {name: bundle.qualities[bundle.submodel(name).id] for name in profile.submodels}
+        self.frontiers = _frontiers(profile, bundle.qualities)
+        best = max((quality or 0.0) for quality in bundle.qualities.values())
         chosen = [name for _, name in self.frontiers["latency_ms.p50"]]
         self.chosen = len(chosen)
         self.lines = [
             {
                 "name": name,
                 "entry": bundle.submodel(name),
+                "quality": shown(bundle.metric, bundle.submodel(name).quality),
                 "cost": profile.submodels[name],
-                "retention": (bundle.submodel(name).accuracy or 0.0) / best if best else None,
+                "retention": (bundle.submodel(name).quality or 0.0) / best if best else None,
                 "chosen": name in chosen,
             }
             for name in [*chosen, *(name for name in profile.submodels if name not in chosen)]
         ]
 
 
-def _frontiers(profile: Profile, accuracies: Any) -> dict[str, list[tuple[float, str]]]:
-    """By cost: from which budget on, which sub-model is the choice. Empty where no accuracy is known."""
+def _frontiers(profile: Profile, qualities: Any) -> dict[str, list[tuple[float, str]]]:
+    """By cost: from which budget on, which sub-model is the choice. Empty where no quality is known."""
     try:
-        selector = Selector(profile, accuracies)
+        selector = Selector(profile, qualities)
     except BudgetError:
         return {cost: [] for cost in COSTS}
     found = {}
@@ -99,12 +104,12 @@ def _charted(devices: Sequence[_Device]) -> dict[str, Any]:
                 "colour": device.colour,
                 "submodels": {
                     name: {
-                        "accuracy": device.accuracies[name],
+                        "quality": device.qualities[name],
                         "costs": {cost: _value(measured, cost) for cost in known},
                         "source": measured.source,
                     }
                     for name, measured in device.profile.submodels.items()
-                    if device.accuracies[name] is not None
+                    if device.qualities[name] is not None
                 },
                 "frontiers": {cost: device.frontiers[cost] for cost in known},
             }

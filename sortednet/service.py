@@ -21,6 +21,7 @@ from sortednet.options import (
     ObjectiveOption,
     OutOption,
     PercentileOption,
+    QualityOption,
 )
 
 StoreOption = Annotated[
@@ -74,6 +75,7 @@ def pull(
     latency_ms: LatencyOption = None,
     energy_mj: EnergyOption = None,
     memory_mb: MemoryOption = None,
+    min_quality: QualityOption = None,
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
@@ -83,7 +85,8 @@ def pull(
     """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
     from sortednet.pulling import pull_command
 
-    budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb, "min_accuracy": min_accuracy}
+    budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb}
+    budget |= {"min_quality": min_quality, "min_accuracy": min_accuracy}
     budget_fields = {**budget, "percentile": percentile, "objective": objective}
     names = submodels.split(",") if submodels is not None else None
     done = pull_command(url, out, bundle, names, budget_fields, device, timeout=timeout, console=messages, quiet=as_json)

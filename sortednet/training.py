@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich import box
@@ -21,8 +21,8 @@ def train(
     data: Annotated[
         str,
         typer.Option(
-            help="digits, mnist, fashion-mnist, cifar10, image-folder:PATH, text-folder:PATH, arrays:FILE.npz, module:function "
-            "for your own, or a path in one of these formats."
+            help="digits, mnist, mnist-5k, fashion-mnist, cifar10, image-folder:PATH, text-folder:PATH, arrays:FILE.npz, "
+            "module:function for your own, or a path in one of these formats."
         ),
     ],
     out: OutOption,
@@ -65,6 +65,7 @@ def train(
     # How often torch's threads look for each other before they sleep (GNU OpenMP). By default so often that a training of small
     # networks beside busy processes takes twenty to two hundred times as long; with this ten, and on a quiet machine the same.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    from selector.choose.metrics import metric_name
     from trainer.run import parse_grid, parse_settings, train_run
 
     options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
@@ -90,7 +91,7 @@ def train(
         print_json(summary)
         return
     qualities: Mapping[str, float] = summary["validation_quality"]
-    metric = summary["metric"]
+    metric = metric_name(summary["metric"])
     typer.echo(f"Trained {len(qualities)} sub-models in {summary['seconds']:.0f} s. Validation {metric}:")
     table = Table(Column("sub-model", no_wrap=True), *right(metric, "of the full model"), box=box.SIMPLE_HEAD)
     full = qualities[summary["largest"]]
@@ -105,6 +106,10 @@ def export(
     out: OutOption,
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
+    int8_range: Annotated[
+        Literal["reduced", "full"],
+        typer.Option(help="Range of int8 weights: reduced is 7 bits; full, 8, is refused where this processor saturates."),
+    ] = "reduced",
     data: Annotated[
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
@@ -116,7 +121,7 @@ def export(
     from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    bundle = export_run(run, out, names, int8=int8, data=data, say=tell)
+    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, say=tell)
     if as_json:
         print_json(inspect_bundle(bundle))
         return

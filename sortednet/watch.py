@@ -18,7 +18,8 @@ from rich.text import Text
 
 from selector.adapt.sensors import Sensors
 from selector.choose.budget import Budget, BudgetError, Selection
-from selector.run.runtime import RunRecord, Runtime
+from selector.run.results import RunRecord
+from selector.run.runtime import Runtime
 
 SHOWN = 200  # runs that the figures are of
 

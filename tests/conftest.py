@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-import selector.choose.battery
 from device_profiles import DeviceInfo, LatencyMs, Profile
 from exporter.bundle import Bundle
 from selector.run.cache import FOLDER_VARIABLE
@@ -56,7 +55,7 @@ def _threads() -> None:
 def _a_battery_is_waited_for() -> Iterator[None]:
     """However busy the machine is: a run that had its turn before the battery's reader would go on without."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(selector.choose.battery, "WAIT_SECONDS", 60.0)
+        patched.setattr("selector.adapt.battery_reader.WAIT_SECONDS", 60.0)
         yield
 
 

@@ -16,9 +16,6 @@ FULLEST = 14
 """Files of a folder of `selector/`."""
 
 TOO_LONG = {
-    "exporter/writer.py",
-    "selector/run/runtime.py",
-    "trainer/fit.py",
     "tests/exporter/test_export.py",
     "tests/selector/adapt/test_plan.py",
     "tests/selector/fetch/test_pull.py",

@@ -1,13 +1,16 @@
 """Where a training computes, and in which precision.
 
-On the CPU a resumed run is equal to the bit. On a GPU it continues from the same parameters, optimizer state, data order,
-augmentation and sampled sub-models, but kernels that add in an order of their own (atomics in some backward passes) make two
-runs differ in the last bits, resumed or not.
+On the CPU a resumed run is equal to the bit, in either precision and with any number of workers. On a GPU it goes on from the
+same parameters, optimizer state, scale of the losses, data order, augmentation and sampled sub-models, but kernels that add in
+an order of their own (atomics in some backward passes) make two runs differ in the last bits, resumed or not. Calibration and
+scores are computed on the same device, always in fp32. fp32 is what torch makes of it: cuDNN's convolutions take TF32 unless
+`torch.backends.cudnn.allow_tf32` is False.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +32,7 @@ class Accelerator:
     precision: str = "fp32"  # fp32 | bf16 | fp16: of the forward and backward pass; parameters and optimizer stay fp32
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Automatic mixed precision, for the forward pass."""
+        """Automatic mixed precision, for one forward pass."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, PRECISIONS[self.precision])
@@ -60,25 +63,29 @@ def find_accelerator(name: str = "auto", precision: str = "fp32") -> Accelerator
         raise TrainerError(f"accelerator = {name!r}: torch {torch.__version__} finds none; allowed here are {', '.join(here)}")
     if kind == "cpu" and precision == "fp16":
         raise TrainerError("precision = 'fp16': allowed on cuda and mps; on the cpu fp32 and bf16")
-    if kind == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported():
+    if kind == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise TrainerError(f"precision = 'bf16': {torch.cuda.get_device_name()} does not have it; allowed are fp32 and fp16")
-    device = torch.device("cuda", local_rank()) if kind == "cuda" else torch.device(kind)
+    device = torch.device("cuda", local_rank() % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
     return Accelerator(device, precision)
 
 
 def available() -> list[str]:
-    """The kinds of device that torch finds here, the fastest first."""
+    """The kinds of device that torch finds here, the fastest first. Not Apple's for several ranks: nothing reduces there."""
     found = ["cuda"] if torch.cuda.is_available() else []
-    found += ["mps"] if torch.backends.mps.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() and int(os.environ.get("WORLD_SIZE", "1")) < 2 else []
     return [*found, "cpu"]
 
 
 def local_rank() -> int:
-    """Which of the machine's GPUs is this process' own under torchrun; 0 without."""
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return rank % max(1, torch.cuda.device_count())
+    """Which of the machine's processes this is under torchrun; 0 without."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def single_precision(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs of a pass in half precision as a loss takes them."""
+def local_ranks() -> int:
+    """How many processes torchrun has started on this machine; 1 without."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def single_precision(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs of a pass in half precision as a loss, a teacher's pupil and a scorer take them."""
     return {name: o.float() if o.dtype in (torch.float16, torch.bfloat16) else o for name, o in outputs.items()}

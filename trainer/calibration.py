@@ -5,7 +5,7 @@ As in US-Nets (Yu & Huang 2019, arXiv 1903.05134, section 3.3): after training, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from trainer.submodel import SubModel, TrainerError
 
 @torch.no_grad()
 def calibrate(
-    nested: NestedModel, batches: Sequence[Tensor | Mapping[str, Tensor]], submodels: Iterable[SubModel] | None = None
+    nested: NestedModel, batches: Iterable[Tensor | Mapping[str, Tensor]], submodels: Iterable[SubModel] | None = None
 ) -> None:
     """Fills `nested.calibration` for the given sub-models (default: the whole grid).
 
@@ -29,15 +29,14 @@ def calibrate(
     the cumulative average over the batches, rounded to half precision where that keeps three digits: they are all that
     the sub-models of a bundle do not share, and this halves them. Raises TrainerError when there is no batch.
     """
-    if not batches:
-        raise TrainerError("batches = []: allowed is at least one batch of training data")
     device, as_channels_last = next(nested.full.parameters()).device, suits_channels_last(nested)
     chosen = [s for s in (nested.submodels if submodels is None else submodels) if batchnorm_names(nested.skeleton(s))]
     entered: dict[SubModel, _Entered] = {sub: {} for sub in chosen}
     was_training = nested.training
     nested.eval()
+    seen = 0
     try:
-        for inputs in batches:
+        for seen, inputs in enumerate(batches, 1):  # noqa: B007
             placed = laid_out(as_inputs(inputs, nested.input_names), device, as_channels_last)
             shared = sharing(device)
             for sub in chosen:
@@ -45,6 +44,8 @@ def calibrate(
                     _measure(nested, sub, placed, entered[sub])
     finally:
         nested.train(was_training)
+    if not seen:
+        raise TrainerError("batches = []: allowed is at least one batch of training data")
     for sub, layers in entered.items():
         nested.calibration[sub] = {
             f"{name}.{leaf}" if name else leaf: statistic
@@ -65,14 +66,15 @@ def _measure(nested: NestedModel, sub: SubModel, inputs: Mapping[str, Tensor], e
     """Adds mean and variance of what enters each BatchNorm layer while each normalises by those of this batch."""
     module = nested.skeleton(sub).eval()
 
-    def add(name: str, layer: nn.Module, entering: tuple[Tensor, ...]) -> None:
-        axes = [axis for axis in range(entering[0].ndim) if axis != 1]
-        variance, mean = torch.var_mean(entering[0], axes)
+    def add(name: str, layer: nn.Module, positional: tuple[Tensor, ...], by_name: dict[str, Tensor]) -> None:
+        (entering,) = (*positional, *by_name.values())
+        axes = [axis for axis in range(entering.ndim) if axis != 1]
+        variance, mean = torch.var_mean(entering, axes)
         means, variances, count = entered.get(name, (0, 0, 0))
         entered[name] = (means + mean, variances + variance, count + 1)
 
     layers = {n: layer for n in batchnorm_names(module) if isinstance(layer := module.get_submodule(n), _BatchNorm)}
-    hooks = [layer.register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(partial(add, name), with_kwargs=True) for name, layer in layers.items()]
     try:
         for layer in layers.values():
             layer.train().track_running_stats = False

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from device_profiles import atomic
 from trainer.nested import NestedModel
 from trainer.submodel import TrainerError
 
@@ -38,7 +38,7 @@ def load_checkpoint(folder: Path, nested: NestedModel, optimizer: torch.optim.Op
         if name.startswith("optimizer/"):
             parameter_name, _, key = name.removeprefix("optimizer/").rpartition("/")
             parameter = parameters[parameter_name]
-            optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.ndim else tensor
+            optimizer.state[parameter][key] = tensor.to(parameter.device)  # numbers too: fused kernels read them there
     state: dict[str, Any] = json.loads(header["state"])
     return state
 
@@ -62,21 +62,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, str] 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a file to write beside `path`; it is synced and takes that place, or is removed when something fails.
-
-    Raises TrainerError when the system does not let it be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+    """As `device_profiles.atomic.replacing`; raises TrainerError when the system does not let it be written."""
+    with writing(path), atomic.replacing(path) as partial:
+        yield partial
 
 
 @contextmanager

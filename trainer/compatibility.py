@@ -8,49 +8,60 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainer.data.dataset import Examples, Samples, as_inputs
+from trainer.data.dataset import Batch, Examples, Samples, as_inputs, each
+from trainer.evaluate import add, as_arrays, check_score
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
-from trainer.speed.layout import laid_out
+from trainer.speed.layout import laid_out, to_device
 from trainer.submodel import TrainerError
-from trainer.task import Task, where
+from trainer.task import Outputs, Task, own
 from trainer.tasks import Classification
+from trainer.updates import RULES
 
 
-@torch.no_grad()
-def check_fits(nested: NestedModel, train: Examples, validation: Examples | None) -> None:
-    """Raises TrainerError when the data are not what the model takes, or the targets not what the task asks for.
+def check_fits(nested: NestedModel, train: Examples, validation: Examples | None, options: FitOptions) -> Task:
+    """The task that is trained for: the family's, with the label smoothing of the options.
 
-    Of data in memory all targets are looked at, of others the first two examples': the rest are when they are read.
+    Raises TrainerError when the data are not what the model takes, the targets not what the task asks for, or the task lacks
+    what the update rule needs. Of data in memory all targets are looked at, of others the first two examples': the rest are
+    when they are read. Loss and score are computed once, so that a mistake in the user's own code shows now.
     """
-    for name, split in (("training", train), ("validation", validation)):
-        if split is not None and len(split) < 2:
-            raise TrainerError(f"{name} data: {len(split)} examples; allowed are 2 and more")
-    nested.eval()
-    device = next(nested.full.parameters()).device
+    task = _task_of(nested, options)
     for name, split in (("training", train), ("validation", validation)):
         if split is None:
             continue
-        batch = split.batch(torch.arange(2))
+        if len(split) < 2:
+            raise TrainerError(f"{name} data: {len(split)} examples; allowed are 2 and more")
         try:
-            inputs = as_inputs(batch.inputs, nested.input_names)
-            _check_shapes(nested, inputs)
+            with own("data"):
+                batch = split.batch(torch.arange(2))
+            outputs = _outputs(nested, batch)
+            with own(f"task {task.kind}: check"):
+                task.check(outputs, split.targets if isinstance(split, Samples) else batch.targets)
         except TrainerError as error:
-            raise TrainerError(f"{name} data: {error}") from None
-        try:
-            outputs = nested.outputs(laid_out(inputs, device, False), nested.family.smallest)
-        except TrainerError:
-            raise
-        except Exception as error:  # whatever the family's own code raises
-            raise TrainerError(f"{name} data: the model does not take them: {where(error)}") from error
-        try:
-            nested.family.task.check(outputs, split.targets if isinstance(split, Samples) else batch.targets)
-        except TrainerError as error:
-            raise TrainerError(f"{name} data: {str(error).removeprefix('targets: ')}") from None
+            raise TrainerError(f"{name} data: {str(error).removeprefix('data: ')}") from error.__cause__
+        _try(task, outputs, batch, RULES[options.update].distils)
+    return task
+
+
+@torch.no_grad()
+def _outputs(nested: NestedModel, batch: Batch) -> dict[str, Tensor]:
+    """The smallest sub-model's for these examples."""
+    inputs = as_inputs(batch.inputs, nested.input_names)
+    _check_shapes(nested, inputs)
+    device = next(nested.full.parameters()).device
+    training = nested.training
+    try:
+        with own("the model does not take them"):
+            return nested.eval().outputs(laid_out(inputs, device, False), nested.family.smallest)
+    finally:
+        nested.train(training)
 
 
 def _check_shapes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:
-    for name, example in nested.family.example_inputs(2).items():
+    with own(f"{type(nested.family).__name__}.example_inputs"):
+        examples = nested.family.example_inputs(2)
+    for name, example in examples.items():
         found = inputs[name]
         free = (nested.family.dynamic_axes or {}).get(name, {})
         sizes = [None if axis in free else size for axis, size in enumerate(example.shape)]
@@ -63,8 +74,28 @@ def _check_shapes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:
             raise TrainerError(f"input {name!r} holds {dtypes[0]}; the model takes {dtypes[1]}")
 
 
-def task_of(nested: NestedModel, options: FitOptions) -> Task:
-    """The family's task, with the label smoothing of the options."""
+def _try(task: Task, outputs: Outputs, batch: Batch, distils: bool) -> None:
+    """What the task's own code makes of two examples."""
+    device = next(iter(outputs.values())).device
+    with own(f"task {task.kind}: loss"):
+        loss = task.loss(outputs, each(batch.targets, lambda t: to_device(t, device)))
+        if not isinstance(loss, Tensor) or loss.ndim:
+            given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise TrainerError(f"task {task.kind}: loss: is {given}; allowed is a scalar tensor")
+    if distils:
+        with own(f"task {task.kind}: distil"):
+            task.distil(outputs, outputs)
+    with own(f"task {task.kind}: scorer"):
+        scorer = task.scorer()
+        add(task, scorer, outputs, as_arrays(batch.targets))
+        try:
+            score = scorer.value()
+        except TrainerError:  # of two examples perhaps nothing counts
+            return
+    check_score(task, score)
+
+
+def _task_of(nested: NestedModel, options: FitOptions) -> Task:
     task = nested.family.task
     if not options.label_smoothing:
         return task

@@ -7,46 +7,72 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trainer.data.dataset import Examples, as_inputs, each
+from trainer.accelerator import single_precision
+from trainer.data.dataset import Examples, Samples, as_inputs, each
 from trainer.data.loading import batches_of, reads_files
 from trainer.nested import NestedModel
 from trainer.speed.layout import laid_out, suits_channels_last
 from trainer.speed.sharing import sharing
-from trainer.submodel import SubModel
-from trainer.task import Score, Targets
+from trainer.submodel import SubModel, TrainerError
+from trainer.task import Outputs, Score, Scorer, Targets, Task, own
 
 BATCH = 512
+ArrayTargets = NDArray[Any] | Mapping[str, NDArray[Any]]
 FILES_BATCH = 64  # of what is read from files: worker processes keep several batches ready
 
 
 @torch.no_grad()
-def scores_of(nested: NestedModel, submodels: Iterable[SubModel], examples: Examples) -> dict[SubModel, Score]:
-    """For each sub-model what the task's scorer says of these examples.
+def scores_of(
+    nested: NestedModel, submodels: Iterable[SubModel], examples: Examples, workers: int = -1
+) -> dict[SubModel, Score]:
+    """For each sub-model what the task's scorer says of these examples, read by so many workers (-1: the usual number).
 
-    The model must be in eval mode and calibrated for these sub-models.
+    The model must be in eval mode and calibrated for these sub-models. Raises TrainerError when the task's own code fails.
     """
     device = next(nested.full.parameters()).device
     as_channels_last = suits_channels_last(nested)
     task = nested.family.task
-    scorers = {sub: task.scorer() for sub in submodels}
-    for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH):
+    with own(f"task {task.kind}: scorer"):
+        scorers = {sub: task.scorer() for sub in submodels}
+    for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH, workers=workers):
         placed = laid_out(as_inputs(batch.inputs, nested.input_names), device, as_channels_last)
         targets = as_arrays(batch.targets)
-        shared = sharing(device)
+        shared, checked = sharing(device), isinstance(examples, Samples)  # of those in memory all were checked before
         for sub, scorer in scorers.items():
             with shared:
                 outputs = nested.outputs(placed, sub)
-            scorer.add({name: output.float().cpu().numpy() for name, output in outputs.items()}, targets)
-    return {sub: scorer.value() for sub, scorer in scorers.items()}
+            if not checked:
+                task.check(outputs, batch.targets)
+                checked = True
+            add(task, scorer, outputs, targets)
+    return {sub: value(task, scorer) for sub, scorer in scorers.items()}
 
 
-def as_arrays(targets: Targets) -> NDArray[Any] | Mapping[str, NDArray[Any]]:
+def add(task: Task, scorer: Scorer, outputs: Outputs, targets: ArrayTargets) -> None:
+    """Adds a batch to a score. Raises TrainerError when the task's own code fails."""
+    with own(f"task {task.kind}: scorer"):
+        scorer.add({name: output.cpu().numpy() for name, output in single_precision(outputs).items()}, targets)
+
+
+def value(task: Task, scorer: Scorer) -> Score:
+    """The score of all that was added. Raises TrainerError when the task's own code fails, or its quality is none."""
+    with own(f"task {task.kind}: scorer"):
+        score = scorer.value()
+    check_score(task, score)
+    return score
+
+
+def check_score(task: Task, score: Score) -> None:
+    """Raises TrainerError for a quality outside 0 to 1, by which nothing could be chosen, and a metric that is not there."""
+    if not 0 <= score.quality <= 1:
+        raise TrainerError(f"task {task.kind}: scorer: quality = {score.quality}; allowed are values from 0 to 1")
+    if task.metric not in score.metrics:
+        given = ", ".join(score.metrics) or "none"
+        raise TrainerError(f"task {task.kind}: scorer: metrics {given}; allowed are those with the task's own, {task.metric}")
+
+
+def as_arrays(targets: Targets) -> ArrayTargets:
     """Targets as a scorer takes them."""
-
-    def array(tensor: Tensor) -> NDArray[Any]:
-        return tensor.cpu().numpy()
-
-    arrays: NDArray[Any] | Mapping[str, NDArray[Any]] = each(targets, array)
+    arrays: ArrayTargets = each(targets, lambda tensor: tensor.cpu().numpy())
     return arrays

@@ -18,17 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from trainer.accelerator import find_accelerator
 from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
-from trainer.compatibility import check_fits, task_of
+from trainer.compatibility import check_fits
 from trainer.data.sources import load_data
 from trainer.distributed import joined
 from trainer.evaluate import scores_of
 from trainer.family import Family, family_name, find_family
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
+from trainer.speed.layout import laid_out
 from trainer.submodel import AxisValue, TrainerError, parse_value
-from trainer.task import Score, Task, find_task, task_name, where
+from trainer.task import Score, Task, find_task, own, task_name
 from trainer.training import FREE_TO_CHANGE, fit
 
 RUN_FILE = "run.json"
@@ -49,11 +52,14 @@ class Run:
 def describe_run(
     family: Family, data: Mapping[str, Any], options: Mapping[str, Any], init: Path | None = None
 ) -> dict[str, Any]:
-    """What `run.json` holds from the beginning."""
+    """What `run.json` holds from the beginning. Raises TrainerError for what JSON cannot hold, naming its origin."""
+    name = type(family).__name__
+    with own(f"{name}.config"):
+        config = family.config()
     grid = {axis: [list(v) if isinstance(v, tuple) else v for v in values] for axis, values in family.axes.items()}
     return {
         "family": family_name(family),
-        "config": family.config(),
+        "config": _as_json(config, f"{name}.config()"),
         "grid": grid,
         "task": describe_task(family.task),
         "data": dict(data),
@@ -65,7 +71,17 @@ def describe_run(
 
 def describe_task(task: Task) -> dict[str, Any]:
     """As a run and a bundle carry it."""
-    return {"name": task_name(task), "config": task.config()}
+    with own(f"{type(task).__name__}.config"):
+        config = task.config()
+    return {"name": task_name(task), "config": _as_json(config, f"{type(task).__name__}.config()")}
+
+
+def _as_json(value: Any, what: str) -> Any:
+    """As it will be when it has been written and read again: tuples are lists then, keys are strings."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TrainerError(f"{what}: {error}; allowed are JSON values") from None
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -113,42 +129,62 @@ def load_run(folder: Path) -> Run:
 def family_of(record: Mapping[str, Any]) -> Family:
     """The family that a run was made with, its grid included."""
     try:
-        family = find_family(record["family"])(**record["config"])
+        name, config = record["family"], record["config"]
+        with own("run.json: the family cannot be built again from it"):
+            family = find_family(name)(**config)
         grid = {axis: [tuple(v) if isinstance(v, list) else v for v in values] for axis, values in record["grid"].items()}
         described = record.get("task", {"name": "classification", "config": {}})  # runs of earlier versions had no other
         task = find_task(described["name"]).configured(described["config"])
-    except TrainerError:
-        raise
     except KeyError as error:
         raise TrainerError(f"run.json: {error} is missing") from None
-    except Exception as error:  # whatever the family's own code raises
-        raise TrainerError(f"run.json: the family cannot be built again from it: {where(error)}") from None
     return family.with_grid(grid).with_task(task)
 
 
 def check_rebuilds(nested: NestedModel, record: Mapping[str, Any]) -> None:
-    """Raises TrainerError where the family's `config()` does not build it again: an export could not reopen the run."""
-    family = nested.family
-    name = type(family).__name__
-    try:
-        json.dumps(record)
-    except TypeError as error:
-        raise TrainerError(f"{name}.config(): {error}; allowed are JSON values") from None
+    """Raises TrainerError where the family's `config()` does not build it again: an export could not reopen the run.
+
+    Parameters' shapes, buffers and, with the same parameters, the outputs must be those of the network to train.
+    """
+    name = type(nested.family).__name__
+    failed = f"{name}.config() does not build the family again"
+    built = f"{name}.config() = {record['config']} builds another network"
+    remedy = "config() must return every argument that changes the network"
     try:
         again = family_of(record)
-        full = again.build(again.largest)
     except TrainerError as error:
-        raise TrainerError(f"{name}.config() does not build the family again: {error}") from None
-    except Exception as error:  # whatever the family's own code raises
-        raise TrainerError(f"{name}.config() does not build the family again: {where(error)}") from error
-    shapes = [{n: tuple(p.shape) for n, p in module.named_parameters()} for module in (nested.full, full)]
-    for parameter in {**shapes[0], **shapes[1]}:
-        own, other = (known.get(parameter, "none") for known in shapes)
-        if own != other:
-            raise TrainerError(
-                f"{name}.config() = {record['config']} builds another network: parameter {parameter!r} is {other}, "
-                f"in the one to train {own}; config() must return every argument that changes the network"
-            )
+        raise TrainerError(f"{failed}: {error}") from error.__cause__
+    with own(failed):
+        full = again.build(again.largest)
+    parameters, wanted = dict(full.named_parameters()), dict(nested.full.named_parameters())
+    for parameter in {**wanted, **parameters}:
+        here, there = (str(tuple(p[parameter].shape)) if parameter in p else "none" for p in (wanted, parameters))
+        if here != there:
+            raise TrainerError(f"{built}: parameter {parameter!r} is {there}, in the one to train {here}; {remedy}")
+    buffers = dict(full.named_buffers())
+    for buffer, value in nested.full.named_buffers():
+        if buffer not in buffers or not torch.equal(value.cpu(), buffers[buffer]):
+            raise TrainerError(f"{built}: buffer {buffer!r} has other values (a random one must follow from a seed); {remedy}")
+    with torch.no_grad():
+        for parameter, tensor in parameters.items():
+            tensor.copy_(wanted[parameter])
+    answers, others = _answers(nested, nested.full), _answers(nested, full)
+    for output, answer in answers.items():
+        other = others[output]
+        if answer.shape != other.shape or not torch.allclose(answer, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise TrainerError(f"{built}: with the same parameters its output {output!r} is another; {remedy}")
+
+
+@torch.no_grad()
+def _answers(nested: NestedModel, module: nn.Module) -> dict[str, Tensor]:
+    """The module's outputs for the family's example inputs; what it draws at random is the same every time."""
+    device, training = next(module.parameters()).device, module.training
+    with torch.random.fork_rng(devices=[]), own(f"{type(nested.family).__name__}: the network's forward pass"):
+        torch.default_generator.manual_seed(0)
+        inputs = laid_out(nested.family.example_inputs(2), device, False)
+        torch.default_generator.manual_seed(0)
+        found = nested.applied(module.eval(), inputs)
+    module.train(training)
+    return {name: output.float().cpu() for name, output in found.items()}
 
 
 def train_run(
@@ -176,12 +212,17 @@ def train_run(
         raise TrainerError(f"threads = {threads}: allowed are 0 (torch's default) and more")
     if threads:
         torch.set_num_threads(threads)
-    chosen_options = FitOptions(**options)
+    chosen_options = FitOptions.of(None, dict(options))
+    accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
     loaded = load_data(data, data_options)
-    chosen = find_family(family).for_data(loaded.spec, **settings).with_grid(grid)
+    kind_of_family = find_family(family)
+    with own(f"family {family!r}"):
+        chosen = kind_of_family.for_data(loaded.spec, **settings)
+    chosen.with_grid(grid)
     if task is not None or task_settings:
         kind = find_task(task) if task is not None else type(chosen.task)
-        chosen.with_task(kind.configured(task_settings or {}))
+        with own(f"task {kind.kind}"):
+            chosen.with_task(kind.configured(task_settings or {}))
     record = describe_run(chosen, loaded.record, asdict(chosen_options), init)
     record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing)}
     if resume:
@@ -190,13 +231,12 @@ def train_run(
         raise TrainerError(f"out = {str(folder)!r}: already holds a run; go on with --resume or choose another folder")
     torch.manual_seed(chosen_options.seed)  # the initial weights
     nested = NestedModel(chosen)
-    check_rebuilds(nested, record)
     if init is not None:
         source = init / MODEL_FILE if init.is_dir() else init
         load_parameters(nested, load_tensors(source)[0], source)
-    check_fits(nested, loaded.train, loaded.validation)  # before anything is written
-    task_of(nested, chosen_options)
-    with joined() as ranks:
+    check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
+    check_rebuilds(nested, record)
+    with joined(accelerator.device) as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
             write_record(folder, record)
@@ -213,8 +253,8 @@ def train_run(
             show_progress=show_progress,
             options=chosen_options,
         )
-    validation = scores_of(nested, nested.submodels, loaded.validation)
-    test = scores_of(nested, nested.submodels, loaded.test)
+    validation = scores_of(nested, nested.submodels, loaded.validation, chosen_options.workers)
+    test = scores_of(nested, nested.submodels, loaded.test, chosen_options.workers)
     results = {
         "largest": chosen.largest.id,
         "steps": result.steps,

@@ -11,9 +11,12 @@ import importlib
 import inspect
 import os
 import sys
+import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
+from traceback import walk_tb
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from numpy.typing import NDArray
@@ -159,16 +162,37 @@ def imported(name: str, field: str, known: list[str]) -> Any:
     return getattr(module, attribute)
 
 
-_LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("torch", "numpy", "onnxruntime", "transformers"))
+@contextmanager
+def own(what: str) -> Iterator[None]:
+    """Within: somebody's own code, named `what`. Whatever it raises becomes a TrainerError naming method, file and line."""
+    try:
+        yield
+    except TrainerError:
+        raise
+    except Exception as error:
+        raise TrainerError(f"{what}: {where(error)}") from error
 
 
 def where(error: BaseException) -> str:
-    """What went wrong in somebody's code, and where: type, message, function, file and line of the innermost frame that is not
-    in a library's file."""
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if not place or not any(library in code.co_filename for library in _LIBRARIES):
-            place = f" (in {code.co_qualname}, {code.co_filename}, line {trace.tb_lineno})"
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error}{place}"
+    """What went wrong in somebody's code, and where: type, message, function, file and line of the innermost frame that is
+    theirs; where none is, an installed package's; else ours."""
+    found: dict[int, str] = {}
+    for frame, line in walk_tb(error.__traceback__):
+        code = frame.f_code
+        found[_foreign(code.co_filename)] = f" (in {code.co_qualname}, {code.co_filename}, line {line})"
+    return f"{type(error).__name__}: {error}{found[min(found)] if found else ''}"
+
+
+_HOUSE = os.path.dirname(os.path.dirname(__file__))
+_OURS = tuple(os.path.join(_HOUSE, room, "") for room in ("trainer", "exporter", "sortednet"))
+_PYTHON = os.path.join(sysconfig.get_path("stdlib"), "")
+
+
+def _foreign(file: str) -> int:
+    """How far a file is from being a user's own: 0 theirs, 1 an installed package's, 2 ours, 3 torch's, numpy's or Python's."""
+    if file.startswith(_OURS):
+        return 2
+    for packages in (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"):
+        if packages in file:
+            return 3 if file.partition(packages)[2].startswith((f"torch{os.sep}", f"numpy{os.sep}")) else 1
+    return 3 if file.startswith((_PYTHON, "<")) else 0

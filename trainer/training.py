@@ -1,8 +1,9 @@
 """`fit`: trains all sub-models of a nested model together, resumable at every step.
 
-Everything random in a step (order of the data, augmentation, sampled sub-models, dropout) is derived from the seed and
-the step's number, never from a running generator. A checkpoint is therefore the parameters, the optimizer's state and
-one number, and a resumed run ends with the same weights, to the bit, as an uninterrupted one.
+Everything random in a step (order of the data, what reading and augmenting them draws, sampled sub-models, dropout) is
+derived from the seed and the step's number, never from a running generator. A checkpoint is therefore the parameters, the
+optimizer's state and one number, and on a CPU a resumed run ends with the same weights, to the bit, as an uninterrupted one.
+What holds on a GPU says `trainer.accelerator`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -23,19 +25,19 @@ from torch import Generator, Tensor
 from trainer.accelerator import Accelerator, find_accelerator, single_precision
 from trainer.calibration import calibrate
 from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
-from trainer.compatibility import check_fits, task_of
+from trainer.compatibility import check_fits
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, Data, Examples, Samples, as_examples, as_inputs, each
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 from trainer.distributed import current_ranks
 from trainer.evaluate import scores_of
 from trainer.interruption import TrainingInterrupted, drop_log_after, progress_bar, stop_flag
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
 from trainer.schedule import learning_rate, make_optimizer
-from trainer.speed.layout import laid_out, suits_channels_last
+from trainer.speed.layout import laid_out, suits_channels_last, to_device
 from trainer.submodel import SubModel, TrainerError
-from trainer.task import Outputs, where
+from trainer.task import Outputs, Targets, own
 from trainer.updates import UpdateRule, make_rule
 
 LOG_FILE = "log.jsonl"
@@ -88,42 +90,19 @@ def fit(
     with stop_flag() as stopped:
         result = training.run(stopped, show_progress)
     nested.eval()
-    calibrate(nested, calibration_batches(examples))
+    calibrate(nested, calibration_batches(examples, workers=chosen.workers))
     return result
 
 
-def calibration_batches(examples: Examples) -> CalibrationBatches:
+def calibration_batches(examples: Examples, limit: int | None = None, workers: int = -1) -> Iterator[Mapping[str, Tensor]]:
     """Inputs for BatchNorm calibration: training examples, evenly spaced over the split, not augmented.
 
-    In batches of nearly equal size, because every batch counts the same.
+    In batches of nearly equal size, because every batch counts the same. With `limit` the first batches only.
     """
     count = min(len(examples), CALIBRATION_EXAMPLES)
-    indices = torch.linspace(0, len(examples) - 1, count).long()
-    return CalibrationBatches(examples, indices.tensor_split(-(-count // CALIBRATION_BATCH)))
-
-
-class CalibrationBatches(Sequence[Mapping[str, Tensor]]):
-    """Inputs that are read when they are gone through: 2,048 photos of 512 x 512 would take 6 GB at once."""
-
-    def __init__(self, examples: Examples, order: Sequence[Tensor]) -> None:
-        self.examples, self.order = examples, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
-        return (batch.inputs for batch in read(self.examples, self.order))
-
-    @overload
-    def __getitem__(self, place: int) -> Mapping[str, Tensor]: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> CalibrationBatches: ...
-
-    def __getitem__(self, place: int | slice) -> Mapping[str, Tensor] | CalibrationBatches:
-        if isinstance(place, slice):
-            return CalibrationBatches(self.examples, self.order[place])
-        return self.examples.batch(self.order[place]).inputs
+    indices = torch.linspace(0, len(examples) - 1, count).long().tensor_split(-(-count // CALIBRATION_BATCH))
+    order = (Asked(part, number) for number, part in enumerate(indices[:limit]))
+    return (batch.inputs for batch in read(examples, order, workers))
 
 
 class _Training:
@@ -136,8 +115,7 @@ class _Training:
         augment: Augmentation | None,
         run: Path | None,
     ) -> None:
-        self.task = task_of(nested, options)
-        check_fits(nested, examples, validation)
+        self.task = check_fits(nested, examples, validation, options)
         self.nested, self.examples, self.validation = nested, examples, validation
         self.options, self.augment, self.folder = options, augment, run
         self.accelerator: Accelerator = find_accelerator(options.accelerator, options.precision)
@@ -147,8 +125,9 @@ class _Training:
         self.scaler = self.accelerator.scaler()
         # For all devices at once, seen or not, `torch.manual_seed` takes most of a millisecond.
         self._seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
-        self.channels_last = suits_channels_last(nested)
-        self.ranks = current_ranks()
+        # What makes the layout unsafe was found out for fp32 alone.
+        self.channels_last = options.precision == "fp32" and suits_channels_last(nested)
+        self.ranks = current_ranks(self.device)
         self.rule: UpdateRule = make_rule(options.update, nested.submodels, options.samples_per_step, options.edges)
         self.batch_size = min(options.batch_size, len(examples))
         if self.batch_size < 2 * self.ranks.count:
@@ -192,8 +171,8 @@ class _Training:
         begun = saved_at = time.monotonic()
         losses: list[float] = []
         validation: dict[str, float] = {}
-        batches = read(self.examples, self._order(), self.options.workers, self.accelerator.pins_memory)
-        with progress_bar(show_progress and self.ranks.first) as progress:
+        batches = read(self.examples, self._order(), self.options.workers, self.accelerator.pins_memory, self.augment)
+        with closing(batches), progress_bar(show_progress and self.ranks.first) as progress:
             task = progress.add_task("training", total=self.total_steps, completed=self.step, loss="")
             while self.step < self.total_steps:
                 losses.append(self._one_step(next(batches)))
@@ -215,24 +194,23 @@ class _Training:
         loss = sum(losses) / len(losses) if losses else None
         return FitResult(self.step, self.gradient_computations, time.monotonic() - begun, loss, validation)
 
-    def _order(self) -> Iterator[Tensor]:
-        """The indices of every batch that is left: of each epoch a permutation, and this rank's share of each batch of it."""
+    def _order(self) -> Iterator[Asked]:
+        """Every batch that is left: of each epoch a permutation, and this rank's share of each batch of it."""
+        seed = self.options.seed
         for epoch in range(self.step // self.steps_per_epoch, self.options.epochs):
-            permuted = torch.randperm(len(self.examples), generator=_generator(self.options.seed, "order", epoch))
-            first = max(0, self.step - epoch * self.steps_per_epoch)
-            for place in range(first, self.steps_per_epoch):
-                yield self.ranks.share(permuted[place * self.batch_size : (place + 1) * self.batch_size])
+            permuted = torch.randperm(len(self.examples), generator=Generator().manual_seed(_mixed(seed, "order", epoch)))
+            begun = epoch * self.steps_per_epoch
+            for step in range(max(begun, self.step), begun + self.steps_per_epoch):  # read ahead: `step` is not `self.step`
+                place = (step - begun) * self.batch_size
+                indices = self.ranks.share(permuted[place : place + self.batch_size])
+                yield Asked(indices, _mixed(seed + self.ranks.rank, "augment", step))
 
     def _one_step(self, batch: Batch) -> float:
         seed = self.options.seed
-        inputs: Mapping[str, Tensor] = as_inputs(batch.inputs, self.nested.input_names)
-        targets = batch.targets
-        if self.augment:
-            inputs, targets = self.augment(inputs, targets, _generator(seed + self.ranks.rank, "augment", self.step))
-        placed = Batch(laid_out(inputs, self.device, self.channels_last), targets)
+        inputs = laid_out(as_inputs(batch.inputs, self.nested.input_names), self.device, self.channels_last)
         self._seed(_mixed(seed + self.ranks.rank, "dropout", self.step))
         submodels = self.rule.sample(self.step, seed)
-        loss = self._gradients(submodels, placed)
+        loss = self._gradients(submodels, inputs, batch.targets)
         self.ranks.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         if self.options.clip_norm:
@@ -244,27 +222,24 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _gradients(self, submodels: Sequence[SubModel], batch: Batch) -> float:
+    def _gradients(self, submodels: Sequence[SubModel], inputs: Mapping[str, Tensor], given: Targets) -> float:
         """Accumulates the mean gradient of the step's sub-models; returns their mean loss."""
         earlier: dict[SubModel, Outputs] = {}
-        targets = each(batch.targets, lambda t: t.to(self.device, non_blocking=True))
+        targets = each(given, lambda t: to_device(t, self.device))
         total = torch.zeros((), device=self.device)
 
         def loss_of(outputs: dict[str, Tensor]) -> Tensor:
             outputs = single_precision(outputs)
             if not earlier and not isinstance(self.examples, Samples):  # of those in memory all were checked before
-                self._check(outputs, batch.targets)
+                self._check(outputs, given)
             loss = self.rule.loss(self.task, outputs, targets, earlier) / len(submodels)
             total.add_(loss.detach())
             return self.scaler.scale(loss)
 
         for sub in submodels:
-            try:
-                _, earlier[sub] = self.nested.accumulate_gradients(sub, batch.inputs, loss_of, self.accelerator.autocast())
-            except TrainerError:
-                raise
-            except Exception as error:  # whatever the family's or the task's own code raises
-                raise TrainerError(f"step {self.step}, sub-model {sub.id}: {where(error)}") from error
+            with own(f"step {self.step}, sub-model {sub.id}"):
+                _, found = self.nested.accumulate_gradients(sub, inputs, loss_of, self.accelerator.autocast())
+            earlier[sub] = single_precision(found)
         self.gradient_computations += len(submodels)
         value = float(total)
         if not math.isfinite(value):
@@ -285,8 +260,8 @@ class _Training:
             return {}
         self.nested.eval()
         corners = [self.rule.smallest, self.rule.largest]
-        calibrate(self.nested, calibration_batches(self.examples)[:2], corners)
-        scores = scores_of(self.nested, corners, self.validation)
+        calibrate(self.nested, calibration_batches(self.examples, 2, self.options.workers), corners)
+        scores = scores_of(self.nested, corners, self.validation, self.options.workers)
         self.nested.calibration.clear()
         self.nested.train()
         return {sub.id: score.quality for sub, score in scores.items()}
@@ -317,7 +292,3 @@ class _Training:
 
 def _mixed(seed: int, purpose: str, number: int) -> int:
     return Random(f"{seed}/{purpose}/{number}").getrandbits(63)
-
-
-def _generator(seed: int, purpose: str, number: int) -> Generator:
-    return Generator().manual_seed(_mixed(seed, purpose, number))

@@ -26,6 +26,9 @@ class UpdateRule(ABC):
 
     name: ClassVar[str]
 
+    distils: ClassVar[bool] = False
+    """Whether its loss needs `Task.distil`."""
+
     def __init__(self, submodels: Sequence[SubModel], samples_per_step: int, edges: float = 0.0) -> None:
         """`edges`: the share of a step's draws that are the largest or the smallest, half each, and not random."""
         if samples_per_step < 1:
@@ -79,6 +82,7 @@ class Sandwich(UpdateRule):
     """
 
     name = "sandwich"
+    distils = True
 
     def sample(self, step: int, seed: int) -> list[SubModel]:
         between = self.submodels[1:-1]

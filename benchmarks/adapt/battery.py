@@ -37,7 +37,7 @@ from device_profiles.schema import DeviceInfo, LatencyMs, Measurement
 from selector import Battery, BatteryPlan, Budget, Selector
 from selector.adapt.controller import Controller
 from selector.adapt.plan import Planner, concave_frontier
-from selector.choose.selector import Candidate
+from selector.choose.candidates import Candidate
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = range(5)
@@ -75,7 +75,7 @@ def plan_of(world: World) -> BatteryPlan:
 def controlled(world: World, budget: Budget) -> Policy:
     """The real decision code."""
     profile = _profile()
-    accuracies = {c.submodel: c.accuracy for c in CANDIDATES}
+    accuracies = {c.submodel: c.quality for c in CANDIDATES}
     controller = Controller(Selector(profile, accuracies), [profile], feedback=False, clock=lambda: NOON)
     by_name = {c.submodel: c for c in CANDIDATES}
 
@@ -86,14 +86,14 @@ def controlled(world: World, budget: Budget) -> Policy:
             selection = controller.choose(budget, now, battery)
             chosen = by_name[selection.submodel]
             controller.spent(selection)
-            energy, accuracy = energy + chosen.energy_mj, accuracy + chosen.accuracy
+            energy, accuracy = energy + chosen.energy_mj, accuracy + chosen.quality
         return energy, accuracy
 
     return policy
 
 
 def constant(candidate: Candidate) -> Policy:
-    return lambda tick, calls, said: (calls * candidate.energy_mj, calls * candidate.accuracy)
+    return lambda tick, calls, said: (calls * candidate.energy_mj, calls * candidate.quality)
 
 
 def best_static(world: World) -> Outcome:
@@ -111,7 +111,7 @@ def once_planned(world: World) -> Policy:
 
     def policy(tick: int, calls: int, said: float) -> tuple[float, float]:
         chosen = [planner.next() for _ in range(calls)]
-        return sum(c.energy_mj for c in chosen), sum(c.accuracy for c in chosen)
+        return sum(c.energy_mj for c in chosen), sum(c.quality for c in chosen)
 
     return policy
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selector.adapt.plan import concave_frontier
-from selector.choose.selector import Candidate
+from selector.choose.candidates import Candidate
 
 Array = NDArray[np.float64]
 TICK = 10.0  # seconds
@@ -155,10 +155,10 @@ def _knapsack(world: World, candidates: Sequence[Candidate], begin: int, start: 
     left = ones * c * start + twos * (1 - c) * start - RESERVE / 100 * c * world.capacity
     free = world.charge > 0
     energies = np.where(free, 0.0, world.calls * hull[0].energy_mj)
-    accuracies = world.calls * np.where(free, hull[-1].accuracy, hull[0].accuracy)
+    accuracies = world.calls * np.where(free, hull[-1].quality, hull[0].quality)
     left -= sum(weights[t] * world.spent(t, energies[t]) for t in ticks)
     price = weights * world.scale / 1e3
-    slopes = [(b.accuracy - a.accuracy) / (b.energy_mj - a.energy_mj) for a, b in pairwise(hull)]
+    slopes = [(b.quality - a.quality) / (b.energy_mj - a.energy_mj) for a, b in pairwise(hull)]
     steps = [(slopes[step] / price[t], step, t) for t in ticks if not free[t] for step in range(len(slopes))]
     for _, step, tick in sorted(steps, key=lambda item: -item[0]):
         if left <= 0:
@@ -166,7 +166,7 @@ def _knapsack(world: World, candidates: Sequence[Candidate], begin: int, start: 
         more = float(world.calls[tick]) * (hull[step + 1].energy_mj - hull[step].energy_mj)
         share = 1.0 if more == 0 else min(1.0, left / (price[tick] * more))
         energies[tick] += share * more
-        accuracies[tick] += share * float(world.calls[tick]) * (hull[step + 1].accuracy - hull[step].accuracy)
+        accuracies[tick] += share * float(world.calls[tick]) * (hull[step + 1].quality - hull[step].quality)
         left -= share * price[tick] * more
     return np.stack([energies, accuracies], axis=1)[begin:]
 

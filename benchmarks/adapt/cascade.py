@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from benchmarks.adapt.bundles import trained
 from device_profiles import Profile
 from exporter.bundle import Bundle
-from exporter.bundle.session import SessionOptions, open_session
+from exporter.bundle.session import SessionOptions
 from selector import BudgetError, profile_bundle
 from selector.choose.cascades import Cascade
-from selector.run.cascade import CascadeSession, Logits, find_cascade, frontier, logits_of, margins, passed_on
-from sortednet.calibrating import candidates, validation
+from selector.run.calibrating import candidates, find_cascade, frontier, logits_of
+from selector.run.margins import Logits, margins, passed_on
+from selector.run.program import program_opener
+from sortednet.validation import validation
 from trainer.data import load_data
 from trainer.data.dataset import as_inputs
 
@@ -171,13 +173,8 @@ def mean_latencies(
     bundle: Bundle, cascades: Sequence[Cascade], singles: Sequence[str], inputs: Mapping[str, NDArray[Any]]
 ) -> dict[str, float]:
     """Mean latency per example (ms) at batch 1, of each image the fastest of its turns."""
-    options = SessionOptions(threads=1)
-    names = {*singles, *(name for cascade in cascades for name in (cascade.first, cascade.then))}
-    sessions = {name: open_session(bundle.graph_path(name), options) for name in names}
-    contenders: dict[str, Any] = {name: sessions[name] for name in singles}
-    for cascade in cascades:
-        contenders[cascade.id] = CascadeSession(cascade, sessions[cascade.first], sessions[cascade.then])
-    outputs = [output.name for output in bundle.manifest.outputs]
+    open_program = program_opener(bundle, SessionOptions(threads=1), False, cascades)
+    contenders = {name: open_program(name) for name in [*singles, *(cascade.id for cascade in cascades)]}
     (name,) = inputs
     images = [{name: np.ascontiguousarray(inputs[name][i : i + 1])} for i in range(IMAGES)]
     fastest = {contender: np.full(IMAGES, np.inf) for contender in contenders}
@@ -187,10 +184,10 @@ def mean_latencies(
             shuffled.shuffle(order)
             for contender in order:
                 run, taken = contenders[contender].run, fastest[contender]
-                run(outputs, images[start])
+                run(images[start])
                 for place in range(start, start + BLOCK):
                     begun = time.perf_counter()
-                    run(outputs, images[place])
+                    run(images[place])
                     taken[place] = min(taken[place], time.perf_counter() - begun)
     return {contender: 1e3 * float(taken.mean()) for contender, taken in fastest.items()}
 

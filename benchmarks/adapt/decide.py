@@ -12,8 +12,8 @@ from benchmarks.adapt.record import runner
 from exporter.bundle.session import CPU, SessionOptions
 from selector import Budget, Selector
 from selector.adapt.controller import Controller
-from selector.run.cache import session_opener
 from selector.run.profiling import profile_bundle
+from selector.run.program import program_opener
 
 RUNS = 4000
 NAME = "adapt-160"
@@ -25,7 +25,7 @@ def measure() -> dict[str, float]:
     bundle = trained()
     profile = profile_bundle(bundle, device=NAME, threads=1, repeats=5)
     costs, candidates = Selector(profile, bundle.accuracies).afforded_by("latency_ms", 99)
-    run = runner(bundle, session_opener(bundle, SessionOptions(1, CPU, True), True)(candidates[len(candidates) // 2].submodel))
+    run = runner(bundle, program_opener(bundle, SessionOptions(1, CPU, True), True)(candidates[len(candidates) // 2].submodel))
     one = [Budget(latency_ms=costs[len(costs) // 2], percentile=99)]
     many = [Budget(latency_ms=float(cost), percentile=99) for cost in np.geomspace(costs[1], 2 * costs[-1], 50)]
     nothing = [Budget(latency_ms=costs[0] / 10, percentile=99)]

@@ -33,7 +33,7 @@ def measure(rows_to: Path) -> dict[str, float]:
     write_profile(_of_one_example(sizes.profile), bundle.path / "profiles" / "bench.json")
     limit = DEADLINE * sizes.tails[-1]
     runtime = Runtime(bundle, device="bench", battery=lambda: None)
-    runs = [runner(bundle, runtime.session(name)) for name in sizes.names]
+    runs = [runner(bundle, runtime.program(name)) for name in sizes.names]
     images = {name: np.resize(array, (BATCH, *array.shape[1:])) for name, array in bundle.selftest_inputs.items()}
     budget = Budget(latency_ms=limit / BATCH, percentile=PERCENTILE)  # a runtime's budgets are of one example
     places = {name: place for place, name in enumerate(sizes.names)}

@@ -25,7 +25,7 @@ from device_profiles import Profile, describe_device, measure, read_profile, wri
 from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions
 from selector import Selector
-from selector.run.cache import session_opener
+from selector.run.program import Program, program_opener
 
 TRACES = Path(__file__).parent / "traces"
 BATCH = 8
@@ -48,9 +48,9 @@ def record(scenarios: Sequence[str] = ()) -> None:
             writer.writerow(["submodel", "accuracy"])
             writer.writerows((name, bundle.accuracies[name]) for name in found.submodels)
     profile = read_profile(path)
-    open_session = session_opener(bundle, SessionOptions(1, CPU, True), True)
+    open_program = program_opener(bundle, SessionOptions(1, CPU, True), True)
     for name in profile.submodels:
-        runs[name] = runner(bundle, open_session(name))
+        runs[name] = runner(bundle, open_program(name))
         runs[name]()
     for scenario in scenarios or SCENARIOS:
         for seed in SEEDS:
@@ -64,10 +64,10 @@ def record(scenarios: Sequence[str] = ()) -> None:
 
 def measured_frontier(bundle: Bundle) -> Profile:
     """All sub-models once, then again a few that are spread over the frontier of accuracy over latency."""
-    open_session = session_opener(bundle, SessionOptions(1, CPU, True), True)
+    open_program = program_opener(bundle, SessionOptions(1, CPU, True), True)
 
     def load(name: str) -> Callable[[], object]:
-        return runner(bundle, open_session(name))
+        return runner(bundle, open_program(name))
 
     info = describe_device(name="bench", threads=1, onnxruntime=ort.__version__, execution_provider=CPU)
 
@@ -82,10 +82,9 @@ def measured_frontier(bundle: Bundle) -> Profile:
     return profile([candidates[place].submodel for place in places], 400)
 
 
-def runner(bundle: Bundle, session: ort.InferenceSession) -> Callable[[], object]:
+def runner(bundle: Bundle, program: Program) -> Callable[[], object]:
     inputs = {name: np.resize(array, (BATCH, *array.shape[1:])) for name, array in bundle.selftest_inputs.items()}
-    names = [output.name for output in bundle.manifest.outputs]
-    return lambda: session.run(names, inputs)
+    return lambda: program.run(inputs)
 
 
 def _recorded(scenario: str, seed: int, runs: dict[str, Callable[[], object]]) -> list[list[str]]:

@@ -39,7 +39,7 @@ def made(name: str) -> Bundle:
     if isinstance(family, Encoder):
         tokens = family.example_inputs(64)["tokens"]
         return export(nested, path, int8_calibration=Samples(tokens, torch.zeros(64, dtype=torch.int64)))
-    calibrate(nested, calibration_batches(data.train)[:1])
+    calibrate(nested, calibration_batches(data.train, 1))
     some = data.train if name != "cnn" else None
     return export(nested, path, int8_calibration=some)
 

@@ -97,7 +97,7 @@ def plot(profiles: dict[str, Profile], accuracies: dict[str, float | None], path
         for (suffix, profile), colour in zip(profiles.items(), colours, strict=False):
             selector = Selector(profile, accuracies)
             costs, candidates = selector.afforded_by("latency_ms", percentile)
-            heights = [100 * candidate.accuracy for candidate in candidates]
+            heights = [100 * candidate.quality for candidate in candidates]
             axis.step(costs, heights, where="post", color=colour, lw=1.5, label=labels[suffix])
             axis.plot(costs, heights, ".", color=colour, ms=5)
             for budget in BUDGETS_MS:

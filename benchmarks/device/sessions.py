@@ -110,7 +110,7 @@ def through_runtime(runs: int = 3000) -> Figures:
         names = [runtime.run(feed, budget).selection.submodel for budget in budgets]
         assert names[0] != names[1]
         outputs = [output.name for output in bundle.manifest.outputs]
-        sessions = [runtime.session(name) for name in names]
+        sessions = [runtime.program(name).session for name in names]  # type: ignore[attr-defined]
         direct, ours, switching = [], [], []
         for i in range(runs):
             for which in (0, 0, 1, 1):  # the second of each pair does not change the size

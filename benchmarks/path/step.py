@@ -56,7 +56,7 @@ def _inside(nested: NestedModel, sub: SubModel, images: Tensor, labels: Tensor) 
     optimizer = make_optimizer(nested.full, FitOptions())
 
     def step() -> None:
-        nested.accumulate_gradients(sub, (images,), lambda logits: F.cross_entropy(logits, labels))
+        nested.accumulate_gradients(sub, images, lambda outputs: F.cross_entropy(outputs["logits"], labels))
         torch.nn.utils.clip_grad_norm_(nested.full.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

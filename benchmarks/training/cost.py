@@ -23,8 +23,9 @@ from trainer import NestedModel, Samples, SubModel, calibrate
 from trainer import calibration as calibration_module
 from trainer import evaluate as evaluate_module
 from trainer import nested as nested_module
-from trainer.data import load_data
-from trainer.evaluate import accuracies_of
+from trainer.data import Batch, load_data
+from trainer.data.loading import read
+from trainer.evaluate import scores_of
 from trainer.options import FitOptions
 from trainer.speed.layout import channels_last, laid_out, row_major
 from trainer.training import _Training, calibration_batches
@@ -69,7 +70,7 @@ def layouts(setup: str, data: str) -> dict[str, float]:
     """Time of the passes with the channels last, relative to row-major batches; the two take turns."""
     training = _training(setup, Method("sorted", 1, per_step=1), data)
     inputs, labels = _batch(training)
-    placed = {"last": tuple(map(channels_last, inputs)), "row": tuple(map(row_major, inputs))}
+    placed = {"last": _each(channels_last, inputs), "row": _each(row_major, inputs)}
     taken: dict[str, list[float]] = defaultdict(list)
     for step in range(STEPS):
         (sub,) = training.rule.sample(step, 0)
@@ -84,14 +85,14 @@ def sharing(setup: str, data: str) -> dict[str, float]:
     """Time of calibrating and evaluating the grid with shared layers computed once, relative to each by itself."""
     training = _training(setup, Method("sorted", 1, per_step=1), data)
     nested, examples = training.nested, load_data(data).validation
-    batches = calibration_batches(training.examples)[:2]
-    some = Samples(tuple(t[:1024] for t in examples.inputs), examples.labels[:1024])
+    batches = list(calibration_batches(training.examples, 2))
+    some = Samples(*examples.batch(torch.arange(1024)))
     taken: dict[str, tuple[float, float]] = {}
     for name, patched in (("apart", lambda device: nullcontext()), ("shared", calibration_module.sharing)):
         with mock.patch.object(calibration_module, "sharing", patched), mock.patch.object(evaluate_module, "sharing", patched):
             nested.eval()
             calibrating = _seconds(lambda: calibrate(nested, batches))
-            taken[name] = calibrating, _seconds(lambda: accuracies_of(nested, nested.submodels, some))
+            taken[name] = calibrating, _seconds(lambda: scores_of(nested, nested.submodels, some))
     (calibration, evaluation), apart = taken["shared"], taken["apart"]
     return {"calibration_ratio": calibration / apart[0], "evaluation_ratio": evaluation / apart[1]}
 
@@ -103,29 +104,30 @@ def overhead(setup: str, method: Method, data: str) -> dict[str, Any]:
     """
     training = _training(setup, method, data)
     inputs, labels = _batch(training)
+    batches = _batches(training)
     alone: dict[SubModel, nn.Module] = {}
     taken: dict[str, list[float]] = defaultdict(list)
 
     def bare() -> None:
         for sub in training.rule.sample(training.step, 0):
             alone[sub].zero_grad(set_to_none=True)
-            F.cross_entropy(alone[sub](*inputs), labels).backward()
+            F.cross_entropy(alone[sub](*inputs.values()), labels).backward()
 
     for step in range(PAIRS):
         training.step = step
         for sub in training.rule.sample(step, 0):
             alone.setdefault(sub, training.nested.extract(sub).train())
-        pair: list[tuple[str, Callable[[], object]]] = [("bare", bare), ("ours", training._one_step)]
+        pair: list[tuple[str, Callable[[], object]]] = [("bare", bare), ("ours", lambda: training._one_step(next(batches)))]
         for name, do in pair[:: 1 if step % 2 else -1]:
             do()
             taken[name].append(_seconds(do))
     ratios = np.array(taken["ours"]) / np.array(taken["bare"])
     parts: dict[str, float] = defaultdict(float)
     begun = time.perf_counter()
-    with _timed(training, parts):
+    with _timed(training, parts) as read_again:
         for step in range(STEPS):
             training.step = step
-            training._one_step()
+            training._one_step(next(read_again))
     total = time.perf_counter() - begun
     shares = {name: round(seconds / total, 4) for name, seconds in parts.items()}
     return {
@@ -141,10 +143,11 @@ def method_cost(setup: str, method: Method, data: str) -> dict[str, float]:
     training = _training(setup, method, data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     taken = []
+    batches = _batches(training)
     for step in range(STEPS):
         training.step = step
-        training._one_step()  # of sub-models that are seen for the first time
-        taken.append(_seconds(training._one_step))
+        training._one_step(next(batches))  # of sub-models that are seen for the first time
+        taken.append(_seconds(lambda: training._one_step(next(batches))))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     per_step = training.gradient_computations / (2 * STEPS)
     return {
@@ -166,19 +169,29 @@ def _training(setup: str, method: Method, data: str) -> _Training:
     return _Training(nested, loaded.train, None, options, loaded.augment, None)
 
 
-def _batch(training: _Training) -> tuple[tuple[Tensor, ...], Tensor]:
+def _batch(training: _Training) -> tuple[dict[str, Tensor], Tensor]:
     inputs, labels = training.examples.batch(torch.arange(training.batch_size))
+    assert isinstance(labels, Tensor)
     return laid_out(inputs, CPU, training.channels_last), labels
 
 
-def _pass(nested: NestedModel, sub: SubModel, inputs: tuple[Tensor, ...], labels: Tensor) -> None:
-    nested.accumulate_gradients(sub, inputs, lambda logits: F.cross_entropy(logits, labels))
+def _batches(training: _Training) -> Iterator[Batch]:
+    """As `fit` reads them."""
+    return read(training.examples, training._order(), augment=training.augment)
+
+
+def _each(layout: Callable[[Tensor], Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: layout(tensor) for name, tensor in inputs.items()}
+
+
+def _pass(nested: NestedModel, sub: SubModel, inputs: Mapping[str, Tensor], labels: Tensor) -> None:
+    nested.accumulate_gradients(sub, inputs, lambda outputs: F.cross_entropy(outputs["logits"], labels))
     nested.zero_grad(set_to_none=True)
 
 
 @contextmanager
-def _timed(training: _Training, parts: dict[str, float]) -> Iterator[None]:
-    """Sums up the time of a step's parts while it runs as it is."""
+def _timed(training: _Training, parts: dict[str, float]) -> Iterator[Iterator[Batch]]:
+    """Sums up the time of a step's parts while it runs as it is. Yields the batches to give to the steps."""
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -200,7 +213,7 @@ def _timed(training: _Training, parts: dict[str, float]) -> Iterator[None]:
         mock.patch.object(torch.nn.utils, "clip_grad_norm_", timed("clipping", torch.nn.utils.clip_grad_norm_)),
         mock.patch.object(training.optimizer, "step", timed("optimizer", training.optimizer.step)),
     ):
-        yield
+        yield _batches(training)
 
 
 def _seconds(do: Callable[[], object]) -> float:

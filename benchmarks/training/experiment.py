@@ -21,7 +21,7 @@ from trainer import NestedModel, SubModel
 from trainer.calibration import calibrate
 from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.data import DataSet, Samples, load_data
-from trainer.evaluate import accuracies_of
+from trainer.evaluate import scores_of
 from trainer.family import Family
 from trainer.macs import MacCounter
 from trainer.options import FitOptions
@@ -167,6 +167,6 @@ def _accuracies(models: Sequence[_Model], wanted: Sequence[SubModel], examples: 
     found = {}
     for model in models:
         chosen = [sub for sub, of_grid in model.grid.items() if of_grid in wanted]
-        for sub, accuracy in accuracies_of(model.nested, chosen, examples).items():
-            found[model.grid[sub].id] = round(accuracy, 6)
+        for sub, score in scores_of(model.nested, chosen, examples).items():
+            found[model.grid[sub].id] = round(score.quality, 6)
     return found

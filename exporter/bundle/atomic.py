@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from device_profiles.atomic import beside, left_behind, remove, sync, sync_folder
 from exporter.bundle.bundle import MANIFEST_FILE, BundleError
 
 
@@ -26,13 +27,13 @@ def built_beside(target: Path) -> Iterator[Path]:
         if target.exists() and not (target / MANIFEST_FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
             raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        partial = beside(target, "partial")
         partial.mkdir()
     except OSError as error:
         raise BundleError(f"out = {str(target)!r}: cannot be written: {error.strerror}") from None
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         _put_in_place(partial, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -46,13 +47,13 @@ def _put_in_place(partial: Path, target: Path) -> None:
     if target.exists() and _exchanged(partial, target):
         shutil.rmtree(partial, ignore_errors=True)  # what stood there
     elif target.exists():
-        replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+        replaced = beside(target, "replaced")
         target.rename(replaced)
         partial.rename(target)
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         partial.rename(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
@@ -66,38 +67,12 @@ def _exchanged(one: Path, other: Path) -> bool:
     return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir():
-            _sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there, and renames are journalled
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _clear_up(target: Path) -> None:
     """Takes care of what killed exports left beside the target."""
-    for path in [*target.parent.glob(f".{target.name}.partial-*"), *target.parent.glob(f".{target.name}.replaced-*")]:
-        kind, _, owner = path.name.rpartition("-")
-        if not owner.isdigit() or _alive(int(owner)):
-            continue
-        if kind.endswith(".replaced") and not target.exists():
-            path.rename(target)
+    for path in left_behind(target, "partial"):
+        remove(path)
+    for path in left_behind(target, "replaced"):
+        if target.exists():
+            remove(path)
         else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    import psutil
-
-    return process != os.getpid() and psutil.pid_exists(process)
+            path.rename(target)

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_profiles import Profile, ProfileError, read_profile
+from device_profiles import Profile, ProfileError, read_profile, write_profile
 from exporter.bundle.manifest import Manifest, SubModelEntry, checked, inside
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
@@ -81,13 +81,13 @@ class Bundle:
 
     @property
     def qualities(self) -> dict[str, float | None]:
-        """Of each sub-model on the test split, None where it was exported without test data."""
-        return {name: entry.quality for name, entry in self.submodels.items()}
+        """Of each sub-model by the metric on the test split, 0 to 1, None where it was exported without test data."""
+        return {name: entry.accuracy for name, entry in self.submodels.items()}
 
     @property
     def accuracies(self) -> dict[str, float | None]:
-        """The same where the metric is accuracy: the share of the test split that each sub-model gets right."""
-        return {name: entry.accuracy for name, entry in self.submodels.items()}
+        """The qualities where the metric is accuracy, else None for each sub-model."""
+        return self.qualities if self.metric == "accuracy" else dict.fromkeys(self.submodels)
 
     @property
     def weights_bytes(self) -> int:
@@ -165,6 +165,18 @@ class Bundle:
         if unknown:
             raise BundleError(f"profile {path.name}: sub-model {unknown[0]!r} is not in this bundle")
         return profile
+
+    def save_profile(self, profile: Profile) -> Path:
+        """Keeps what a device has measured, and returns the file. One of the same device is replaced.
+
+        Raises BundleError when it was measured on another bundle, ProfileError when it cannot be written.
+        """
+        if profile.bundle != self.fingerprint:
+            name = f"profile of {profile.device.name}"
+            raise BundleError(f"{name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]})")
+        path = self.path / PROFILES_FOLDER / f"{profile.device.name}.json"
+        write_profile(profile, path)
+        return path
 
     def _check_listing(self) -> None:
         """Every path that the manifest uses is listed with a hash."""

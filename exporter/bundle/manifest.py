@@ -13,6 +13,9 @@ FORMAT_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AxisValue = int | float | tuple[int, ...]
+INT8_SUFFIX = "-int8"
+Int8Range = Literal["reduced", "full"]
+"""The range of int8 weights: 7 bits, or 8, which some processors' kernels cannot multiply (`exporter.bundle.saturation`)."""
 
 
 def inside(path: str) -> str:
@@ -76,6 +79,12 @@ class SubModelEntry(_Model):
     topology: Sha256  # of the operators that the graph has in common with other sizes
     precision: Literal["fp32", "int8"]
     layers: tuple[tuple[int, int], ...] = ()  # index into the manifest's layers, and how many of it
+    int8_error: Annotated[float, Field(ge=0)] | None = None  # of its answers to the self-test, RMS relative to the fp32 graph's
+
+    @property
+    def fp32_id(self) -> str:
+        """The sub-model of the same size in fp32, which may not be in the bundle; its own where that is it."""
+        return self.id.removesuffix(INT8_SUFFIX) if self.precision == "int8" else self.id
 
     @property
     def accuracy(self) -> float | None:
@@ -93,7 +102,7 @@ class SelfTest(_Model):
 
     file: RelativePath
     tolerance: Annotated[float, Field(gt=0, le=1)]
-    int8_tolerance: Annotated[float, Field(gt=0, le=1)] = 0.1
+    int8_tolerance: Annotated[float, Field(gt=0, le=1)] = 0.1  # 0.01 since the range of weights is recorded
 
     def tolerance_of(self, precision: str) -> float:
         return self.int8_tolerance if precision == "int8" else self.tolerance
@@ -114,6 +123,7 @@ class Manifest(_Model):
     layers: tuple[LayerEntry, ...] = ()  # all that a sub-model has
     weights: RelativePath
     int8_weights: RelativePath | None = None  # beside the others, where there are int8 sub-models
+    int8_range: Int8Range | None = None  # of these weights; before it was recorded it was always "full"
     selftest: SelfTest
     files: dict[RelativePath, FileEntry]
     training: dict[str, Any]  # the record of the run: data and split, options

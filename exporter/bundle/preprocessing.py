@@ -100,10 +100,11 @@ def read_image(source: str | Path | BinaryIO, spec: ImagePreprocessing) -> NDArr
 class OpenedImage:
     """A picture of which only the header has been read. Raises ImageError, also where its pixels are read."""
 
-    def __init__(self, source: str | Path | BinaryIO) -> None:
+    def __init__(self, source: str | Path | BinaryIO, name: str = "picture") -> None:
+        """`name`: what errors call it where it is no file."""
         from PIL import Image, UnidentifiedImageError
 
-        self.name = str(source) if isinstance(source, (str, Path)) else "picture"
+        self.name = str(source) if isinstance(source, (str, Path)) else name
         try:
             self._image: Image.Image = Image.open(source, formats=FORMATS)
         except UnidentifiedImageError:

@@ -92,6 +92,23 @@ def run_session(session: ort.InferenceSession, inputs: Feed) -> dict[str, NDArra
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
+def rms_error(outputs: Feed, expected: Feed) -> float:
+    """The root mean square of an output's differences, relative to that of the output, of the worst output; inf when shapes
+    differ."""
+    worst = 0.0
+    for name, wanted in expected.items():
+        got = outputs.get(name)
+        if got is None or got.shape != wanted.shape:
+            return float("inf")
+        difference, scale = (
+            float(np.sqrt(np.mean(np.square(a)))) if a.size else 0.0
+            for a in (got.astype(np.float64) - wanted, wanted.astype(np.float64))
+        )
+        error = difference / scale if scale else difference
+        worst = max(worst, error if np.isfinite(error) else float("inf"))
+    return worst
+
+
 def relative_error(outputs: Feed, expected: Feed) -> float:
     """The largest difference of any output, relative to the largest magnitude of that output; inf when shapes differ."""
     worst = 0.0

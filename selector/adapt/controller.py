@@ -15,7 +15,8 @@ from selector.adapt.feedback import SlowDown
 from selector.adapt.plan import Planner
 from selector.choose.battery import Battery, PowerLevel
 from selector.choose.budget import Budget, Selection
-from selector.choose.selector import Key, Selector, first_feasible, nearest_percentile
+from selector.choose.candidates import Key
+from selector.choose.selector import Selector, nearest_percentile
 
 _NOT_JUDGED = object()
 RECHARGED_PERCENT = 5.0
@@ -43,6 +44,7 @@ class Controller:
         self.slow_downs = {profile.device.name: SlowDown(quiet_shape(profile)) for profile in profiles}
         self._tracked = list(self.slow_downs.values())
         self._medians = {(n, p.device.name): m.latency_ms.p50 for p in profiles for n, m in p.submodels.items()}
+        self._keys = [offer.key for offer in selector.offered]
         self._present: Selection | None = None
         self._seen_at: dict[str, float] = {}
         self._clock = clock
@@ -51,7 +53,6 @@ class Controller:
         self._level: PowerLevel | None = None  # of the battery policy, that counts now
         self._held: PowerLevel | None = None  # the same, also while the battery says nothing: for its hysteresis
         self._judged: object = _NOT_JUDGED  # the battery by which it does
-        self._saved: tuple[Budget, PowerLevel, list[Budget]] | None = None
         self._planner: Planner | None = None
         self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
         self._latest: tuple[Budget, list[float], Selection | None, Selection, Selector] | None = None
@@ -59,7 +60,7 @@ class Controller:
     def choose(
         self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
     ) -> Selection:
-        """The best for the budget at this moment, in seconds of a clock. Never raises."""
+        """The best for the budget at this moment, in seconds of a clock. Raises BudgetError as `Selector.select` does."""
         if budget.plan is not None or self._level is not None or battery is not self._judged:
             return self._by_battery(budget, now, battery, among)
         return self._corrected(budget, now, among)
@@ -94,9 +95,7 @@ class Controller:
         level = self._level
         if level is None:
             return self._corrected(budget, now, among)
-        if self._saved is None or self._saved[0] is not budget or self._saved[1] is not level:
-            self._saved = (budget, level, self.selector.saving(budget, level))
-        return first_feasible(self._saved[2], budget, level, battery, lambda one: self._corrected(one, now, among))
+        return self.selector.saved(budget, level, battery, lambda one: self._corrected(one, now, among))
 
     def _corrected(self, budget: Budget, now: float, among: Collection[Key] | None) -> Selection:
         """By the profile, or by what runs take where a deadline is given."""
@@ -118,8 +117,8 @@ class Controller:
         if (
             present is not None
             and wanted.feasible
-            and budget.objective == "accuracy"
-            and (wanted.accuracy or 0.0) > (present.accuracy or 0.0)
+            and budget.wants_the_best
+            and (wanted.quality or 0.0) > (present.quality or 0.0)
         ):
             wanted = self._carefully(wanted, present, budget, factors, now, among)
         pace = self.slow_down(wanted.device)
@@ -136,11 +135,11 @@ class Controller:
         now: float,
         among: Collection[Key] | None,
     ) -> Selection:
-        """One that is more accurate than the present one only where it fits with something to spare."""
+        """One that is better than the present one only where it fits with something to spare."""
         if (wanted.latency_ms or 0.0) * SPARE <= (budget.latency_ms or 0.0):
             return wanted
         careful = self._best(budget, [SPARE * factor for factor in factors], now, among)
-        if careful.feasible and (careful.accuracy or 0.0) > (present.accuracy or 0.0):
+        if careful.feasible and (careful.quality or 0.0) > (present.quality or 0.0):
             return careful
         key = (present.submodel, present.device)
         if among is not None and key not in among:
@@ -154,7 +153,8 @@ class Controller:
             self._planner.spent((selection.submodel, selection.device), inferences)
 
     def observe(self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None) -> None:
-        """A run of the selection has taken so long; `ran`: of this sub-model, where the selection is a cascade."""
+        """A run of the selection has taken so long in this sub-model (default: the one that was selected); how long a whole
+        cascade takes depends on the example."""
         present = self._present
         if present is None or selection.submodel != present.submodel or selection.device != present.device:
             self._present = selection
@@ -185,17 +185,17 @@ class Controller:
             if planner is not None:
                 planner.interrupt()
             return None
-        wanted = (self.selector, budget.memory_mb, budget.min_accuracy)
+        wanted = (self.selector, budget.memory_mb, budget.floor)
         if planner is None:
             assert battery is not None
-            candidates = self.selector.candidates(budget.memory_mb, budget.min_accuracy)
+            candidates = self.selector.candidates(budget.memory_mb, budget.floor)
             seconds = plan.seconds(self._clock())
             planner = Planner(plan, candidates, battery.percent, now, seconds, others=self.selector.measured)
             self._planner, self._planned_for = planner, wanted
         if planner.over(now):
             return None
         if wanted != self._planned_for:
-            planner.consider(self.selector.candidates(budget.memory_mb, budget.min_accuracy))
+            planner.consider(self.selector.candidates(budget.memory_mb, budget.floor))
             self._planned_for = wanted
         planner.reading(None if battery is None else battery.percent, now)  # one that has gone: the account goes on
         chosen = planner.next() if among is None else planner.latest  # asked again for the same inference
@@ -217,7 +217,7 @@ class Controller:
     def use(self, selector: Selector) -> None:
         """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on. From any thread: a choice
         that is just being made by the other is not kept."""
-        self.selector, self._saved = _switchable(selector), None
+        self.selector = _switchable(selector)
 
     def slow_down(self, device: str) -> float:
         """How much slower than its profile this device's level is now."""
@@ -232,13 +232,13 @@ class Controller:
     def _best(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
         if len(factors) == 1:
             return self._best_of(budget, among, self._tracked[0], factors[0], now)
-        keys_of = among or self._medians
+        keys_of = among or self._keys
         found = []
         for (device, slow_down), factor in zip(self.slow_downs.items(), factors, strict=True):
             keys = [key for key in keys_of if key[1] == device]
             if keys:
                 found.append(self._best_of(budget, keys, slow_down, factor, now))
-        better = {"accuracy": _by_accuracy, "latency": _by_latency, "energy": _by_energy}[budget.objective]
+        better = _by_quality if budget.wants_the_best else _by_latency if budget.objective == "latency" else _by_energy
         return min(found, key=lambda selection: (not selection.feasible, better(selection)))
 
     def _best_of(
@@ -266,7 +266,7 @@ class Controller:
             reason = f"nothing fits: the nearest sub-model has latency {latency:.4g} ms, limit {limit:g} ms"
             if missed is None or latency < (missed.latency_ms or 0.0):
                 missed = found._replace(latency_ms=latency, feasible=False, reason=reason)
-            left = [key for key in (self._medians if left is None else left) if key != (found.submodel, found.device)]
+            left = [key for key in (self._keys if left is None else left) if key != (found.submodel, found.device)]
 
 
 def _switchable(selector: Selector) -> Selector:
@@ -291,7 +291,7 @@ def pooled(profile: Profile) -> Profile:
 def _tails(profile: Profile) -> list[float]:
     """The logarithms of the 90th and 99th percentile relative to the median, the median of those measured."""
     latencies = [measured.latency_ms for measured in profile.submodels.values()]
-    latencies = [latency for latency in latencies if latency.n] or latencies  # a cascade's tail is another
+    latencies = [latency for latency in latencies if latency.n] or latencies  # what is predicted has no tail of its own
     return [median(max(0.0, log(getattr(one, name) / one.p50)) for one in latencies) for name in ("p90", "p99")]
 
 
@@ -303,12 +303,12 @@ def quiet_shape(profile: Profile) -> Callable[[float], float]:
     return lambda share: float(np.interp(share, shares, values))
 
 
-def _by_accuracy(selection: Selection) -> tuple[float, float]:
-    return -(selection.accuracy or 0.0), selection.latency_ms or 0.0
+def _by_quality(selection: Selection) -> tuple[float, float]:
+    return -(selection.quality or 0.0), selection.latency_ms or 0.0
 
 
 def _by_latency(selection: Selection) -> tuple[float, float]:
-    return selection.latency_ms or 0.0, -(selection.accuracy or 0.0)
+    return selection.latency_ms or 0.0, -(selection.quality or 0.0)
 
 
 def _by_energy(selection: Selection) -> tuple[float, float]:

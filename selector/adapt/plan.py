@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from selector.choose.budget import BatteryPlan
-from selector.choose.selector import Candidate, Key
+from selector.choose.candidates import Candidate, Key
 
 # Chosen on other seeds and errors than those reported by benchmarks/adapt/battery.py.
 UNSURE = 0.3
@@ -60,8 +60,8 @@ class Share(NamedTuple):
 def concave_frontier(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Those that some linear price of energy makes the best choice, in ascending order of energy."""
     hull: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.energy_mj, -c.accuracy)):
-        if hull and candidate.accuracy <= hull[-1].accuracy:
+    for candidate in sorted(candidates, key=lambda c: (c.energy_mj, -c.quality)):
+        if hull and candidate.quality <= hull[-1].quality:
             continue
         while len(hull) > 1 and _slope(hull[-2], candidate) >= _slope(hull[-2], hull[-1]):
             hull.pop()
@@ -326,4 +326,4 @@ class _Charge:
 
 def _slope(a: Candidate, b: Candidate) -> float:
     gap = b.energy_mj - a.energy_mj
-    return (b.accuracy - a.accuracy) / gap if gap > 0 else float("inf")
+    return (b.quality - a.quality) / gap if gap > 0 else float("inf")

@@ -6,6 +6,8 @@ time than either's import.
 
 from selector.choose.battery import Battery, BatteryPolicy, PowerLevel, read_policy
 from selector.choose.budget import BatteryPlan, Budget, BudgetError, Selection
+from selector.choose.candidates import Candidate, Candidates
+from selector.choose.cascades import Cascade
 from selector.choose.profiles import find_profile, find_profiles, selector_for
 from selector.choose.selector import Selector
 
@@ -15,6 +17,9 @@ __all__ = [
     "BatteryPolicy",
     "Budget",
     "BudgetError",
+    "Candidate",
+    "Candidates",
+    "Cascade",
     "PowerLevel",
     "Selection",
     "Selector",

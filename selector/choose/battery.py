@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from device_profiles.schema import Share
 from selector.choose.budget import BudgetError, Objective
+
+_SHORT = ("low_percent", "keep_quality", "keep_accuracy")
+"""Fields of a policy that are short for one level's."""
 
 
 class Battery(BaseModel):
@@ -19,15 +23,12 @@ class Battery(BaseModel):
     discharging: bool = False  # False: plugged in, or not known
 
 
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-
-
 class PowerLevel(BaseModel):
-    """How to save below some state of charge: an objective, the accuracy that is kept, and caps.
+    """How to save below some state of charge: an objective, the quality that is kept, and caps.
 
-    The accuracy is the budget's `min_accuracy`, or `keep_accuracy` times the best sub-model's. Caps are shares of what the
-    most accurate sub-model takes. Without measured energy latency stands in for it. Where the caps and the accuracy exclude
-    each other the caps count, and where the budget's own limits leave nothing within the caps, the budget alone.
+    The quality is the budget's `min_quality`, or `keep_quality` (also `keep_accuracy`) times the best sub-model's. Caps are
+    shares of what the best sub-model takes. Without measured energy latency stands in for it. Where the caps and the quality
+    exclude each other the caps count, and where the budget's own limits leave nothing within the caps, the budget alone.
     Raises pydantic.ValidationError (a ValueError) naming the field, the value and what is allowed.
     """
 
@@ -38,9 +39,9 @@ class PowerLevel(BaseModel):
         None  # and ends here; None: where it began
     )
     objective: Objective = "energy"
-    keep_accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.97
-    energy_share: Share | None = None
-    latency_share: Share | None = None
+    keep_quality: Share = Field(default=0.97, validation_alias=AliasChoices("keep_quality", "keep_accuracy"))
+    energy_share: Annotated[Share, Field(gt=0)] | None = None
+    latency_share: Annotated[Share, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _ends_above(self) -> Self:
@@ -57,11 +58,11 @@ class PowerLevel(BaseModel):
 
 class BatteryPolicy(BaseModel):
     """What a battery that runs low changes. By default: below 20 % and discharging, the least energy that keeps 97 % of the
-    best accuracy, until the charge is back at 25 %.
+    best quality, until the charge is back at 25 %.
 
     Of several levels the one that begins lowest counts. `charging` says what a level does on the mains: "unlimited" ends it
     at once, with "hold" it stays until its `until_percent`. `low_power` saves at the lowest level whatever the charge.
-    `BatteryPolicy(low_percent=…, keep_accuracy=…)` is short for one level.
+    `BatteryPolicy(low_percent=…, keep_quality=…)` is short for one level; `keep_accuracy` is the same.
     Raises pydantic.ValidationError (a ValueError) naming the field, the value and what is allowed.
     """
 
@@ -74,12 +75,13 @@ class BatteryPolicy(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_level(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or not given.keys() & {"low_percent", "keep_accuracy"}:
+        short = [name for name in _SHORT if isinstance(given, dict) and name in given]
+        if not short:
             return given
         if "levels" in given:
-            raise ValueError("low_percent and keep_accuracy are short for one level: they do not go with levels")
-        rest = {name: value for name, value in given.items() if name not in ("low_percent", "keep_accuracy")}
-        level = {"below_percent": given.get("low_percent", 20.0), "keep_accuracy": given.get("keep_accuracy", 0.97)}
+            raise ValueError(f"{' and '.join(short)}: short for one level, does not go with levels")
+        rest = {name: value for name, value in given.items() if name not in _SHORT}
+        level = {"below_percent": given.get("low_percent", 20.0), **{name: given[name] for name in short if name in _SHORT[1:]}}
         return {**rest, "levels": (level,)}
 
     @model_validator(mode="after")

@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Objective = Literal["accuracy", "energy", "latency"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from device_profiles.schema import NotNegative, Positive, Share
+
+Objective = Literal["quality", "accuracy", "energy", "latency"]
+ACCURACY = "accuracy"
+"""The metric whose own name may be used: `min_accuracy`, the objective `accuracy`, `Selection.accuracy`."""
 
 
 class BudgetError(ValueError):
@@ -32,7 +35,7 @@ class BatteryPlan(BaseModel):
     for_hours: Positive | None = None
     reserve_percent: Annotated[float, Field(ge=0, lt=100)] = 0.0  # what is to be left of the battery then
     capacity_wh: Positive | None = None  # of the full battery; without it, and without energies, units are relative
-    idle_watts: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # drawn besides the inferences; used with capacity_wh
+    idle_watts: NotNegative = 0.0  # drawn besides the inferences; used with capacity_wh
 
     @model_validator(mode="after")
     def _once_each(self) -> Self:
@@ -64,7 +67,9 @@ class BatteryPlan(BaseModel):
 class Budget(BaseModel):
     """What one inference may cost, and what is wanted within that. All fields are optional.
 
-    Raises pydantic.ValidationError (a ValueError) naming the field, the value and what is allowed.
+    Quality is what the bundle's metric says, 0 to 1. Where that is accuracy, `min_accuracy` and the objective `accuracy` are
+    the same; elsewhere they are refused (`check`). Raises pydantic.ValidationError (a ValueError) naming the field, the value
+    and what is allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -72,11 +77,37 @@ class Budget(BaseModel):
     latency_ms: Positive | None = None
     energy_mj: Positive | None = None
     memory_mb: Positive | None = None
-    min_accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None  # a share, not per cent
+    min_quality: Share | None = None  # a share, not per cent
+    min_accuracy: Share | None = None  # the same, where the metric is accuracy
     percentile: Annotated[float, Field(gt=0, le=99, allow_inf_nan=False)] = 50.0
     """Of the measured latency that must stay below `latency_ms`: the next of p50, p90, p99 is taken."""
-    objective: Objective = "accuracy"  # the most accurate, or the one of least energy or latency
+    objective: Objective = "quality"  # the best, or the one of least energy or latency
     plan: BatteryPlan | None = None  # how long the battery is to last; needs a `Runtime`, which keeps the account
+
+    @model_validator(mode="after")
+    def _one_floor(self) -> Self:
+        if self.min_quality is not None and self.min_accuracy is not None:
+            raise ValueError("min_quality and min_accuracy given; allowed is one of the two")
+        return self
+
+    @property
+    def floor(self) -> float | None:
+        """The least quality that is wanted, by either name."""
+        return self.min_accuracy if self.min_quality is None else self.min_quality
+
+    @property
+    def wants_the_best(self) -> bool:
+        """Whether the objective is the quality, by either name."""
+        return self.objective in ("quality", ACCURACY)
+
+    def check(self, metric: str) -> None:
+        """Raises BudgetError where this budget speaks of accuracy and the bundle's metric is another."""
+        if metric == ACCURACY:
+            return
+        if self.min_accuracy is not None:
+            raise BudgetError(f"min_accuracy = {self.min_accuracy:g}: the metric here is {metric}; allowed is min_quality")
+        if self.objective == ACCURACY:
+            raise BudgetError(f"objective = 'accuracy': the metric here is {metric}; allowed are quality, energy and latency")
 
 
 class Selection(NamedTuple):
@@ -90,14 +121,28 @@ class Selection(NamedTuple):
 
     submodel: str
     feasible: bool
-    accuracy: float | None  # share of the test split, 0 to 1; of a cascade of the validation examples that certified it
+    quality: float | None  # by the metric on the test split, 0 to 1; of a cascade on the examples that certified it
     latency_ms: float | None
     energy_mj: float | None
     memory_mb: float | None
     reason: str
     device: str
+    metric: str = ACCURACY
     stages: tuple[str, ...] = ()  # none where it is a single sub-model
     threshold: float | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The quality, where the metric is accuracy."""
+        return self.quality if self.metric == ACCURACY else None
+
+    def document(self) -> dict[str, Any]:
+        """The JSON values of `sortednet select` (CONTRACT.md); `accuracy` is among them where the metric is that."""
+        submodel, feasible, quality, latency_ms, energy_mj, memory_mb, reason, device, metric, stages, threshold = self
+        chosen = {"submodel": submodel, "feasible": feasible, "quality": quality, "metric": metric}
+        named = {"accuracy": quality} if metric == ACCURACY else {}
+        costs = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb}
+        return {**chosen, **named, **costs, "reason": reason, "device": device, "stages": stages, "threshold": threshold}
 
 
 def make_budget(**fields: Any) -> Budget:
@@ -107,7 +152,8 @@ def make_budget(**fields: Any) -> Budget:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise BudgetError(f"budget: {name} = {first['input']!r}: {first['msg'].lower()}") from None
+        place = f"{name} = {first['input']!r}: " if name else ""
+        raise BudgetError(f"budget: {place}{first['msg'].removeprefix('Value error, ').lower()}") from None
 
 
 def parse_plan(items: Iterable[str]) -> dict[str, str]:

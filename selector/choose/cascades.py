@@ -1,24 +1,23 @@
-"""`cascades.json`: the cascades of a bundle, and what each is expected to cost on a device.
+"""`cascades.json`: the cascades of a bundle, as data.
 
-The file is written after the export and is not in the manifest, as profiles are not. Without numpy, whose import takes longer
-than choosing a sub-model: how a cascade is run and calibrated is in `selector.run.cascade`.
+The file is written after the export and is not in the manifest, as profiles are not. What a cascade costs on a device is in
+`selector.choose.candidates`, how it is run in `selector.run.program`, how it is found in `selector.run.calibrating`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from device_profiles import LatencyMs, Measurement, Profile
+from device_profiles.atomic import replacing
+from device_profiles.schema import Share
 from exporter.bundle import Bundle
-from selector.choose.budget import BudgetError
+from selector.choose.budget import ACCURACY, BudgetError
 
 CASCADES_FILE = "cascades.json"
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Cascade(BaseModel):
@@ -45,7 +44,7 @@ class Cascade(BaseModel):
 
 def read_cascades(bundle: Bundle) -> list[Cascade]:
     """Those of the bundle; none where there is no file. Raises BudgetError naming the field when the file is damaged, two have
-    the same name, or one names what is not in the bundle."""
+    the same name, one names what is not in the bundle, or the bundle's metric is not accuracy."""
     try:
         found = TypeAdapter(list[Cascade]).validate_json((bundle.path / CASCADES_FILE).read_bytes())
     except FileNotFoundError:
@@ -57,6 +56,8 @@ def read_cascades(bundle: Bundle) -> list[Cascade]:
         place = ".".join(str(part) for part in first["loc"])
         shown = f" = {first['input']!r}" if isinstance(first["input"], (str, float)) and place else ""
         raise BudgetError(f"{CASCADES_FILE}: {place or 'document'}{shown}: {first['msg'].lower()}") from None
+    if found and bundle.metric != ACCURACY:
+        raise BudgetError(f"{CASCADES_FILE}: cascades keep an accuracy, the metric of this bundle is {bundle.metric}")
     names: set[str] = set()
     for cascade in found:
         for name in (cascade.first, cascade.then):
@@ -71,42 +72,9 @@ def read_cascades(bundle: Bundle) -> list[Cascade]:
 def write_cascades(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
     """Replaces the file in one step. Raises BudgetError when it cannot be written."""
     path = bundle.path / CASCADES_FILE
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(TypeAdapter(list[Cascade]).dump_json(list(cascades), indent=1))
-        return partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_bytes(TypeAdapter(list[Cascade]).dump_json(list(cascades), indent=1))
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
-
-
-def with_cascades(profile: Profile, cascades: Sequence[Cascade]) -> Profile:
-    """The profile with what each cascade is expected to cost on that device, marked as predicted; without those of which it
-    does not know both sub-models. Energy is the mean, memory both sub-models'."""
-    submodels = dict(profile.submodels)
-    for cascade in cascades:
-        if cascade.first in profile.submodels and cascade.then in profile.submodels:
-            first, then = profile.submodels[cascade.first], profile.submodels[cascade.then]
-            submodels[cascade.id] = _expected(first, then, cascade.escalation)
-    return profile.model_copy(update={"submodels": submodels})
-
-
-def _expected(first: Measurement, then: Measurement, escalation: float) -> Measurement:
-    """At a percentile both sub-models' latency where more than the rest is passed on; at the median at least the mean, so that
-    a cascade is never taken to cost what its first sub-model does."""
-    a, b = first.latency_ms, then.latency_ms
-
-    def at(percentile: int) -> float:
-        both = escalation > 1 - percentile / 100
-        return float(getattr(a, f"p{percentile}") + (getattr(b, f"p{percentile}") if both else 0.0))
-
-    p50 = max(at(50), a.p50 + escalation * b.p50)
-    p90 = max(p50, at(90))
-    latency = LatencyMs(p50=p50, p90=p90, p99=max(p90, at(99)), mean=a.mean + escalation * b.mean, n=0)
-    figures: dict[str, Any] = {"latency_ms": latency}
-    if first.energy_mj is not None and then.energy_mj is not None:
-        figures["energy_mj"] = first.energy_mj + escalation * then.energy_mj
-    if first.memory_mb is not None and then.memory_mb is not None:
-        figures["memory_mb"] = first.memory_mb + then.memory_mb
-    return Measurement.model_validate({**figures, "source": dict.fromkeys(figures, "predicted")})
+    return path

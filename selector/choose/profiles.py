@@ -10,7 +10,8 @@ from device_profiles import Profile, default_device_name
 from exporter.bundle import Bundle
 from selector.choose.battery import BatteryPolicy
 from selector.choose.budget import BudgetError
-from selector.choose.cascades import Cascade, with_cascades
+from selector.choose.candidates import Candidates
+from selector.choose.cascades import Cascade
 from selector.choose.selector import Selector
 
 
@@ -23,8 +24,7 @@ def selector_for(
 ) -> Selector:
     """A selector for a bundle and a device's profile or several of them (see `find_profiles`); with these cascades of the
     bundle (see `read_cascades`) among the candidates where a profile knows both sub-models."""
-    profiles = [with_cascades(profile, cascades) for profile in find_profiles(bundle, device)]
-    return Selector(profiles, bundle.accuracies, policy=policy, cascades=cascades)
+    return Selector(Candidates.of(bundle, find_profiles(bundle, device), cascades), policy=policy)
 
 
 def find_profiles(bundle: Bundle, device: str | Sequence[str] | None = None) -> list[Profile]:

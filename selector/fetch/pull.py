@@ -28,9 +28,9 @@ from exporter.bundle.atomic import built_beside
 from exporter.bundle.manifest import Manifest, checked
 from exporter.bundle.refit import refit
 from selector.choose.budget import Budget
+from selector.choose.cascades import CASCADES_FILE
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
 
-CASCADES_FILE = "cascades.json"
 _SPARE_BYTES = 2**20  # of the disk, for the manifest and folders
 
 
@@ -113,7 +113,7 @@ def _ask(client: Client, bundle: str, submodels: Sequence[str] | None, budget: B
     if submodels is not None:
         query["submodels"] = list(submodels)
     else:
-        query["budget"] = (budget or Budget()).model_dump(mode="json", exclude_none=True)
+        query["budget"] = (budget or Budget()).model_dump(mode="json", exclude_defaults=True)
     answer = client.document(f"{base}/subsets", query)
     try:
         offer = _offer(answer["manifest"], answer["files"], answer["profile"], answer["selection"])

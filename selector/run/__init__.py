@@ -2,22 +2,24 @@
 measured on this device. ONNX Runtime and numpy are imported with the first of these names that is used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selector.run.inputs import InputError
+    from selector.run.options import RuntimeOptions
     from selector.run.profiling import profile_bundle
-    from selector.run.runtime import InputError, RunResult, Runtime
+    from selector.run.program import Part, Program, Ran
+    from selector.run.results import RunRecord, RunResult
+    from selector.run.runtime import Runtime
 
-__all__ = ["InputError", "RunResult", "Runtime", "profile_bundle"]
+__all__ = ["InputError", "Part", "Program", "Ran", "RunRecord", "RunResult", "Runtime", "RuntimeOptions", "profile_bundle"]
+
+_MODULES = {"InputError": "inputs", "RuntimeOptions": "options", "profile_bundle": "profiling", "Runtime": "runtime"}
+_MODULES |= dict.fromkeys(("Part", "Program", "Ran"), "program") | dict.fromkeys(("RunRecord", "RunResult"), "results")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "profile_bundle":
-        from selector.run.profiling import profile_bundle
-
-        return profile_bundle
-    if name in __all__:
-        import selector.run.runtime
-
-        return getattr(selector.run.runtime, name)
+    if name in _MODULES:
+        return getattr(import_module(f"selector.run.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'selector.run' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Measures a bundle on this device, with exactly the sessions that `Runtime` will use."""
+"""Measures a bundle on this device, with exactly the programs that `Runtime` will run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from device_profiles.energy import find_meter
 from device_profiles.estimate import Estimator, predict
 from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions, provider_named
-from selector.run.cache import ModelCache, session_opener
+from selector.run.cache import ModelCache
+from selector.run.program import program_opener
 
 
 def profile_bundle(
@@ -49,7 +50,6 @@ def profile_bundle(
         raise ProfileError(f"measure = {predict_from}: {error}; export the model again") from None
     meter = find_meter(watts)
     inputs = {name: array[:1] for name, array in bundle.selftest_inputs.items()}
-    names = [output.name for output in bundle.manifest.outputs]
     try:
         info = describe_device(
             name=device,
@@ -63,11 +63,11 @@ def profile_bundle(
         first = error.errors()[0]
         raise ProfileError(f"{first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
 
-    open_session = session_opener(bundle, SessionOptions(info.threads, info.execution_provider, spinning), cache)
+    open_program = program_opener(bundle, SessionOptions(info.threads, info.execution_provider, spinning), cache)
 
     def load(name: str) -> Callable[[], object]:
-        session = open_session(name)
-        return lambda: session.run(names, inputs)
+        program = open_program(name)
+        return lambda: program.run(inputs)
 
     found = measure(load, measuring, repeats=repeats, meter=meter, show_progress=show_progress)
     found, errors = predict(layers, counts, found) if predicting else (found, {})

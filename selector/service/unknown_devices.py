@@ -13,7 +13,8 @@ from cachetools import LRUCache, cached
 from device_profiles import DeviceInfo, Measurement, Profile
 from exporter.bundle import Bundle
 from selector.choose.budget import BudgetError
-from selector.choose.cascades import Cascade, with_cascades
+from selector.choose.candidates import Candidates
+from selector.choose.cascades import Cascade
 from selector.choose.selector import Selector
 from selector.service.web.problems import Problem, wrong_field
 
@@ -50,7 +51,7 @@ def _selector(bundle: Bundle, measured: Mapping[str, Measurement], cascades: Seq
     now = datetime.now(UTC)
     profile = Profile(device=device, bundle=bundle.fingerprint, measured_at=now, submodels=dict(measured))
     try:
-        return Selector(with_cascades(profile, cascades), bundle.accuracies, cascades=cascades)
+        return Selector(Candidates.of(bundle, [profile], cascades))
     except BudgetError as error:
         raise Problem(422, str(error)) from None
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from exporter import export
 from exporter.bundle.session import relative_error
-from exporter.subset import subset
 from exporter.bundle.verify import self_test
+from exporter.subset import subset
 from trainer import Family, NestedModel, SubModel
 from trainer.macs import MacCounter
 

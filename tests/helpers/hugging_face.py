@@ -67,8 +67,8 @@ class Bert(_HuggingFace):
     def build(self, sub: SubModel) -> nn.Module:
         heads = sub["heads"]
         assert isinstance(heads, int)
-        config = BertConfig(**self.sizes(sub), hidden_size=heads * HEAD, num_labels=3, hidden_dropout_prob=0.0)
-        module: nn.Module = BertForSequenceClassification(config)
+        own: dict[str, Any] = {"hidden_size": heads * HEAD, "num_labels": 3, "hidden_dropout_prob": 0.0}
+        module: nn.Module = BertForSequenceClassification(BertConfig(**self.sizes(sub), **own))
         return module
 
 
@@ -86,3 +86,43 @@ class Llama(_HuggingFace):
         )
         module: nn.Module = LlamaForCausalLM(config)
         return module
+
+
+class MiniLM(_HuggingFace):
+    """BERT of MiniLM's size (Wang et al. 2020, arXiv 2002.10957, table 1): the hidden size and that of a head stay, heads go.
+
+    transformers wants the heads to make up the hidden size, so that fewer are made by replacing what projects to them.
+    """
+
+    task = Classification()
+
+    def __init__(
+        self,
+        vocabulary: int = 30522,
+        layers: Sequence[int] = (1, 2, 3, 4, 5, 6),
+        heads: Sequence[int] = (6, 12),
+        intermediate: Sequence[int] = (384, 768, 1152, 1536),
+        attention: str = "sdpa",
+        head: int = 32,
+    ) -> None:
+        super().__init__(vocabulary, layers, heads, intermediate, attention)
+        self.head = head
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "head": self.head}
+
+    def build(self, sub: SubModel) -> nn.Module:
+        heads, most = sub["heads"], self.axes["heads"][-1]
+        assert isinstance(heads, int)
+        assert isinstance(most, int)
+        hidden, kept = most * self.head, heads * self.head
+        own = {"num_attention_heads": most, "hidden_size": hidden, "max_position_embeddings": 512, "num_labels": 2}
+        module = BertForSequenceClassification(BertConfig(**{**self.sizes(sub), **own}))
+        for layer in module.bert.encoder.layer if heads < most else ():
+            attention: Any = layer.attention
+            inner = attention.self
+            inner.num_attention_heads, inner.all_head_size = heads, kept
+            inner.query, inner.key, inner.value = (nn.Linear(hidden, kept) for _ in range(3))
+            attention.output.dense = nn.Linear(kept, hidden)
+        whole: nn.Module = module
+        return whole

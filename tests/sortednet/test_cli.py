@@ -22,13 +22,13 @@ from exporter.bundle import Bundle
 from exporter.bundle.manifest import sealed
 from tests.conftest import DEVICE
 
-BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-accuracy", "--percentile", "--objective"}
+BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
 
 # What scripts rely on (CONTRACT.md). Nothing leaves this table without a note in CHANGELOG.md.
 CONTRACT: dict[str, set[str]] = {
     "train": {"--family", "--data", "--out", "--update", "--samples-per-step", "--epochs", "--batch-size", "--lr", "--seed"}
-    | {"--resume", "--grid", "--init", "--threads", "--json"},
-    "export": {"--out", "--int8", "--submodels", "--json"},
+    | {"--resume", "--grid", "--init", "--threads", "--json", "--set", "--task", "--accelerator", "--precision"},
+    "export": {"--out", "--int8", "--int8-range", "--submodels", "--json"},
     "inspect": {"--json"},
     "verify": {"--json"},
     "profile": {"--device", "--threads", "--submodels", "--measure", "--repeats", "--json"},
@@ -39,7 +39,8 @@ CONTRACT: dict[str, set[str]] = {
 }
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
-    "train": CONTRACT["train"] | {"--optimizer", "--set"},
+    "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option"},
+    "export": CONTRACT["export"] | {"--data"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
@@ -130,7 +131,8 @@ def test_every_command_has_help(command: str) -> None:
 def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> None:
     inspected = document("inspect", copied)
     assert set(inspected) >= {"format_version", "family", "axes", "bytes_total", "weights_bytes", "submodels"}
-    keys = {"id", "axes", "params", "macs", "accuracy", "graph", "precision"}
+    assert inspected["task"] == {"kind": "classification", "metric": "accuracy", "labels": []}
+    keys = {"id", "axes", "params", "macs", "quality", "metrics", "accuracy", "graph", "precision"}
     assert all(set(entry) >= keys and (copied / entry["graph"]).is_file() for entry in inspected["submodels"])
 
     assert all(entry["bytes"] == (copied / entry["graph"]).stat().st_size for entry in inspected["submodels"])
@@ -146,8 +148,20 @@ def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> 
     assert json.loads((copied / "profiles" / "mine.json").read_text()) == profile
 
     chosen = document("select", copied, "--device", "mine")
-    promised = ["submodel", "feasible", "accuracy", "latency_ms", "energy_mj", "memory_mb", "reason", "device"]
+    promised = [
+        "submodel",
+        "feasible",
+        "quality",
+        "metric",
+        "accuracy",
+        "latency_ms",
+        "energy_mj",
+        "memory_mb",
+        "reason",
+        "device",
+    ]
     assert list(chosen) == [*promised, "stages", "threshold"]
+    assert (chosen["metric"], chosen["quality"]) == ("accuracy", chosen["accuracy"])
     assert (chosen["submodel"], chosen["device"]) == (one, "mine")
 
     ran = document("run", copied, "--device", "mine", "--input", images)
@@ -223,6 +237,11 @@ def test_wrong_usage_exits_with_2(bundle_path: Path, arguments: list[str]) -> No
         (["select", "BUNDLE", "--latency-ms", "-1"], ["latency_ms", "-1.0", "greater than 0"]),
         (["select", "BUNDLE", "--latency-ms", "nan"], ["latency_ms", "nan", "finite"]),
         (["select", "BUNDLE", "--min-accuracy", "96"], ["min_accuracy", "96", "less than or equal to 1"]),
+        (["select", "BUNDLE", "--min-quality", "-1"], ["min_quality", "-1", "greater than or equal to 0"]),
+        (
+            ["select", "BUNDLE", "--min-quality", "0.5", "--min-accuracy", "0.5"],
+            ["min_quality and min_accuracy", "one of the two"],
+        ),
         (["select", "BUNDLE", "--percentile", "99.9"], ["percentile", "99.9"]),
         (["select", "BUNDLE", "--objective", "speed"], ["objective", "'speed'", "accuracy", "energy", "latency"]),
         (["select", "BUNDLE", "--battery", "101"], ["battery", "101", "0 to 100"]),
@@ -266,7 +285,7 @@ def test_a_damaged_file_is_named_by_every_command(
 
 def test_an_altered_figure_in_the_manifest_is_noticed(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["submodels"][0]["accuracy"] = 1.0
+    manifest["submodels"][0]["quality"] = 1.0
     (copied / "manifest.json").write_text(json.dumps(manifest))
     assert "manifest.json: was altered" in refused("select", copied)
 
@@ -331,7 +350,7 @@ def clock_of_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on which runs take no time."""
     now = [100.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr("selector.watch.time", clock)
+    monkeypatch.setattr("sortednet.watch.time", clock)
 
 
 @pytest.mark.usefixtures("clock_of_watch")

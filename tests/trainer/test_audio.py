@@ -12,12 +12,13 @@ import soundfile
 import torch
 from torch import Generator
 
+from examples.speech import write_speech
 from exporter.bundle.sounds import SoundError, read_sound
 from tests.helpers.sounds import RATE, tone, write_sounds
 from trainer import TrainerError
 from trainer.data import load_data
 from trainer.data.audio import shift_in_time
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 
 
 @pytest.mark.parametrize("prefix", ["audio-folder:", ""])
@@ -41,7 +42,7 @@ def test_a_folder_of_sounds_becomes_waveforms(prefix: str, suffix: str, tmp_path
 def test_worker_processes_read_the_same(tmp_path: Path) -> None:
     write_sounds(tmp_path)
     train = load_data(f"audio-folder:{tmp_path}").train
-    order = torch.tensor([3, 0, 5, 1]).split(2)
+    order = [Asked(indices) for indices in torch.tensor([3, 0, 5, 1]).split(2)]
     here, there = (list(read(train, order, workers)) for workers in (0, 1))
     assert [batch.targets.tolist() for batch in here] == [batch.targets.tolist() for batch in there]
     for one, other in zip(here, there, strict=True):
@@ -162,7 +163,7 @@ def test_a_file_that_is_damaged_in_the_middle_of_an_epoch_is_named(
     data = load_data(f"audio-folder:{tmp_path}")
     damaged = Path(data.train.path(4))
     damage(damaged)
-    batches = read(data.train, torch.arange(6).split(2), workers)
+    batches = read(data.train, [Asked(indices) for indices in torch.arange(6).split(2)], workers)
     assert [len(next(batches).targets), len(next(batches).targets)] == [2, 2]
     with pytest.raises(TrainerError, match=f"{damaged}': .*{message}"):
         next(batches)
@@ -236,3 +237,18 @@ def test_moving_in_time_is_reproducible() -> None:
     once, again, other = (shift_in_time(5)({"input": waves}, labels, Generator().manual_seed(s))[0]["input"] for s in (1, 1, 2))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
+
+
+# The words of the example
+
+
+def test_spoken_words_are_of_voices_that_only_one_part_has(tmp_path: Path) -> None:
+    assert write_speech(tmp_path, words=("yes", "no")) == 208
+    data = load_data(str(tmp_path))
+    assert (data.labels, data.spec.input_shape) == (("no", "yes"), (6400,))
+    assert data.record["sizes"] == {"train": 144, "validation": 32, "test": 32}
+    paths = list(tmp_path.rglob("*.wav"))
+    voices = {part: {p.stem.split("-")[-2] for p in paths if part in p.parts} for part in ("train", "validation", "test")}
+    assert [len(found) for found in voices.values()] == [9, 2, 2]
+    assert len(set.union(*voices.values())) == 13
+    assert len({path.read_bytes() for path in paths}) == 208

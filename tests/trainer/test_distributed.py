@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 with joined() as ranks:
     torch.manual_seed(ranks.rank)  # the ranks begin with different weights: rank 0's are taken
     nested = NestedModel(Branches())
-    data = Samples((torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(5)),), torch.arange(64) % 10)
+    data = Samples(torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(5)), torch.arange(64) % 10)
     fit(nested, data, epochs=3, batch_size=16, lr=0.05, run=sys.argv[1], show_progress=False)
     save_file(dict(nested.full.named_parameters()), f"{sys.argv[1]}/rank{ranks.rank}.safetensors")
 """

@@ -19,7 +19,6 @@ from tests.helpers.user_families import TextEncoder
 from trainer import DataSpec, Family, NestedModel, SubModel, TrainerError, calibrate, register_family
 from trainer.families import MobileNetV2, ResNet
 from trainer.family import family_name, find_family, registered_families
-from trainer.nested import as_arguments
 from trainer.submodel import AxisValue, format_value
 
 IMAGES = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 0.75, 1.0), "depths": (1, 2), "blocks": (1, 2)}
@@ -51,7 +50,7 @@ def calibrated(family: Family) -> NestedModel:
     with torch.no_grad():
         for parameter in nested.full.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    calibrate(nested, [as_arguments(family.example_inputs(16)) for _ in range(2)])
+    calibrate(nested, [family.example_inputs(16) for _ in range(2)])
     return nested
 
 
@@ -203,7 +202,7 @@ def test_a_depth_per_stage_must_fit_the_stages(name: str, depth: tuple[int, ...]
         {"channels": ()},
         {"blocks": ()},
         {"blocks": (0, 1)},
-        {"classes": 1},
+        {"classes": 0},
         {"classes": "ten"},
         {"input_shape": (8, 8)},
         {"input_shape": (1, 0, 8)},
@@ -249,9 +248,12 @@ def test_a_family_is_found_by_its_name_or_as_module_and_class(tmp_path: Path, mo
     found = find_family("a_users_families:Mine")
     assert issubclass(found, ResNet)
     assert family_name(found(**SMALL["resnet"])) == "a_users_families:Mine"
-    for name in ("a_users_families:plain", "a_users_families:Absent"):
-        with pytest.raises(TrainerError, match=r"is not a subclass of trainer\.Family in a_users_families"):
-            find_family(name)
+    for name, message in (
+        ("plain", r"plain is not a subclass of trainer\.Family in a_users_families"),
+        ("Absent", "has no Absent"),
+    ):
+        with pytest.raises(TrainerError, match=f"'a_users_families:{name}'.*{message}"):
+            find_family(f"a_users_families:{name}")
 
 
 @pytest.mark.parametrize(("name", "message"), [("resnett", "known are .*resnet"), ("no_such:X", "no_such"), (":X", "':X'")])

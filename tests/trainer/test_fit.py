@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from torch import Generator, Tensor
 from tests.trainer.test_families import one_thread  # noqa: F401
 from tests.trainer.test_nested import Hard
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
-from trainer.data import DataSet
+from trainer.data import Augmentation, DataSet
+from trainer.data.augment import Augmented
 from trainer.families import ResNet
 from trainer.interruption import TrainingInterrupted
+from trainer.task import Targets
+from trainer.tasks import Classification
 from trainer.training import calibration_batches
 from trainer.updates import RULES, UpdateRule, make_rule
 
@@ -32,14 +35,20 @@ def network(digits: DataSet) -> NestedModel:
 
 
 def first(digits: DataSet, count: int) -> Samples:
-    return Samples((digits.train.inputs[0][:count],), digits.train.labels[:count])
+    return Samples(*first_arrays(digits, count))
+
+
+def first_arrays(digits: DataSet, count: int) -> tuple[Tensor, Tensor]:
+    assert isinstance(digits.train, Samples)
+    assert isinstance(digits.train.targets, Tensor)
+    return digits.train.inputs["input"][:count], digits.train.targets[:count]
 
 
 def hard() -> tuple[NestedModel, Samples]:
     """A network with dropout and BatchNorm, and 40 examples: 10 steps an epoch at batch_size=4."""
     torch.manual_seed(0)
     nested = NestedModel(Hard())
-    return nested, Samples((torch.rand(40, 5),), torch.arange(40) % 4)
+    return nested, Samples(torch.rand(40, 5), torch.arange(40) % 4)
 
 
 def weights(nested: NestedModel) -> dict[str, Tensor]:
@@ -90,11 +99,13 @@ def test_sandwich_computes_the_largest_first_then_others_then_the_smallest() -> 
 
 def test_sandwich_teaches_the_small_from_the_largest_not_from_the_labels() -> None:
     rule = make_rule("sandwich", GRID, 1)
-    logits, teacher, labels = torch.randn(4, 10), torch.randn(4, 10), torch.arange(4)
-    of_largest = rule.loss(logits, labels, {}, 0.0)
-    assert of_largest != rule.loss(logits, labels + 1, {}, 0.0)
-    distilled = rule.loss(logits, labels, {GRID[-1]: teacher}, 0.0)
-    assert distilled == rule.loss(logits, labels + 1, {GRID[-1]: teacher}, 0.0)
+    task, labels = Classification(), torch.arange(4)
+    logits, teacher = torch.randn(4, 10), torch.randn(4, 10)
+    outputs, earlier = {"logits": logits}, {GRID[-1]: {"logits": teacher}}
+    of_largest = rule.loss(task, outputs, labels, {})
+    assert of_largest != rule.loss(task, outputs, labels + 1, {})
+    distilled = rule.loss(task, outputs, labels, earlier)
+    assert distilled == rule.loss(task, outputs, labels + 1, earlier)
     by_hand = -(teacher.softmax(1) * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(distilled, by_hand)
 
@@ -125,8 +136,8 @@ def test_training_with_each_rule_learns_digits(update: str, per_step: int, digit
 
 
 def test_the_layout_of_images_in_memory_does_not_change_the_training(digits: DataSet) -> None:
-    """Not only for its own sake: oneDNN's channels-last convolutions write beyond their buffers (see `trainer.speed.layout`)."""
-    images, labels = digits.train.inputs[0][:128], digits.train.labels[:128]
+    """Not only for its own sake: oneDNN's channels-last convolutions write beyond their buffers, see `speed.layout`."""
+    images, labels = first_arrays(digits, 128)
     channels_last = torch.empty(128, 8, 8, 1).permute(0, 3, 1, 2).copy_(images)
     assert channels_last.stride() != images.stride()
     results = []
@@ -194,8 +205,9 @@ def test_an_unknown_option_is_refused_and_told_what_is_known() -> None:
 @pytest.mark.parametrize(("label", "split"), [(12, "training"), (-1, "training"), (12, "validation")])
 def test_a_label_outside_the_classes_is_refused_with_its_place(label: int, split: str) -> None:
     nested, data = hard()
-    wrong = Samples(data.inputs, data.labels.clone())
-    wrong.labels[23] = label
+    labels = data.targets.clone()  # type: ignore[union-attr]
+    labels[23] = label
+    wrong = Samples(data.inputs, labels)
     before = weights(nested)
     with pytest.raises(TrainerError, match=rf"{split} data.*label {label} at position 23; allowed are 0 to 3"):
         fit(nested, *((wrong,) if split == "training" else (data, wrong)), epochs=1, batch_size=8, show_progress=False)
@@ -208,15 +220,15 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
         fit(nested, data, run=tmp_path, lr=1e30, clip_norm=0, epochs=3, batch_size=4, show_progress=False)
 
 
-def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Callable[..., tuple[Tensor, ...]]:
+def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Augmentation:
     """An augmentation that sends signals to this process when it is asked for the batch of that step."""
     calls = iter(range(10**6))
 
-    def apply(inputs: tuple[Tensor, ...], generator: Generator) -> tuple[Tensor, ...]:
+    def apply(inputs: Mapping[str, Tensor], targets: Targets, generator: Generator) -> Augmented:
         if next(calls) == at_step:
             for number in signals:
                 signal.raise_signal(number)
-        return (inputs[0] + 0.1 * torch.rand(inputs[0].shape, generator=generator),)
+        return {n: t + 0.1 * torch.rand(t.shape, generator=generator) for n, t in inputs.items()}, targets
 
     return apply
 
@@ -295,13 +307,14 @@ def test_resuming_what_was_never_begun_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_calibration_example_counts_about_the_same() -> None:
-    sizes = [len(batch[0]) for batch in calibration_batches(Samples((torch.rand(258, 5),), torch.arange(258) % 4))]
+    examples = Samples(torch.rand(258, 5), torch.arange(258) % 4)
+    sizes = [len(inputs["input"]) for inputs in calibration_batches(examples)]
     assert sizes == [129, 129]
 
 
 def test_arrays_are_as_good_as_tensors() -> None:
     nested, data = hard()
-    fit(nested, (data.inputs[0].numpy(), data.labels.numpy()), epochs=1, batch_size=4, show_progress=False)  # type: ignore[arg-type]
+    fit(nested, (data.inputs["input"].numpy(), data.targets.numpy()), epochs=1, batch_size=4, show_progress=False)  # type: ignore[arg-type]
     of_tensors, _ = hard()
     fit(of_tensors, data, epochs=1, batch_size=4, show_progress=False)
     assert equal(weights(nested), weights(of_tensors))

@@ -18,7 +18,7 @@ from tests.helpers.pictures import CLASSES, shorten, write_pictures
 from trainer import NestedModel, TrainerError, fit
 from trainer.data import DataSet, folders, load_data
 from trainer.data.images import PictureFiles
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 from trainer.families import ResNet
 
 PARTS = ("train", "validation", "test")
@@ -140,7 +140,7 @@ def test_worker_processes_give_the_same_batches_in_the_same_order(workers: int, 
     train = load(tmp_path, size=8).train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1)).tensor_split(4)
     before = torch.random.get_rng_state()
-    found = list(read(train, order, workers))
+    found = list(read(train, [Asked(indices) for indices in order], workers))
     assert torch.equal(torch.random.get_rng_state(), before)
     for batch, indices in zip(found, order, strict=True):
         wanted = train.batch(indices)

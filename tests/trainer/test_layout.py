@@ -87,9 +87,9 @@ def test_the_families_and_texts() -> None:
 def test_strides_are_those_asked_for_however_the_batch_came(channels: int, came_as: Callable[[Tensor], Tensor]) -> None:
     batch = torch.rand(4, channels, 5, 6)
     lengths = torch.arange(4)
-    images, numbers = laid_out((came_as(batch), lengths), torch.device("cpu"), True)
+    images, numbers = laid_out({"image": came_as(batch), "length": lengths}, torch.device("cpu"), True).values()
     assert images.stride() == (channels * 30, 1, channels * 6, channels)
-    assert laid_out((came_as(batch),), torch.device("cpu"), False)[0].stride() == (channels * 30, 30, 6, 1)
+    assert laid_out({"image": came_as(batch)}, torch.device("cpu"), False)["image"].stride() == (channels * 30, 30, 6, 1)
     assert torch.equal(images, batch)
     assert torch.equal(numbers, lengths)
 
@@ -104,7 +104,7 @@ def test_gradients_do_not_depend_on_the_layout(make: Callable[[], Any]) -> None:
     for sub in (nested.family.smallest, nested.family.largest):
         for images in (channels_last(example), row_major(example)):
             nested.zero_grad()
-            nested.accumulate_gradients(sub, (images,), lambda logits: logits.square().mean())
+            nested.accumulate_gradients(sub, images, lambda outputs: outputs["logits"].square().mean())
             found.append(torch.cat([p.grad.flatten() for p in nested.full.parameters() if p.grad is not None]))
     for first, second in (found[:2], found[2:]):
         assert (first - second).norm() <= 0.02 * first.norm()  # BatchNorm of few examples in float32

@@ -15,7 +15,7 @@ import torch
 
 from trainer import NestedModel, TrainerError, fit
 from trainer.data import DataSet, load_data
-from trainer.data.loading import read
+from trainer.data.loading import Asked, batches_of, read
 from trainer.families import ResNet
 
 BEGINNING = """
@@ -112,8 +112,8 @@ def test_a_dataset_that_reads_files_is_read_by_workers(module: Any) -> None:
         """
     )
     assert data.labels == ("zero", "one", "two", "three")
-    assert all(bool(batch.inputs["input"].all()) for batch in read(data.train, torch.arange(8).split(4)))
-    assert not any(bool(batch.inputs["input"].any()) for batch in read(data.train, torch.arange(8).split(4), workers=0))
+    assert all(bool(batch.inputs["input"].all()) for batch in batches_of(data.train, 4))
+    assert not any(bool(batch.inputs["input"].any()) for batch in batches_of(data.train, 4, workers=0))
 
 
 def test_classes_of_a_large_set_are_asked_for_or_known(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,11 +221,8 @@ def test_an_exception_of_an_augmentation_is_told_with_its_place(module: Any) -> 
             return {**dict(zip(("train", "validation", "test"), parts())), "augment": wrong}
         """
     )
-    batch = data.train.batch(torch.arange(2))
-    with pytest.raises(
-        TrainerError, match=r"'own_data:data, augment': KeyError: 'picture' \(in wrong, .*own_data.py, line 3\)"
-    ):
-        data.augment(batch.inputs, batch.targets, torch.Generator())
+    with pytest.raises(TrainerError, match=r"augmentation: KeyError: 'picture' \(in wrong, .*own_data.py, line 3\)"):
+        list(read(data.train, [Asked(torch.arange(2))], augment=data.augment))
 
 
 def test_a_mistyped_prefix_is_no_module(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tests.helpers.user_families import Branches, TextEncoder
 from tests.trainer.test_families import calibrated, one_thread, prefix_of, small  # noqa: F401
 from trainer import Family, NestedModel, SubModel, TrainerError, calibrate
-from trainer.nested import as_arguments, batchnorm_names
+from trainer.nested import batchnorm_names
 
 
 class Hard(Family):
@@ -69,9 +69,13 @@ def filled(family: Family) -> NestedModel:
     return nested
 
 
-def batch_of(family: Family, classes: int, examples: int = 6) -> tuple[tuple[Tensor, ...], Tensor]:
+def batch_of(family: Family, classes: int, examples: int = 6) -> tuple[dict[str, Tensor], Tensor]:
     torch.manual_seed(1)
-    return as_arguments(family.example_inputs(examples)), torch.randint(0, classes, (examples,))
+    return family.example_inputs(examples), torch.randint(0, classes, (examples,))
+
+
+def cross_entropy(labels: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
+    return lambda outputs: F.cross_entropy(outputs["logits"], labels)
 
 
 def gradients(nested: NestedModel) -> dict[str, Tensor | None]:
@@ -85,7 +89,8 @@ def test_accumulated_gradients_equal_autograd_through_the_nested_forward(family:
     inputs, labels = batch_of(family, 3)
     for seed, sub in enumerate([family.smallest, family.largest, *family.grid()]):
         torch.manual_seed(seed)  # dropout
-        loss, logits = nested.accumulate_gradients(sub, inputs, lambda found: F.cross_entropy(found, labels))
+        loss, outputs = nested.accumulate_gradients(sub, inputs, cross_entropy(labels))
+        (logits,) = outputs.values()
         torch.manual_seed(seed)
         wanted_logits = reference(inputs, sub)
         wanted = F.cross_entropy(wanted_logits, labels)
@@ -103,7 +108,7 @@ def test_gradients_can_be_clipped_in_place(family: Family) -> None:
     """Each parameter has a gradient of its own: scaling one does not scale another."""
     nested = filled(family)
     inputs, labels = batch_of(family, 3)
-    nested.accumulate_gradients(family.largest, inputs, lambda logits: F.cross_entropy(logits, labels))
+    nested.accumulate_gradients(family.largest, inputs, cross_entropy(labels))
     before = gradients(nested)
     for parameter in nested.full.parameters():
         if parameter.grad is not None:
@@ -118,7 +123,7 @@ def test_training_one_sub_model_changes_its_prefix_and_nothing_else(family: Fami
     small_before = {name: p.detach().clone() for name, p in nested.view(family.smallest).items()}
     inputs, labels = batch_of(family, 3)
     optimizer = torch.optim.SGD(nested.full.parameters(), lr=0.1)
-    nested.accumulate_gradients(family.smallest, inputs, lambda logits: F.cross_entropy(logits, labels))
+    nested.accumulate_gradients(family.smallest, inputs, cross_entropy(labels))
     optimizer.step()
     small_after = nested.view(family.smallest)
     changed = [name for name, old in small_before.items() if not torch.equal(old, small_after[name])]
@@ -141,14 +146,14 @@ def test_the_nested_forward_equals_the_extracted_module(family: Family) -> None:
     nested = calibrated(family)
     inputs, _ = batch_of(family, 3)
     for sub in family.grid():
-        assert torch.equal(nested(inputs, sub), nested.extract(sub)(*inputs)), sub.id
+        assert torch.equal(nested(inputs, sub), nested.extract(sub)(*inputs.values())), sub.id
 
 
 def test_a_frozen_parameter_gets_no_gradient() -> None:
     nested = filled(small("resnet"))
     nested.full.stem.weight.requires_grad_(False)
     inputs, labels = batch_of(nested.family, 3)
-    nested.accumulate_gradients(nested.family.smallest, inputs, lambda logits: F.cross_entropy(logits, labels))
+    nested.accumulate_gradients(nested.family.smallest, inputs, cross_entropy(labels))
     assert nested.full.stem.weight.grad is None
     assert nested.full.classifier.weight.grad is not None
 
@@ -244,7 +249,7 @@ def test_a_family_that_is_not_nested_is_refused(small_layers: Any, blocks: Any, 
         NestedModel(Faulty({2: small_layers, 4: {"a": nn.Linear(3, 4)}}, blocks))
 
 
-def cumulative(module: nn.Module, batches: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+def cumulative(module: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Torch's own: `momentum=None` averages over the batches."""
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -252,14 +257,14 @@ def cumulative(module: nn.Module, batches: Sequence[Sequence[Tensor]]) -> dict[s
             layer.momentum = None
     module.train()
     for inputs in batches:
-        module(*inputs)
+        module(*inputs.values())
     return dict(module.named_buffers())
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenetv2"])
 def test_calibrated_statistics_are_the_average_over_the_batches(name: str) -> None:
     nested = filled(small(name)).eval()
-    batches = [as_arguments(nested.family.example_inputs(16)) for _ in range(3)]
+    batches = [nested.family.example_inputs(16) for _ in range(3)]
     before = {n: p.detach().clone() for n, p in nested.full.named_parameters()}
     uncalibrated = {sub: nested(batches[0], sub) for sub in nested.submodels}
     assert all(nested.needs_calibration(sub) for sub in nested.submodels)
@@ -301,7 +306,7 @@ def test_statistics_that_half_precision_cannot_hold_stay_exact() -> None:
     nested = filled(Hard()).eval()
     with torch.no_grad():
         nested.full.first.mul_(1e6)
-    batches = [as_arguments(nested.family.example_inputs(16))]
+    batches = [nested.family.example_inputs(16)]
     calibrate(nested, batches)
     extracted = nested.extract(nested.family.largest)
     variance = extracted.norm.running_var.clone()  # type: ignore[union-attr, operator]
@@ -340,7 +345,7 @@ class _ByWidth(Family):
 @pytest.mark.parametrize(("build", "widths"), [(_Twice, (3, 6)), (_Bare, (5,))])
 def test_calibration_of_unusual_networks(build: type[nn.Module], widths: tuple[int, ...]) -> None:
     nested = filled(_ByWidth(build, {"width": widths})).eval()
-    batches = [as_arguments(nested.family.example_inputs(64)) for _ in range(2)]
+    batches = [nested.family.example_inputs(64) for _ in range(2)]
     calibrate(nested, batches)
     for sub in nested.submodels:
         extracted = nested.extract(sub)
@@ -352,7 +357,7 @@ def test_calibration_of_unusual_networks(build: type[nn.Module], widths: tuple[i
 def test_a_calibration_that_fails_leaves_the_mode_as_it_was() -> None:
     nested = filled(small("resnet")).train()
     with pytest.raises(RuntimeError):
-        calibrate(nested, [(torch.rand(4, 7, 8, 8),)])
+        calibrate(nested, [torch.rand(4, 7, 8, 8)])
     assert nested.training
 
 
@@ -360,5 +365,5 @@ def test_a_family_without_batchnorm_needs_no_calibration() -> None:
     nested = filled(TextEncoder())
     assert not nested.needs_calibration(nested.family.smallest)
     assert batchnorm_names(nested.full) == []
-    calibrate(nested, [as_arguments(nested.family.example_inputs(2))])
+    calibrate(nested, [nested.family.example_inputs(2)])
     assert nested.calibration == {}

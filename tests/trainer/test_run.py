@@ -22,7 +22,7 @@ from tests.trainer.test_families import one_thread  # noqa: F401
 from tests.trainer.test_fit import SETTINGS, equal, log_of
 from trainer import TrainerError
 from trainer.data import DataSet
-from trainer.evaluate import accuracies_of
+from trainer.evaluate import scores_of
 from trainer.run import load_run, read_record, train_run
 
 WHOLE = {"epochs": 4, "batch_size": 32, "update": "sorted"}  # 36 steps an epoch
@@ -122,8 +122,8 @@ def test_a_finished_run_can_be_reopened_and_is_not_overwritten(digits: DataSet, 
     run = load_run(tmp_path / "run")
     assert [sub.id for sub in run.nested.submodels] == ["w0.50-d1", "w0.50-d2", "w1.00-d1", "w1.00-d2"]
     assert not any(run.nested.needs_calibration(sub) for sub in run.nested.submodels)
-    again = accuracies_of(run.nested, run.nested.submodels, digits.validation)
-    assert {sub.id: round(accuracy, 6) for sub, accuracy in again.items()} == summary["validation_accuracy"]
+    again = scores_of(run.nested, run.nested.submodels, digits.validation)
+    assert {sub.id: round(score.quality, 6) for sub, score in again.items()} == summary["validation_accuracy"]
     assert run.record["data"]["split_sha256"] == digits.record["split_sha256"]
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     with pytest.raises(TrainerError, match="already holds a run; go on with --resume or choose another folder"):

@@ -13,7 +13,7 @@ from tests.trainer.test_families import calibrated, one_thread, small  # noqa: F
 from trainer import Samples, calibrate
 from trainer import calibration as calibration_module
 from trainer import evaluate as evaluate_module
-from trainer.evaluate import accuracies_of
+from trainer.evaluate import scores_of
 from trainer.speed.sharing import SharedComputation
 
 
@@ -36,13 +36,14 @@ def test_results_are_the_same_to_the_bit_and_first_layers_are_computed_once(name
 def test_calibration_and_accuracy_do_not_depend_on_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nested = calibrated(small(name))
     images = nested.family.example_inputs(40)["input"]
-    examples = Samples((images,), torch.arange(40) % 3)
+    examples = Samples(images, torch.arange(40) % 3)
     results = []
     for sharing in (lambda device: SharedComputation(), lambda device: nullcontext()):
         monkeypatch.setattr(calibration_module, "sharing", sharing)
         monkeypatch.setattr(evaluate_module, "sharing", sharing)
-        calibrate(nested, [(images[:20],), (images[20:],)])
-        results.append((dict(nested.calibration), accuracies_of(nested, nested.submodels, examples)))
+        calibrate(nested, [images[:20], images[20:]])
+        scores = scores_of(nested, nested.submodels, examples)
+        results.append((dict(nested.calibration), {sub: score.quality for sub, score in scores.items()}))
     (first, accuracies), (second, again) = results
     assert accuracies == again
     assert len(set(accuracies.values())) > 1

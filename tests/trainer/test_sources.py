@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
+from datasets import Dataset
 from torch import Tensor
 
+from sortednet.console import guard
 from tests.helpers.pictures import write_pictures
+from tests.helpers.sounds import write_sounds
 from tests.helpers.texts import write_texts
 from tests.trainer.test_data import write_cifar10, write_idx
 from trainer import TrainerError
 from trainer.data import Source, load_data, register_source, registered_sources
-from trainer.data.loading import read
+from trainer.data.loading import Asked, read
 
 OWN_SOURCE = """
 import torch
@@ -54,6 +59,17 @@ def _texts(folder: Path) -> str:
     return f"text-folder:{folder / 'texts'}"
 
 
+def _sounds(folder: Path) -> str:
+    write_sounds(folder / "sounds")
+    return f"audio-folder:{folder / 'sounds'}"
+
+
+def _saved(folder: Path) -> str:
+    columns = {"text": [f"{'ab'[i % 2]} {i}" for i in range(40)], "label": ["ab"[i % 2] for i in range(40)]}
+    Dataset.from_dict(columns).save_to_disk(folder / "saved")
+    return f"hf:{folder / 'saved'}"
+
+
 def _own(folder: Path) -> str:
     (folder / "own_source.py").write_text(OWN_SOURCE)
     return "own_source:data"
@@ -67,12 +83,15 @@ MAKE: dict[str, Callable[[Path], str]] = {
     "digits": lambda folder: "digits",
     "fashion-mnist": lambda folder: _idx(folder, "fashion-mnist"),
     "mnist": lambda folder: _idx(folder, "mnist"),
+    "mnist-5k": lambda folder: "mnist-5k",
     "cifar10": _cifar10,
     "idx-folder": _prefixed("idx-folder", lambda folder: _idx(folder, "images")),
     "cifar10-folder": _prefixed("cifar10-folder", _cifar10),
     "image-folder": _pictures,
     "text-folder": _texts,
     "arrays": _arrays,
+    "audio-folder": _sounds,
+    "hf": _saved,
     "": _own,
 }
 """By source: writes a small data set into a folder and returns what is given to `--data`."""
@@ -106,7 +125,7 @@ def test_every_source(name: str, here: Path) -> None:
         assert isinstance(batch.targets, Tensor)
         assert 0 <= batch.targets.min() <= batch.targets.max() < data.spec.classes
         assert torch.equal(inputs, others)
-        (by_worker,) = read(examples, [indices], workers=1)
+        (by_worker,) = read(examples, [Asked(indices)], workers=1)
         assert torch.equal(next(iter(by_worker.inputs.values())), inputs)
         assert torch.equal(by_worker.targets, batch.targets)  # type: ignore[arg-type]
     for described in data.preprocessing.values():
@@ -169,9 +188,9 @@ def test_what_is_found_at_a_path_is_said_where_no_source_knows_it(here: Path) ->
     (here / "empty").mkdir()
     with pytest.raises(TrainerError, match="empty': is empty, which is none"):
         load_data(str(here / "empty"))
-    (here / "table.csv").write_text("1,2")
-    with pytest.raises(TrainerError, match=r"table\.csv': is a file \.csv, which is none"):
-        load_data(str(here / "table.csv"))
+    (here / "table.xls").write_text("1,2")
+    with pytest.raises(TrainerError, match=r"table\.xls': is a file \.xls, which is none"):
+        load_data(str(here / "table.xls"))
     (here / "only" / "a" / "b").mkdir(parents=True)
     with pytest.raises(TrainerError, match=r"only': holds a/ \(no files\), which is none"):
         load_data(str(here / "only"))
@@ -182,3 +201,35 @@ def test_no_name_and_a_taken_name_are_refused() -> None:
         load_data("")
     with pytest.raises(TrainerError, match="data source 'digits' is taken"):
         register_source(Source("digits", lambda name, rest: load_data("digits")))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "ours", "extra"),
+    [
+        ("audio-folder", "soundfile", "exporter.bundle.sounds", "audio"),
+        ("image-folder", "PIL", "exporter.bundle.preprocessing", "image"),
+        ("hf", "datasets", "trainer.data.hub", "hf"),
+        ("text-folder", "tokenizers", "trainer.data.tokens", "text"),
+    ],
+)
+def test_a_missing_library_is_told_with_the_extra_that_brings_it(
+    name: str,
+    module: str,
+    ours: str,
+    extra: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = MAKE[name](here)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, ours, raising=False)
+
+    @guard
+    def train() -> None:
+        load_data(given)
+
+    with pytest.raises(typer.Exit) as left:
+        train()
+    assert left.value.exit_code == 2
+    assert f"train needs {module}: pip install 'sortednet[{extra}]'" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Where examples come from: `Batch` and `DataSet`, the registry of `--data` sources, and a file for each kind of source."""
 
-from trainer.data import arrays, audio, images, known, modules, texts  # noqa: F401  each registers its sources
+from trainer.data import arrays, audio, hugging_face, images, known, modules, texts  # noqa: F401  each registers its sources
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, DataSet, Examples, Samples, as_examples
 from trainer.data.loading import batches_of

@@ -9,7 +9,8 @@ Shapes: N examples, which is axis 0 of every array.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ CHANNELS = (1, 3, 4)
 def _arrays(name: str, file: str) -> DataSet:
     arrays = read_arrays(Path(file))
     split = arrays.pop(SPLIT, None)
-    tensors = {key: _tensor(f"{file}: array {key!r}", array) for key, array in arrays.items()}
+    tensors = {key: as_tensor(f"{file}: array {key!r}", array) for key, array in arrays.items()}
     wanted = {key: t for key, t in tensors.items() if key.partition("/")[0] == TARGETS}
     inputs = {key: t for key, t in tensors.items() if key not in wanted}
     if not wanted or not inputs:
@@ -47,13 +48,30 @@ def _arrays(name: str, file: str) -> DataSet:
         sizes = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise TrainerError(f"{file}: examples: {sizes}; allowed is one length for all arrays, and not none")
     for key, array in inputs.items():
-        _refuse_channels_last(f"{file}: array {key!r}", array)
+        refuse_channels_last(f"{file}: array {key!r}", array)
     targets: Targets = wanted[TARGETS] if TARGETS in wanted else {k.partition("/")[2]: t for k, t in wanted.items()}
     parts, words = _split(file, split, targets, count)
+    return array_set(name, inputs, targets, parts, {"split": words})
+
+
+def array_set(
+    name: str,
+    inputs: Mapping[str, Tensor],
+    targets: Targets,
+    parts: Mapping[str, Array],
+    record: Mapping[str, Any],
+    classes: Sequence[str] = (),
+    count: int | None = None,
+) -> DataSet:
+    """Arrays (N, …) with targets, in parts, as a data set. `classes`: their names; `count`: how many there are.
+
+    `record`: what is to be remembered beside the usual.
+    """
     samples = {part: _part(inputs, targets, torch.from_numpy(indices)) for part, indices in parts.items()}
-    record = {**description(name, parts, samples, {}), "split": words}
     spec = _spec(inputs, targets, samples["train"])
-    return DataSet(name, spec, samples["train"], samples["validation"], samples["test"], None, record)
+    spec = spec if count is None else replace(spec, classes=count)
+    whole = {**description(name, parts, samples, {}), **record}
+    return DataSet(name, spec, samples["train"], samples["validation"], samples["test"], None, whole, labels=tuple(classes))
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -82,7 +100,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
     return arrays
 
 
-def _tensor(field: str, array: Array) -> Tensor:
+def as_tensor(field: str, array: Array) -> Tensor:
     """As a model takes it: real numbers in single precision."""
     if array.dtype.kind not in "biuf":
         raise TrainerError(f"{field}: dtype {array.dtype}; allowed are real and whole numbers, and bool")
@@ -95,7 +113,7 @@ def _tensor(field: str, array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def _refuse_channels_last(field: str, array: Tensor) -> None:
+def refuse_channels_last(field: str, array: Tensor) -> None:
     """A network would take rows for channels."""
     shape = tuple(array.shape[1:])
     if array.dtype == torch.uint8 and len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS:

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.data.augment import Augmentation
 from trainer.family import DataSpec
 from trainer.submodel import TrainerError
-from trainer.task import Targets, where
+from trainer.task import Targets, own
 
 INPUT = "input"
 """The name of an input that was given none. A family with a single input takes a single one of any name."""
@@ -49,7 +49,7 @@ class Samples:
     """
 
     def __init__(self, inputs: Tensor | Mapping[str, Tensor], targets: Targets) -> None:
-        self.inputs: Mapping[str, Tensor] = {INPUT: inputs} if isinstance(inputs, Tensor) else dict(inputs)
+        self.inputs: Mapping[str, Tensor] = dict(_by_name(inputs))
         self.targets = targets
         wanted = {name or "targets": len(t) for name, t in named_targets(targets).items()}
         lengths = {**{name: len(t) for name, t in self.inputs.items()}, **wanted}
@@ -91,12 +91,8 @@ class FromDataset:
     def batch(self, indices: Tensor) -> Batch:
         items = []
         for index in indices.tolist():
-            try:
+            with own(f"data, item {index}"):
                 item = self.dataset[index]
-            except TrainerError:
-                raise
-            except Exception as error:  # whatever the user's own code raises
-                raise TrainerError(f"data, item {index}: {where(error)}") from error
             items.append(_pair(item))
         try:
             inputs, targets = torch.utils.data.default_collate(items)
@@ -175,6 +171,14 @@ class DataSet:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a file becomes an input, by input: see the manifest
 
 
+def _by_name(inputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if isinstance(inputs, Tensor):
+        return {INPUT: inputs}
+    if not isinstance(inputs, Mapping):
+        raise TrainerError(f"inputs: a {type(inputs).__name__}; allowed are one tensor, or tensors by name")
+    return inputs
+
+
 def each(values: Any, apply: Any) -> Any:
     """Applied to a tensor, or to each of several by name."""
     if isinstance(values, Mapping):
@@ -192,9 +196,7 @@ def as_inputs(inputs: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[s
 
     Raises TrainerError naming what is missing.
     """
-    given = {INPUT: inputs} if isinstance(inputs, Tensor) else inputs
-    if not isinstance(given, Mapping):
-        raise TrainerError(f"inputs: a {type(inputs).__name__} given; allowed are one tensor, or tensors by name")
+    given = _by_name(inputs)
     if len(names) == len(given) == 1:
         return {names[0]: next(iter(given.values()))}
     if set(given) != set(names):

@@ -48,12 +48,13 @@ def opened(name: str, place: str, config: str | None) -> dict[str, Dataset]:
             found = datasets.load_dataset(place, config)
     except ConnectionError as error:
         raise TrainerError(
-            f"data {name!r}: is neither here nor in the cache, and the hub cannot be reached ({_reason(error)}); where there is a "
-            f"network, datasets.load_dataset({place!r}).save_to_disk(FOLDER) fetches it: give it as hf:FOLDER"
+            f"data {name!r}: is neither here nor in the cache, and the hub cannot be reached ({_reason(error)}); where there "
+            f"is a network, datasets.load_dataset({place!r}).save_to_disk(FOLDER) fetches it: give it as hf:FOLDER"
         ) from None
     except Exception as error:  # the library raises what its readers and builders raise
         raise TrainerError(f"data {name!r}: {_reason(error)}") from None
-    return {str(split): table for split, table in found.items()} if isinstance(found, Mapping) else {PARTS["train"][0]: found}
+    tables = found if isinstance(found, Mapping) else {PARTS["train"][0]: found}
+    return {str(split): table.with_format(None) for split, table in tables.items()}
 
 
 def splits_of(name: str, own: Mapping[str, Dataset], asked: Mapping[str, str | None]) -> dict[str, str]:
@@ -66,14 +67,13 @@ def splits_of(name: str, own: Mapping[str, Dataset], asked: Mapping[str, str | N
         split = asked[part]
         if split is not None and split not in own:
             raise TrainerError(f"data {name!r}: {part} = {split!r}: allowed are its splits {', '.join(own)}")
-        found = split or next((n for n in names if n in own), None)
+        found = split or next((n for n in names if n in own and n not in asked.values()), None)
         if found is not None:
             chosen[part] = found
     if "train" not in chosen:
         if len(own) > 1:
-            raise TrainerError(
-                f"data {name!r}: has splits {', '.join(own)}; say which is for training, for example train={next(iter(own))}"
-            )
+            free = next((split for split in own if split not in asked.values()), "SPLIT")
+            raise TrainerError(f"data {name!r}: has splits {', '.join(own)}; say which is for training, such as train={free}")
         chosen = {"train": next(iter(own))}
     if len(set(chosen.values())) < len(chosen):
         raise TrainerError(f"data {name!r}: {chosen}: allowed is each split once")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,6 +44,30 @@ AUGMENTATIONS: Mapping[str, Callable[[int], Augmentation | None]] = {
 """By name: the augmentation of pictures whose shorter side is so long."""
 
 
+@dataclass(frozen=True)
+class PictureOptions:
+    """How pictures are read: the fields of `ImagePreprocessing`, where they are not to be told from the pictures."""
+
+    size: int | Sequence[int] | None = None  # one number, or height and width
+    resize: int | None = None
+    crop: str = "center"
+    interpolation: str = "bilinear"
+    augment: str = "flip-and-shift"
+    channels: int | None = None
+
+
+class Pictures(Protocol):
+    """Where pictures come from. Worker processes get a copy."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """As errors call it."""
+
+    def opened(self, index: int) -> OpenedImage:
+        """Raises ImageError naming it."""
+
+
 def _image_folder(
     name: str,
     path: str,
@@ -54,35 +79,80 @@ def _image_folder(
     augment: str = "flip-and-shift",
     channels: int | None = None,
 ) -> DataSet:
-    """`size`: one number, or height and width. The others are the fields of `ImagePreprocessing`."""
-    if augment not in AUGMENTATIONS:
-        raise TrainerError(f"data option augment = {augment!r}: allowed are {', '.join(AUGMENTATIONS)}")
-    wanted = None if size is None else _size(size)
+    """Options: those of `PictureOptions`."""
+    options = PictureOptions(size, resize, crop, interpolation, augment, channels)
+    check_options(options)
     files = class_files(Path(path), what="image", suffixes=SUFFIXES)
     _refuse_other_classes(files)
-    found_channels, found_size = _headers(files.paths, channels)
+    pictures = PicturePaths(files.paths)
+    return picture_set(name, pictures, torch.from_numpy(files.labels), files.classes, files.parts, options, files.record(name))
+
+
+def check_options(options: PictureOptions) -> None:
+    """Before anything is read. Raises TrainerError naming a wrong value."""
+    if options.augment not in AUGMENTATIONS:
+        raise TrainerError(f"data option augment = {options.augment!r}: allowed are {', '.join(AUGMENTATIONS)}")
+    if options.size is not None:
+        _size(options.size)
+
+
+def picture_set(
+    name: str,
+    pictures: Pictures,
+    targets: Tensor,
+    classes: Sequence[str],
+    parts: Mapping[str, Array],
+    options: PictureOptions,
+    record: Mapping[str, Any],
+    *,
+    count: int | None = None,
+) -> DataSet:
+    """Pictures with targets (N, …), in parts, as a data set. `count`: of the classes, where they have no names.
+
+    `record`: what is to be remembered beside how pictures are read. Raises TrainerError naming a picture that cannot be read.
+    """
+    found_channels, found_size = _headers(pictures, options.channels)
     spec = _preprocessing(
-        size=wanted or found_size,
-        resize=resize,
-        crop=crop,
-        interpolation=interpolation,
-        channels=found_channels if channels is None else channels,
+        size=found_size if options.size is None else _size(options.size),
+        resize=options.resize,
+        crop=options.crop,
+        interpolation=options.interpolation,
+        channels=found_channels if options.channels is None else options.channels,
     )
-    parts = {part: PictureFiles(files, indices, spec, strict=channels is None) for part, indices in files.parts.items()}
-    train = parts["train"]
+    strict = options.channels is None
+    split = {part: PictureFiles(pictures, indices, targets, spec, strict=strict) for part, indices in parts.items()}
+    train = split["train"]
     mean, std = channel_statistics(train, workers=-1 if len(train) > FEW else 0)
     described = spec.model_dump(mode="json")
+    count = len(classes) if count is None else count
     return DataSet(
         name,
-        DataSpec((spec.channels, *spec.size), len(files.classes), mean, std),
+        DataSpec((spec.channels, *spec.size), count, mean, std, target_shape=tuple(targets.shape[1:])),
         train,
-        parts["validation"],
-        parts["test"],
-        AUGMENTATIONS[augment](min(spec.size)),
-        {**files.record(name), "preprocessing": described},
-        labels=files.classes,
+        split["validation"],
+        split["test"],
+        AUGMENTATIONS[options.augment](min(spec.size)),
+        {**record, "preprocessing": described},
+        labels=tuple(classes),
         preprocessing={INPUT: described},
     )
+
+
+class PicturePaths:
+    """Pictures that are files."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        # As one array: of a million Python strings every worker process would soon have a copy, made by counting references.
+        self._names = np.array([os.fsencode(path) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(bytes(self._names[index]))
+
+    def opened(self, index: int) -> OpenedImage:
+        return OpenedImage(self.name(index))
 
 
 class PictureFiles:
@@ -93,17 +163,15 @@ class PictureFiles:
 
     reads_files = True
 
-    def __init__(self, files: ClassFiles, indices: Array, spec: ImagePreprocessing, *, strict: bool) -> None:
-        # As one array: of a million Python strings every worker process would soon have a copy, made by counting references.
-        self._names = np.array([os.fsencode(files.paths[i]) for i in indices])
-        self.targets = torch.from_numpy(files.labels[indices])
-        self.spec, self.strict = spec, strict
+    def __init__(self, pictures: Pictures, indices: Array, targets: Tensor, spec: ImagePreprocessing, *, strict: bool) -> None:
+        self.pictures, self.indices, self.spec, self.strict = pictures, indices, spec, strict
+        self.targets = targets[torch.from_numpy(indices)]
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def path(self, index: int) -> str:
-        return os.fsdecode(bytes(self._names[index]))
+        return self.pictures.name(int(self.indices[index]))
 
     def batch(self, indices: Tensor) -> Batch:
         """(N, C, H, W) float32 in [0, 1], and labels. Raises TrainerError naming a picture that cannot be read."""
@@ -114,40 +182,40 @@ class PictureFiles:
         """The same with the pixels as bytes."""
         values = np.empty((len(indices), *self.spec.size, self.spec.channels), dtype=np.uint8)
         for place, index in enumerate(indices.tolist()):
-            values[place] = self._read(self.path(index))
+            values[place] = self._read(int(self.indices[index]))
         return Batch({INPUT: torch.from_numpy(values).permute(0, 3, 1, 2)}, self.targets[indices])
 
-    def _read(self, path: str) -> Any:
+    def _read(self, index: int) -> Any:
         try:
-            with OpenedImage(path) as image:
+            with self.pictures.opened(index) as image:
                 if self.strict and image.channels != self.spec.channels:
-                    raise _other_channels(path, image.channels, self.spec.channels)
+                    raise _other_channels(self.pictures.name(index), image.channels, self.spec.channels)
                 return image.pixels(self.spec)
         except ImageError as error:
             raise TrainerError(str(error)) from None
 
 
-def _headers(paths: Sequence[Path], channels: int | None) -> tuple[int, tuple[int, int]]:
+def _headers(pictures: Pictures, channels: int | None) -> tuple[int, tuple[int, int]]:
     """The channels that the pictures have, and the size (H, W) that they are given where none is asked for.
 
     Raises TrainerError naming a picture whose channels are not those of the others, where it is not said how to convert it.
     """
-    looked_at = np.linspace(0, len(paths) - 1, min(len(paths), HEADERS)).astype(int)
-    of_channels: dict[int, Path] = {}
+    looked_at = np.linspace(0, len(pictures) - 1, min(len(pictures), HEADERS)).astype(int)
+    of_channels: dict[int, int] = {}
     counts: Counter[int] = Counter()
     sizes = set()
-    for index in looked_at:
+    for index in looked_at.tolist():
         try:
-            with OpenedImage(paths[index]) as image:
+            with pictures.opened(index) as image:
                 sizes.add(image.size)
                 counts[image.channels] += 1
-                of_channels.setdefault(image.channels, paths[index])
+                of_channels.setdefault(image.channels, index)
         except ImageError as error:
             raise TrainerError(str(error)) from None
     usual = counts.most_common(1)[0][0]
-    for other, path in of_channels.items():
+    for other, index in of_channels.items():
         if other != usual and channels is None:
-            raise _other_channels(str(path), other, usual)
+            raise _other_channels(pictures.name(index), other, usual)
     own = next(iter(sizes))
     return usual, own if len(sizes) == 1 and max(own) <= LARGEST_OWN_SIDE else (USUAL_SIDE, USUAL_SIDE)
 

@@ -1,68 +1,76 @@
-"""Reads batches ahead: in this process, or in worker processes where data come from files."""
+"""Reads batches ahead: in this process, or in worker processes where data come from files.
+
+What is random in reading and augmenting a batch begins at a seed of the batch's own: batches are the same however many
+processes read them, and whether a training was interrupted or not.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import random
 import signal
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.data.dataset import Batch, Examples, pixels
+from trainer.accelerator import local_ranks
+from trainer.data.augment import Augmentation
+from trainer.data.dataset import Batch, Examples, Samples, pixels
 from trainer.submodel import TrainerError
+from trainer.task import own
 
-AHEAD = 4  # batches that each worker keeps ready
-
-
-class _ByIndices(Dataset[Batch | TrainerError]):
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __getitem__(self, indices: Tensor) -> Batch | TrainerError:
-        """An error is handed over as it is: raised in a worker it would arrive as a page of traceback."""
-        try:
-            batch: Batch = getattr(self.examples, "packed_batch", self.examples.batch)(indices)
-            return batch
-        except TrainerError as error:
-            return error
+AHEAD = 2  # batches that each worker keeps ready; of photos each is some 40 MB of /dev/shm, which docker makes 64 MB large
 
 
-class _Order:
-    """A sampler over any iterable of batches' indices."""
+class Asked(NamedTuple):
+    """One batch: the indices of its examples, and where its random numbers begin."""
 
-    def __init__(self, order: Iterable[Tensor]) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.order)
+    indices: Tensor
+    seed: int = 0
 
 
 def reads_files(examples: Examples) -> bool:
+    """Whether a batch is read from files, so that worker processes pay."""
     return bool(getattr(examples, "reads_files", False))
 
 
 def usual_workers(examples: Examples) -> int:
-    """None for what lies in memory; for what is read from files one less than this process' share of the cores, at most 8."""
+    """None for what lies in memory; for what is read from files one less than this rank has cores, at most 8."""
+    if not reads_files(examples):
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # under torchrun
-    return min(8, max(1, cores - 1)) if reads_files(examples) else 0
+    return min(8, max(1, cores // local_ranks() - 1))
 
 
-def read(examples: Examples, order: Iterable[Tensor], workers: int = -1, pin_memory: bool = False) -> Iterator[Batch]:
-    """The batches of these indices, in that order, whoever reads them. `workers` -1: the usual number.
+def read(
+    examples: Examples,
+    order: Iterable[Asked],
+    workers: int = -1,
+    pin_memory: bool = False,
+    augment: Augmentation | None = None,
+) -> Generator[Batch, None, None]:
+    """The batches in that order, augmented, whoever reads them. `workers` -1: the usual number.
 
-    Raises what `examples.batch` raises, when its turn has come.
+    Raises what `examples.batch` raises, when its turn has come, as a TrainerError: of somebody's own code with method, file and
+    line. Close it to end the worker processes.
     """
+    prepared = _Prepared(examples, augment)
     workers = usual_workers(examples) if workers < 0 else workers
     if not workers and not pin_memory:
-        for indices in order:
-            yield examples.batch(indices)
+        for asked in order:
+            yield prepared.batch(asked)
         return
     loader = DataLoader(
-        _ByIndices(examples),
+        prepared,
         sampler=_Order(order),
         batch_size=None,
         num_workers=workers,
@@ -70,44 +78,129 @@ def read(examples: Examples, order: Iterable[Tensor], workers: int = -1, pin_mem
         prefetch_factor=AHEAD if workers else None,
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # for its workers' seeds: the global one stays as it is
-        worker_init_fn=_in_worker,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
-    for batch in _of_living_workers(loader, workers):
-        if isinstance(batch, TrainerError):
-            raise batch
-        yield Batch({name: pixels(tensor) for name, tensor in batch.inputs.items()}, batch.targets)
+    with closing(_of_living_workers(loader, workers)) as batches:
+        for batch in batches:
+            if isinstance(batch, TrainerError):
+                raise batch
+            yield Batch({name: pixels(tensor) for name, tensor in batch.inputs.items()}, batch.targets)
 
 
-def _of_living_workers(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
-    """What the loader gives. Raises TrainerError where a worker process was killed, with what helps."""
-    batches = iter(loader)
-    while True:
+def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
+    """Batches in order, the last one shorter."""
+    order = indices if indices is not None else torch.arange(len(examples))
+    asked = (Asked(order[begin : begin + batch_size], begin) for begin in range(0, len(order), batch_size))
+    return read(examples, asked, workers)
+
+
+def _of_living_workers(loader: DataLoader[Any], workers: int) -> Generator[Any, None, None]:
+    """What the loader gives. Raises TrainerError where a worker process cannot be started or was killed, with what helps."""
+    others = active_children()
+    try:
+        batches = iter(loader)
+    except Exception as error:  # where processes are not forked, everything that they get is pickled
+        raise TrainerError(f"workers = {workers}: the data cannot be handed to them: {error}; allowed is 0") from error
+    _BEGUN.update({process: os.getpid() for process in active_children() if process not in others})
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                why = str(error).partition("\n")[0]
+                raise TrainerError(
+                    f"workers = {workers}: {why} They hand batches over in /dev/shm: make it larger (docker: --shm-size), or "
+                    "read with --workers 0"
+                ) from None
+            yield batch
+    finally:
+        del batches  # which ends the workers
+
+
+_BEGUN: WeakKeyDictionary[BaseProcess, int] = WeakKeyDictionary()
+"""Worker processes, and whose they are."""
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Those whose batches somebody still holds: Python would ask them to end by SIGTERM, and wait for ever."""
+    left = [process for process, parent in _BEGUN.items() if parent == os.getpid()]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler calls a worker's end a failure
+    for process in left:
+        process.kill()
+
+
+class _Prepared(Dataset[Batch | TrainerError]):
+    def __init__(self, examples: Examples, augment: Augmentation | None) -> None:
+        self.examples, self.augment = examples, augment
+
+    def batch(self, asked: Asked) -> Batch:
+        if isinstance(self.examples, Samples):
+            batch = self._read(asked.indices)
+        else:
+            with _random_from(asked.seed):
+                batch = self._read(asked.indices)
+        if self.augment is None:
+            return batch
+        with own("augmentation"):
+            return Batch(*self.augment(batch.inputs, batch.targets, torch.Generator().manual_seed(asked.seed)))
+
+    def _read(self, indices: Tensor) -> Batch:
+        with own("data"):
+            return self.examples.batch(indices)
+
+    def __getitem__(self, numbers: tuple[list[int], int]) -> Batch | TrainerError:
+        """An error is handed over as it is: raised in a worker it would arrive as a page of traceback. So are pixels as bytes,
+        where nothing is to be computed with them."""
+        asked = Asked(torch.tensor(numbers[0], dtype=torch.int64), numbers[1])
+        packed = getattr(self.examples, "packed_batch", None)
         try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            why = str(error).partition("\n")[0]
-            raise TrainerError(
-                f"workers = {workers}: {why} They hand batches over in /dev/shm: make it larger (docker: --shm-size), or read "
-                "with --workers 0"
-            ) from None
-        yield batch
+            if packed is not None and self.augment is None:
+                with own("data"):
+                    batch: Batch = packed(asked.indices)
+                return batch
+            return self.batch(asked)
+        except TrainerError as error:
+            return error
 
 
-def _in_worker(number: int) -> None:
-    """Not the handlers of the training, which a worker has inherited: it is the training that ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+class _Order:
+    """A sampler over any iterable of batches. Indices go to a worker as numbers: a tensor would lie in shared memory, of which
+    each takes a file descriptor and a connection of its own."""
+
+    def __init__(self, order: Iterable[Asked]) -> None:
+        self.order = order
+
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
+        return ((asked.indices.tolist(), asked.seed) for asked in self.order)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
-    """Batches in order, the last one shorter."""
-    order = indices if indices is not None else torch.arange(len(examples))
-    return read(examples, (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)), workers)
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a service manager's SIGTERM reach all processes of a group: a worker that died of one would end the training
+    before its checkpoint. It ends when its parent says so through its queue, kills it, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _random_from(seed: int) -> Iterator[None]:
+    """Within: Python's, numpy's and torch's random numbers begin at the seed; afterwards they go on where they were."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)

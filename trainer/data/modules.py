@@ -6,13 +6,12 @@ Shapes: N examples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from trainer.data.augment import Augmentation, Augmented
 from trainer.data.dataset import Batch, DataSet, Examples, as_examples, named_targets
 from trainer.data.folders import PARTS
 from trainer.data.loading import batches_of
@@ -20,7 +19,7 @@ from trainer.data.sources import Source, register_source
 from trainer.data.statistics import channel_statistics
 from trainer.family import DataSpec
 from trainer.submodel import TrainerError
-from trainer.task import Targets, imported, where
+from trainer.task import imported, own
 
 HASHED_EXAMPLES = 64
 SCANNED_EXAMPLES = 10_000
@@ -29,15 +28,18 @@ SCANNED_EXAMPLES = 10_000
 _OTHERS = ("labels", "augment")
 
 
-def _own(name: str, rest: str, /, **options: Any) -> DataSet:
+def _from_function(name: str, rest: str, /, **options: Any) -> DataSet:
     """The options are the function's arguments. See `docs/extending.md`."""
     function = imported(name, "data", [])
     if not callable(function):
         raise TrainerError(f"data {name!r}: is a {type(function).__name__}; allowed is a function that returns datasets")
-    given = _named(name, _of_user(name, lambda: function(**options)))
+    with own(f"data {name!r}"):
+        returned = function(**options)
+    given = _named(name, returned)
     labels = _labels(name, given)
-    parts = {part: _of_user(name, lambda part=part: as_examples(given[part])) for part in PARTS}  # type: ignore[misc]
-    sizes = {part: _of_user(name, lambda e=examples: len(e)) for part, examples in parts.items()}  # type: ignore[misc]
+    with own(f"data {name!r}"):
+        parts = {part: as_examples(given[part]) for part in PARTS}
+        sizes = {part: len(examples) for part, examples in parts.items()}
     for part, size in sizes.items():
         if size < 2:
             raise TrainerError(f"data {name!r}: {part} has {size} examples; allowed are 2 and more")
@@ -45,9 +47,8 @@ def _own(name: str, rest: str, /, **options: Any) -> DataSet:
     if augment is not None and not callable(augment):
         raise TrainerError(f"data {name!r}: augment is a {type(augment).__name__}; allowed is a function")
     record = {"name": name, "sizes": sizes, "test_sample_sha256": _sample_hash(parts["test"]), "class_names": list(labels)}
-    guarded = _guarded(name, augment) if augment is not None else None
     spec = _spec(name, parts["train"], getattr(given["train"], "targets", None), len(labels))
-    return DataSet(name, spec, parts["train"], parts["validation"], parts["test"], guarded, record, labels=labels)
+    return DataSet(name, spec, parts["train"], parts["validation"], parts["test"], augment, record, labels=labels)
 
 
 def _named(name: str, returned: Any) -> Mapping[str, Any]:
@@ -112,21 +113,4 @@ def _sample_hash(examples: Examples) -> str:
     return digest.hexdigest()
 
 
-def _guarded(name: str, augment: Any) -> Augmentation:
-    def apply(inputs: Mapping[str, Tensor], targets: Targets, generator: Generator) -> Augmented:
-        augmented: Augmented = _of_user(f"{name}, augment", lambda: augment(inputs, targets, generator))
-        return augmented
-
-    return apply
-
-
-def _of_user(name: str, call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except TrainerError:
-        raise
-    except Exception as error:  # whatever the user's own code raises
-        raise TrainerError(f"data {name!r}: {where(error)}") from error
-
-
-register_source(Source("", _own, "module:function"))
+register_source(Source("", _from_function, "module:function"))

@@ -36,19 +36,25 @@ def _text_folder(
 def text_set(
     name: str,
     documents: Sequence[str],
-    labels: Array,
+    targets: Array,
     classes: Sequence[str],
     parts: Mapping[str, Array],
     options: TokenOptions,
     record: Mapping[str, Any],
+    *,
+    count: int | None = None,
 ) -> DataSet:
-    """Documents with labels (N,), in parts, as a data set. `record`: what is to be remembered beside the usual."""
+    """Documents with targets (N, …), in parts, as a data set. `count`: of the classes, where they have no names.
+
+    `record`: what is to be remembered beside the usual.
+    """
     tokens, vocabulary, tokenizer = tokenize(documents, parts["train"], options)
-    split = {part: samples_of(tokens, labels, indices) for part, indices in parts.items()}
+    split = {part: samples_of(tokens, targets, indices) for part, indices in parts.items()}
     files = {TOKENIZER_FILE: tokenizer}
+    count = len(classes) if count is None else count
     return DataSet(
         name,
-        DataSpec(input_shape=tokens.shape[1:], classes=len(classes), vocabulary=vocabulary),
+        DataSpec(tokens.shape[1:], count, vocabulary=vocabulary, target_shape=targets.shape[1:]),
         split["train"],
         split["validation"],
         split["test"],

@@ -46,7 +46,13 @@ def laid_out(inputs: Mapping[str, Tensor], device: torch.device, as_channels_las
     Strides are always one of the two, never left as they came: those of a single channel could be read as either.
     """
     arranged = channels_last if as_channels_last else row_major
-    return {name: arranged(t).to(device, non_blocking=True) for name, t in inputs.items()}
+    return {name: to_device(arranged(t), device) for name, t in inputs.items()}
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there. To a GPU of CUDA from page-locked memory the copy goes on beside the computation; elsewhere that would
+    not be safe."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def channels_last(batch: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Generic, NamedTuple, TypeVar
 from device_profiles import Profile
 from exporter.bundle import Bundle
 from selector.choose.budget import BudgetError
-from selector.choose.cascades import Cascade, with_cascades
+from selector.choose.candidates import Candidates
+from selector.choose.cascades import Cascade
 from selector.choose.selector import Selector
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.fleet.device_models import aggregate
@@ -102,7 +103,7 @@ class Fleet:
 
 def _selector(profile: Profile, bundle: Bundle, cascades: Sequence[Cascade]) -> Selector | None:
     try:
-        return Selector(with_cascades(profile, cascades), bundle.accuracies, cascades=cascades)
+        return Selector(Candidates.of(bundle, [profile], cascades))
     except BudgetError:  # no accuracy is known of any of its sub-models
         return None
 

@@ -55,7 +55,7 @@ export async function deviceOf(bundle, device) {
 
 /** What sub-models and cascades are, by name. */
 export const entriesOf = (submodels, cascades) =>
-  Object.fromEntries([...submodels, ...Object.values(cascades).map((one) => ({ ...one, precision: "cascade" }))].map((one) => [one.id, one]));
+  Object.fromEntries([...submodels, ...Object.values(cascades).map((one) => ({ ...one, quality: one.accuracy, precision: "cascade" }))].map((one) => [one.id, one]));
 
 /** What a query says so that its answer may be one of these. */
 export const offering = (cascades) => (Object.keys(cascades).length ? { cascades: true } : {});

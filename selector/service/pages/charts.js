@@ -1,6 +1,6 @@
 // The charts. Plotly comes from this service too, and is loaded after the page has been painted.
 
-import { COSTS, byId, costOf, digits, element, share, unit } from "./format.js";
+import { COSTS, byId, capital, costOf, digits, element, metric, share, unit } from "./format.js";
 
 const KINDS = [
   ["fp32", "measured", "circle"],
@@ -94,10 +94,10 @@ function logTicks(low, high) {
   return { tickvals, ticktext: tickvals.map(String) };
 }
 
-export function accuracyAxis(values) {
+export function qualityAxis(values, name = metric()) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const pad = 0.06 * (high - low) || 0.01;
-  return { title: { text: "Accuracy", standoff: 6 }, nticks: 7, tickformat: high - low > 0.06 ? ".2f" : ".3f", range: [low - pad, high + 2 * pad] };
+  return { title: { text: capital(name), standoff: 6 }, nticks: 7, tickformat: high - low > 0.06 ? ".2f" : ".3f", range: [low - pad, high + 2 * pad] };
 }
 
 /**
@@ -108,14 +108,14 @@ export function drawFrontier(view) {
   const ink = colours();
   const { entries, device, cost } = view;
   const points = Object.entries(device.profile.submodels)
-    .map(([id, costs]) => ({ id, costs, entry: entries[id], x: costOf(costs, cost), y: entries[id].accuracy }))
+    .map(([id, costs]) => ({ id, costs, entry: entries[id], x: costOf(costs, cost), y: entries[id].quality }))
     .filter((point) => point.x !== null && point.y !== null);
   if (!points.length) return empty("frontier-chart", `The ${COSTS[cost].toLowerCase()} is not known on this device.`);
   const steps = device.frontiers[cost];
   const edge = new Set(steps.map(([, id]) => id));
   points.sort((a, b) => edge.has(b.id) - edge.has(a.id)); // the legend shows the first of a kind: one of those that count
   const x = costAxis(cost, points.map((point) => point.x));
-  const y = accuracyAxis(points.map((point) => point.y));
+  const y = qualityAxis(points.map((point) => point.y));
   const traces = [frontierLine(steps, entries, x, { color: ink.quiet, width: 1.5, shape: "hv" }, { name: "frontier", hoverinfo: "skip" })];
   for (const [precision, source, symbol] of KINDS) {
     const found = points.filter((p) => p.entry.precision === precision && p.costs.source[cost.split(".")[0]] === source);
@@ -135,7 +135,7 @@ export function drawFrontier(view) {
 /** A frontier as a staircase that goes on to the right edge of the axis. */
 export function frontierLine(steps, entries, axis, line, more) {
   const edge = axis.type === "log" ? 10 ** axis.range[1] : axis.range[1];
-  const values = steps.map(([, id]) => entries[id].accuracy);
+  const values = steps.map(([, id]) => entries[id].quality);
   return { x: [...steps.map(([value]) => value), edge], y: [...values, values.at(-1)], mode: "lines", line, ...more };
 }
 
@@ -156,7 +156,7 @@ export function about({ id, costs, entry }) {
   const said = (name, text) => `${text} ${source[name] === "measured" ? "" : source[name] ?? ""}`;
   return [
     `<b>${id}</b>  ${entry.precision}`,
-    `accuracy ${share(entry.accuracy)}`,
+    `${metric()} ${share(entry.quality)}`,
     said("latency_ms", `latency p50 ${digits(latency.p50)}, p90 ${digits(latency.p90)}, p99 ${digits(latency.p99)} ms`),
     said("energy_mj", `energy ${digits(costs.energy_mj)} mJ`),
     said("memory_mb", `memory ${digits(costs.memory_mb)} MB`),
@@ -193,7 +193,7 @@ function limitShapes({ cost, query: { budget } }, ink) {
     const tall = { yref: "paper", y0: 0, y1: 1 };
     shapes.push({ ...shade, ...tall, x0: limit, x1: limit * 1e4 }, { ...line, ...tall, x0: limit, x1: limit });
   }
-  const floor = budget.min_accuracy;
+  const floor = budget.min_quality;
   if (floor !== undefined) {
     const wide = { xref: "paper", x0: 0, x1: 1 };
     shapes.push({ ...shade, ...wide, y0: -1, y1: floor }, { ...line, ...wide, y0: floor, y1: floor });

@@ -1,8 +1,8 @@
 // What was chosen, in figures and in words, and the query as code.
 
-import { byId, chosen, digits, share } from "./format.js";
+import { byId, capital, chosen, digits, metric, share } from "./format.js";
 
-const LIMIT_OF = { accuracy: "min_accuracy", latency_ms: "latency_ms", energy_mj: "energy_mj", memory_mb: "memory_mb" };
+const LIMIT_OF = { quality: "min_quality", latency_ms: "latency_ms", energy_mj: "energy_mj", memory_mb: "memory_mb" };
 
 /** Shows a `select` document. `sources` says of each of its figures whether it was measured. */
 export function showChoice(selection, query, precision, sources) {
@@ -13,7 +13,7 @@ export function showChoice(selection, query, precision, sources) {
   byId("verdict").textContent = selection.feasible ? precision : "Nothing fits; this is the nearest";
   byId("reason").textContent = sentence(selection.reason);
   for (const [key, name] of Object.entries(LIMIT_OF)) figure(key, selection[key], query.budget[name], sources?.[key] ?? splitOf(selection));
-  const figures = `accuracy ${share(selection.accuracy)}, latency ${digits(selection.latency_ms)} milliseconds`;
+  const figures = `${metric()} ${share(selection.quality)}, latency ${digits(selection.latency_ms)} milliseconds`;
   byId("said").textContent = `${selection.feasible ? "" : "Nothing fits. Nearest: "}${selection.submodel}, ${figures}`;
 }
 
@@ -28,20 +28,20 @@ export function showProblem(message) {
   for (const key of Object.keys(LIMIT_OF)) figure(key, null);
 }
 
-/** What an accuracy is of: a cascade's of the examples that certified it. */
+/** What a quality is of: a cascade's of the examples that certified it. */
 const splitOf = ({ stages }) => (stages?.length ? "validation split" : "test split");
 
 function figure(key, value, limit, source) {
   const box = document.querySelector(`[data-figure="${key}"]`);
-  box.querySelector("b").textContent = key === "accuracy" ? share(value) : digits(value);
+  box.querySelector("b").textContent = key === "quality" ? share(value) : digits(value);
   box.querySelector(".source").textContent = value === null || value === undefined ? "not known" : source;
   const known = limit !== undefined && value !== null && value !== undefined;
   box.querySelector(".share").classList.toggle("set", known);
   box.querySelector(".share i").style.width = known ? `${Math.min(100, (100 * value) / limit)}%` : "0";
-  box.classList.toggle("missed", known && (key === "accuracy" ? value < limit : value > limit));
+  box.classList.toggle("missed", known && (key === "quality" ? value < limit : value > limit));
 }
 
-const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+const sentence = (text) => `${capital(text)}.`;
 
 /** Shows the query in the language that is chosen. */
 export function showCode(query) {

@@ -1,19 +1,19 @@
 // Several devices of one bundle, or all bundles: their frontiers in one chart, and what each would choose.
 
 import { bundleOf, deviceOf, entriesOf, offering, selectMany, ServiceError } from "./api.js";
-import { accuracyAxis, colours, costAxis, draw, empty, frontierLine, layoutOf, lineOf } from "./charts.js";
+import { qualityAxis, colours, costAxis, draw, empty, frontierLine, layoutOf, lineOf } from "./charts.js";
 import { byId, costOf, digits, element, share, unit } from "./format.js";
 
 const AT_FIRST = 8; // devices that are shown unasked: a fleet may have thousands
 
-let rows = []; // of the table and the chart: {bundle, device, label, entries, frontiers, cascades, profile, selection}
+let rows = []; // of the table and the chart: {bundle, device, label, metric, entries, frontiers, cascades, profile, selection}
 let latest; // what was last asked to be compared
 let running;
 
 /** Which devices are shown at first: the present one and those that come first. */
 export const firstDevices = (devices, present) => [...new Set([present, ...devices])].slice(0, AT_FIRST).sort();
 
-/** Loads what is to be compared: pairs of `{bundle, device, label}`. Those without frontiers are left out. */
+/** Loads what is to be compared: each `{bundle, device, label, metric}`. Those without frontiers are left out. */
 export async function compare(pairs) {
   latest = pairs;
   const found = await Promise.all(pairs.map((pair) => loaded(pair).catch(unlessRefused)));
@@ -52,11 +52,11 @@ export async function chart(cost) {
   if (!shown.length) return empty("compare-chart", rows.length ? "This cost is not known on any of them." : "There is nothing to compare yet.");
   const ink = colours();
   const x = costAxis(cost, shown.flatMap((row) => row.frontiers[cost].map(([value]) => value)));
-  const y = accuracyAxis(shown.flatMap((row) => row.frontiers[cost].map(([, id]) => row.entries[id].accuracy)));
+  const y = qualityAxis(shown.flatMap((row) => row.frontiers[cost].map(([, id]) => row.entries[id].quality)), measure());
   const traces = shown.flatMap((row) => {
     const line = lineOf(ink, rows.indexOf(row));
     const steps = row.frontiers[cost];
-    const text = steps.map(([value, id]) => `<b>${row.label}</b><br>${id}<br>accuracy ${share(row.entries[id].accuracy)}<br>${digits(value)} ${unit(cost)}`);
+    const text = steps.map(([value, id]) => `<b>${row.label}</b><br>${id}<br>${row.metric} ${share(row.entries[id].quality)}<br>${digits(value)} ${unit(cost)}`);
     const traced = [
       frontierLine(steps, row.entries, x, line, { name: row.label, text: [...text, ""], mode: "lines+markers", hovertemplate: "%{text}<extra></extra>", legendgroup: row.label, marker: { size: [...steps.map(() => 5), 0], color: line.color, line: { width: 0 } } }),
     ];
@@ -65,7 +65,7 @@ export async function chart(cost) {
     if (place) {
       traced.push({
         x: [place],
-        y: [row.selection.accuracy],
+        y: [row.selection.quality],
         mode: "markers",
         marker: { symbol: row.selection.feasible ? "circle-open" : "x-thin-open", size: 15, color: line.color, line: { width: 2.5 } },
         hoverinfo: "skip",
@@ -78,11 +78,13 @@ export async function chart(cost) {
   return draw("compare-chart", traces, layoutOf(ink, { uirevision: cost, xaxis: x, yaxis: y, showlegend: true }));
 }
 
-const HEADINGS = ["", "chosen", "accuracy", "latency, ms", "energy, mJ", "memory, MB", "fits"];
+/** Of the column of qualities, and of the axis: the metric, where all rows have the same. */
+const measure = () => (new Set(rows.map((row) => row.metric)).size === 1 ? rows[0].metric : "quality");
+const headings = () => ["", "chosen", measure(), "latency, ms", "energy, mJ", "memory, MB", "fits"];
 
 function table() {
   const [head, body] = [byId("compare-table").tHead, byId("compare-table").tBodies[0]];
-  head.replaceChildren(element("tr", {}, ...HEADINGS.map((text, i) => element(i ? "th" : "td", { text, ...(i && { scope: "col" }), ...(i > 1 && i < 6 && { class: "number" }) }))));
+  head.replaceChildren(element("tr", {}, ...headings().map((text, i) => element(i ? "th" : "td", { text, ...(i && { scope: "col" }), ...(i > 1 && i < 6 && { class: "number" }) }))));
   body.replaceChildren(
     ...rows.map((row, n) => {
       const { selection: one, profile } = row;
@@ -90,7 +92,7 @@ function table() {
       const about = element("small", { text: `${profile.device.cpu}, ${profile.device.threads} thread${profile.device.threads > 1 ? "s" : ""}` });
       const name = element("th", { scope: "row" }, key, row.label, about);
       if (one instanceof ServiceError) return element("tr", {}, name, element("td", { colspan: 6, text: one.message }));
-      const figures = [share(one.accuracy), digits(one.latency_ms), digits(one.energy_mj), digits(one.memory_mb)];
+      const figures = [share(one.quality), digits(one.latency_ms), digits(one.energy_mj), digits(one.memory_mb)];
       return element(
         "tr",
         { title: one.reason, ...(!one.feasible && { class: "missed" }) },

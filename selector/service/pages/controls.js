@@ -4,7 +4,7 @@ import { byId, choose, chosen, costOf } from "./format.js";
 
 const STEPS = 120;
 const BATTERY = "battery";
-const FLOOR = "min_accuracy"; // the only limit from below: its slider has "no limit" at the left
+const FLOOR = "min_quality"; // the only limit from below: its slider has "no limit" at the left
 export const LIMITS = ["latency_ms", "energy_mj", "memory_mb", FLOOR, BATTERY];
 
 const scales = {};
@@ -52,7 +52,7 @@ export function wanted() {
   const budget = {};
   for (const key of ["latency_ms", "energy_mj", "memory_mb", FLOOR]) if (limit(key) !== null) budget[key] = limit(key);
   if (chosen("percentile") !== "50") budget.percentile = Number(chosen("percentile"));
-  if (chosen("objective") !== "accuracy") budget.objective = chosen("objective");
+  if (chosen("objective") !== "quality") budget.objective = chosen("objective");
   const percent = limit(BATTERY);
   return percent === null ? { budget } : { budget, battery: { percent, discharging: byId("discharging").checked } };
 }
@@ -60,23 +60,24 @@ export function wanted() {
 /** The other way round, for an address that holds a query. */
 export function restore(found) {
   for (const key of LIMITS) setLimit(key, found.get(key));
+  if (found.has("min_accuracy")) setLimit(FLOOR, found.get("min_accuracy")); // an address of an earlier version
   choose("percentile", found.get("percentile") ?? "50");
-  choose("objective", found.get("objective") ?? "accuracy");
+  choose("objective", found.get("objective")?.replace("accuracy", "quality") ?? "quality");
   byId("discharging").checked = found.get("discharging") === "true";
 }
 
 /** Spreads the sliders over what the device's sub-models cost. `device` is null where nothing is known. */
-export function spread(device, accuracies) {
-  const measured = device ? Object.entries(device.profile.submodels).filter(([name]) => accuracies[name] !== null) : [];
+export function spread(device, qualities) {
+  const measured = device ? Object.entries(device.profile.submodels).filter(([name]) => qualities[name] !== null) : [];
   for (const key of ["latency_ms", "energy_mj", "memory_mb"]) {
     const cost = key === "latency_ms" ? `latency_ms.p${chosen("percentile")}` : key;
     const values = measured.map(([, costs]) => costOf(costs, cost)).filter((value) => value > 0);
     rule(key, values.length ? fromAbove(Math.min(...values), Math.max(...values)) : null);
     rug(key, values.length ? device.frontiers[cost].map(([value]) => value) : []);
   }
-  const known = measured.map(([name]) => accuracies[name]);
+  const known = measured.map(([name]) => qualities[name]);
   rule(FLOOR, known.length ? fromBelow(Math.min(...known), Math.max(...known)) : null);
-  rug(FLOOR, known.length ? device.frontiers["latency_ms.p50"].map(([, name]) => accuracies[name]) : []);
+  rug(FLOOR, known.length ? device.frontiers["latency_ms.p50"].map(([, name]) => qualities[name]) : []);
   rule(BATTERY, known.length ? charge : null);
 }
 

@@ -17,6 +17,18 @@ export function digits(value, count = 3) {
 
 export const share = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
 
+let metricName = "accuracy";
+/** What quality is called in the bundle that is looked at: "accuracy", "mean IoU". */
+export const metric = () => metricName;
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** Another bundle is looked at: wherever its metric is named, it is named so from now on. */
+export function nameMetric(name) {
+  metricName = name;
+  for (const place of document.querySelectorAll("[data-metric]")) place.textContent = place.dataset.metric === "capital" ? capital(name) : name;
+  for (const place of document.querySelectorAll("[data-metric-label]")) place.setAttribute("aria-label", `${capital(name)}${place.dataset.metricLabel}`);
+}
+
 export const unit = (cost) => UNITS[cost.split(".")[0]];
 
 /** What a profile says of one sub-model at a cost such as `latency_ms.p90`; null where it is not known. */

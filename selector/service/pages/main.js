@@ -5,7 +5,7 @@ import { drawFrontier, empty, loadPlotly } from "./charts.js";
 import { copyCode, showChoice, showCode, showProblem } from "./choice.js";
 import { chart as compareChart, compare, firstDevices, showCompared } from "./compare.js";
 import { LIMITS, restore, setLimit, spread, wanted, watchControls } from "./controls.js";
-import { byId, choose, chosen, costOf, digits, element, onChoice, settled, share } from "./format.js";
+import { byId, choose, chosen, costOf, digits, element, metric, nameMetric, onChoice, settled, share } from "./format.js";
 import { watchRuntime } from "./live.js";
 
 const ASK_AFTER_MS = 60; // a slider that moves asks once it rests
@@ -27,6 +27,7 @@ const draw = () => view.device && drawFrontier(view);
 /** Looks at a bundle, and at one of its devices: the named one, or the service's default. */
 async function openBundle(name, device = config.bundles[name]?.device) {
   view.bundle = name;
+  nameMetric(config.bundles[name].metric);
   byId("device").disabled = true; // its options are another bundle's until this one is here
   const [document, measured] = await Promise.all([bundleOf(name), measuredOf(name)]);
   if (view.bundle !== name) return; // another one was picked meanwhile
@@ -57,14 +58,14 @@ async function openDevice(name) {
   view.entries = entriesOf(view.submodels, found.cascades);
   const { cpu, threads, execution_provider: provider, label } = found.profile.device;
   byId("device-about").textContent = label || `${cpu}, ${threads} thread${threads > 1 ? "s" : ""}, ${provider}`;
-  spread(found, accuracies());
+  spread(found, qualities());
   frontierTable();
   await ask();
 }
 
-const accuracies = () => Object.fromEntries(Object.entries(view.entries).map(([id, { accuracy }]) => [id, accuracy]));
+const qualities = () => Object.fromEntries(Object.entries(view.entries).map(([id, { quality }]) => [id, quality]));
 
-/** The empty state: no profile, no accuracy, or a profile of another bundle. */
+/** The empty state: no profile, no quality, or a profile of another bundle. */
 function nothing(message) {
   byId("device-about").textContent = "no figures";
   spread(null);
@@ -131,14 +132,14 @@ function frontierAbout() {
 
 function frontierTable() {
   const { profile, frontiers } = view.device;
-  const heads = ["from, " + (view.cost.startsWith("latency") ? "ms" : view.cost === "energy_mj" ? "mJ" : "MB"), "sub-model", "accuracy", "p50, ms", "p90, ms", "p99, ms", "energy, mJ", "memory, MB", "precision", "latency is"];
+  const heads = ["from, " + (view.cost.startsWith("latency") ? "ms" : view.cost === "energy_mj" ? "mJ" : "MB"), "sub-model", metric(), "p50, ms", "p90, ms", "p99, ms", "energy, mJ", "memory, MB", "precision", "latency is"];
   const number = (text) => element("td", { text, class: "number" });
   byId("frontier-table").replaceChildren(
     element("thead", {}, element("tr", {}, ...heads.map((text, i) => element("th", { text, scope: "col", ...(i !== 1 && i < 8 && { class: "number" }) })))),
     element("tbody", {}, ...frontiers[view.cost].map(([limit, id]) => {
       const costs = profile.submodels[id];
       const figures = ["latency_ms.p50", "latency_ms.p90", "latency_ms.p99", "energy_mj", "memory_mb"].map((cost) => number(digits(costOf(costs, cost))));
-      return element("tr", {}, number(digits(limit)), element("th", { text: id, scope: "row" }), number(share(view.entries[id].accuracy)), ...figures, element("td", { text: view.entries[id].precision }), element("td", { text: costs.source.latency_ms }));
+      return element("tr", {}, number(digits(limit)), element("th", { text: id, scope: "row" }), number(share(view.entries[id].quality)), ...figures, element("td", { text: view.entries[id].precision }), element("td", { text: costs.source.latency_ms }));
     })),
   );
 }
@@ -150,8 +151,8 @@ async function loadCompared() {
   byId("others").replaceChildren(...others.slice(0, 1000).map((value) => element("option", { value })));
   await compare(
     bundles
-      ? Object.entries(config.bundles).filter(([, one]) => one.device).map(([bundle, { device }]) => ({ bundle, device, label: `${bundle} on ${device}` }))
-      : shownDevices.map((device) => ({ bundle: view.bundle, device, label: device })),
+      ? Object.entries(config.bundles).filter(([, one]) => one.device).map(([bundle, { device, metric: named }]) => ({ bundle, device, metric: named, label: `${bundle} on ${device}` }))
+      : shownDevices.map((device) => ({ bundle: view.bundle, device, metric: metric(), label: device })),
   );
   await showCompared(wanted(), view.cost);
 }
@@ -174,7 +175,7 @@ function wire() {
       choose("cost", `latency_ms.p${percentile}`);
       showCost(`latency_ms.p${percentile}`);
     }
-    if (view.device) spread(view.device, accuracies());
+    if (view.device) spread(view.device, qualities());
     changed();
   });
   onChoice("cost", showCost);

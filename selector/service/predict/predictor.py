@@ -15,7 +15,7 @@ from exporter.bundle import PROFILES_FOLDER, Bundle, BundleError
 from selector.choose.budget import Budget, BudgetError, Selection
 from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades
 from selector.choose.profiles import find_profiles
-from selector.choose.selector import first_feasible
+from selector.choose.saving import first_feasible
 from selector.service.predict.arrays import Array, ShapeLimits
 from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.schemas import PredictQuery
@@ -23,7 +23,7 @@ from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
-    from selector.run.runtime import RunResult, Runtime
+    from selector.run import RunResult, Runtime
 
 RUNTIMES = 8  # at most in one process; each keeps sessions of its own
 GAUGES_S = 1.0  # after so long a run says anew how this process is doing
@@ -90,7 +90,7 @@ class Predictor:
 
         Raises Overloaded where that cannot be in time, Problem for wrong inputs or an unknown device.
         """
-        from selector.run.runtime import InputError, check_inputs, examples_in
+        from selector.run.inputs import InputError, check_inputs, examples_in
 
         try:
             feed = check_inputs(bundle, inputs)
@@ -185,7 +185,7 @@ class Predictor:
             raise Problem(503, f"device {device!r}: {error}") from None
 
     def _run(self, runtime: Runtime, query: PredictQuery, feed: dict[str, Array], examples: int, queued_ms: float) -> RunResult:
-        from selector.run.runtime import InputError
+        from selector.run.inputs import InputError
 
         asked = query.budget
         budget = _per_example(asked, queued_ms, examples)

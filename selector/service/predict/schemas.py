@@ -31,10 +31,19 @@ class PredictRequest(PredictQuery):
     inputs: dict[str, list[Any]] = Field(max_length=64)
 
 
+class ClassDocument(BaseModel):
+    """A class that an example may be of."""
+
+    label: str  # its name, or its number where the classes have none
+    probability: float
+
+
 class PredictAnswer(BaseModel):
-    """`queued_ms`: from the server's receipt to the start of the run; `latency_ms`: of the run itself, the whole batch."""
+    """`queued_ms`: from the server's receipt to the start of the run; `latency_ms`: of the run itself, the whole batch.
+    `answers`: of a classification the most probable classes of each example."""
 
     outputs: dict[str, list[Any]]
+    answers: list[list[ClassDocument]] | None = None
     selection: SelectionDocument
     latency_ms: float
     queued_ms: float

@@ -97,7 +97,7 @@ def make_subset(name: str) -> Response:
         "bundle": bundle.name,
         "submodels": list(part.submodels),
         "files": f"/v1/bundles/{quote(bundle.name, safe='')}/subsets/{key_of(bundle, submodels)}/files/",
-        "selection": None if selection is None else selection._asdict(),
+        "selection": None if selection is None else selection.document(),
         "profile": None if cut is None else cut.model_dump(mode="json"),
         "manifest": part.manifest.model_dump(mode="json"),  # the file may have had to make room by now
     }

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from device_profiles import PERCENTILES
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
-from selector.choose.cascades import with_cascades
+from selector.choose.metrics import metric_name
 from selector.service.routes.predict import predictor
 from selector.service.state import state
 from selector.service.web.arguments import checked_name
@@ -71,7 +71,9 @@ def page() -> Response:
         api_pages="/docs" in rules,
         config={
             "charts": f"/assets/{_charts_version()}/{CHARTS}",
-            "bundles": {bundle.name: {"device": _default_device(bundle)} for bundle in bundles},
+            "bundles": {
+                bundle.name: {"device": _default_device(bundle), "metric": metric_name(bundle.metric)} for bundle in bundles
+            },
             "runtime": "/v1/predict" in rules,
         },
     )
@@ -105,20 +107,20 @@ def asset(version: str, name: str) -> Response:
 @blueprint.get("/dashboard/frontiers/<bundle>/<device>")
 @not_in_the_api
 def frontiers(bundle: str, device: str) -> Response:
-    """By cost: from which budget on, which sub-model is the most accurate that fits; `[[cost, sub-model], …]`, ascending.
+    """By cost: from which budget on, which sub-model is the best that fits; `[[cost, sub-model], …]`, ascending.
 
     The bundle's cascades are among the sub-models. `cascades` says of each what it costs on this device, as a profile does.
-    `problem` says in words why there are none: the profile is of another bundle, or no accuracy is known.
+    `problem` says in words why there are none: the profile is of another bundle, or no quality is known.
     """
     opened = state().bundle(bundle)
     checked_name("device", device)
     try:
         cascades = state().cascades(opened)
         selector = state().selector(opened, device, cascades)
-        costs = with_cascades(state().profile(opened, device), cascades).submodels if cascades else {}
     except Problem as problem:
         return json_answer({"frontiers": {}, "cascades": {}, "problem": problem.detail})
-    known = {one.id: {**one.model_dump(), "costs": costs[one.id].model_dump()} for one in cascades if one.id in costs}
+    costs = {offer.submodel: offer.costs.model_dump() for offer in selector.offered if offer.stages}
+    known = {one.id: {**one.model_dump(), "costs": costs[one.id]} for one in cascades if one.id in costs}
     found = {}
     for cost in COSTS:
         name, _, percentile = cost.partition(".p")

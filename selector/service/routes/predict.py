@@ -63,7 +63,7 @@ def predict() -> Response:
     query, bundle, inputs = _from_json() if kind == JSON else _from_arrays(kind)
     if wanted == NPY and len(bundle.manifest.outputs) != 1:
         raise NotAcceptable(f"{NPY} holds one array; this bundle has {len(bundle.manifest.outputs)} outputs: ask for {NPZ}")
-    return _answer(predictor().predict(bundle, query, inputs, g.received), wanted)
+    return _answer(bundle, predictor().predict(bundle, query, inputs, g.received), wanted)
 
 
 @blueprint.get("/bundles/<name>/runtime")
@@ -178,18 +178,26 @@ def _answer_type(kind: str) -> str:
     return found
 
 
-def _answer(prediction: Prediction, wanted: str) -> Response:
-    selection = prediction.selection._asdict()
+def _answer(bundle: Bundle, prediction: Prediction, wanted: str) -> Response:
+    selection = prediction.selection.document()
     if wanted == JSON:
         outputs = {name: array.tolist() for name, array in prediction.outputs.items()}
         times = {"latency_ms": prediction.latency_ms, "queued_ms": prediction.queued_ms}
-        return json_answer({"outputs": outputs, "selection": selection, **times})
+        return json_answer({"outputs": outputs, **_classes(bundle, prediction), "selection": selection, **times})
     data = to_npz(prediction.outputs) if wanted == NPZ else to_npy(next(iter(prediction.outputs.values())))
     response = Response(data, mimetype=wanted)
     response.headers["Sortednet-Selection"] = json.dumps(selection)
     response.headers["Sortednet-Latency-Ms"] = f"{prediction.latency_ms:.6g}"
     response.headers["Sortednet-Queued-Ms"] = f"{prediction.queued_ms:.6g}"
     return response
+
+
+def _classes(bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
+    """Of a classification the most probable classes of each example, by name."""
+    from selector.run.answers import answers
+
+    found = answers(bundle.manifest.task, prediction.outputs)
+    return {"answers": [[answer._asdict() for answer in best] for best in found]} if found else {}
 
 
 def _runtime(device: str, found: Any, history: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _answer(shared: State, query: SelectRequest) -> dict[str, Any]:
     bundle = shared.bundle(query.bundle)
     selection = _selector(shared, bundle, query).select(query.budget, query.battery)
     metrics().selected(bundle.name, selection)
-    return selection._asdict()
+    return selection.document()
 
 
 def _answer_or_problem(shared: State, query: SelectRequest) -> dict[str, Any]:

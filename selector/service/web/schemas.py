@@ -79,7 +79,9 @@ class SelectMany(BaseModel):
 SelectionDocument = create_model(
     "Selection",
     __doc__="The answer of `POST /v1/select`: which sub-model, what it is expected to cost, and why. `stages`: the sub-models "
-    "that a cascade asks, the second where the first's two largest softmax probabilities differ by less than `threshold`.",
+    "that a cascade asks, the second where the first's two largest softmax probabilities differ by less than `threshold`. "
+    "`quality` is by the `metric`, 0 to 1; `accuracy` is there where the metric is that.",
+    accuracy=(float | None, None),
     **{name: (kind, ...) for name, kind in get_type_hints(Selection).items()},  # type: ignore[call-overload]
 )
 

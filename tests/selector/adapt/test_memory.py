@@ -71,7 +71,7 @@ def test_sessions_are_closed_when_memory_gets_short_and_opened_again_when_it_is_
     names, device = submodels_of(tens), Device()
     runtime = runtime_on(device, tens)
     for name in (names[0], names[1], names[2], names[5]):
-        runtime.session(name)
+        runtime.program(name)
     device.tick()
     assert runtime.pool.memory_used_mb == 120
 
@@ -167,14 +167,14 @@ def test_a_run_in_flight_is_finished_by_its_own_session(tens: Path) -> None:
     runtime = runtime_on(device, tens)
     inputs = images(3)
     best = runtime.select(Budget(latency_ms=6)).submodel
-    session = runtime.session(best)
+    program = runtime.program(best)
     running, go_on = threading.Event(), threading.Event()
 
     class Slow:
         def run(self, *given: object) -> object:
             running.set()
             assert go_on.wait(30)
-            return session.run(*given)  # type: ignore[arg-type]
+            return program.run(*given)  # type: ignore[arg-type]
 
     key = next(key for key in runtime.pool.loaded if key[0] == best)
     runtime.pool._sessions = {key: Slow()}

@@ -19,7 +19,7 @@ from selector import Battery, Budget, Runtime
 from selector.adapt.controller import Controller
 from selector.adapt.plan import Planner, best_mix, concave_frontier
 from selector.choose.budget import BatteryPlan
-from selector.choose.selector import Candidate
+from selector.choose.candidates import Candidate
 from tests.selector.adapt.test_feedback import profile_of
 from tests.selector.choose.test_selector import flat, selector_of
 
@@ -85,14 +85,14 @@ def test_the_mix_is_the_linear_programs_optimum(points: list[tuple[int, int]], e
     known = candidates(tuple(float(e) for e, _ in points), tuple(a / 100 for _, a in points))
     mix = best_mix(concave_frontier(known), energy)
     assert sum(share.share for share in mix) == pytest.approx(1)
-    costs, gains = [c.energy_mj for c in known], [-c.accuracy for c in known]
+    costs, gains = [c.energy_mj for c in known], [-c.quality for c in known]
     optimum = linprog(gains, A_ub=[costs], b_ub=[energy], A_eq=[[1.0] * len(known)], b_eq=[1.0])
     if energy < min(costs):
         assert optimum.status == 2  # impossible: then the least there is
         assert mix[0].candidate.energy_mj == min(costs)
     else:
         assert sum(s.share * s.candidate.energy_mj for s in mix) <= energy + 1e-9
-        assert sum(s.share * s.candidate.accuracy for s in mix) == pytest.approx(-optimum.fun)
+        assert sum(s.share * s.candidate.quality for s in mix) == pytest.approx(-optimum.fun)
 
 
 class Battery60:
@@ -128,11 +128,11 @@ def test_a_battery_lasts_as_long_as_planned_at_nearly_the_best_accuracy(scale: f
         planner.spent(chosen.key)
         battery.drain(chosen.energy_mj)
         if second < hours * 3600:
-            gained.append(chosen.accuracy)
+            gained.append(chosen.quality)
         second += 1
     assert second / (hours * 3600) == pytest.approx(1.0, abs=0.02)
     truly = 1e3 * (0.95 * battery.capacity - idle * hours * 3600) / (scale * hours * 3600)
-    best = sum(share.share * share.candidate.accuracy for share in best_mix(planner.hull, truly))
+    best = sum(share.share * share.candidate.quality for share in best_mix(planner.hull, truly))
     assert np.mean(gained) >= 0.98 * best
 
 
@@ -158,10 +158,10 @@ def test_a_battery_that_tells_its_charge_badly_lasts_too(drain: str, said: str) 
         planner.spent(chosen.key)
         left -= scale[second] * (chosen.energy_mj / 1e3 + idle)
         if second < seconds:
-            gained.append(chosen.accuracy)
+            gained.append(chosen.quality)
         second += 1
     assert second / seconds == pytest.approx(1.0, abs=0.02)
-    best = sum(share.share * share.candidate.accuracy for share in best_mix(planner.hull, mean_mj))
+    best = sum(share.share * share.candidate.quality for share in best_mix(planner.hull, mean_mj))
     assert np.mean(gained) >= 0.98 * best
 
 

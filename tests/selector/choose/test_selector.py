@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_profiles import LatencyMs, Measurement, Profile
-from selector import Battery, BatteryPolicy, Budget, BudgetError, Selection, Selector
+from selector import Battery, BatteryPolicy, Budget, BudgetError, Selector
 from selector.choose.battery import make_battery
 from selector.choose.budget import make_budget
 from tests.conftest import device_info
@@ -274,9 +274,27 @@ def test_a_battery_outside_0_to_100_is_refused(percent: float) -> None:
 
 
 def test_the_selection_is_the_document_of_the_contract() -> None:
-    fields = ("submodel", "feasible", "accuracy", "latency_ms", "energy_mj", "memory_mb", "reason", "device")
-    assert Selection._fields == (*fields, "stages", "threshold")
-    assert selector_of({"s": flat(1.0, 0.9)}).select(Budget()).device == "bench"
+    fields = (
+        "submodel",
+        "feasible",
+        "quality",
+        "metric",
+        "accuracy",
+        "latency_ms",
+        "energy_mj",
+        "memory_mb",
+        "reason",
+        "device",
+    )
+    selection = selector_of({"s": flat(1.0, 0.9)}).select(Budget())
+    document = selection.document()
+    assert tuple(document) == (*fields, "stages", "threshold")
+    assert (document["submodel"], document["quality"], document["accuracy"], document["device"]) == ("s", 0.9, 0.9, "bench")
+    other = selection._replace(metric="mean_iou")
+    assert (other.accuracy, other.document()) == (
+        None,
+        {k: v for k, v in document.items() if k != "accuracy"} | {"metric": "mean_iou"},
+    )
 
 
 def test_without_any_known_accuracy_there_is_no_selector() -> None:

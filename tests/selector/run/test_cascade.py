@@ -20,16 +20,19 @@ from typer.testing import CliRunner
 from werkzeug.test import TestResponse
 
 import sortednet
-from device_profiles import write_profile
+from device_profiles import Measurement, Profile, write_profile
 from exporter.bundle import Bundle
 from exporter.bundle.session import open_session
 from selector import Budget, BudgetError, Runtime, Selector
 from selector.adapt.controller import Controller
-from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades, with_cascades, write_cascades
-from selector.run.cascade import CascadeSession, find_cascade, logits_of, margin_of, margins, passed_on
+from selector.choose.candidates import Candidates
+from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades, write_cascades
+from selector.run.calibrating import calibrate_cascade, find_cascade, logits_of
+from selector.run.margins import margin_of, margins, passed_on
+from selector.run.program import CascadeProgram, GraphProgram, Session
 from selector.service import PredictOptions, create_app
 from selector.service.fleet.store import Store
-from sortednet.calibrating import calibrate_cascade, validation
+from sortednet.validation import validation
 from tests.conftest import DEVICE
 from tests.sortednet.test_cli import call, document, refused
 from trainer.data import DataSet
@@ -115,8 +118,7 @@ def test_a_batch_is_answered_as_its_examples_one_by_one(ranked: tuple[Bundle, Ca
     ascending = sorted(margins(small))
     gap, above = max(zip(np.diff(ascending[8:56]), ascending[9:56], strict=True))
     cascade = cascade.model_copy(update={"threshold": float(above - gap / 2)})  # no margin is so near that rounding decides
-    both = CascadeSession(cascade, *sessions)
-    (together,) = both.run(["logits"], {"input": images})
+    together = program_of(cascade, *sessions).run({"input": images}).outputs["logits"]
     passed = passed_on(cascade, small)
     assert 0 < passed.sum() < 64
     for place in range(64):
@@ -140,10 +142,25 @@ class Fixed:
         return [np.repeat(self.logits, len(feed["input"]), axis=0)]
 
 
+def program_of(cascade: Cascade, first: Session, then: Session) -> CascadeProgram:
+    stages = (cascade.first, first), (cascade.then, then)
+    return CascadeProgram(cascade, *(GraphProgram(name, session, ["logits"]) for name, session in stages))
+
+
+def costs_of(profile: Profile, bundle: Bundle, cascade: Cascade) -> Measurement:
+    """What it is expected to cost."""
+    (costs,) = (offer.costs for offer in Candidates.of(bundle, [profile], [cascade]) if offer.submodel == cascade.id)
+    return costs
+
+
+def cascades_of(runtime: Runtime) -> list[str]:
+    return [offer.submodel for offer in runtime.candidates if offer.stages]
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_what_is_no_number_is_asked_again(batch: int, ranked: tuple[Bundle, Cascade]) -> None:
-    both = CascadeSession(ranked[1], Fixed(nan, 9.0), Fixed(1.0, 2.0))
-    (logits,) = both.run(["logits"], {"input": np.zeros((batch, 1), np.float32)})
+    both = program_of(ranked[1], Fixed(nan, 9.0), Fixed(1.0, 2.0))
+    logits = both.run({"input": np.zeros((batch, 1), np.float32)}).outputs["logits"]
     np.testing.assert_array_equal(logits, [[1.0, 2.0]] * batch)
     assert np.isnan(margin_of(np.full(40, np.inf, np.float32)))
 
@@ -160,25 +177,24 @@ def judged(bundle: Bundle, path: Path) -> Path:
 
 def test_the_same_pair_may_serve_several_floors(bundle_path: Path, tmp_path: Path) -> None:
     bundle = Bundle(shutil.copytree(bundle_path, tmp_path / "bundle"))
-    data = str(judged(bundle, tmp_path / "data.npz"))
-    found = [calibrate_cascade(bundle, data, floor=floor, confidence=0.9) for floor in (0.7, 0.8, 0.7)]
+    data = validation(bundle, str(judged(bundle, tmp_path / "data.npz")))
+    found = [calibrate_cascade(bundle, *data, floor=floor, confidence=0.9) for floor in (0.7, 0.8, 0.7)]
     assert {cascade.floor for cascade in read_cascades(bundle)} == {0.7, 0.8}
     assert len(read_cascades(bundle)) == len({cascade.id for cascade in found}) == 2
     runtime = Runtime(bundle, battery=lambda: None, sensors=False)
-    assert set(runtime.cascades) == {cascade.id for cascade in found}
+    assert set(cascades_of(runtime)) == {cascade.id for cascade in found}
     runtime.close()
 
 
 def test_one_whose_first_sub_model_is_slow_here_is_avoided(ranked: tuple[Bundle, Cascade]) -> None:
     """By the profile it fits the deadline, but its first sub-model takes four times as long, and the single ones do not."""
     bundle, cascade = ranked
-    profile = with_cascades(bundle.profile(DEVICE), [cascade])
+    profile = bundle.profile(DEVICE)
     second = profile.model_copy(update={"device": profile.device.model_copy(update={"name": "second"})})
-    accuracies = {**bundle.accuracies, cascade.id: cascade.accuracy}
     medians = {name: measured.latency_ms.p50 for name, measured in profile.submodels.items()}
-    limit = 2 * max(measured.latency_ms.p99 for measured in profile.submodels.values())
+    limit = 2 * max(offer.costs.latency_ms.p99 for offer in Candidates.of(bundle, [profile], [cascade]))
     for profiles in ([profile], [profile, second]):
-        controller = Controller(Selector(profiles, accuracies), profiles)
+        controller = Controller(Selector(Candidates.of(bundle, profiles, [cascade])), profiles)
         chosen = []
         for step in range(200):
             selection = controller.choose(Budget(latency_ms=limit, percentile=50), 0.01 * step)
@@ -201,10 +217,11 @@ def test_a_runtime_with_two_profiles_runs_it_as_measured_for_either(ranked: tupl
     image = np.random.default_rng(0).random((1, 1, 8, 8), dtype=np.float32)
     for _ in range(20):
         assert runtime.run(image, Budget(min_accuracy=0.995, latency_ms=1000)).selection.submodel == cascade.id
-    sessions = [runtime.session(cascade.id, name) for name in (DEVICE, "second")]
-    threads = [session.first.get_session_options().intra_op_num_threads for session in sessions]  # type: ignore[union-attr]
+    programs: list[Any] = [runtime.program(cascade.id, name) for name in (DEVICE, "second")]
+    threads = [program.first.session.get_session_options().intra_op_num_threads for program in programs]
     assert threads == [profile.device.threads, 2]
-    np.testing.assert_allclose(*(session.run(["logits"], {"input": image})[0] for session in sessions), rtol=1e-4, atol=1e-5)
+    logits = [program.run({"input": image}).outputs["logits"] for program in programs]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
     runtime.close()
 
 
@@ -231,7 +248,7 @@ def test_a_query_offers_it_with_its_stages_and_can_decline(ranked: tuple[Bundle,
     assert (chosen["submodel"], chosen["feasible"], chosen["accuracy"]) == (cascade.id, True, 0.999)
     assert (chosen["stages"], chosen["threshold"]) == ([cascade.first, cascade.then], 0.8)
     assert f"a cascade: {cascade.first}, and where that is not sure (25%) {cascade.then}" in chosen["reason"]
-    expected = with_cascades(bundle.profile(DEVICE), [cascade]).submodels[cascade.id]
+    expected = costs_of(bundle.profile(DEVICE), bundle, cascade)
     assert (chosen["latency_ms"], chosen["memory_mb"]) == (expected.latency_ms.p50, expected.memory_mb)
 
     single = document("select", bundle.path, "--min-accuracy", "0.995", "--no-cascades", code=3)
@@ -256,7 +273,7 @@ def test_what_a_query_names_is_what_runs(ranked: tuple[Bundle, Cascade], tmp_pat
     assert ran["reason"] == document("select", bundle.path, "--min-accuracy", "0.995")["reason"]
     assert document(*run, "--no-cascades", code=3)["submodel"] in bundle.submodels
     without = Runtime(bundle, cascades=False, battery=lambda: None, sensors=False)
-    assert (without.cascades, without.select(CHEAP).feasible) == ({}, False)
+    assert (cascades_of(without), without.select(CHEAP).feasible) == ([], False)
     without.close()
 
 
@@ -264,7 +281,7 @@ def test_inspect_lists_it_with_its_costs(ranked: tuple[Bundle, Cascade]) -> None
     bundle, cascade = ranked
     assert document("inspect", bundle.path)["cascades"] == [cascade.model_dump()]
     shown = call("inspect", bundle.path).stdout
-    expected = with_cascades(bundle.profile(DEVICE), [cascade]).submodels[cascade.id]
+    expected = costs_of(bundle.profile(DEVICE), bundle, cascade)
     (row,) = [line for line in shown.splitlines() if line.strip().startswith(f"{cascade.id} ") and "0.9990" in line]
     assert f"~{expected.latency_ms.p50:.3f}" in row
     assert "~: predicted" in shown
@@ -343,7 +360,7 @@ def test_predict_sees_one_that_is_written_while_it_serves(ranked: tuple[Bundle, 
         known.append(predicted(bundle, client).status_code)
         runtimes.append(client.application.extensions["sortednet.predictor"].opened(bundle)[0].runtime)
     assert known == [200] * 3
-    assert [list(runtime.cascades) for runtime in runtimes] == [[], [cascade.id], []]
+    assert [cascades_of(runtime) for runtime in runtimes] == [[], [cascade.id], []]
 
 
 def test_a_damaged_file_is_one_line_on_the_command_line_and_a_problem_over_rest(ranked: tuple[Bundle, Cascade]) -> None:
@@ -389,7 +406,7 @@ def test_where_more_than_half_is_passed_on_the_median_is_both(ranked: tuple[Bund
     bundle, cascade = ranked
     profile = bundle.profile(DEVICE)
     often = cascade.model_copy(update={"escalation": 0.6})
-    latency = with_cascades(profile, [often]).submodels[cascade.id].latency_ms
+    latency = costs_of(profile, bundle, often).latency_ms
     first, then = (profile.submodels[name].latency_ms for name in (cascade.first, cascade.then))
     assert latency.p50 == pytest.approx(first.p50 + then.p50)
     assert latency.mean == pytest.approx(first.mean + 0.6 * then.mean)
@@ -416,10 +433,10 @@ def test_runs_on_several_threads_are_told_apart(ranked: tuple[Bundle, Cascade], 
             return super().run(names, feed)
 
     runtime = Runtime(bundle, battery=lambda: None, sensors=False, load_ahead=False, cache=False)
-    session = CascadeSession(cascade, First(*[0.0] * 10), Then(*[1.0] * 10))
-    runtime.pool._sessions = {(cascade.id, DEVICE): session}
+    program = program_of(cascade, First(*[0.0] * 10), Then(*[1.0] * 10))
+    runtime.pool._sessions = {(cascade.id, DEVICE): program}
     runtime.pool._last_used[cascade.id, DEVICE] = 0
-    runtime._ran.add(session)
+    runtime._ran.add(program)
     assert runtime.controller is not None
     observed: dict[str, float] = {}
     monkeypatch.setattr(
@@ -443,20 +460,19 @@ def test_runs_on_several_threads_are_told_apart(ranked: tuple[Bundle, Cascade], 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_logits_that_are_infinite_are_asked_again_without_a_warning(batch: int, ranked: tuple[Bundle, Cascade]) -> None:
-    both = CascadeSession(ranked[1], Fixed(np.inf, np.inf), Fixed(1.0, 2.0))
-    (logits,) = both.run(["logits"], {"input": np.zeros((batch, 1), np.float32)})
+    both = program_of(ranked[1], Fixed(np.inf, np.inf), Fixed(1.0, 2.0))
+    logits = both.run({"input": np.zeros((batch, 1), np.float32)}).outputs["logits"]
     np.testing.assert_array_equal(logits, [[1.0, 2.0]] * batch)
 
 
 def test_its_costs_are_the_expected_ones_and_marked(ranked: tuple[Bundle, Cascade]) -> None:
     bundle, cascade = ranked
     profile = bundle.profile(DEVICE)
-    measured = with_cascades(profile, [cascade]).submodels[cascade.id]
+    measured = costs_of(profile, bundle, cascade)
     first, then = profile.submodels[cascade.first].latency_ms, profile.submodels[cascade.then].latency_ms
     assert measured.latency_ms.p50 == pytest.approx(first.p50 + 0.25 * then.p50)
     assert measured.latency_ms.p90 == pytest.approx(first.p90 + then.p90)  # one in four is passed on
     assert set(measured.source.values()) == {"predicted"}
-    write_profile(with_cascades(profile, [cascade]), bundle.path / "copy.json")  # a valid profile
 
 
 @pytest.mark.parametrize("text", ["[", '[{"id": 1}]', "{}"])

@@ -309,7 +309,7 @@ def test_several_profiles_of_a_device_make_one_frontier(ranked: Path) -> None:  
         result = runtime.run(images(1), Budget(latency_ms=limit))
         assert (result.selection.submodel, result.selection.device) == (submodel, of)
     assert set(runtime.pool.loaded) == {(names[0], DEVICE), (names[5], "two-threads"), (names[3], "two-threads")}
-    threads = {key: session.get_session_options().intra_op_num_threads for key, session in runtime.pool._sessions.items()}
+    threads = {key: runtime.program(*key).session.get_session_options().intra_op_num_threads for key in runtime.pool.loaded}
     assert threads[names[0], DEVICE] == profile.device.threads
     assert threads[names[5], "two-threads"] == 2
     runtime.close()

@@ -29,8 +29,8 @@ from exporter.bundle import Bundle, BundleError
 from exporter.bundle.manifest import TensorSpec
 from selector import Battery, Budget, BudgetError, InputError, Runtime, find_profile, profile_bundle, read_battery
 from selector.run.files import read_inputs
+from selector.run.inputs import check_inputs
 from selector.run.pool import SessionPool
-from selector.run.runtime import check_inputs
 from tests.conftest import DEVICE
 
 INPUT, OUTPUT, SHAPE = "input", "logits", (1, 8, 8)
@@ -294,9 +294,9 @@ def test_a_session_of_what_there_is_none_of_is_an_error_naming_it(ranked: Path) 
     runtime = runtime_of(ranked)
     name = next(iter(runtime.bundle.submodels))
     with pytest.raises(BundleError, match="'w9'"):
-        runtime.session("w9")
+        runtime.program("w9")
     with pytest.raises(BudgetError, match=rf"device = 'phone': allowed is {DEVICE}"):
-        runtime.session(name, "phone")
+        runtime.program(name, "phone")
 
 
 def test_a_battery_whose_driver_hangs_stops_no_run(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ def test_a_subset_for_a_budget_is_what_select_chooses(server: Server, served: Pa
     for budget in ({}, {"latency_ms": 1e6}, {"objective": "latency"}, {"latency_ms": 1e-6}):
         answer = made(server, device=DEVICE, budget=budget)
         chosen = selector.select(Budget(**budget))
-        assert answer["selection"] == json.loads(json.dumps(chosen._asdict()))
+        assert answer["selection"] == json.loads(json.dumps(chosen.document()))
         assert answer["submodels"] == [chosen.submodel]
         assert list(answer["profile"]["submodels"]) == [chosen.submodel]
 

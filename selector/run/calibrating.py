@@ -1,102 +1,118 @@
-"""Cascades: a small sub-model answers when it is sure, a larger one when it is not.
-
-How sure it is: the margin between its two largest softmax probabilities (Scheffer et al. 2001, "Active hidden Markov models
-for information extraction", section 4), which saves a few per cent more than the largest alone: where two classes are alike,
-it sees it.
+"""Finds a cascade: a small sub-model answers when it is sure, a larger one when it is not. Works on arrays; needs scipy, which
+the extra `train` brings, unlike the runtime that uses what was found.
 
 It is calibrated so that the accuracy stays above a floor with a stated confidence (Laufer-Goldshtein et al. 2023, "Efficiently
 Controlling Multiple Risks with Pareto Testing", section 4): a third of the validation data finds the frontier of cost and
 accuracy of all pairs and thresholds; along it, from the most accurate to the cheapest, the rest of the data tests one after the
 other until the exact binomial bound falls below the floor. A fixed sequence needs no correction for how many are tested.
-
-`selector.choose.cascades` keeps them in the bundle and says what they cost.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from math import exp
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from device_profiles import Profile
 from exporter.bundle import Bundle
 from exporter.bundle.session import open_session
-from selector.choose.budget import BudgetError
-from selector.choose.cascades import Cascade
+from selector.choose.budget import ACCURACY, BudgetError
+from selector.choose.cascades import Cascade, read_cascades, write_cascades
+from selector.choose.profiles import find_profile
+from selector.run.inputs import check_inputs
+from selector.run.margins import Logits, margins
+
+SCREENED = 500
+"""Validation examples on which all sub-models are compared."""
+LEAST = 3
+"""Validation examples: a third of them chooses, the others certify."""
+SLACK = 0.005
+"""What one may be behind a cheaper one there, and is still looked at: half the standard error of such a difference. More
+would take minutes and find hardly anything: neighbours on the frontier make much the same cascade."""
+
 
 _THRESHOLDS = 200
-_FEW = 32  # classes: up to so many, adding up in Python costs less than calling numpy
-Logits = NDArray[np.float32]
 
 
-class Runs(Protocol):
-    """What `Runtime` needs of a session."""
+def calibrate_cascade(
+    bundle: Bundle,
+    inputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[Any],
+    *,
+    floor: float,
+    confidence: float,
+    device: str | None = None,
+) -> Cascade:
+    """Finds the cheapest pair on the device's frontier that keeps the floor, and adds it to the bundle's cascades.
 
-    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]: ...
-
-
-class CascadeSession:
-    """The sessions of both sub-models as one, for any number of threads; of a batch only the examples that are not sure go to
-    the larger one. The first output has the logits."""
-
-    def __init__(self, cascade: Cascade, first: Runs, then: Runs) -> None:
-        self.cascade, self.first, self.then = cascade, first, then
-
-    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """The outputs, in the order of `names`."""
-        return self.timed(names, feed)[0]
-
-    def timed(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> tuple[Sequence[NDArray[Any]], float]:
-        """The outputs, and how long the first sub-model took (ms): that does not depend on what the examples are."""
-        begun = time.perf_counter()
-        values = self.first.run(names, feed)
-        first_ms = (time.perf_counter() - begun) * 1e3
-        return self._answered(names, feed, values), first_ms
-
-    def _answered(
-        self, names: Sequence[str], feed: Mapping[str, NDArray[Any]], values: Sequence[NDArray[Any]]
-    ) -> Sequence[NDArray[Any]]:
-        if len(values[0]) == 1:  # most calls on a device: 1 instead of 8 us
-            sure = margin_of(values[0][0]) >= self.cascade.threshold
-            return values if sure else self.then.run(names, feed)
-        passed = passed_on(self.cascade, values[0])
-        if passed.all():
-            return self.then.run(names, feed)
-        if passed.any():
-            better = self.then.run(names, {name: array[passed] for name, array in feed.items()})
-            values = [value.copy() for value in values]
-            for value, part in zip(values, better, strict=True):
-                value[passed] = part
-        return values
+    `inputs` by name, each (N, …), and `labels` (N,) are of a validation split. Raises BudgetError or InputError when nothing
+    keeps the floor, the data are not what the bundle takes, or its metric is not accuracy.
+    """
+    if bundle.metric != ACCURACY:
+        raise BudgetError(f"cascade: the metric of this bundle is {bundle.metric}; allowed is accuracy, which a cascade keeps")
+    feed = check_inputs(bundle, inputs)
+    classes = checked_labels(bundle, labels, len(next(iter(feed.values()))))
+    logits, costs = candidates(bundle, find_profile(bundle, device), feed, classes)
+    found = find_cascade(logits, classes, costs, floor, confidence)
+    others = [cascade for cascade in read_cascades(bundle) if cascade.id != found.id]
+    write_cascades(bundle, [*others, found])
+    return found
 
 
-def passed_on(cascade: Cascade, logits: Logits) -> NDArray[np.bool_]:
-    """For each example whether the larger sub-model is asked; where a logit is NaN it is. Shape (N, classes) to (N,)."""
-    return ~(margins(logits) >= cascade.threshold)
+def candidates(
+    bundle: Bundle, profile: Profile, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64]
+) -> tuple[dict[str, Logits], dict[str, float]]:
+    """The logits on all validation examples (N, classes), and the mean latencies (ms), of the sub-models that are on the
+    frontier of latency and accuracy.
+
+    The frontier is taken on the examples that choose: those that certify must not have had a say in it, and the accuracies in
+    the manifest are of the test split. What a few examples show to be well behind is not run on the others.
+    """
+    choosing, certifying = split(len(labels))
+    costs = {name: measured.latency_ms.mean for name, measured in profile.submodels.items()}
+    order = sorted(costs, key=lambda name: costs[name])
+    found: dict[str, Logits] = {}
+
+    def best(names: Sequence[str], examples: NDArray[np.int64], slack: float) -> list[str]:
+        """Runs them on these further examples, and keeps those that no cheaper one is more accurate than, by more than
+        the slack, on all so far."""
+        kept, highest = [], -1.0
+        for name in names:
+            further = logits_of(bundle, name, {key: array[examples] for key, array in inputs.items()})
+            found[name] = np.concatenate([found[name], further]) if name in found else further
+            accuracy = float((found[name].argmax(axis=1) == labels[choosing[: len(found[name])]]).mean())
+            if accuracy > highest - slack:
+                kept.append(name)
+            highest = max(highest, accuracy)
+        return kept
+
+    promising = best(order, choosing[:SCREENED], SLACK)
+    names = best(promising, choosing[SCREENED:], 0.0) if len(choosing) > SCREENED else promising
+    logits = {}
+    for name in names:
+        rest = logits_of(bundle, name, {key: array[certifying] for key, array in inputs.items()})
+        logits[name] = np.empty((len(labels), rest.shape[1]), np.float32)
+        logits[name][choosing], logits[name][certifying] = found[name], rest
+    return logits, {name: costs[name] for name in names}
 
 
-@np.errstate(invalid="ignore")
-def margins(logits: Logits) -> NDArray[np.float64]:
-    """The largest less the second largest softmax probability of each example; NaN where a logit is NaN or the largest is
-    infinite. Shape (N, classes) to (N,)."""
-    exact = logits.astype(np.float64)
-    highest = np.partition(exact, -2, axis=1)
-    powers = np.exp(exact - highest[:, -1:])
-    return np.asarray((1.0 - np.exp(highest[:, -2] - highest[:, -1])) / powers.sum(axis=1))
-
-
-def margin_of(logits: Logits) -> float:
-    """The same of one example. Shape (classes,)."""
-    if logits.shape[0] > _FEW:
-        return float(margins(logits[np.newaxis])[0])
-    values = sorted(logits.tolist())
-    largest, total = values[-1], 0.0
-    for value in values:
-        total += exp(value - largest)
-    return (1.0 - exp(values[-2] - largest)) / total
+def checked_labels(bundle: Bundle, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The labels of so many examples, (N,). Raises BudgetError naming what is wrong with them."""
+    if labels.dtype.kind not in "iu":
+        raise BudgetError(f"labels: dtype {labels.dtype}; allowed are whole numbers")
+    if labels.shape != (count,):
+        raise BudgetError(f"labels: shape {labels.shape}; allowed is ({count},), one for each example")
+    if count < LEAST:
+        raise BudgetError(f"data: {count} examples; allowed are {LEAST} or more, and few certify nothing")
+    classes = bundle.manifest.outputs[0].shape[-1]
+    wrong = (labels < 0) | (labels >= classes) if isinstance(classes, int) else labels < 0
+    if wrong.any():
+        place = int(wrong.argmax())
+        allowed = f"0 to {classes - 1}" if isinstance(classes, int) else "numbers from 0"
+        raise BudgetError(f"labels: {labels[place]} at position {place}; allowed are {allowed}")
+    return labels.astype(np.int64)
 
 
 def split(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

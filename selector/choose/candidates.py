@@ -1,0 +1,157 @@
+"""`Candidates`: what may be chosen on a device, sub-models and cascades alike, with quality, costs and what each is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, NamedTuple
+
+from device_profiles import LatencyMs, Measurement, Profile
+from exporter.bundle import Bundle
+from selector.choose.budget import ACCURACY, BudgetError
+from selector.choose.cascades import Cascade
+
+Key = tuple[str, str]
+"""A sub-model or a cascade by its name, and the profile that it was measured for."""
+
+
+class Candidate(NamedTuple):
+    """One at one percentile of its latency; an unknown cost is infinite, so that no limit is met on a guess."""
+
+    submodel: str  # or a cascade's name
+    device: str  # the profile that it was measured for
+    quality: float
+    latency_ms: float
+    energy_mj: float
+    memory_mb: float
+
+    @property
+    def key(self) -> Key:
+        return self.submodel, self.device
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One that may be chosen. `stages`, `threshold` and `words` say of a cascade which sub-models it asks and when."""
+
+    submodel: str
+    device: str
+    quality: float
+    costs: Measurement
+    stages: tuple[str, ...] = ()
+    threshold: float | None = None
+    words: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.submodel, self.device
+
+    def at(self, percentile: int) -> Candidate:
+        """At p50, p90 or p99 of the latency."""
+        energy, memory = self.costs.energy_mj, self.costs.memory_mb
+        latency = getattr(self.costs.latency_ms, f"p{percentile}")
+        known = inf if energy is None else energy, inf if memory is None else memory
+        return Candidate(self.submodel, self.device, self.quality, latency, *known)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Built once for a bundle, the profiles of one device and the bundle's cascades."""
+
+    offers: tuple[Offer, ...]
+    metric: str = ACCURACY  # that the qualities are of
+
+    @classmethod
+    def of(cls, bundle: Bundle, profiles: Iterable[Profile], cascades: Iterable[Cascade] = ()) -> Candidates:
+        """Every measured sub-model of known quality, and every cascade of which a profile knows both sub-models.
+
+        Raises BudgetError for cascades of a bundle whose metric is not the accuracy that they were certified for.
+        """
+        return cls.measured(profiles, bundle.qualities, cascades, bundle.metric)
+
+    @classmethod
+    def measured(
+        cls,
+        profiles: Iterable[Profile],
+        qualities: Mapping[str, float | None],
+        cascades: Iterable[Cascade] = (),
+        metric: str = ACCURACY,
+    ) -> Candidates:
+        """The same without a bundle at hand: `qualities` by sub-model, None where they are not known."""
+        cascades = tuple(cascades)
+        if cascades and metric != ACCURACY:
+            raise BudgetError(f"cascades: the metric here is {metric}; allowed are bundles of accuracy, which they keep")
+        offers: list[Offer] = []
+        for profile in profiles:
+            device, costs = profile.device.name, profile.submodels
+            known = [(name, quality) for name in costs if (quality := qualities.get(name)) is not None]
+            offers += [Offer(name, device, quality, costs[name]) for name, quality in known]
+            for one in cascades:
+                if one.first in costs and one.then in costs:
+                    expected = _expected(costs[one.first], costs[one.then], one.escalation)
+                    stages = one.first, one.then
+                    offers.append(Offer(one.id, device, one.accuracy, expected, stages, one.threshold, one.words))
+        return cls(tuple(offers), metric)
+
+    def __iter__(self) -> Iterator[Offer]:
+        return iter(self.offers)
+
+    def __len__(self) -> int:
+        return len(self.offers)
+
+    def among(self, keys: Collection[Key]) -> Candidates:
+        """Those of these keys."""
+        return Candidates(tuple(offer for offer in self.offers if offer.key in keys), self.metric)
+
+    def at(self, percentile: int) -> list[Candidate]:
+        """All at p50, p90 or p99 of their latency."""
+        return [offer.at(percentile) for offer in self.offers]
+
+
+def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Without those that another one equals or beats in every respect and beats in one."""
+    kept: list[tuple[float, float, float, float]] = []
+    frontier = []
+    rows = sorted((((c.latency_ms, c.energy_mj, c.memory_mb, -c.quality), c) for c in candidates), key=lambda row: row[0])
+    for row, candidate in rows:  # whatever beats one comes before it
+        latency, energy, memory, error = row
+        if not any(
+            a <= latency and b <= energy and c <= memory and d <= error and k != row for k in kept for a, b, c, d in [k]
+        ):
+            kept.append(row)
+            frontier.append(candidate)
+    return frontier
+
+
+def staircase(candidates: Sequence[Candidate], cost: str) -> tuple[list[float], list[Candidate]]:
+    """Ascending costs, and the best candidate that each affords."""
+    costs: list[float] = []
+    best: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (getattr(c, cost), -c.quality)):
+        if getattr(candidate, cost) < inf and (not best or candidate.quality > best[-1].quality):
+            costs.append(getattr(candidate, cost))
+            best.append(candidate)
+    return costs, best
+
+
+def _expected(first: Measurement, then: Measurement, escalation: float) -> Measurement:
+    """What a cascade of two is expected to cost, marked as predicted: energy is the mean, memory both sub-models'.
+
+    At a percentile the latency is both sub-models' where more than the rest is passed on; at the median at least the mean, so
+    that a cascade is never taken to cost what its first sub-model does."""
+    a, b = first.latency_ms, then.latency_ms
+
+    def at(percentile: int) -> float:
+        both = escalation > 1 - percentile / 100
+        return float(getattr(a, f"p{percentile}") + (getattr(b, f"p{percentile}") if both else 0.0))
+
+    p50 = max(at(50), a.p50 + escalation * b.p50)
+    p90 = max(p50, at(90))
+    latency = LatencyMs(p50=p50, p90=p90, p99=max(p90, at(99)), mean=a.mean + escalation * b.mean, n=0)
+    figures: dict[str, Any] = {"latency_ms": latency}
+    if first.energy_mj is not None and then.energy_mj is not None:
+        figures["energy_mj"] = first.energy_mj + escalation * then.energy_mj
+    if first.memory_mb is not None and then.memory_mb is not None:
+        figures["memory_mb"] = first.memory_mb + then.memory_mb
+    return Measurement.model_validate({**figures, "source": dict.fromkeys(figures, "predicted")})

@@ -1,0 +1,24 @@
+"""How metrics are called where people read them."""
+
+from __future__ import annotations
+
+_NAMES = {
+    "mean_iou": "mean IoU",
+    "r2": "R²",
+    "f1": "F1",
+    "map": "mAP",
+    "token_accuracy": "token accuracy",
+    "token_probability": "token probability",
+}
+
+
+def metric_name(metric: str) -> str:
+    """Such as "mean IoU" for `mean_iou`; of one that is not known its own name, with spaces."""
+    return _NAMES.get(metric, metric.replace("_", " "))
+
+
+def shown(metric: str, quality: float | None) -> str:
+    """A quality as people read it: an accuracy in per cent, any other metric as a number. Empty where it is not known."""
+    if quality is None:
+        return ""
+    return f"{100 * quality:.2f} %" if metric == "accuracy" else f"{quality:.4f}"

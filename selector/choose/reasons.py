@@ -1,0 +1,58 @@
+"""Words for people: why a candidate was chosen, and what it misses."""
+
+from __future__ import annotations
+
+from math import inf
+
+from selector.choose.budget import ACCURACY, Budget
+from selector.choose.candidates import Candidate
+
+LIMITS = ("latency_ms", "energy_mj", "memory_mb")
+_UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "memory_mb": "MB"}
+
+
+def best(metric: str) -> str:
+    """What the one of the highest quality is."""
+    return "most accurate" if metric == ACCURACY else f"highest {metric}"
+
+
+def reason(candidate: Candidate, budget: Budget, metric: str) -> str:
+    """Why it was chosen: what it takes of each limit, and what was wanted within them."""
+    parts = []
+    if budget.latency_ms is not None:
+        parts.append(f"latency {candidate.latency_ms:.4g} of {budget.latency_ms:g} ms")
+    if budget.energy_mj is not None:
+        parts.append(f"energy {candidate.energy_mj:.4g} of {budget.energy_mj:g} mJ")
+    if budget.memory_mb is not None:
+        parts.append(f"memory {candidate.memory_mb:.4g} of {budget.memory_mb:g} MB")
+    if budget.floor is not None:
+        parts.append(f"{metric} {candidate.quality:.4g}, at least {budget.floor:.4g}")
+    wanted = best(metric) if budget.wants_the_best else f"least {budget.objective}"
+    if budget.objective == "energy" and candidate.energy_mj == inf:
+        wanted = "least latency (energy is not known on this device)"
+    return f"{wanted} with {', '.join(parts)}" if parts else f"{wanted} of all"
+
+
+def excess(candidate: Candidate, budget: Budget) -> float:
+    """By how much it misses the budget, summed over the limits relative to each."""
+    over = 0.0
+    for name in LIMITS:
+        limit = getattr(budget, name)
+        if limit is not None:
+            over += min(max(0.0, getattr(candidate, name) / limit - 1), 1e9)
+    if budget.floor:
+        over += max(0.0, 1 - candidate.quality / budget.floor)
+    return over
+
+
+def misses(candidate: Candidate, budget: Budget, metric: str) -> str:
+    """Which limits it misses, and by what."""
+    missed = []
+    for name in LIMITS:
+        limit, cost = getattr(budget, name), getattr(candidate, name)
+        if limit is not None and cost > limit:
+            figure = "unknown" if cost == inf else f"{cost:.4g} {_UNITS[name]}"
+            missed.append(f"{name.split('_')[0]} {figure}, limit {limit:g} {_UNITS[name]}")
+    if budget.floor is not None and candidate.quality < budget.floor:
+        missed.append(f"{metric} {candidate.quality:.4g}, wanted {budget.floor:.4g}")
+    return "; ".join(missed)

@@ -1,0 +1,66 @@
+"""How a runtime opens its programs: as they were measured for their profile, where nothing else was asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from device_profiles import Profile
+from exporter.bundle import Bundle, BundleError
+from exporter.bundle.session import CPU, SessionOptions
+from selector.choose.candidates import Key
+from selector.choose.cascades import Cascade
+from selector.run.options import RuntimeOptions
+from selector.run.program import Program, program_opener
+
+log = logging.getLogger("sortednet.runtime")
+
+NOT_MEASURED = ""
+"""In place of a profile's name, where there is none."""
+
+
+def opener(
+    bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Cascade], options: RuntimeOptions
+) -> Callable[[Key], Program]:
+    """Opens a sub-model or a cascade for a profile. What it returns raises BundleError when that cannot be opened."""
+    openers = {}
+    for profile in profiles or (None,):
+        device = profile.device.name if profile else NOT_MEASURED
+        openers[device] = program_opener(bundle, _session_options(profile, options), options.cache, cascades)
+
+    def opened(key: Key) -> Program:
+        name, device = key
+        try:
+            return openers[device](name)
+        except Exception as error:  # ONNX Runtime has one exception type per status code
+            raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
+
+    return opened
+
+
+def memory_of(bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Cascade]) -> dict[Key, float]:
+    """What a session takes (MB): measured where it was, else its parameters twice, as ONNX Runtime holds them at worst; a
+    cascade's are both sub-models'."""
+    found: dict[Key, float] = {}
+    for profile in profiles or (None,):
+        device = profile.device.name if profile else NOT_MEASURED
+        measured = {name: m.memory_mb for name, m in profile.submodels.items()} if profile else {}
+        for entry in bundle.manifest.submodels:
+            known = measured.get(entry.id)
+            found[entry.id, device] = known if known is not None else 2 * 4 * entry.params / 2**20
+        for cascade in cascades:
+            found[cascade.id, device] = found[cascade.first, device] + found[cascade.then, device]
+    return found
+
+
+def _session_options(profile: Profile | None, options: RuntimeOptions) -> SessionOptions:
+    threads, provider = options.threads, options.provider
+    if profile is not None:
+        if threads not in (None, 0, profile.device.threads):
+            log.warning(
+                "the profile %s was measured with %d threads, these sessions use %d: measure again with `sortednet profile`",
+                profile.device.name, profile.device.threads, threads,
+            )  # fmt: skip
+        threads = profile.device.threads if threads is None else threads
+        provider = provider or profile.device.execution_provider
+    return SessionOptions(threads or 0, provider or CPU, options.spinning)

@@ -1,0 +1,209 @@
+"""`hf:NAME_OR_PATH`: a Hugging Face data set, with columns of pictures, texts or numbers.
+
+Shapes: N rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporter.bundle.preprocessing import ImageError, OpenedImage
+from trainer.data.arrays import array_set, as_tensor, refuse_channels_last
+from trainer.data.columns import Columns, Wanted, columns_of, has_labels, numbers, wanted_of
+from trainer.data.dataset import INPUT, DataSet
+from trainer.data.folders import HASHED_BYTES, PARTS, completed
+from trainer.data.hub import FILES, SAVED, opened, splits_of
+from trainer.data.images import PictureOptions, check_options, picture_set
+from trainer.data.sources import Source, register_source
+from trainer.data.splits import SPLIT_SEED, Array
+from trainer.data.texts import text_set
+from trainer.data.tokens import TokenOptions
+from trainer.submodel import TrainerError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+OPTIONS: Mapping[str, type[Any] | None] = {"image": PictureOptions, "text": TokenOptions, "numbers": None}
+"""By kind of column: what says how it is read."""
+
+
+def _hugging_face(
+    name: str,
+    place: str,
+    *,
+    config: str | None = None,
+    train: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    image: str | None = None,
+    text: str | None = None,
+    input: str | Sequence[str] | None = None,
+    label: str | None = None,
+    **reading: Any,
+) -> DataSet:
+    """`config`: of a data set on the hub. `train`, `validation`, `test`: names of its splits; a part that is not there is split
+    off. `image`, `text`, `input`, `label`: names of columns, where they are not to be told from the features. `reading`: the
+    options of an image folder or of a text folder.
+    """
+    own = opened(name, place, None if config is None else str(config))
+    asked = {"train": train, "validation": validation, "test": test}
+    splits = splits_of(name, own, asked)
+    columns = columns_of(name, own[splits["train"]].features, image, text, input, label)
+    options = _options(name, columns.kind, reading)
+    tables, words = {}, {}
+    for part, split in splits.items():
+        if part == "train" or asked[part] is not None or has_labels(own[split], columns.label):
+            tables[part], words[part] = own[split], f"split {split}"
+    table, parts = _together(name, tables, columns)
+    wanted = wanted_of(name, table, columns.label, parts["train"])
+    strata = wanted.targets if wanted.classes and wanted.targets.ndim == 1 else np.zeros(len(table), dtype=np.int64)
+    parts, words = completed(parts, strata, words)
+    if strata is not wanted.targets:
+        words = {part: said.replace("by class", "at random") for part, said in words.items()}
+    record = {"split": words, "columns": {"inputs": list(columns.inputs), "label": columns.label}}
+    if wanted.names:
+        record["class_names"] = list(wanted.names)
+    if columns.kind == "text":
+        documents = _documents(name, table, columns.inputs[0])
+        return text_set(name, documents, wanted.targets, wanted.names, parts, options, record, count=wanted.classes)
+    targets = as_tensor(f"data {name!r}: column {columns.label!r}", wanted.targets)
+    if columns.kind == "image":
+        pictures = PictureRows(table, columns.inputs[0], name)
+        record = {**_described(name, parts), **_content(pictures, wanted, tables), **record}
+        return picture_set(name, pictures, targets, wanted.names, parts, options, record, count=wanted.classes)
+    return array_set(name, _arrays(name, table, columns), targets, parts, record, wanted.names, count=wanted.classes)
+
+
+class PictureRows:
+    """Pictures in a column, decoded when they are asked for."""
+
+    def __init__(self, table: Dataset, column: str, what: str) -> None:
+        import datasets
+
+        self.table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        self.column, self.what = column, what
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def name(self, index: int) -> str:
+        return f"data {self.what!r}: column {self.column!r}, row {index}"
+
+    def opened(self, index: int) -> OpenedImage:
+        """Raises ImageError naming the row."""
+        place, content = self._stored(self.table[index][self.column])
+        if content is not None:
+            return OpenedImage(BytesIO(content), self.name(index))
+        if place is None:
+            raise ImageError(f"{self.name(index)}: is empty; allowed are pictures")
+        return OpenedImage(place)
+
+    def contents(self) -> Iterator[bytes | Path]:
+        """Of every picture what is stored: its bytes, or where they lie."""
+        for row in self.table:
+            place, content = self._stored(row[self.column])
+            yield content if content is not None else Path(place or "")
+
+    def _stored(self, value: Any) -> tuple[str | None, bytes | None]:
+        return (None, None) if value is None else (value["path"], value["bytes"])
+
+
+def _options(name: str, kind: str, reading: Mapping[str, Any]) -> Any:
+    """What says how columns of this kind are read. Raises TrainerError for an option that they do not have."""
+    made = OPTIONS[kind]
+    own = [field.name for field in fields(made)] if made is not None else []
+    for option in reading:
+        if option not in own:
+            allowed = ["config", *PARTS, "image", "text", "input", "label", *own]
+            raise TrainerError(f"data {name!r}: has no option {option!r}; allowed are {', '.join(allowed)}")
+    options = made(**reading) if made is not None else None
+    if isinstance(options, PictureOptions):
+        check_options(options)
+    return options
+
+
+def _together(name: str, tables: Mapping[str, Dataset], columns: Columns) -> tuple[Dataset, dict[str, Array]]:
+    """The columns of all parts as one table, and the rows of each part in it."""
+    import datasets
+
+    used = [*columns.inputs, columns.label]
+    for part, table in tables.items():
+        for column in used:
+            if column not in table.features:
+                raise TrainerError(f"data {name!r}: {part} has no column {column!r}; allowed are the columns of train")
+    chosen = [table.select_columns(used) for table in tables.values()]
+    try:
+        whole = datasets.concatenate_datasets(chosen) if len(chosen) > 1 else chosen[0]
+    except Exception as error:  # columns of one name that hold something else
+        raise TrainerError(f"data {name!r}: its splits differ: {' '.join(str(error).split())}") from None
+    begins = np.cumsum([0, *(len(table) for table in chosen)])
+    return whole, {part: np.arange(begins[i], begins[i + 1]) for i, part in enumerate(tables)}
+
+
+def _documents(name: str, table: Dataset, column: str) -> list[str]:
+    documents = list(table.select_columns([column])[:][column])
+    missing = [row for row, document in enumerate(documents) if document is None]
+    if missing:
+        raise TrainerError(f"data {name!r}: column {column!r} has no text in row {missing[0]} ({len(missing)} rows)")
+    return documents
+
+
+def _arrays(name: str, table: Dataset, columns: Columns) -> dict[str, Tensor]:
+    """Columns of single numbers side by side as one input (N, columns); others as an input each."""
+    arrays = {column: numbers(name, table, column) for column in columns.inputs}
+    single = [column for column, array in arrays.items() if array.ndim == 1]
+    if len(single) == len(arrays):
+        return {INPUT: torch.from_numpy(np.stack([array.astype(np.float32) for array in arrays.values()], axis=1))}
+    if single:
+        raise TrainerError(
+            f"data {name!r}: column {single[0]!r} holds single numbers, others arrays; say which are inputs, for example "
+            f"input={next(column for column in arrays if column not in single)}"
+        )
+    for column, array in arrays.items():
+        refuse_channels_last(f"data {name!r}: column {column!r}", torch.from_numpy(array[:1]))
+    named = {column: as_tensor(f"data {name!r}: column {column!r}", array) for column, array in arrays.items()}
+    return {INPUT: next(iter(named.values()))} if len(named) == 1 else named
+
+
+def _described(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
+    indices = b"".join(part.astype("<i8").tobytes() for part in parts.values())
+    return {
+        "name": name,
+        "split_seed": SPLIT_SEED,
+        "sizes": {part: len(rows) for part, rows in parts.items()},
+        "split_sha256": hashlib.sha256(indices).hexdigest(),
+    }
+
+
+def _content(pictures: PictureRows, wanted: Wanted, tables: Mapping[str, Dataset]) -> dict[str, Any]:
+    """A hash of all pictures and targets; where they are large the fingerprints by which `datasets` knows its tables."""
+    total = int(pictures.table.data.nbytes)
+    if total <= HASHED_BYTES:
+        digest = hashlib.sha256(wanted.targets.tobytes())
+        for stored in pictures.contents():
+            total += stored.stat().st_size if isinstance(stored, Path) and stored.is_file() else 0
+            if total > HASHED_BYTES:
+                break
+            digest.update(stored if isinstance(stored, bytes) else stored.read_bytes() if stored.is_file() else b"")
+        else:
+            return {"content_sha256": digest.hexdigest()}
+    return {"fingerprints": {part: table._fingerprint for part, table in tables.items()}}
+
+
+def _is_saved(path: Path) -> bool:
+    """What `save_to_disk` wrote, or a file in a format of tables."""
+    if path.is_dir():
+        return any((path / saved).is_file() for saved in SAVED)
+    return path.suffix.lower() in FILES and path.suffix.lower() != ".json"
+
+
+register_source(Source("hf", _hugging_face, "NAME_OR_PATH", _is_saved))
