@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections import Counter
 from collections.abc import Mapping
@@ -13,8 +12,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from tests.trainer.test_families import one_thread  # noqa: F401
-from tests.trainer.test_nested import Hard
+from tests.helpers.hard import Hard
+from tests.helpers.runs import SETTINGS, equal, log_of, weights
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
 from trainer.data import Augmentation, DataSet
 from trainer.data.augment import Augmented
@@ -25,7 +24,6 @@ from trainer.tasks import Classification
 from trainer.training import calibration_batches
 from trainer.updates import RULES, UpdateRule, make_rule
 
-SETTINGS = {"channels": [4, 8], "blocks": [1, 2], "widths": [0.5, 1.0], "depths": [1, 2]}
 GRID = [SubModel(width=w, depth=d) for w in (0.25, 0.5, 1.0) for d in (1, 2)]
 
 
@@ -49,18 +47,6 @@ def hard() -> tuple[NestedModel, Samples]:
     torch.manual_seed(0)
     nested = NestedModel(Hard())
     return nested, Samples(torch.rand(40, 5), torch.arange(40) % 4)
-
-
-def weights(nested: NestedModel) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in nested.full.named_parameters()}
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def log_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def steps_of(rule: UpdateRule, times: int = 300) -> list[list[SubModel]]:

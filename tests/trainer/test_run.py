@@ -17,9 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from exporter.run import export_run
+from tests.helpers.runs import SETTINGS, equal, log_of
 from tests.helpers.texts import write_texts
-from tests.trainer.test_families import one_thread  # noqa: F401
-from tests.trainer.test_fit import SETTINGS, equal, log_of
 from trainer import TrainerError
 from trainer.data import DataSet
 from trainer.evaluate import scores_of

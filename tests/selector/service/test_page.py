@@ -26,7 +26,7 @@ from selector.service.fleet.device_models import model_of
 from selector.service.fleet.store import Store
 from selector.service.routes.page import PAGES
 from tests.conftest import DEVICE, taking
-from tests.selector.service.test_service import Server, serving
+from tests.helpers.server import Server, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'sortednet[dev]'")
 Page, expect = sync_api.Page, sync_api.expect
