@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,21 @@ from trainer.run import train_run
 
 
 def whole_path(
-    family: str, data: str, out: Path | None = None, *, data_options: Mapping[str, Any] | None = None, **options: Any
+    family: str,
+    data: str,
+    out: Path | None = None,
+    *,
+    grid: Mapping[str, Sequence[float]] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Bundle:
     """Trains `module:Family` on a data source into `out` (default: a new temporary folder), and prints what came of it.
 
-    `options` are those of the training (see `trainer.FitOptions`). Returns the bundle, measured on this machine.
+    `grid`: other sizes than the family's. `options` are those of the training (see `trainer.FitOptions`). Returns the bundle,
+    measured on this machine.
     """
     out = out or Path(tempfile.mkdtemp(prefix="sortednet-"))
-    trained = train_run(family, data, out / "run", grid={}, settings={}, data_options=data_options, options=options)
+    trained = train_run(family, data, out / "run", grid=grid or {}, settings={}, data_options=data_options, options=options)
     bundle = export_run(out / "run", out / "bundle")
     error = self_test(bundle).largest_error
     print(f"trained {len(bundle.submodels)} sub-models in {trained['seconds']:.0f} s; graphs and torch differ by {error:.0e}")

@@ -139,7 +139,9 @@ def select(
 
 def run(
     bundle: BundlePath,
-    input: Annotated[Path, typer.Option(help="FILE.npy, FILE.npz with one array per input, or a picture (JPEG, PNG).")],
+    input: Annotated[
+        Path, typer.Option(help="FILE.npy, FILE.npz with one array per input, a picture (JPEG, PNG) or a sound (WAV, FLAC).")
+    ],
     output: Annotated[Path | None, typer.Option(help="FILE.npz for the outputs.")] = None,
     device: DevicesOption = None,
     latency_ms: LatencyOption = None,

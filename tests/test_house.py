@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -47,3 +48,10 @@ def test_no_folder_of_the_selector_is_crowded() -> None:
     found = Counter(str(Path(name).parent) for name in tracked("selector/*"))
     assert len(found) > 10
     assert {folder: count for folder, count in found.items() if count > FULLEST} == {}
+
+
+def test_what_tests_share_lies_in_their_helpers() -> None:
+    """A test that another file imports from would be collected, or broken, with it."""
+    imports = re.compile(r"^\s*(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
+    found = [name for name in tracked("tests/*.py") if imports.search((ROOT / name).read_text(encoding="utf-8"))]
+    assert found == []

@@ -1,4 +1,4 @@
-"""Reads inputs from .npy and .npz files and pictures, and writes outputs, without pickle."""
+"""Reads inputs from .npy and .npz files, pictures and sounds, and writes outputs, without pickle."""
 
 from __future__ import annotations
 
@@ -11,57 +11,80 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from exporter.bundle import Bundle
-from exporter.bundle.preprocessing import SUFFIXES, ImageError, ImagePreprocessing, read_image
+from exporter.bundle.preprocessing import SUFFIXES, AudioPreprocessing, ImageError, ImagePreprocessing, read_image
 from selector.run.inputs import InputError
 
-PICTURES = (b"\xff\xd8\xff", b"\x89PNG")
-"""What JPEG and PNG files begin with."""
+_BEGINNINGS = {b"\xff\xd8\xff": "image", b"\x89PNG": "image", b"RIFF": "audio", b"fLaC": "audio"}
+"""What JPEG, PNG, WAV and FLAC files begin with, and the kind of preprocessing that makes an input of them."""
+_WORDS = {"image": "picture", "audio": "sound"}
 
 
 def read_inputs(path: Path, bundle: Bundle | None = None) -> dict[str, NDArray[Any]] | NDArray[Any]:
-    """One array (.npy) or arrays by name (.npz), or a picture as the bundle's input.
+    """One array (.npy) or arrays by name (.npz), or a picture or a sound as the bundle's input.
 
-    Raises InputError when the file is none of them, or when it is a picture and the bundle does not say how to read one;
-    ModuleNotFoundError for a picture where Pillow is not installed.
+    Raises InputError when the file is none of them, or when the bundle does not say how to read one; ModuleNotFoundError for a
+    picture or a sound where the library that reads it is not installed.
     """
-    if bundle is not None and _is_picture(path):
-        return _picture(path, bundle)
+    kind = _kind(path) if bundle is not None else None
+    if bundle is not None and kind is not None:
+        return _preprocessed(path, bundle, kind)
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except Exception as error:  # a damaged file raises whatever numpy, zipfile and zlib each have, MemoryError included
         why = " ".join(str(error).split()) or type(error).__name__
-        nor = ", and is no JPEG or PNG" if bundle is not None and bundle.manifest.preprocessing else ""
-        raise InputError(f"input {str(path)!r}: cannot be read as .npy or .npz{nor}: {why}") from None
+        raise InputError(f"input {str(path)!r}: cannot be read as .npy or .npz{_nor(bundle)}: {why}") from None
 
 
-def _is_picture(path: Path) -> bool:
+def _nor(bundle: Bundle | None) -> str:
+    """Which other files the bundle takes, and this one is not."""
+    kinds = {spec.get("kind") for spec in bundle.manifest.preprocessing.values()} if bundle is not None else set()
+    files = [names for kind, names in (("image", "JPEG or PNG"), ("audio", "WAV or FLAC")) if kind in kinds]
+    return f", and is no {' or '.join(files)}" if files else ""
+
+
+def _kind(path: Path) -> str | None:
+    """Of preprocessing, by how the file begins or is called; None for another file, and for one that cannot be opened."""
+    by_name = {**dict.fromkeys(SUFFIXES, "image"), ".wav": "audio", ".flac": "audio"}
     try:
         with path.open("rb") as file:
-            return path.suffix.lower() in SUFFIXES or file.read(4).startswith(PICTURES)
+            beginning = file.read(4)
     except OSError:
-        return False
+        return None
+    found = next((kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)), None)
+    return found or by_name.get(path.suffix.lower())
 
 
-def _picture(path: Path, bundle: Bundle) -> dict[str, NDArray[Any]]:
-    described = {name: spec for name, spec in bundle.manifest.preprocessing.items() if spec.get("kind") == "image"}
+def _preprocessed(path: Path, bundle: Bundle, kind: str) -> dict[str, NDArray[Any]]:
+    described = {name: spec for name, spec in bundle.manifest.preprocessing.items() if spec.get("kind") == kind}
     names = [spec.name for spec in bundle.manifest.inputs]
     if len(described) != 1 or len(names) != 1:
         whose = "input" if len(names) == 1 else "inputs"
         raise InputError(
-            f"input {str(path)!r}: this bundle does not say how a picture becomes its {whose} {', '.join(map(repr, names))}; "
-            "allowed are .npy and .npz"
+            f"input {str(path)!r}: this bundle does not say how a {_WORDS[kind]} becomes its {whose} "
+            f"{', '.join(map(repr, names))}; allowed are .npy and .npz"
         )
     ((name, values),) = described.items()
     try:
-        return {name: read_image(path, ImagePreprocessing.model_validate(values))}
+        if kind == "image":
+            return {name: read_image(path, ImagePreprocessing.model_validate(values))}
+        return {name: _sound(path, AudioPreprocessing.model_validate(values))}
     except ImageError as error:
         raise InputError(f"input {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"input {name!r}: the bundle's preprocessing is not known here: {place}: {first['msg']}") from None
+
+
+def _sound(path: Path, spec: AudioPreprocessing) -> NDArray[Any]:
+    from exporter.bundle.sounds import SoundError, read_sound
+
+    try:
+        return read_sound(path, spec.model_dump())
+    except SoundError as error:
+        raise InputError(f"input {error}") from None
 
 
 def write_outputs(path: Path, outputs: Mapping[str, NDArray[Any]]) -> None:

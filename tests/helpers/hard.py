@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer import Family, SubModel
+from trainer import Family, NestedModel, SubModel
 
 
 class Hard(Family):
@@ -41,3 +41,16 @@ class _HardNetwork(nn.Module):
         x = self.norm(F.linear(x, self.first + self.correction))
         logits: Tensor = self.classifier(F.dropout(x.tanh(), 0.2, self.training)) * self.temperature
         return logits
+
+
+def filled(family: Family) -> NestedModel:
+    torch.manual_seed(0)
+    nested = NestedModel(family)
+    with torch.no_grad():
+        for parameter in nested.full.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return nested
+
+
+def gradients(nested: NestedModel) -> dict[str, Tensor | None]:
+    return {name: p.grad if p.grad is None else p.grad.clone() for name, p in nested.full.named_parameters()}

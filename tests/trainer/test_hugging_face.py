@@ -1,204 +1,162 @@
-"""`hf`: what the columns of a Hugging Face data set become, whatever it is read from, and what is refused."""
+"""Nested models over Hugging Face modules: prefixes, ties, buffers, a step's gradients, and masks that are taken by name."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
-from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features, List, Value
-from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.helpers.tables import NAMES, saved, texts
-from trainer import Samples, TrainerError
-from trainer.data import DataSet, load_data
-from trainer.data.tokens import MAX_TOKENS
-
-pytestmark = pytest.mark.usefixtures("no_hub")
-
-
-def words_of(data: DataSet, part: Any) -> list[str]:
-    tokenizer = Tokenizer.from_str(data.files["tokenizer.json"].decode())
-    return [tokenizer.decode(ids) for ids in part.batch(torch.arange(len(part))).inputs["input"].tolist()]
+from tests.helpers.hard import filled, gradients
+from tests.helpers.hugging_face import HEAD, Bert, Llama, MiniLM
+from tests.helpers.networks import prefix_of
+from trainer import Family, NestedModel, Samples, SubModel, fit
+from trainer.tasks import LanguageModelling
+from trainer.tasks.checks import IGNORED
 
 
-# Texts
+class Tied(Llama):
+    """A LLaMA whose words are predicted with their own embeddings."""
+
+    def build(self, sub: SubModel) -> nn.Module:
+        config = LlamaConfig(**self.sizes(sub), hidden_size=32, head_dim=HEAD, num_key_value_heads=2, tie_word_embeddings=True)
+        module: nn.Module = LlamaForCausalLM(config)
+        return module
 
 
-def test_texts_become_token_ids_as_those_of_a_folder_do(tmp_path: Path) -> None:
-    data = load_data(saved(texts(first=100), tmp_path / "texts"), {"max_tokens": 12})
-    assert (data.labels, data.spec.classes, data.spec.input_shape) == (NAMES, 3, (12,))
-    assert data.preprocessing == {"input": {"kind": "text", "tokenizer": "tokenizer.json", "max_tokens": 12}}
-    assert data.record["sizes"] == {"train": 39, "validation": 9, "test": 12}
-    assert data.record["split"] == {
-        "train": "split train",
-        **dict.fromkeys(("validation", "test"), "split off, by class"),
-    }
-    assert data.record["columns"] == {"inputs": ["text"], "label": "label"}
-    whole = set()
-    for part in (data.train, data.validation, data.test):
-        documents, batch = words_of(data, part), part.batch(torch.arange(len(part)))
-        assert all(NAMES[label] in words for words, label in zip(documents, batch.targets.tolist(), strict=True))
-        assert [int((batch.targets == label).sum()) for label in range(3)] == [len(part) // 3] * 3
-        whole |= set(documents)
-    assert len(whole) == 60
-    # Nothing was learned from the words of the other parts.
-    vocabulary = Tokenizer.from_str(data.files["tokenizer.json"].decode()).get_vocab()
-    assert {f"number{i}" for i in range(100, 160)} & set(vocabulary) == {w.split()[-1] for w in words_of(data, data.train)}
+def mini() -> MiniLM:
+    """Everything as in MiniLM, but smaller."""
+    return MiniLM(vocabulary=50, layers=(1, 2), heads=(2, 4), intermediate=(16, 32), head=8)
 
 
-def test_a_data_set_is_the_same_whatever_it_is_read_from(tmp_path: Path) -> None:
-    table = texts()
-    (tmp_path / "folder").mkdir()
-    table.to_parquet(tmp_path / "folder" / "train.parquet")
-    table.to_parquet(tmp_path / "one.parquet")
-    table.to_csv(tmp_path / "one.csv")
-    table.to_json(tmp_path / "one.jsonl")
-    first = load_data(saved(table, tmp_path / "texts")).record
-    places = [
-        f"hf:{tmp_path / 'folder'}",
-        f"hf:{tmp_path / 'one.parquet'}",
-        str(tmp_path / "one.parquet"),
-        str(tmp_path / "texts"),
-    ]
-    for place in [saved(DatasetDict({"train": table}), tmp_path / "dict"), *places]:
-        assert {**load_data(place).record, "name": ""} == {**first, "name": ""}
-    for suffix in ("csv", "jsonl"):  # the names of the classes are lost there
-        data = load_data(f"hf:{tmp_path / f'one.{suffix}'}")
-        assert (data.labels, data.spec.classes) == ((), 3)
-        assert data.record["content_sha256"] == first["content_sha256"]
+FAMILIES = {"bert": Bert, "fewer heads": mini, "llama": Llama, "tied": Tied}
+EVERY_KIND = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES.keys())
 
 
-def test_a_touched_copy_is_the_same_data_set(tmp_path: Path) -> None:
-    """Its content is hashed: the fingerprints of `datasets` follow the times of files."""
-    texts().to_parquet(tmp_path / "one.parquet")
-    first = load_data(str(tmp_path / "one.parquet")).record
-    content = (tmp_path / "one.parquet").read_bytes()
-    (tmp_path / "one.parquet").unlink()
-    (tmp_path / "one.parquet").write_bytes(content)
-    shutil.rmtree(tmp_path / "cache")
-    assert load_data(str(tmp_path / "one.parquet")).record == first
+@EVERY_KIND
+def test_a_sub_model_is_a_prefix_and_answers_as_the_module_alone(make: Any) -> None:
+    family = make()
+    nested = filled(family).eval()
+    full, inputs = dict(nested.full.named_parameters()), family.example_inputs(4)
+    for sub in family.grid():
+        alone = nested.extract(sub)
+        for name, parameter in alone.named_parameters():
+            assert torch.equal(parameter, prefix_of(full[name], parameter.shape, {}, {})), (sub.id, name)
+        assert torch.equal(nested.outputs(inputs, sub)["logits"], alone(**inputs).logits), sub.id
 
 
-def test_its_own_splits_are_the_parts(tmp_path: Path) -> None:
-    own = DatasetDict({"train": texts(30), "val": texts(20, first=30), "test": texts(6, first=50)})
-    data = load_data(saved(own, tmp_path / "texts"))
-    assert [len(part) for part in (data.train, data.validation, data.test)] == [30, 20, 6]
-    assert data.record["split"] == {"train": "split train", "validation": "split val", "test": "split test"}
-    assert len(set(words_of(data, data.test)) - set(words_of(data, data.train))) == 6
-    data = load_data(saved(own, tmp_path / "texts"), {"train": "val", "test": "train"})
-    assert data.record["sizes"] == {"train": 17, "validation": 3, "test": 30}
-    assert data.record["split"] == {"train": "split val", "validation": "split off, by class", "test": "split train"}
+@EVERY_KIND
+def test_buffers_and_ties_are_those_of_a_real_build(make: Any) -> None:
+    family = make()
+    nested = NestedModel(family)
+    for sub in family.grid():
+        real, skeleton = family.build(sub), nested.skeleton(sub)
+        buffers = nested.buffers_of(sub)
+        assert list(buffers) == [name for name, _ in real.named_buffers()]
+        assert all(torch.equal(buffers[name], buffer) for name, buffer in real.named_buffers())
+        assert [n for n, _ in skeleton.named_parameters()] == [n for n, _ in real.named_parameters()]  # a tied one once
+        assert {p.device.type for p in skeleton.parameters()} == {"meta"}
+    tied = [name for name, first in nested.canonical_names.items() if name != first]
+    assert tied == (["lm_head.weight"] if make is Tied else [])
 
 
-def test_a_split_without_labels_is_no_part(tmp_path: Path) -> None:
-    """As the test splits of competitions are: a class of -1 in every row."""
-    hidden = texts(10, first=60).remove_columns("label").add_column("label", [-1] * 10).cast(texts().features)
-    place = saved(DatasetDict({"train": texts(), "test": hidden}), tmp_path / "texts")
-    data = load_data(place)
-    assert data.record["sizes"] == {"train": 39, "validation": 9, "test": 12}
-    assert data.record["split"]["test"] == "split off, by class"
-    with pytest.raises(TrainerError, match=r"column 'label' has no label in row 60 \(10 of 70 rows\)"):
-        load_data(place, {"test": "test"})
+@EVERY_KIND
+def test_a_steps_gradients_equal_autograd_through_the_forward_pass(make: Any) -> None:
+    family = make()
+    nested, reference = filled(family).eval(), filled(family).eval()
+    inputs = family.example_inputs(4)
+    targets = inputs["input_ids"] if isinstance(family.task, LanguageModelling) else torch.tensor([0, 1, 1, 0])
+    for sub in (family.smallest, family.largest, *family.grid()):
+        loss, _ = nested.accumulate_gradients(sub, inputs, lambda outputs: family.task.loss(outputs, targets))
+        wanted = family.task.loss(reference.outputs(inputs, sub), targets)
+        wanted.backward()  # type: ignore[no-untyped-call]
+        assert torch.equal(loss, wanted.detach())
+        torch.testing.assert_close(gradients(nested), gradients(reference), rtol=1e-5, atol=1e-6)
 
 
-def test_a_format_that_was_saved_with_the_data_changes_nothing(tmp_path: Path) -> None:
-    plain = load_data(saved(texts(), tmp_path / "plain")).record
-    formatted = load_data(saved(texts().with_format("torch"), tmp_path / "torch")).record
-    assert {**formatted, "name": ""} == {**plain, "name": ""}
+def test_a_mask_reaches_the_network() -> None:
+    """What is masked does not matter, what is not does; in training as alone."""
+    family = mini()
+    nested = filled(family).eval()
+    inputs = family.example_inputs(4)
+    for sub in family.grid():
+        before = nested.outputs(inputs, sub)["logits"]
+        masked = {**inputs, "input_ids": torch.where(inputs["attention_mask"] == 0, 7, inputs["input_ids"])}
+        assert torch.allclose(nested.outputs(masked, sub)["logits"], before, atol=1e-6)
+        without = {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
+        changed = (nested.outputs(without, sub)["logits"] - before).abs().amax(dim=1) > 1e-4
+        assert changed.tolist() == [False, True, False, True]
 
 
-# Targets
+def texts(family: Family, count: int = 48) -> Samples:
+    """Texts of growing numbers modulo the vocabulary; their class is the step's, their next tokens follow from it."""
+    torch.manual_seed(0)
+    steps, length = torch.randint(0, 2, (count,)), 12
+    ids = (torch.randint(0, 50, (count, 1)) + (1 + 6 * steps[:, None]) * torch.arange(length + 1)) % 50
+    mask = torch.ones(count, length, dtype=torch.int64)
+    mask[::3, -2:] = 0
+    inputs = {"attention_mask": mask, "input_ids": ids[:, :-1]}
+    if isinstance(family.task, LanguageModelling):
+        return Samples(inputs, torch.where(mask == 1, ids[:, 1:], IGNORED))
+    return Samples(inputs, steps)
 
 
 @pytest.mark.parametrize(
-    ("labels", "names", "classes"),
-    [
-        (["low", "high"] * 20, ("high", "low"), 2),
-        ([5, 1, 3, 1] * 10, ("1", "3", "5"), 3),
-        ([0, 1, 2, 3] * 10, (), 4),
-        ([True, False] * 20, (), 2),
-    ],
+    ("kind", "precision"), [*((kind, "fp32") for kind in FAMILIES), ("fewer heads", "bf16"), ("llama", "bf16")]
 )
-def test_values_become_classes_in_ascending_order(
-    labels: list[Any], names: tuple[str, ...], classes: int, tmp_path: Path
-) -> None:
-    table = Dataset.from_dict({"text": [f"{value} x" for value in labels], "stars": labels})
-    data = load_data(saved(table, tmp_path / "stars"), {"label": "stars"})
-    assert (data.labels, data.spec.classes) == (names, classes)
-    for words, label in zip(words_of(data, data.test), data.test.batch(torch.arange(8)).targets.tolist(), strict=True):
-        assert words.split()[0] == (names[label] if names else str(sorted(set(labels))[label]).lower())
+def test_it_learns(kind: str, precision: str) -> None:
+    torch.manual_seed(0)
+    nested = NestedModel(FAMILIES[kind]())
+    data = texts(nested.family)
+    options: dict[str, Any] = {"optimizer": "adamw", "batch_size": 16, "precision": precision, "show_progress": False}
+    begun = fit(nested, data, data, epochs=1, lr=1e-9, **options)
+    result = fit(nested, data, data, epochs=8, lr=0.01, samples_per_step=2, **options)
+    assert result.loss is not None
+    assert begun.loss is not None
+    assert result.loss < 0.8 * begun.loss
+    assert all(result.validation[sub] > quality for sub, quality in begun.validation.items())
 
 
-def test_real_numbers_are_targets_of_a_regression(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).random((50, 5))
-    table = Dataset.from_dict({**{f"x{i}": values[:, i] for i in range(3)}, "target": values[:, 3]})
-    data = load_data(saved(table, tmp_path / "one"))
-    assert (data.spec.classes, data.spec.outputs, data.spec.input_shape) == (0, 1, (3,))
-    assert data.record["split"]["test"] == "split off, at random"
-    rows = {tuple(row[:3]): row[3] for row in values.astype(np.float32).tolist()}
-    batch = data.train.batch(torch.arange(len(data.train)))
-    assert {
-        tuple(x): y for x, y in zip(batch.inputs["input"].tolist(), batch.targets.tolist(), strict=True)
-    }.items() <= rows.items()
-    table = Dataset.from_dict({"x": values[:, :3], "y": values[:, 3:]})
-    data = load_data(saved(table, tmp_path / "two"), {"label": "y"})
-    assert (data.spec.classes, data.spec.target_shape) == (0, (2,))
-    assert data.train.batch(torch.arange(4)).targets.shape == (4, 2)
+class _Filled(Family):
+    """Parameters and buffers filled in the ways that people fill them."""
+
+    axes: ClassVar[dict[str, Sequence[int]]] = {"width": (2, 4)}  # type: ignore[misc]
+
+    def build(self, sub: SubModel) -> nn.Module:
+        width = int(sub["width"])  # type: ignore[arg-type]
+        module = nn.Linear(3, width)
+        module.more = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, 3)))
+        module.ones = nn.Buffer(nn.init.ones_(torch.empty(width)))
+        module.mask = nn.Buffer(torch.empty(width, width))
+        nn.init.eye_(module.mask)
+        nn.init.trunc_normal_(tensor=module.weight)
+        return module
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        return {"input": torch.rand(batch_size, 3)}
 
 
-# Numbers
+def test_only_parameters_are_left_unfilled() -> None:
+    """Here transformers is imported, whose own way of leaving them so would empty buffers too."""
+    nested = NestedModel(_Filled())
+    for sub in nested.submodels:
+        width = int(sub["width"])  # type: ignore[arg-type]
+        assert nested.skeleton(sub).more.shape == (width, 3)
+        buffers = nested.buffers_of(sub)
+        assert torch.equal(buffers["ones"], torch.ones(width))
+        assert torch.equal(buffers["mask"], torch.eye(width))
+    assert float(nested.full.weight.detach().std()) > 0.1  # type: ignore[operator, union-attr, arg-type]
+    out = F.linear(torch.ones(1, 3), nested.view(nested.family.smallest)["weight"], nested.view(nested.family.smallest)["bias"])
+    assert torch.equal(nested(torch.ones(1, 3), nested.family.smallest), out)
 
 
-def test_arrays_become_inputs_of_their_names(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 6, 5), dtype=np.uint8)
-    features = Features({"pixels": Array3D((3, 6, 5), "uint8"), "extra": List(Value("float64")), "label": ClassLabel(2)})
-    columns = {"pixels": pixels, "extra": np.arange(80.0).reshape(40, 2), "label": [0, 1] * 20}
-    place = saved(Dataset.from_dict(columns, features=features), tmp_path / "arrays")
-    data = load_data(place)
-    assert dict(data.spec.inputs) == {"pixels": (3, 6, 5), "extra": (2,)}
-    assert isinstance(data.train, Samples)
-    assert (data.train.inputs["pixels"].dtype, data.train.inputs["extra"].dtype) == (torch.uint8, torch.float32)
-    data = load_data(place, {"input": "pixels"})
-    assert (data.spec.input_shape, len(data.spec.mean), dict(data.spec.inputs)) == ((3, 6, 5), 3, {})
-    found = data.test.batch(torch.arange(8)).inputs["input"]
-    assert found.max() <= 1
-    assert all(any(np.allclose(picture * 255, one) for one in pixels) for picture in found.numpy())
-    with pytest.raises(
-        TrainerError, match=r"column 'extra', .*|data 'hf:.*': input = \['extra', 'size'\]: 'size' is none of its"
-    ):
-        load_data(place, {"input": ["extra", "size"]})
-
-
-def test_single_numbers_are_laid_side_by_side(tmp_path: Path) -> None:
-    columns = {"height": list(range(30)), "on": [i % 2 == 0 for i in range(30)], "label": [0, 1, 2] * 10}
-    data = load_data(saved(Dataset.from_dict(columns), tmp_path / "table"))
-    assert data.record["columns"] == {"inputs": ["height", "on"], "label": "label"}
-    rows = data.train.batch(torch.arange(len(data.train)))
-    assert rows.inputs["input"].dtype == torch.float32
-    for (height, on), label in zip(rows.inputs["input"].tolist(), rows.targets.tolist(), strict=True):
-        assert (on, label) == (height % 2 == 0, height % 3)
-
-
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        ([[1.0]] * 20 + [[1.0, 2.0]] * 10, r"column 'x' has shape \(2,\) in row 20, \(1,\) in row 0; allowed is one shape"),
-        ([1.0] * 7 + [None] + [1.0] * 22, "column 'x' has no number in row 7"),
-        ([[1.0, 2.0]] * 9 + [[1.0, None]] + [[1.0, 2.0]] * 20, "column 'x' has no number in row 9"),
-        ([1.0] * 29 + [float("nan")], "column 'x' has no number in row 29"),
-    ],
-)
-def test_numbers_with_gaps_and_of_several_shapes_are_refused(column: list[Any], message: str, tmp_path: Path) -> None:
-    table = Dataset.from_dict({"x": column, "label": [0, 1, 2] * 10})
-    with pytest.raises(TrainerError, match=message):
-        load_data(saved(table, tmp_path / "table"))
-
-
-def test_the_record_is_json(tmp_path: Path) -> None:
-    record = load_data(saved(texts(), tmp_path / "texts"), {"max_tokens": MAX_TOKENS}).record
-    assert json.loads(json.dumps(record)) == record
+def test_minilm_has_48_sub_models_none_of_which_is_another() -> None:
+    nested = NestedModel(MiniLM())
+    assert len(nested.submodels) == 48
+    sizes = {sum(p.numel() for p in nested.skeleton(sub).parameters()) for sub in nested.submodels}
+    assert len(sizes) == 48
+    assert max(sizes) == sum(p.numel() for p in nested.full.parameters()) == 22_713_986

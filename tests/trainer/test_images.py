@@ -117,6 +117,14 @@ def test_a_device_reads_a_picture_as_the_training_did(options: dict[str, Any], s
     assert data.record["preprocessing"] == data.preprocessing["input"]
 
 
+def test_a_class_of_few_pictures_may_be_missing_from_a_part_that_is_split_off(tmp_path: Path) -> None:
+    write_pictures(tmp_path, classes=CLASSES[:2], per_class=30)
+    write_pictures(tmp_path, classes=CLASSES[2:], per_class=3)
+    labels = {part: set(examples.targets.tolist()) for part, examples in parts_of(load(tmp_path)).items()}
+    assert labels["train"] == {0, 1, 2}
+    assert {0, 1} <= labels["test"]
+
+
 def test_pictures_of_several_sizes_or_large_ones_get_the_usual_size(tmp_path: Path) -> None:
     write_pictures(tmp_path / "several", per_class=8)
     write_pictures(tmp_path / "several", classes=["owl"], per_class=1, size=(13, 16))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.helpers.hard import Hard
+from tests.helpers.hard import Hard, filled, gradients
 from tests.helpers.networks import calibrated, prefix_of, small
 from tests.helpers.user_families import Branches, TextEncoder
 from trainer import Family, NestedModel, SubModel, TrainerError, calibrate
@@ -29,15 +29,6 @@ FAMILIES = {
 EVERY_KIND = pytest.mark.parametrize("family", [make() for make in FAMILIES.values()], ids=FAMILIES.keys())
 
 
-def filled(family: Family) -> NestedModel:
-    torch.manual_seed(0)
-    nested = NestedModel(family)
-    with torch.no_grad():
-        for parameter in nested.full.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return nested
-
-
 def batch_of(family: Family, classes: int, examples: int = 6) -> tuple[dict[str, Tensor], Tensor]:
     torch.manual_seed(1)
     return family.example_inputs(examples), torch.randint(0, classes, (examples,))
@@ -45,10 +36,6 @@ def batch_of(family: Family, classes: int, examples: int = 6) -> tuple[dict[str,
 
 def cross_entropy(labels: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
     return lambda outputs: F.cross_entropy(outputs["logits"], labels)
-
-
-def gradients(nested: NestedModel) -> dict[str, Tensor | None]:
-    return {name: p.grad if p.grad is None else p.grad.clone() for name, p in nested.full.named_parameters()}
 
 
 @EVERY_KIND

@@ -83,6 +83,7 @@ MAKE: dict[str, Callable[[Path], str]] = {
     "digits": lambda folder: "digits",
     "fashion-mnist": lambda folder: _idx(folder, "fashion-mnist"),
     "mnist": lambda folder: _idx(folder, "mnist"),
+    "mnist-5k": lambda folder: "mnist-5k",
     "cifar10": _cifar10,
     "idx-folder": _prefixed("idx-folder", lambda folder: _idx(folder, "images")),
     "cifar10-folder": _prefixed("cifar10-folder", _cifar10),

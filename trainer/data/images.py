@@ -249,8 +249,9 @@ def _preprocessing(**options: Any) -> ImagePreprocessing:
 
 
 def _refuse_other_classes(files: ClassFiles) -> None:
-    """A part of the split that lacks a class, where it comes from a folder of its own, was put together otherwise."""
-    for part, indices in files.parts.items():
+    """A part with a folder of its own that lacks a class was put together otherwise; one split off may lack a rare class."""
+    for part in (part for part, origin in files.split.items() if origin.endswith("/")):
+        indices = files.parts[part]
         missing = sorted(set(range(len(files.classes))) - set(files.labels[indices].tolist()))
         if missing:
             have = f"{len(files.classes) - len(missing)} of {len(files.classes)} classes"

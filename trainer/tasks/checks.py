@@ -39,13 +39,22 @@ def shape(targets: Tensor, rest: Sequence[int], what: str) -> None:
 
 def labels(targets: Tensor, classes: int, ignored: int | None = None) -> None:
     """Whole numbers from 0 to classes - 1, or the ignored one."""
+    if classes < 2:
+        raise TrainerError(f"output 'logits': {classes} class; allowed are two and more (for a number: --task regression)")
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
         raise TrainerError(
             f"targets: dtype {dtype(targets)}; allowed are whole numbers from 0 to {classes - 1}, the classes' "
             "(for other numbers: --task regression or multi-label)"
         )
-    wrong = (targets < 0) | (targets >= classes)
-    if ignored is not None:
+    if targets.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch does not compare these
+        targets = targets.long()
+    held = torch.iinfo(targets.dtype)  # torch compares in the tensor's own type: of bytes, 156 would equal -100
+    wrong = torch.zeros_like(targets, dtype=torch.bool)
+    if held.min < 0:
+        wrong |= targets < 0
+    if held.max >= classes:
+        wrong |= targets >= classes
+    if ignored is not None and held.min <= ignored <= held.max:
         wrong &= targets != ignored
     if not bool(wrong.any()):
         return
