@@ -97,7 +97,7 @@ def family_for(digits: DataSet) -> Family:
 @pytest.fixture(scope="session")
 def untrained(digits: DataSet) -> NestedModel:
     """Six sub-models of random weights, calibrated. Tests must not change it."""
-    from tests.exporter.test_export import calibrated
+    from tests.helpers.exports import calibrated
 
     return calibrated(family_for(digits))
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from device_profiles.schema import Share
+
 FORMAT_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -73,7 +75,7 @@ class SubModelEntry(_Model):
     axes: dict[str, AxisValue]
     params: Annotated[int, Field(ge=0)]
     macs: Annotated[int, Field(ge=0)]  # multiply-accumulates of one example
-    quality: Annotated[float, Field(ge=0, le=1)] | None  # on the test split, the higher the better: what it is chosen by
+    quality: Share | None  # on the test split, the higher the better: what it is chosen by
     metrics: dict[str, float] = {}  # on the test split, by the names of the field; the task's metric among them
     graph: RelativePath
     topology: Sha256  # of the operators that the graph has in common with other sizes

@@ -13,6 +13,8 @@ from device_profiles.schema import NotNegative, Positive, Share
 Objective = Literal["quality", "accuracy", "energy", "latency"]
 ACCURACY = "accuracy"
 """The metric whose own name may be used: `min_accuracy`, the objective `accuracy`, `Selection.accuracy`."""
+BEST = ("quality", ACCURACY)
+"""Objectives that are the quality."""
 
 
 class BudgetError(ValueError):
@@ -98,7 +100,7 @@ class Budget(BaseModel):
     @property
     def wants_the_best(self) -> bool:
         """Whether the objective is the quality, by either name."""
-        return self.objective in ("quality", ACCURACY)
+        return self.objective in BEST
 
     def check(self, metric: str) -> None:
         """Raises BudgetError where this budget speaks of accuracy and the bundle's metric is another."""

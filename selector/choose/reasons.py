@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from selector.choose.budget import ACCURACY, Budget
+from selector.choose.budget import ACCURACY, BEST, Budget
 from selector.choose.candidates import Candidate
 
 LIMITS = ("latency_ms", "energy_mj", "memory_mb")
@@ -25,9 +25,10 @@ def reason(candidate: Candidate, budget: Budget, metric: str) -> str:
         parts.append(f"energy {candidate.energy_mj:.4g} of {budget.energy_mj:g} mJ")
     if budget.memory_mb is not None:
         parts.append(f"memory {candidate.memory_mb:.4g} of {budget.memory_mb:g} MB")
-    if budget.floor is not None:
-        parts.append(f"{metric} {candidate.quality:.4g}, at least {budget.floor:.4g}")
-    wanted = best(metric) if budget.wants_the_best else f"least {budget.objective}"
+    floor = budget.min_accuracy if budget.min_quality is None else budget.min_quality
+    if floor is not None:
+        parts.append(f"{metric} {candidate.quality:.4g}, at least {floor:.4g}")
+    wanted = best(metric) if budget.objective in BEST else f"least {budget.objective}"
     if budget.objective == "energy" and candidate.energy_mj == inf:
         wanted = "least latency (energy is not known on this device)"
     return f"{wanted} with {', '.join(parts)}" if parts else f"{wanted} of all"

@@ -9,7 +9,7 @@ from math import inf
 
 from device_profiles import PERCENTILES, Profile
 from selector.choose.battery import Battery, BatteryPolicy, PowerLevel
-from selector.choose.budget import ACCURACY, Budget, BudgetError, Selection
+from selector.choose.budget import ACCURACY, BEST, Budget, BudgetError, Selection
 from selector.choose.candidates import Candidate, Candidates, Key, pareto, staircase
 from selector.choose.reasons import LIMITS, excess, misses, reason
 from selector.choose.saving import first_feasible, narrowed
@@ -106,11 +106,13 @@ class Selector:
 
     def _select(self, budget: Budget, among: Collection[Key] | None, slowdown: float) -> Selection:
         frontier = self._frontiers[nearest_percentile(budget.percentile)]
-        latency, energy, memory, floor = budget.latency_ms, budget.energy_mj, budget.memory_mb, budget.floor
+        latency, energy, memory, floor = budget.latency_ms, budget.energy_mj, budget.memory_mb, budget.min_quality
+        if floor is None:
+            floor = budget.min_accuracy
         if latency is not None:
             latency /= slowdown
         found: Candidate | None
-        if among is None and floor is None and budget.wants_the_best and (latency, energy, memory).count(None) == 2:
+        if among is None and floor is None and budget.objective in BEST and (latency, energy, memory).count(None) == 2:
             name = "latency_ms" if latency is not None else "energy_mj" if energy is not None else "memory_mb"
             costs, candidates = frontier.by_cost[name]
             place = bisect_right(costs, latency or energy or memory or 0.0)

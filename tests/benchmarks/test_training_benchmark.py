@@ -14,7 +14,6 @@ from benchmarks.training.methods import METHODS, VARIANTS, Method
 from benchmarks.training.report import Runs, plot
 from benchmarks.training.setups import SETUPS, Setup
 from exporter import export
-from tests.trainer.test_families import one_thread  # noqa: F401
 from trainer.data import DataSet
 from trainer.options import FitOptions
 from trainer.run import load_run

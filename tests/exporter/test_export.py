@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -24,42 +20,13 @@ from torch import Tensor, nn
 import exporter.writer
 from exporter import ExportError, export
 from exporter.bundle import Bundle, BundleError
-from exporter.bundle.atomic import built_beside
 from exporter.bundle.session import relative_error
-from exporter.bundle.verify import self_test
 from tests.conftest import DEVICE
+from tests.helpers.exports import calibrated, small
 from tests.helpers.user_families import Branches, Noisy, TextEncoder
 from trainer import Family, NestedModel, SubModel, TrainerError, calibrate
 from trainer.data import DataSet
 from trainer.family import registered_families
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-def small(name: str) -> Family:
-    """A registered family at a size for tests."""
-    settings = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 1.0), "depths": (1, 2)}
-    more = {"resnet": {"channels": (8, 16), "blocks": (2, 2)}}
-    more["mobilenetv2"] = {
-        "channels": (8, 16),
-        "blocks": (1, 2),
-        "strides": (1, 2),
-        "expansion": (1, 3),
-        "stem": 8,
-        "head": 32,
-    }
-    return registered_families()[name](**settings, **more.get(name, {}))  # type: ignore[arg-type]
-
-
-def calibrated(family: Family) -> NestedModel:
-    torch.manual_seed(0)
-    nested = NestedModel(family).eval()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in nested.full.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # no two tensors alike, biases not zero
-    calibrate(nested, [family.example_inputs(32)])
-    return nested
 
 
 @pytest.mark.parametrize("name", sorted(registered_families()))
@@ -296,96 +263,6 @@ def test_a_profile_is_not_valid_for_networks_with_other_operators(tmp_path: Path
     )
     assert relu.fingerprint == again.fingerprint
     assert relu.fingerprint != tanh.fingerprint
-
-
-EXPORT_SLOWLY = """
-import sys, time, torch
-from tests.exporter.test_export import calibrated, small
-import exporter.writer
-original = exporter.writer._Writer._write_graph
-def slowly(self, sub, template):
-    path = original(self, sub, template)
-    print(sub.id, flush=True)
-    time.sleep({pause})
-    return path
-exporter.writer._Writer._write_graph = slowly
-{before}
-exporter.writer.export(calibrated(small("resnet")), sys.argv[1], show_progress=False)
-"""
-
-
-def exporting(out: Path, *, pause: float = 0.0, before: str = "") -> subprocess.Popen[str]:
-    script = EXPORT_SLOWLY.format(pause=pause, before=before)
-    return subprocess.Popen(
-        [sys.executable, "-c", script, str(out)],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-
-
-def test_a_killed_export_leaves_no_bundle_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    process = exporting(tmp_path / "bundle", pause=30)
-    assert process.stdout
-    assert process.stdout.readline().strip()  # one graph is written
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "bundle").exists()
-    assert len(list(tmp_path.iterdir())) == 1  # the partial folder of a process that could not clean up
-    export(calibrated(small("resnet")), tmp_path / "bundle", show_progress=False)
-    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
-
-
-def test_a_killed_export_leaves_the_bundle_that_stood_there(bundle_path: Path, tmp_path: Path) -> None:
-    shutil.copytree(bundle_path, tmp_path / "bundle")
-    process = exporting(tmp_path / "bundle", pause=30)
-    assert process.stdout
-    assert process.stdout.readline().strip()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    self_test(Bundle(tmp_path / "bundle"))
-
-
-def test_a_kill_between_the_two_renames_loses_no_bundle(bundle_path: Path, tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    shutil.copytree(bundle_path, tmp_path / f".bundle.replaced-{ended.pid}")
-    with pytest.raises(ZeroDivisionError), built_beside(tmp_path / "bundle"):
-        _ = 1 / 0
-    self_test(Bundle(tmp_path / "bundle"))
-    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
-
-
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
-    """The system refuses to write beyond a size, as a full disk does, in the middle of the weights."""
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
-    process = exporting(tmp_path / "bundle", before=limit)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "BundleError" in errors
-    assert "disk is full" in errors
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux")
-def test_a_really_full_disk_leaves_nothing(tmp_path: Path, bundle_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this machine lets nobody mount")
-    try:
-        process = exporting(disk / "bundle")
-        _, errors = process.communicate(timeout=120)
-        assert "disk is full" in errors
-        assert list(disk.iterdir()) == []
-    finally:
-        for _ in range(20):
-            if subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0:
-                break
-            time.sleep(0.1)
 
 
 def _sub(nested: NestedModel, identifier: str) -> SubModel:

@@ -20,7 +20,7 @@ from exporter.bundle.session import open_session, run_session
 from exporter.bundle.verify import self_test
 from selector import Budget, Runtime, Selector
 from tests.conftest import DEVICE, exported
-from tests.exporter.test_export import calibrated, small
+from tests.helpers.exports import calibrated, small
 from tests.helpers.user_families import Branches, TextEncoder
 from trainer import Family, NestedModel, SubModel, calibrate
 from trainer.data import DataSet, Samples

@@ -20,7 +20,7 @@ from exporter.bundle.verify import self_test
 from exporter.subset import subset
 from selector import Budget, selector_for
 from tests.conftest import DEVICE
-from tests.exporter.test_export import calibrated, small
+from tests.helpers.exports import calibrated, small
 from tests.helpers.user_families import Branches, TextEncoder
 from trainer import Family, NestedModel
 from trainer.family import registered_families

@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import numpy as np
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from exporter.bundle import Bundle
-from tests.selector.service.test_service import Server
+from selector.service import PredictOptions, create_app
+from tests.conftest import DEVICE
+from tests.helpers.server import Server
 
 NPY, NPZ, JSON = "application/x-npy", "application/x-npz", "application/json"
 
@@ -65,3 +69,10 @@ def refused(reply: Reply, status: int) -> dict[str, Any]:
     errors = document.get("errors", [document])
     assert len(errors) == 1
     return dict(errors[0])
+
+
+def predicted(bundle: Bundle, client: FlaskClient | None = None) -> TestResponse:
+    client = client or create_app([bundle], predict=PredictOptions()).test_client()
+    spec = bundle.manifest.inputs[0]
+    inputs = {spec.name: np.zeros([1, *spec.shape[1:]], np.float32).tolist()}
+    return client.post("/v1/predict", json={"device": DEVICE, "inputs": inputs})

@@ -8,19 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import typer
-from typer.testing import CliRunner, Result
 
 import sortednet
 from device_profiles import write_profile
 from exporter.bundle import Bundle
 from exporter.bundle.manifest import sealed
 from tests.conftest import DEVICE
+from tests.helpers.commands import call, document, refused
 
 BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
 
@@ -73,42 +72,6 @@ def options() -> dict[str, set[str]]:
         name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
         for name, command in commands().items()
     }
-
-
-def call(*arguments: str | Path) -> Result:
-    """Runs a command in this process. Any exception but the exit itself is a traceback that a user would see."""
-    result = CliRunner().invoke(sortednet.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def refused(*arguments: str | Path, code: int = 2) -> str:
-    """The one line that an expected error prints."""
-    result = call(*arguments)
-    assert (result.exit_code, result.stdout) == (code, "")
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line
-
-
-def document(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
-    """The one JSON document that `--json` prints."""
-    result = call(*arguments, "--json")
-    assert result.exit_code == code, result.stderr
-    return json.loads(result.stdout)
-
-
-@pytest.fixture
-def copied(bundle_path: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bundle_path, tmp_path / "copied"))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    path = tmp_path / "images.npy"
-    np.save(path, np.random.default_rng(0).random((2, 1, 8, 8), dtype=np.float32))
-    return path
 
 
 def test_the_commands_and_options_are_exactly_those_that_were_decided() -> None:
@@ -343,62 +306,6 @@ def test_the_module_and_the_console_script_are_one(options: list[str]) -> None:
     assert runs[0].returncode == runs[1].returncode == (0 if options == ["--help"] else 2)
     assert (runs[0].stdout, runs[0].stderr) == (runs[1].stdout, runs[1].stderr)
     assert "Traceback" not in runs[0].stderr
-
-
-@pytest.fixture
-def clock_of_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock on which runs take no time."""
-    now = [100.0]
-    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr("sortednet.watch.time", clock)
-
-
-@pytest.mark.usefixtures("clock_of_watch")
-def test_run_watch_runs_for_so_long_and_tells_the_history(bundle_path: Path, images: Path) -> None:
-    runs = document("run", bundle_path, "--input", images, "--latency-ms", "5", "--watch", "--seconds", "0.5", "--rate", "50")[
-        "runs"
-    ]
-    assert 25 <= len(runs) <= 26
-    assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent", "reason"} == set(runs[0])
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [(["--watch", "--output", "o.npz"], "output"), (["--rate", "5"], "rate"), (["--seconds", "1"], "seconds")],
-)
-def test_options_that_would_do_nothing_are_refused(bundle_path: Path, images: Path, options: list[str], named: str) -> None:
-    assert f"error: {named} = " in refused("run", bundle_path, "--input", images, *options)
-
-
-@pytest.mark.usefixtures("clock_of_watch")
-def test_run_watch_without_feedback_tells_the_history_too(bundle_path: Path, images: Path) -> None:
-    watch = ["--watch", "--seconds", "0.2", "--rate", "50", "--no-feedback"]
-    assert len(document("run", bundle_path, "--input", images, *watch)["runs"]) >= 2
-
-
-def test_run_watch_runs_once_in_however_little_time(bundle_path: Path, images: Path) -> None:
-    assert len(document("run", bundle_path, "--input", images, "--watch", "--seconds", "1e-9")["runs"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--seconds", "0"], "seconds = 0.0: allowed are values above 0"),
-        (["--seconds", "-1"], "seconds = -1.0"),
-        (["--seconds", "nan"], "seconds = nan"),
-        (["--rate", "0", "--seconds", "1"], "rate = 0.0: allowed are values above 0"),
-        (["--rate", "-2", "--seconds", "1"], "rate = -2.0"),
-        (["--rate", "nan", "--seconds", "1"], "rate = nan"),
-    ],
-)
-def test_how_long_and_how_often_to_watch_are_checked(bundle_path: Path, images: Path, options: list[str], named: str) -> None:
-    assert named in refused("run", bundle_path, "--input", images, "--watch", *options)
-
-
-def test_watching_ends_in_time_however_seldom_it_runs(bundle_path: Path, images: Path) -> None:
-    for rate in ("0.001", "1e-320"):
-        watch = ["--watch", "--seconds", "0.3", "--rate", rate]
-        assert len(document("run", bundle_path, "--input", images, *watch)["runs"]) == 1
 
 
 def test_a_plan_on_the_command_line(bundle_path: Path, images: Path) -> None:

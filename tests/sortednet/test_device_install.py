@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import DEVICE
-from tests.selector.service.test_service import serving
+from tests.helpers.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 

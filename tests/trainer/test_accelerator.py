@@ -13,9 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, distributed, nn
 
-from tests.trainer.test_families import one_thread  # noqa: F401
-from tests.trainer.test_fit import equal, first, hard, network, noise, weights
-from tests.trainer.test_run import train
+from tests.helpers.runs import equal, first, hard, network, noise, train, weights
 from trainer import Family, NestedModel, Samples, SubModel, TrainerError, fit
 from trainer import training as training_module
 from trainer.accelerator import Accelerator, find_accelerator

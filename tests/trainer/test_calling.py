@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
-from tests.trainer.test_families import one_thread  # noqa: F401
-from tests.trainer.test_fit import equal, weights
+from tests.helpers.runs import equal, weights
 from trainer import Family, NestedModel, Samples, SubModel, TrainerError, calibrate, fit
 from trainer.evaluate import scores_of
 from trainer.tasks import Regression

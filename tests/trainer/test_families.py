@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.networks import SMALL, calibrated, prefix_of, small
 from tests.helpers.user_families import TextEncoder
-from trainer import DataSpec, Family, NestedModel, SubModel, TrainerError, calibrate, register_family
+from trainer import DataSpec, Family, NestedModel, SubModel, TrainerError, register_family
 from trainer.families import MobileNetV2, ResNet
 from trainer.family import family_name, find_family, registered_families
 from trainer.submodel import AxisValue, format_value
 
-IMAGES = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 0.75, 1.0), "depths": (1, 2), "blocks": (1, 2)}
-SMALL: dict[str, dict[str, Any]] = {
-    "resnet": {**IMAGES, "channels": (8, 16)},
-    "mobilenetv2": {**IMAGES, "channels": (8, 16), "strides": (1, 2), "expansion": (1, 3), "stem": 8, "head": 32},
-}
 EVERY_FAMILY = pytest.mark.parametrize("name", sorted(registered_families()))
 EVERY_IMAGE_FAMILY = pytest.mark.parametrize("name", ["resnet", "mobilenetv2"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than networks of this size, above all beside other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def small(name: str, **settings: Any) -> Family:
-    return registered_families()[name].configured({**SMALL.get(name, {}), **settings})
-
-
-def calibrated(family: Family) -> NestedModel:
-    """No two parameters alike, none zero; statistics unlike those of a fresh BatchNorm."""
-    torch.manual_seed(0)
-    nested = NestedModel(family).eval()
-    with torch.no_grad():
-        for parameter in nested.full.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    calibrate(nested, [family.example_inputs(16) for _ in range(2)])
-    return nested
-
-
-Blocks = Mapping[int, Sequence[int]]
-
-
-def prefix_of(full: Tensor, shape: torch.Size, blocks: Blocks, full_blocks: Blocks) -> Tensor:
-    """What a nested parameter must be, element by element: the first indices of every block of every axis."""
-    for axis, size in enumerate(shape):
-        available = full_blocks.get(axis, (full.shape[axis],))
-        starts = [sum(available[:i]) for i in range(len(available))]
-        kept = zip(starts, blocks.get(axis, (size,)), strict=True)
-        full = full.index_select(axis, torch.tensor([start + i for start, count in kept for i in range(count)]))
-    return full
 
 
 @EVERY_FAMILY

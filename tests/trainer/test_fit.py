@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
 
-from tests.trainer.test_families import one_thread  # noqa: F401
-from tests.trainer.test_nested import Hard
+from tests.helpers.hard import Hard
+from tests.helpers.runs import equal, first, first_arrays, hard, log_of, network, noise, weights
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
-from trainer.data import Augmentation, DataSet
-from trainer.data.augment import Augmented
-from trainer.families import ResNet
+from trainer.data import DataSet
 from trainer.interruption import TrainingInterrupted
-from trainer.task import Targets
 from trainer.tasks import Classification
 from trainer.training import calibration_batches
 from trainer.updates import RULES, UpdateRule, make_rule
 
-SETTINGS = {"channels": [4, 8], "blocks": [1, 2], "widths": [0.5, 1.0], "depths": [1, 2]}
 GRID = [SubModel(width=w, depth=d) for w in (0.25, 0.5, 1.0) for d in (1, 2)]
-
-
-def network(digits: DataSet) -> NestedModel:
-    torch.manual_seed(0)
-    return NestedModel(ResNet.for_data(digits.spec, **SETTINGS))
-
-
-def first(digits: DataSet, count: int) -> Samples:
-    return Samples(*first_arrays(digits, count))
-
-
-def first_arrays(digits: DataSet, count: int) -> tuple[Tensor, Tensor]:
-    assert isinstance(digits.train, Samples)
-    assert isinstance(digits.train.targets, Tensor)
-    return digits.train.inputs["input"][:count], digits.train.targets[:count]
-
-
-def hard() -> tuple[NestedModel, Samples]:
-    """A network with dropout and BatchNorm, and 40 examples: 10 steps an epoch at batch_size=4."""
-    torch.manual_seed(0)
-    nested = NestedModel(Hard())
-    return nested, Samples(torch.rand(40, 5), torch.arange(40) % 4)
-
-
-def weights(nested: NestedModel) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in nested.full.named_parameters()}
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def log_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def steps_of(rule: UpdateRule, times: int = 300) -> list[list[SubModel]]:
@@ -218,19 +177,6 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     nested, data = hard()
     with pytest.raises(TrainerError, match=r"loss = (nan|inf) at step \d+: the training diverged; try a lower lr than 1e\+30"):
         fit(nested, data, run=tmp_path, lr=1e30, clip_norm=0, epochs=3, batch_size=4, show_progress=False)
-
-
-def noise(at_step: int = -1, signals: tuple[signal.Signals, ...] = ()) -> Augmentation:
-    """An augmentation that sends signals to this process when it is asked for the batch of that step."""
-    calls = iter(range(10**6))
-
-    def apply(inputs: Mapping[str, Tensor], targets: Targets, generator: Generator) -> Augmented:
-        if next(calls) == at_step:
-            for number in signals:
-                signal.raise_signal(number)
-        return {n: t + 0.1 * torch.rand(t.shape, generator=generator) for n, t in inputs.items()}, targets
-
-    return apply
 
 
 @pytest.mark.parametrize(

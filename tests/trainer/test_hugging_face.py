@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.helpers.hard import filled, gradients
 from tests.helpers.hugging_face import HEAD, Bert, Llama, MiniLM
-from tests.trainer.test_families import one_thread, prefix_of  # noqa: F401
-from tests.trainer.test_nested import filled, gradients
+from tests.helpers.networks import prefix_of
 from trainer import Family, NestedModel, Samples, SubModel, fit
 from trainer.tasks import LanguageModelling
 from trainer.tasks.checks import IGNORED

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.helpers.networks import small
 from tests.helpers.user_families import TextEncoder
-from tests.trainer.test_families import one_thread, small  # noqa: F401
 from trainer import Family, NestedModel, SubModel
 from trainer.families import MobileNetV2, ResNet
 from trainer.speed.layout import channels_last, laid_out, row_major, suits_channels_last

@@ -18,9 +18,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from tests.trainer.test_families import one_thread  # noqa: F401
-from tests.trainer.test_fit import equal, log_of, weights
-from tests.trainer.test_nested import Hard
+from tests.helpers.hard import Hard
+from tests.helpers.runs import equal, log_of, weights
 from trainer import NestedModel, Samples, TrainerError, fit
 from trainer.data import as_examples
 from trainer.data.augment import Augmented

@@ -13,42 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.helpers.hard import Hard, filled, gradients
+from tests.helpers.networks import calibrated, prefix_of, small
 from tests.helpers.user_families import Branches, TextEncoder
-from tests.trainer.test_families import calibrated, one_thread, prefix_of, small  # noqa: F401
 from trainer import Family, NestedModel, SubModel, TrainerError, calibrate
 from trainer.nested import batchnorm_names
-
-
-class Hard(Family):
-    """What a user's own module may hold: a sum of two parameters, an unused one, dropout, BatchNorm, a scalar."""
-
-    axes: ClassVar[dict[str, Sequence[int]]] = {"width": (2, 4, 6)}
-
-    def build(self, sub: SubModel) -> nn.Module:
-        return _HardNetwork(int(sub["width"]))  # type: ignore[arg-type]
-
-    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
-        return {"input": torch.rand(batch_size, 5)}
-
-
-class _HardNetwork(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Parameter(0.3 * torch.randn(width, 5))
-        self.correction = nn.Parameter(0.1 * torch.randn(width, 5))
-        self.common = nn.Parameter(0.3 * torch.randn(5, 5))  # as large in every sub-model
-        self.common_correction = nn.Parameter(0.1 * torch.randn(5, 5))
-        self.unused = nn.Parameter(torch.randn(width))
-        self.temperature = nn.Parameter(torch.tensor(1.5))
-        self.norm = nn.BatchNorm1d(width)
-        self.classifier = nn.Linear(width, 4)
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, 5) -> (N, 4)
-        x = F.linear(x, self.common + self.common_correction)
-        x = self.norm(F.linear(x, self.first + self.correction))
-        logits: Tensor = self.classifier(F.dropout(x.tanh(), 0.2, self.training)) * self.temperature
-        return logits
-
 
 FAMILIES = {
     "fused qkv, tied, buffers": TextEncoder,
@@ -60,15 +29,6 @@ FAMILIES = {
 EVERY_KIND = pytest.mark.parametrize("family", [make() for make in FAMILIES.values()], ids=FAMILIES.keys())
 
 
-def filled(family: Family) -> NestedModel:
-    torch.manual_seed(0)
-    nested = NestedModel(family)
-    with torch.no_grad():
-        for parameter in nested.full.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return nested
-
-
 def batch_of(family: Family, classes: int, examples: int = 6) -> tuple[dict[str, Tensor], Tensor]:
     torch.manual_seed(1)
     return family.example_inputs(examples), torch.randint(0, classes, (examples,))
@@ -76,10 +36,6 @@ def batch_of(family: Family, classes: int, examples: int = 6) -> tuple[dict[str,
 
 def cross_entropy(labels: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
     return lambda outputs: F.cross_entropy(outputs["logits"], labels)
-
-
-def gradients(nested: NestedModel) -> dict[str, Tensor | None]:
-    return {name: p.grad if p.grad is None else p.grad.clone() for name, p in nested.full.named_parameters()}
 
 
 @EVERY_KIND

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.test_families import one_thread  # noqa: F401
 from trainer import TrainerError
 from trainer.run import load_run, train_run
 

@@ -17,9 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from exporter.run import export_run
+from tests.helpers.runs import SETTINGS, equal, log_of, train
 from tests.helpers.texts import write_texts
-from tests.trainer.test_families import one_thread  # noqa: F401
-from tests.trainer.test_fit import SETTINGS, equal, log_of
 from trainer import TrainerError
 from trainer.data import DataSet
 from trainer.evaluate import scores_of
@@ -63,12 +62,6 @@ def stopped(out: Path, stop: signal.Signals) -> tuple[int, str]:
     process.send_signal(stop)
     _, messages = process.communicate()
     return process.returncode, messages
-
-
-def train(folder: Path, *, family: str = "resnet", data: str = "digits", **changes: Any) -> dict[str, Any]:
-    arguments = {"grid": {}, "settings": SETTINGS, "show_progress": False, **changes}
-    arguments["options"] = {"epochs": 1, "batch_size": 64, "update": "full", **changes.get("options", {})}
-    return train_run(family, data, folder, **arguments)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.trainer.test_families import calibrated, one_thread, small  # noqa: F401
+from tests.helpers.networks import calibrated, small
 from trainer import Samples, calibrate
 from trainer import calibration as calibration_module
 from trainer import evaluate as evaluate_module

@@ -15,10 +15,10 @@ from datasets import Dataset
 from torch import Tensor
 
 from sortednet.console import guard
+from tests.helpers.binaries import write_cifar10, write_idx
 from tests.helpers.pictures import write_pictures
 from tests.helpers.sounds import write_sounds
 from tests.helpers.texts import write_texts
-from tests.trainer.test_data import write_cifar10, write_idx
 from trainer import TrainerError
 from trainer.data import Source, load_data, register_source, registered_sources
 from trainer.data.loading import Asked, read

@@ -19,7 +19,6 @@ from sklearn import metrics
 from torch.nn import functional as F
 
 from tests.helpers.task_cases import CASES, CLASSES, Head, Named, put
-from tests.trainer.test_families import one_thread  # noqa: F401
 from trainer import NestedModel, Samples, Score, Task, TrainerError, fit, register_task, registered_tasks
 from trainer.data.dataset import each
 from trainer.evaluate import as_arrays

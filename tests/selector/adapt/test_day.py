@@ -14,7 +14,7 @@ from selector import Battery, BatteryPlan, Budget, Selector
 from selector.adapt.controller import Controller
 from selector.adapt.memory import MemoryGuard
 from selector.adapt.sensors import Sensor, Sensors
-from tests.selector.adapt.test_feedback import ACCURACIES, MEDIANS, profile_of
+from tests.helpers.costs import ACCURACIES, MEDIANS, profile_of
 
 HOURS = 24
 EVERY_SECONDS = 2.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import pairwise
 from math import inf, isfinite, nan
 
@@ -11,26 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from device_profiles import LatencyMs, Measurement, Profile
 from selector import Battery, Budget, Selector
 from selector.adapt.controller import Controller, quiet_shape
 from selector.adapt.feedback import SlowDown
-from tests.selector.choose.test_selector import DEVICE
+from tests.helpers.costs import ACCURACIES, MEDIANS, profile_of
 
-MEDIANS = {f"s{i}": 0.1 * 1.15**i for i in range(20)}
-ACCURACIES = {f"s{i}": 0.80 + 0.008 * i for i in range(20)}
 STEP_S = 0.02
-
-
-def profile_of(medians: dict[str, float], name: str = "bench") -> Profile:
-    measured = {
-        sub: Measurement(
-            latency_ms=LatencyMs(p50=ms, p90=1.05 * ms, p99=1.2 * ms, mean=ms, n=100), source={"latency_ms": "measured"}
-        )
-        for sub, ms in medians.items()
-    }
-    device = DEVICE.model_copy(update={"name": name})
-    return Profile(device=device, bundle="0" * 64, measured_at=datetime.now(UTC), submodels=measured)
 
 
 class World:

@@ -19,8 +19,8 @@ from selector.adapt.memory import MemoryGuard, default_reserve_mb
 from selector.adapt.sensors import Sensor, Sensors
 from selector.run.pool import SessionPool
 from tests.conftest import DEVICE
-from tests.selector.run.test_pool import MEMORY, submodels_of, with_memory
-from tests.selector.run.test_runtime import images, ranked, stock  # noqa: F401
+from tests.helpers.pools import MEMORY
+from tests.helpers.runtimes import images, stock, submodels_of, with_memory
 
 
 class Device:
@@ -50,7 +50,7 @@ def runtime_on(device: Device, path: Path, **options: object) -> Runtime:
 
 
 @pytest.fixture
-def tens(ranked: Path) -> Path:  # noqa: F811
+def tens(ranked: Path) -> Path:
     """The n-th most accurate takes n ms and 10 n MB."""
     with_memory(ranked, {name: 10.0 * n for n, name in enumerate(submodels_of(ranked), start=1)})
     return ranked

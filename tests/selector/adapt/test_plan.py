@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,8 @@ from selector import Battery, Budget, Runtime
 from selector.adapt.controller import Controller
 from selector.adapt.plan import Planner, best_mix, concave_frontier
 from selector.choose.budget import BatteryPlan
-from selector.choose.candidates import Candidate
-from tests.selector.adapt.test_feedback import profile_of
-from tests.selector.choose.test_selector import flat, selector_of
-
-ENERGIES = (2.0, 4.0, 7.0, 12.0, 20.0, 35.0)
-ACCURACIES = (0.80, 0.86, 0.89, 0.905, 0.915, 0.92)
-
-
-def candidates(energies: tuple[float, ...] = ENERGIES, accuracies: tuple[float, ...] = ACCURACIES) -> list[Candidate]:
-    return [
-        Candidate(f"s{i}", "bench", accuracy, 1.0 + i, energy, 1.0)
-        for i, (energy, accuracy) in enumerate(zip(energies, accuracies, strict=True))
-    ]
-
-
-NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+from tests.helpers.costs import flat, profile_of, selector_of
+from tests.helpers.plans import ACCURACIES, ENERGIES, NOON, candidates
 
 
 @pytest.mark.parametrize(

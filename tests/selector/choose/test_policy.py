@@ -20,10 +20,9 @@ from pydantic import ValidationError
 from selector import Battery, BatteryPlan, BatteryPolicy, Budget, BudgetError, PowerLevel, Runtime, read_battery, read_policy
 from selector.adapt.battery_reader import BatteryReader
 from selector.adapt.controller import Controller
-from tests.selector.adapt.test_feedback import profile_of
-from tests.selector.adapt.test_plan import ACCURACIES, ENERGIES, NOON
-from tests.selector.choose.test_selector import flat, selector_of
-from tests.sortednet.test_cli import call, document, refused
+from tests.helpers.commands import call, document, refused
+from tests.helpers.costs import flat, profile_of, selector_of
+from tests.helpers.plans import ACCURACIES, ENERGIES, NOON
 
 TWO_LEVELS = BatteryPolicy(
     levels=(

@@ -8,7 +8,7 @@ import pytest
 
 from selector import Battery, BatteryPolicy, Budget, BudgetError, Candidates, Cascade, PowerLevel, Selector
 from selector.choose.budget import make_budget
-from tests.selector.choose.test_selector import flat, selector_of
+from tests.helpers.costs import flat, selector_of
 
 COSTS = {"small": flat(1.0, 0.61, 1.0), "middle": flat(2.0, 0.71, 2.0), "large": flat(4.0, 0.75, 4.0)}
 

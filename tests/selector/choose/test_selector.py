@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from math import inf, nan
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,39 +14,7 @@ from device_profiles import LatencyMs, Measurement, Profile
 from selector import Battery, BatteryPolicy, Budget, BudgetError, Selector
 from selector.choose.battery import make_battery
 from selector.choose.budget import make_budget
-from tests.conftest import device_info
-
-DEVICE = device_info()
-
-
-class Cost(NamedTuple):
-    """One sub-model of a profile; None: nobody knows."""
-
-    p50: float
-    p90: float
-    p99: float
-    accuracy: float
-    energy_mj: float | None = None
-    memory_mb: float | None = None
-
-
-def flat(latency_ms: float, accuracy: float, energy_mj: float | None = None, memory_mb: float | None = None) -> Cost:
-    """The same latency at every percentile."""
-    return Cost(latency_ms, latency_ms, latency_ms, accuracy, energy_mj, memory_mb)
-
-
-def selector_of(costs: dict[str, Cost], policy: BatteryPolicy | None = None) -> Selector:
-    measured = {}
-    for name, cost in costs.items():
-        figures = {k: v for k, v in (("energy_mj", cost.energy_mj), ("memory_mb", cost.memory_mb)) if v is not None}
-        measured[name] = Measurement(
-            latency_ms=LatencyMs(p50=cost.p50, p90=cost.p90, p99=cost.p99, mean=cost.p50, n=10),
-            source=dict.fromkeys(["latency_ms", *figures], "measured"),
-            **figures,
-        )
-    profile = Profile(device=DEVICE, bundle="0" * 64, measured_at=datetime.now(UTC), submodels=measured)
-    return Selector(profile, {name: cost.accuracy for name, cost in costs.items()}, policy=policy)
-
+from tests.helpers.costs import DEVICE, Cost, flat, selector_of
 
 # Few distinct values, shared by costs and limits: ties, and limits that are met exactly, are what goes wrong.
 figure = st.integers(1, 12).map(lambda n: n / 4)

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import http.client
-import http.server
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import urllib.parse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 from typer.testing import CliRunner
@@ -28,131 +17,11 @@ from exporter.bundle import Bundle
 from exporter.bundle.verify import self_test
 from exporter.subset import subset
 from selector.choose.cascades import Cascade, read_cascades, write_cascades
-from selector.fetch import transfer
 from tests.conftest import DEVICE
-from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, serving
+from tests.helpers.proxy import Proxy
+from tests.helpers.pulls import SMALL, contents, files_asked, pulled
+from tests.helpers.server import Server, serving
 from trainer import NestedModel
-
-SMALL = "w0.50-d1"
-
-
-class Request(NamedTuple):
-    method: str
-    path: str
-    headers: dict[str, str]
-
-
-Fault = Callable[[Request, int, bytes], "tuple[int, bytes, int | None] | None"]
-"""Request, status, body → another status and body, and after how many bytes the connection breaks; None: as it is."""
-
-
-class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to the service and remembers them; `fault` makes of the answers what a bad network would."""
-
-    daemon_threads = True
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream.removeprefix("http://")
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.seen: list[Request] = []
-        self.fault: Fault = lambda request, status, body: None
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no matter here."""
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Proxy
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
-        headers = {name: value for name, value in self.headers.items() if name not in ("Host", "Connection")}
-        request = Request(self.command, self.path, headers)
-        self.server.seen.append(request)
-        connection = http.client.HTTPConnection(self.server.upstream, timeout=ANSWERS_WITHIN_S)
-        connection.request(self.command, self.path, body, headers)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        changed = self.server.fault(request, response.status, content)
-        status, sent, breaks_after = changed or (response.status, content, None)
-        self.send_response(status)
-        for name, value in response.headers.items():
-            if name not in ("Connection", "Content-Length", "Date", "Server"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(sent)))
-        self.end_headers()
-        self.wfile.write(sent[:breaks_after])
-        self.close_connection = True
-
-    do_POST = do_GET  # noqa: N815
-
-    def log_message(self, *arguments: Any) -> None:
-        """Silence."""
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "FIRST_WAIT_S", 0.001)
-
-
-@pytest.fixture(scope="module")
-def server(untrained_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("service") / "log", untrained_path) as found:
-        yield found
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.url) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield found
-        found.shutdown()
-        thread.join()
-
-
-def pulled(*arguments: str | Path, code: int = 0) -> Any:
-    """The JSON document of a pull, or the one line that an expected error prints."""
-    result = CliRunner().invoke(sortednet.app, ["pull", *map(str, arguments), "--json"])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.stderr
-    if code:
-        assert result.stdout == ""
-        (line,) = result.stderr.splitlines()
-        return line
-    return json.loads(result.stdout)
-
-
-class Stall:
-    """A fault: the answer with the weights is held up until it is let go on."""
-
-    def __init__(self) -> None:
-        self.reached, self.goes_on = threading.Event(), threading.Event()
-
-    def __call__(self, request: Request, status: int, body: bytes) -> None:
-        if "weights.bin" in request.path:
-            self.reached.set()
-            self.goes_on.wait(ANSWERS_WITHIN_S)
-
-
-@contextmanager
-def pulling(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A pull in a process of its own."""
-    command = [sys.executable, "-m", "sortednet", "pull", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        yield process
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def files_asked(proxy: Proxy) -> list[str]:
-    paths = [urllib.parse.urlsplit(request.path).path for request in proxy.seen]
-    return [path.partition("/files/")[2] for path in paths if "/files/" in path]
 
 
 def test_one_sub_model_is_the_subset_and_runs(server: Server, untrained_path: Path, tmp_path: Path) -> None:
@@ -243,178 +112,6 @@ def test_another_choice_keeps_what_is_common_and_what_was_measured_here(proxy: P
     assert read_profile(mine / "profiles" / "here.json").bundle == Bundle(mine).fingerprint
 
 
-def test_a_broken_connection_is_gone_on_with(proxy: Proxy, tmp_path: Path) -> None:
-    """Every file's connection breaks after a third of what is left, again and again."""
-
-    def breaks(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
-        return (status, body, len(body) // 3) if "/files/models" in request.path and len(body) > 500 else None
-
-    proxy.fault = breaks
-    document = pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
-    Bundle(tmp_path / "mine")
-    ranges = [request.headers for request in proxy.seen if "Range" in request.headers]
-    assert len(ranges) > 10
-    assert all(headers["If-Range"].startswith('"') for headers in ranges)
-    assert document["fetched_bytes"] == sum(entry.bytes for entry in Bundle(tmp_path / "mine").manifest.files.values())
-
-
-def test_a_pull_that_gave_up_or_was_killed_is_gone_on_with_by_the_next(proxy: Proxy, tmp_path: Path) -> None:
-    def ends(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
-        if "weights.bin" not in request.path:
-            return None
-        return (206, b"", None) if "Range" in request.headers else (status, body, 4000)
-
-    proxy.fault = ends
-    line = pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=1)
-    assert "weights.bin" in line
-    assert not (tmp_path / "mine").exists()
-    proxy.fault = lambda request, status, body: None
-    proxy.seen.clear()
-    pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
-    (headers,) = (request.headers for request in proxy.seen if "weights.bin" in request.path)
-    assert headers["Range"] == "bytes=4000-"
-    Bundle(tmp_path / "mine")
-
-
-def test_a_killed_pull_leaves_the_old_bundle(proxy: Proxy, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    pulled(proxy.url, "--out", mine, "--submodels", SMALL)
-    before = contents(mine)
-    proxy.fault = stall = Stall()
-    with pulling(proxy.url, "--out", mine, "--submodels", "w1.00-d2") as process:
-        assert stall.reached.wait(60)
-        os.kill(process.pid, signal.SIGKILL)
-    stall.goes_on.set()
-    assert contents(mine) == before
-    proxy.fault = lambda request, status, body: None
-    pulled(proxy.url, "--out", mine, "--submodels", "w1.00-d2")
-    assert list(Bundle(mine).submodels) == ["w1.00-d2"]
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_readers_find_the_old_bundle_or_the_new_one_at_any_moment(server: Server, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    pulled(server.url, "--out", mine, "--submodels", SMALL)
-    done = threading.Event()
-    wrong: list[Exception] = []
-    looks = 0
-
-    def look() -> None:
-        nonlocal looks
-        while not done.is_set():
-            looks += 1
-            try:
-                json.loads((mine / "manifest.json").read_bytes())
-            except Exception as error:
-                wrong.append(error)
-
-    reader = threading.Thread(target=look)
-    reader.start()
-    for name in ("w0.75-d1", SMALL, "w1.00-d1"):
-        pulled(server.url, "--out", mine, "--submodels", name)
-    done.set()
-    reader.join()
-    assert looks > 10
-    assert wrong == []
-
-
-def test_a_byte_changed_on_the_way_is_noticed_and_fetched_again(proxy: Proxy, tmp_path: Path) -> None:
-    falsified = []
-
-    def once(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
-        if "weights.bin" in request.path and not falsified:
-            falsified.append(request)
-            return status, body[:10] + bytes([body[10] ^ 1]) + body[11:], None
-        return None
-
-    proxy.fault = once
-    pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
-    assert falsified
-    Bundle(tmp_path / "mine")
-
-
-def test_bytes_that_are_always_wrong_are_an_error_and_the_old_bundle_stays(proxy: Proxy, tmp_path: Path) -> None:
-    pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
-    before = contents(tmp_path / "mine")
-    proxy.fault = lambda request, status, body: (status, b"x" * len(body), None) if "weights.bin" in request.path else None
-    line = pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", "w1.00-d1", code=1)
-    assert "weights.bin" in line
-    assert "sha256" in line
-    assert contents(tmp_path / "mine") == before
-
-
-def test_an_altered_manifest_is_refused(proxy: Proxy, tmp_path: Path) -> None:
-    def alters(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
-        if not request.path.endswith("/subsets"):
-            return None
-        return status, gzip.compress(gzip.decompress(body).replace(b'"macs":', b'"macs": 1')), None
-
-    proxy.fault = alters
-    assert "altered" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=1)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_busy_service_is_asked_again(proxy: Proxy, tmp_path: Path) -> None:
-    left = {"/subsets": 3, "/files/": 3}
-
-    def busy(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
-        for part in left:
-            if part in request.path and left[part]:
-                left[part] -= 1
-                return 503, b"later", None
-        return None
-
-    proxy.fault = busy
-    pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
-    assert not any(left.values())
-
-
-@pytest.mark.parametrize("choice", [(), ("--submodels", SMALL)])
-def test_a_document_that_breaks_off_is_asked_for_again(proxy: Proxy, tmp_path: Path, choice: tuple[str, ...]) -> None:
-    broken = []
-
-    def breaks(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
-        if request.path.endswith(("/subsets", "manifest.json")) and len(broken) < 2:
-            broken.append(request)
-            return status, body, len(body) // 2
-        return None
-
-    proxy.fault = breaks
-    pulled(proxy.url, "--out", tmp_path / "mine", *choice)
-    assert len(broken) == 2
-
-
-def test_documents_come_compressed_and_one_that_unpacks_without_end_is_refused(proxy: Proxy, tmp_path: Path) -> None:
-    sizes = []
-
-    def look(request: Request, status: int, body: bytes) -> tuple[int, bytes, int | None] | None:
-        if request.path.endswith("/subsets"):
-            sizes.append((len(body), len(gzip.decompress(body))))
-        return None
-
-    proxy.fault = look
-    pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL)
-    assert sizes[0][0] < sizes[0][1] / 2
-    bomb = gzip.compress(bytes(100 * 2**20))
-    proxy.fault = lambda request, status, body: (status, bomb, None) if request.path.endswith("/subsets") else None
-    assert "answers no JSON" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=2)
-    damaged = gzip.compress(b"{}" * 1000)[:-20] + bytes(20)
-    proxy.fault = lambda request, status, body: (status, damaged, None) if request.path.endswith("/subsets") else None
-    assert "answers no JSON" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=2)
-
-
-def test_damaged_files_of_the_old_bundle_are_fetched_again(server: Server, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    pulled(server.url, "--out", mine, "--submodels", SMALL)
-    before = contents(mine)
-    graph = next((mine / "models").glob("*.onnx"))
-    graph.write_bytes(b"x")
-    (mine / "manifest.json").write_text("{")
-    document = pulled(server.url, "--out", mine, "--submodels", SMALL)
-    assert (document["fetched_files"], document["reused_files"]) == (1, 2)
-    assert contents(mine) == before
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
@@ -476,16 +173,6 @@ def test_too_small_a_disk_is_told_before_anything_is_fetched(
     assert "10 are free" in line
     assert files_asked(proxy) == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_two_pulls_to_one_place_do_not_disturb_each_other(proxy: Proxy, tmp_path: Path) -> None:
-    proxy.fault = stall = Stall()
-    with pulling(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL) as process:
-        assert stall.reached.wait(60)
-        assert "another pull" in pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", "w1.00-d1", code=1)
-        stall.goes_on.set()
-        assert process.wait(ANSWERS_WITHIN_S) == 0
-    assert list(Bundle(tmp_path / "mine").submodels) == [SMALL]
 
 
 def test_for_people_it_says_what_to_do_next(server: Server, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from exporter.bundle.preprocessing import ImagePreprocessing, read_image
 from selector import Runtime
 from selector.run.files import read_inputs
 from selector.run.runtime import InputError
-from tests.exporter.test_export import calibrated
+from tests.helpers.exports import calibrated
 from tests.helpers.pictures import CLASSES, write_pictures
 from trainer import NestedModel
 from trainer.data import DataSet, load_data

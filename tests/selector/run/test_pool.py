@@ -15,33 +15,8 @@ import pytest
 from exporter.bundle import Bundle
 from exporter.bundle.session import SessionOptions
 from selector import Budget, BudgetError, Runtime
-from selector.run.pool import SessionPool
-from tests.selector.run.test_runtime import images, ranked, runtime_of, stock  # noqa: F401
-
-MEMORY = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
-
-
-class Opener:
-    """Opens what stands for a session; waits while `gate` is closed."""
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.waiting = threading.Semaphore(0)
-
-    def __call__(self, submodel: str) -> Any:
-        self.waiting.release()
-        assert self.gate.wait(30)
-        if submodel == "broken":
-            raise RuntimeError("cannot be opened")
-        self.opened.append(submodel)
-        return submodel.upper()
-
-
-def pool_of(memory_mb: float | None = None) -> tuple[SessionPool[str], Opener]:
-    opener = Opener()
-    return SessionPool(opener, lambda name: MEMORY.get(name, 0.0), memory_mb), opener
+from tests.helpers.pools import MEMORY, pool_of
+from tests.helpers.runtimes import images, opened_by, quiet_runtime, runtime_of, stock, submodels_of, with_memory
 
 
 def test_a_session_is_opened_once_and_kept() -> None:
@@ -163,22 +138,7 @@ def test_the_budget_is_kept_under_random_switching_from_many_threads() -> None:
     pool.close()
 
 
-def submodels_of(path: Path) -> list[str]:
-    """From the least to the most accurate: the n-th takes n ms."""
-    bundle = Bundle(path)
-    return sorted(bundle.submodels, key=lambda name: bundle.submodels[name].accuracy)
-
-
-def quiet_runtime(path: Path, **options: Any) -> Runtime:
-    """Chooses by the profile alone, whatever else runs here."""
-    return Runtime(path, feedback=False, battery=lambda: None, sensors=False, **options)
-
-
-def opened_by(runtime: Runtime) -> set[str]:
-    return {submodel for submodel, _ in runtime.pool.loaded}
-
-
-def test_a_run_takes_what_is_open_while_the_wanted_one_is_opened(ranked: Path) -> None:  # noqa: F811
+def test_a_run_takes_what_is_open_while_the_wanted_one_is_opened(ranked: Path) -> None:
     names = submodels_of(ranked)
     runtime = quiet_runtime(ranked)
     first = runtime.run(images(1), Budget(latency_ms=1)).selection
@@ -203,7 +163,7 @@ def test_a_run_takes_what_is_open_while_the_wanted_one_is_opened(ranked: Path) -
     runtime.close()
 
 
-def test_a_run_waits_where_nothing_open_fits_the_budget(ranked: Path) -> None:  # noqa: F811
+def test_a_run_waits_where_nothing_open_fits_the_budget(ranked: Path) -> None:
     names = submodels_of(ranked)
     runtime = quiet_runtime(ranked)
     assert runtime.run(images(1)).selection.submodel == names[5]
@@ -211,21 +171,7 @@ def test_a_run_waits_where_nothing_open_fits_the_budget(ranked: Path) -> None:  
     runtime.close()
 
 
-def with_memory(path: Path, memory_mb: dict[str, float | None]) -> None:
-    """Makes the profile say this."""
-    from device_profiles import write_profile
-    from tests.conftest import DEVICE
-
-    profile = Bundle(path).profile(DEVICE)
-    measured = {}
-    for name, value in memory_mb.items():
-        document = profile.submodels[name].model_dump() | {"memory_mb": value}
-        document["source"] = {k: v for k, v in document["source"].items() if k != "memory_mb" or value is not None}
-        measured[name] = type(profile.submodels[name]).model_validate(document)
-    write_profile(profile.model_copy(update={"submodels": measured}), path / "profiles" / f"{DEVICE}.json")
-
-
-def test_a_runtime_stays_within_its_memory(ranked: Path) -> None:  # noqa: F811
+def test_a_runtime_stays_within_its_memory(ranked: Path) -> None:
     names = submodels_of(ranked)
     with_memory(ranked, {name: 10.0 * n for n, name in enumerate(names, start=1)})
     runtime = quiet_runtime(ranked, memory_mb=45)
@@ -242,7 +188,7 @@ def test_a_runtime_stays_within_its_memory(ranked: Path) -> None:  # noqa: F811
         Runtime(ranked, feedback=False, memory_mb=5)
 
 
-def test_with_room_for_one_alone_the_wanted_one_replaces_it(ranked: Path) -> None:  # noqa: F811
+def test_with_room_for_one_alone_the_wanted_one_replaces_it(ranked: Path) -> None:
     names = submodels_of(ranked)
     with_memory(ranked, dict.fromkeys(names, 10.0))
     runtime = quiet_runtime(ranked, memory_mb=15)
@@ -252,7 +198,7 @@ def test_with_room_for_one_alone_the_wanted_one_replaces_it(ranked: Path) -> Non
     runtime.close()
 
 
-def test_memory_that_was_not_measured_is_estimated(ranked: Path) -> None:  # noqa: F811
+def test_memory_that_was_not_measured_is_estimated(ranked: Path) -> None:
     with_memory(ranked, dict.fromkeys(submodels_of(ranked)))
     bundle = Bundle(ranked)
     largest = max(entry.params for entry in bundle.submodels.values())
@@ -263,7 +209,7 @@ def test_memory_that_was_not_measured_is_estimated(ranked: Path) -> None:  # noq
 
 
 def test_other_threads_than_the_profile_was_measured_with_are_warned_about(
-    ranked: Path,  # noqa: F811
+    ranked: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     runtime_of(ranked).close()
@@ -272,7 +218,7 @@ def test_other_threads_than_the_profile_was_measured_with_are_warned_about(
     assert "was measured with 1 threads, these sessions use 2" in caplog.text
 
 
-def test_without_the_cache_nothing_is_written(ranked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_without_the_cache_nothing_is_written(ranked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTEDNET_CACHE", str(tmp_path / "cache"))
     plain = runtime_of(ranked, cache=False).run(images(3)).outputs["logits"]
     assert not (tmp_path / "cache").exists()
@@ -283,13 +229,13 @@ def test_without_the_cache_nothing_is_written(ranked: Path, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("provider", ["cuda", "TensorrtExecutionProvider", "gpu"])
-def test_an_execution_provider_that_is_not_here_is_named(provider: str, ranked: Path) -> None:  # noqa: F811
+def test_an_execution_provider_that_is_not_here_is_named(provider: str, ranked: Path) -> None:
     with pytest.raises(ValueError, match=rf"provider = '{provider}': this ONNX Runtime \(.*\) has .*CPU"):
         runtime_of(ranked, provider=provider)
     assert runtime_of(ranked, provider="cpu").run(images(1)).outputs["logits"].shape == (1, 10)
 
 
-def test_several_profiles_of_a_device_make_one_frontier(ranked: Path) -> None:  # noqa: F811
+def test_several_profiles_of_a_device_make_one_frontier(ranked: Path) -> None:
     """The second was measured with two threads: twice as fast, except for the three smallest."""
     from device_profiles import write_profile
     from tests.conftest import DEVICE
@@ -315,7 +261,7 @@ def test_several_profiles_of_a_device_make_one_frontier(ranked: Path) -> None:  
     runtime.close()
 
 
-def test_without_a_profile_the_memory_is_kept_too(ranked: Path) -> None:  # noqa: F811
+def test_without_a_profile_the_memory_is_kept_too(ranked: Path) -> None:
     shutil.rmtree(ranked / "profiles")
     largest = max(entry.params for entry in Bundle(ranked).submodels.values())
     runtime = quiet_runtime(ranked, memory_mb=8 * largest / 2**20 * 0.99)

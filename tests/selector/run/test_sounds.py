@@ -17,7 +17,7 @@ from exporter.bundle import Bundle
 from selector import Runtime
 from selector.run.files import read_inputs
 from selector.run.inputs import InputError
-from tests.sortednet.test_cli import document, refused
+from tests.helpers.commands import document, refused
 from trainer import Family, NestedModel, SubModel
 
 RATE, SAMPLES = 8000, 400

@@ -26,7 +26,7 @@ from selector.service.predict.schemas import PredictQuery
 from selector.service.web.metrics import SUBMODELS, Metrics
 from tests.conftest import DEVICE
 from tests.helpers.predict_client import NPY, budget_path, npy_of, send
-from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, serving
+from tests.helpers.server import ANSWERS_WITHIN_S, Server, serving
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

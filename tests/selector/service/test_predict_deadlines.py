@@ -24,7 +24,7 @@ from selector.service.web.metrics import Metrics
 from selector.service.web.schemas import QueryBudget
 from tests.conftest import DEVICE, taking
 from tests.helpers.predict_client import JSON, NPY, budget_path, input_name, npy_of, refused, send
-from tests.selector.service.test_service import ANSWERS_WITHIN_S, ENDS_WITHIN_S, Server, serving
+from tests.helpers.server import ANSWERS_WITHIN_S, ENDS_WITHIN_S, Server, serving
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from exporter.bundle import Bundle
 from tests.conftest import DEVICE
 from tests.helpers.predict_client import JSON, NPY, NPZ, Reply, budget_path, input_name, npy_of, refused, send, send_json
-from tests.selector.service.test_service import Server, serving
+from tests.helpers.server import Server, serving
 
 MOST = 64  # examples in one request
 BODY_BYTES, JSON_BYTES = 16 * 2**20, 4 * 2**20

@@ -22,7 +22,7 @@ from selector.service.fleet.store import Store
 from selector.service.fleet.tables import hits
 from selector.service.state import PUT_LIMIT
 from tests.conftest import DATABASES, DEVICE, NO_POSTGRESQL, empty_store, taking
-from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, problem, serving
+from tests.helpers.server import ANSWERS_WITHIN_S, Server, problem, serving
 
 FRESH_WITHIN_S = 60
 

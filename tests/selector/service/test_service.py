@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -24,90 +18,9 @@ from typer.testing import CliRunner
 import sortednet
 from device_profiles import read_profile, write_profile
 from tests.conftest import DEVICE, taking
+from tests.helpers.server import ENDS_WITHIN_S, Server, problem, serving
 
-STARTS_WITHIN_S = 120  # however busy the machine is
-ENDS_WITHIN_S = 60
-ANSWERS_WITHIN_S = 60
-HELD = Path(__file__).parent / "helpers" / "held.py"
 MAX_BODY_BYTES = 1024 * 1024
-
-
-class Answer(NamedTuple):
-    status: int
-    type: str
-    document: Any
-    headers: http.client.HTTPMessage
-
-
-class Server(NamedTuple):
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def get(self, path: str, method: str = "GET") -> Answer:
-        return self._send(urllib.request.Request(self.url + path, method=method))
-
-    def post(self, path: str, body: Any) -> Answer:
-        """`body`: a JSON document, or the bytes (or chunks of them) as they are."""
-        data = json.dumps(body).encode() if isinstance(body, dict) else body
-        headers = {"Content-Type": "application/json"}
-        return self._send(urllib.request.Request(self.url + path, data=data, headers=headers, method="POST"))
-
-    @staticmethod
-    def _send(request: urllib.request.Request) -> Answer:
-        try:
-            response = urllib.request.urlopen(request, timeout=ANSWERS_WITHIN_S)
-        except urllib.error.HTTPError as error:
-            response = error
-        with response:
-            kind = response.headers.get_content_type()
-            return Answer(response.status, kind, json.loads(response.read()), response.headers)
-
-    def stop(self) -> None:
-        """Asks it to stop, and waits until it has begun to."""
-        self.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + ENDS_WITHIN_S
-        while "Handling signal: term" not in self.log.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
-@contextmanager
-def serving(
-    log: Path, *bundles: Path, host: str = "127.0.0.1", options: Sequence[str] = (), held_by: Path | None = None
-) -> Iterator[Server]:
-    """`held_by`: while that file is there, inputs that have their turn are not run yet (`tests.helpers.held`)."""
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-        port = free.getsockname()[1]
-    program = ["-m", "sortednet"] if held_by is None else [str(HELD), str(held_by)]
-    command = [sys.executable, *program, "serve", *map(str, bundles), "--host", host, "--port", str(port), *options]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, cwd=log.parent, stdout=output, stderr=output, start_new_session=True) as process,
-    ):
-        server = Server(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", process, log)
-        try:
-            _wait_until_ready(server)
-            yield server
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(ENDS_WITHIN_S)
-            with suppress(ProcessLookupError):  # whoever is left, its workers too
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while True:
-        try:
-            server.get("/readyz")
-        except OSError:
-            assert server.process.poll() is None, server.log.read_text()
-            assert time.monotonic() < deadline, server.log.read_text()
-            time.sleep(0.05)
-        else:
-            return
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +75,6 @@ def test_nothing_fits_is_an_answer_with_the_nearest_submodel(server: Server) -> 
     answer = server.post("/v1/select", {"budget": {"latency_ms": 1e-6}})
     assert (answer.status, answer.document["feasible"]) == (200, False)
     assert "nothing fits" in answer.document["reason"]
-
-
-def problem(answer: Answer, status: int) -> dict[str, Any]:
-    """The problem details of RFC 9457, checked for what each of them has."""
-    assert (answer.status, answer.type) == (status, "application/problem+json")
-    assert answer.document["status"] == status
-    assert all(isinstance(answer.document[name], str) and answer.document[name] for name in ("type", "title", "detail"))
-    return answer.document
 
 
 def test_a_wrong_path_or_method_is_a_problem(server: Server) -> None:

@@ -22,7 +22,7 @@ import sortednet
 from selector.service import create_app
 from selector.service.web import openapi
 from selector.service.web.access import log_settings
-from tests.selector.service.test_service import ANSWERS_WITHIN_S, ENDS_WITHIN_S, Server, problem, serving
+from tests.helpers.server import ANSWERS_WITHIN_S, ENDS_WITHIN_S, Server, problem, serving
 
 CONTRACT = {
     "/healthz": ["get"],

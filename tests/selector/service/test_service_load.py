@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.service import fuzz
 from benchmarks.service.load import BODIES
-from tests.selector.service.test_service import ANSWERS_WITHIN_S, Server, serving
+from tests.helpers.server import ANSWERS_WITHIN_S, Server, serving
 
 REQUESTS, WARM_UP = 3000, 1000
 GROWTH_MB = 8  # a kilobyte kept per request would be 2

@@ -12,7 +12,7 @@ import pytest
 from exporter.bundle import Bundle
 from selector.service import create_app
 from tests.conftest import DEVICE
-from tests.selector.service.test_service import Server, problem, serving
+from tests.helpers.server import Server, problem, serving
 
 MAX_QUERIES = 1000
 

@@ -1,0 +1,35 @@
+"""The command line, called in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+import sortednet
+
+
+def call(*arguments: str | Path) -> Result:
+    """Runs a command in this process. Any exception but the exit itself is a traceback that a user would see."""
+    result = CliRunner().invoke(sortednet.app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refused(*arguments: str | Path, code: int = 2) -> str:
+    """The one line that an expected error prints."""
+    result = call(*arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def document(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+    """The one JSON document that `--json` prints."""
+    result = call(*arguments, "--json")
+    assert result.exit_code == code, result.stderr
+    return json.loads(result.stdout)

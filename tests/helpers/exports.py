@@ -1,0 +1,34 @@
+"""Small networks to export."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer import Family, NestedModel, calibrate
+from trainer.family import registered_families
+
+
+def small(name: str) -> Family:
+    """A registered family at a size for tests."""
+    settings = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 1.0), "depths": (1, 2)}
+    more = {"resnet": {"channels": (8, 16), "blocks": (2, 2)}}
+    more["mobilenetv2"] = {
+        "channels": (8, 16),
+        "blocks": (1, 2),
+        "strides": (1, 2),
+        "expansion": (1, 3),
+        "stem": 8,
+        "head": 32,
+    }
+    return registered_families()[name](**settings, **more.get(name, {}))  # type: ignore[arg-type]
+
+
+def calibrated(family: Family) -> NestedModel:
+    torch.manual_seed(0)
+    nested = NestedModel(family).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in nested.full.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # no two tensors alike, biases not zero
+    calibrate(nested, [family.example_inputs(32)])
+    return nested
