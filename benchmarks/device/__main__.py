@@ -28,9 +28,9 @@ NOTES = {
     "int8_bytes_ratio": "weights.int8.bin over weights.bin, the worst of the three bundles",
     "int8_latency_ratio.resnet": "largest size, processor time of 1 thread, batch 1, the two take turns",
     "int8_latency_ratio.resnet.avx2": "the same with ONNX Runtime's kernels for processors without AVX-512 and VNNI",
-    "int8_form.points_lost.resnet.reduced": "of 100, by int8 to fp32 on 1,000 MNIST digits: weights of 7 bits (reduced), of "
-    "8 (full), with signed activations, with unsigned weights; .avx2: kernels as above",
-    "int8_form.inexact.resnet.reduced": "RMS of what kernels answer less what floats answer (ORT_DISABLE_ALL), relative to these",
+    "int8_form.points_lost.resnet.reduced": "of 100, by int8 to fp32 on 1,000 MNIST digits: weights of 7 bits (reduced), of 8 "
+    "(full), with signed activations, with unsigned weights; .avx2: kernels as above",
+    "int8_form.inexact.resnet.reduced": "RMS of the kernels' answers less those of floats (ORT_DISABLE_ALL), relative",
     "int8_form.latency.resnet.reduced": "over fp32, processor time of 1 thread, batch 1, all in turns",
     "int8_worst_error": "largest RMS distance of an int8 sub-model of the trained bundle from its fp32 one",
     "int8_within_half_point": "share of 160 sub-models of the shortly trained ResNet that lose at most half a point in int8",

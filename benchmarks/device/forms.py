@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,8 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from onnxruntime.quantization import QuantType
+from onnxruntime.quantization import QuantType, quantize_static
 
-import exporter.quantize
 from benchmarks.device import avx2
 from benchmarks.device.sessions import ONE_THREAD, Figures
 from benchmarks.training.setups import SETUPS
@@ -74,11 +73,9 @@ def _make(name: str) -> None:
 
 @contextmanager
 def _form(form: str) -> Iterator[None]:
-    original: Callable[..., None] = exporter.quantize.quantize_static
-
     def quantize(*arguments: Any, **options: Any) -> None:
         kind = QuantType.QInt8 if form == "signed activations" else QuantType.QUInt8
-        original(*arguments, **{**options, "activation_type": kind})
+        quantize_static(*arguments, **{**options, "activation_type": kind})
 
     with patch("exporter.quantize.quantize_static", quantize), patch("exporter.int8.saturates", lambda: False):
         yield
