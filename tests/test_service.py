@@ -22,13 +22,14 @@ import pytest
 from typer.testing import CliRunner
 
 import sortednet
+import tests.helpers
 from device_profiles import read_profile, write_profile
 from tests.conftest import DEVICE, taking
 
 STARTS_WITHIN_S = 120  # however busy the machine is
 ENDS_WITHIN_S = 60
 ANSWERS_WITHIN_S = 60
-HELD = Path(__file__).parent / "helpers" / "held.py"
+HELD = Path(tests.helpers.__file__).parent / "held.py"
 MAX_BODY_BYTES = 1024 * 1024
 
 
