@@ -65,7 +65,7 @@ EXAMPLES = {
         {"width": [8], "depth": [1]},
         "regression:turned",
         {"copies": 1},
-        {"epochs": 1, "batch_size": 64},
+        {"epochs": 4, "batch_size": 64},
         "r2",
     ),
     "keywords": Example("keywords:Keywords", {"logits": (1, 10)}, {"width": [16], "layers": [1]}, training={"epochs": 2}),
@@ -127,7 +127,7 @@ def test_it_learns(gone: Gone) -> None:
     family = run.nested.family
     torch.manual_seed(1)
     untrained = NestedModel(family).eval()
-    calibrate(untrained, calibration_batches(data.train)[:1], [family.largest])
+    calibrate(untrained, list(calibration_batches(data.train, limit=1)), [family.largest])
     (before,) = scores_of(untrained, [family.largest], data.test).values()
     (after,) = scores_of(run.nested, [family.largest], data.test).values()
     assert after.quality > before.quality
