@@ -16,18 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 import sortednet
-import tests.helpers
 from device_profiles import read_profile, write_profile
 from tests.conftest import DEVICE, taking
 from tests.helpers.server import ENDS_WITHIN_S, Server, problem, serving
 
-<<<<<<< HEAD:tests/selector/service/test_service.py
-=======
-STARTS_WITHIN_S = 120  # however busy the machine is
-ENDS_WITHIN_S = 60
-ANSWERS_WITHIN_S = 60
-HELD = Path(tests.helpers.__file__).parent / "held.py"
->>>>>>> refs/heads/steady:tests/test_service.py
 MAX_BODY_BYTES = 1024 * 1024
 
 
