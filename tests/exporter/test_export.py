@@ -110,7 +110,7 @@ def test_accuracy_is_that_of_the_graph_on_the_test_split(untrained: NestedModel,
     largest = untrained.family.largest.id
     labels = predicted[largest].clone()
     labels[::10] = (labels[::10] + 1) % 10
-    bundle = export(untrained, tmp_path / "bundle", test_data=(*inputs, labels), show_progress=False)
+    bundle = export(untrained, tmp_path / "bundle", test_data=(inputs, labels), show_progress=False)
     for name, entry in bundle.submodels.items():
         right = float((predicted[name] == labels).float().mean())
         assert entry.accuracy == pytest.approx(right, abs=1.5 / len(labels))
