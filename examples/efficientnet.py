@@ -5,7 +5,7 @@ their number belongs to the size; squeeze-and-excitation, whose two layers scale
 family that is built for the data that it gets (`for_data`).
 
     python examples/efficientnet.py
-    sortednet train --family efficientnet:EfficientNet --data mnist --out run                              (in examples/)
+    sortednet train --family efficientnet:EfficientNet --data mnist-5k --out run                           (in examples/)
 
 Shapes: N pictures, C channels, H height, W width.
 """
@@ -131,4 +131,4 @@ class EfficientNet(Family):
 
 
 if __name__ == "__main__":
-    whole_path("efficientnet:EfficientNet", "mnist", epochs=8, batch_size=64)
+    whole_path("efficientnet:EfficientNet", "mnist-5k", epochs=8, batch_size=64)

@@ -82,7 +82,7 @@ class Bundle:
     @property
     def qualities(self) -> dict[str, float | None]:
         """Of each sub-model by the metric on the test split, 0 to 1, None where it was exported without test data."""
-        return {name: entry.accuracy for name, entry in self.submodels.items()}
+        return {name: entry.quality for name, entry in self.submodels.items()}
 
     @property
     def accuracies(self) -> dict[str, float | None]:

@@ -44,7 +44,7 @@ EXAMPLES = {
     "segmentation": Example(
         "segmentation:UNet",
         {"logits": (1, 11, 48, 48)},
-        {"width": [0.25], "levels": [1]},
+        {"width": [0.5], "levels": [1]},
         "segmentation:pictures",
         {"count": 160},
         {"epochs": 3},
@@ -65,7 +65,7 @@ EXAMPLES = {
         {"width": [8], "depth": [1]},
         "regression:turned",
         {"copies": 1},
-        {"epochs": 1, "batch_size": 64},
+        {"epochs": 4, "batch_size": 64},
         "r2",
     ),
     "keywords": Example("keywords:Keywords", {"logits": (1, 10)}, {"width": [16], "layers": [1]}, training={"epochs": 2}),
@@ -127,7 +127,7 @@ def test_it_learns(gone: Gone) -> None:
     family = run.nested.family
     torch.manual_seed(1)
     untrained = NestedModel(family).eval()
-    calibrate(untrained, calibration_batches(data.train)[:1], [family.largest])
+    calibrate(untrained, list(calibration_batches(data.train, limit=1)), [family.largest])
     (before,) = scores_of(untrained, [family.largest], data.test).values()
     (after,) = scores_of(run.nested, [family.largest], data.test).values()
     assert after.quality > before.quality
@@ -170,7 +170,7 @@ def test_pictures_of_another_size_go_through_the_u_net(path: None, tmp_path: Pat
     from exporter import export
 
     torch.manual_seed(0)
-    nested = NestedModel(UNet().with_grid({"width": [0.25, 1.0], "levels": [3]})).eval()
+    nested = NestedModel(UNet().with_grid({"width": [0.5, 1.0], "levels": [3]})).eval()
     calibrate(nested, [torch.rand(4, 1, 48, 48)])
     bundle = export(nested, tmp_path / "bundle", show_progress=False)
     picture = torch.rand(2, 1, 32, 56)
