@@ -44,7 +44,7 @@ EXAMPLES = {
     "segmentation": Example(
         "segmentation:UNet",
         {"logits": (1, 11, 48, 48)},
-        {"width": [0.25], "levels": [1]},
+        {"width": [0.5], "levels": [1]},
         "segmentation:pictures",
         {"count": 160},
         {"epochs": 3},
@@ -170,7 +170,7 @@ def test_pictures_of_another_size_go_through_the_u_net(path: None, tmp_path: Pat
     from exporter import export
 
     torch.manual_seed(0)
-    nested = NestedModel(UNet().with_grid({"width": [0.25, 1.0], "levels": [3]})).eval()
+    nested = NestedModel(UNet().with_grid({"width": [0.5, 1.0], "levels": [3]})).eval()
     calibrate(nested, [torch.rand(4, 1, 48, 48)])
     bundle = export(nested, tmp_path / "bundle", show_progress=False)
     picture = torch.rand(2, 1, 32, 56)
