@@ -177,7 +177,7 @@ def test_pictures_of_another_size_go_through_the_u_net(path: None, tmp_path: Pat
     with_runtime = Runtime(bundle, sensors=False, cache=False)
     with torch.no_grad():
         wanted = nested.outputs(picture)["logits"].numpy()
-    got = with_runtime.session(nested.family.largest.id).run(None, {"picture": picture.numpy()})[0]
+    got = with_runtime.program(nested.family.largest.id).run({"picture": picture.numpy()}).outputs["logits"]
     np.testing.assert_allclose(got, wanted, atol=1e-4 * float(np.abs(wanted).max()))
     with_runtime.close()
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selector.service.gate import Gate
-
 import sortednet
+from selector.service.predict.gate import Gate
 
 
 def hold_while_there_is(file: Path) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.cascades import with_cascade
+
+__all__ = ["copied", "images", "with_cascade"]
+
 
 @pytest.fixture
 def copied(bundle_path: Path, tmp_path: Path) -> Path:

@@ -126,8 +126,8 @@ def test_data_that_are_none_are_one_line(change: dict[str, Any], named: str, bun
 
 def test_a_data_set_is_its_validation_split(bundle_path: Path, digits: DataSet) -> None:
     inputs, labels = validation(Bundle(bundle_path), "digits")
-    np.testing.assert_array_equal(inputs["input"], digits.validation.inputs[0].numpy())
-    np.testing.assert_array_equal(labels, digits.validation.labels.numpy())
+    np.testing.assert_array_equal(inputs["input"], digits.validation.inputs["input"].numpy())
+    np.testing.assert_array_equal(labels, digits.validation.targets.numpy())
 
 
 def test_from_the_command_line(bundle_path: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_names_cannot_become_markup(copied: Path) -> None:
 
 
 def charted(html: str) -> dict[str, Any]:
-    found = re.search(r"const { costs, devices } = (.*);\n", html)
+    found = re.search(r"const { costs, devices, metric, percents } = (.*);\n", html)
     assert found
     document: dict[str, Any] = json.loads(found[1])
     return document

@@ -20,7 +20,7 @@ from selector.service.predict.arrays import Array, ShapeLimits
 from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.schemas import PredictQuery
 from selector.service.web.metrics import Metrics
-from selector.service.web.problems import Problem, without_folder, wrong_field
+from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run import RunResult, Runtime
@@ -96,6 +96,7 @@ class Predictor:
             feed = check_inputs(bundle, inputs)
         except InputError as error:
             raise input_problem(str(error)) from None
+        refuse_other_metric(query.budget, bundle.metric)
         limit = query.budget.latency_ms
         now = time.monotonic()
         try:

@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException
 
 from exporter.bundle import Bundle
+from selector.choose.budget import Budget, BudgetError
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.web.access import LOGGED, request_id
 
@@ -38,6 +39,15 @@ def wrong_field(field: str, value: Any, message: str, detail: str = "") -> Probl
     """422 for one field: its value, where it is a plain one, and what is allowed. `detail`: the sentence for people."""
     error = {"field": field[:MAX_VALUE], "value": _shown(value), "message": message}
     return Problem(422, detail or f"{field[:MAX_VALUE]}: {message}", errors=[error])
+
+
+def refuse_other_metric(budget: Budget, metric: str) -> None:
+    """Raises Problem 422 naming the field where a budget speaks of accuracy and the bundle's metric is another."""
+    try:
+        budget.check(metric)
+    except BudgetError as error:
+        field = "min_accuracy" if budget.min_accuracy is not None else "objective"
+        raise wrong_field(f"budget.{field}", getattr(budget, field), str(error), str(error)) from None
 
 
 def register(app: Flask) -> None:

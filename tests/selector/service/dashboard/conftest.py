@@ -45,7 +45,7 @@ def server(fleet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     shutil.rmtree(bare / "profiles")
     shutil.rmtree(sent / "profiles")
     document = json.loads((blind / MANIFEST_FILE).read_bytes())
-    document["submodels"] = [{**entry, "accuracy": None} for entry in document["submodels"]]
+    document["submodels"] = [{**entry, "quality": None, "metrics": {}} for entry in document["submodels"]]
     (blind / MANIFEST_FILE).write_text(json.dumps(sealed(document)), encoding="utf-8")
     store = f"sqlite:///{folder / 'store.db'}"
     with Store(store) as opened_store:

@@ -37,10 +37,10 @@ pytestmark = needs_a_browser
 def test_each_slider_moved_by_keyboard_shows_what_the_selector_chooses(page: Any, fleet: Path) -> None:
     selector = selector_for(Bundle(fleet), DEVICE)
     for field, objective in (
-        ("latency_ms", "accuracy"),
-        ("energy_mj", "accuracy"),
-        ("memory_mb", "accuracy"),
-        ("min_accuracy", "latency"),
+        ("latency_ms", "quality"),
+        ("energy_mj", "quality"),
+        ("memory_mb", "quality"),
+        ("min_quality", "latency"),
     ):
         page.click("#clear")
         page.check(f"input[name=objective][value={objective}]", force=True)
@@ -105,7 +105,7 @@ def test_a_cascade_is_on_the_frontier_and_can_be_chosen(browser: Any, fleet: Pat
         page.on("pageerror", lambda error: errors.append(str(error)))
         opened(page, server.url)
         page.select_option("#device", DEVICE)
-        page.fill("#min_accuracy-exact", "0.995")
+        page.fill("#min_quality-exact", "0.995")
         settled(page)
         query = asked_by(page)
         assert query.pop("cascades") is True

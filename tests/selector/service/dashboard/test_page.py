@@ -66,7 +66,7 @@ def test_everything_is_reached_by_keyboard_in_the_order_of_reading(page: Any, se
         )
     assert visited[0] == "skip"
     order = ["bundle", "device", "clear", "objective", "latency_ms-exact", "latency_ms", "percentile", "energy_mj", "memory_mb"]
-    order += ["min_accuracy", "battery", "cost", "language", "copy", "compared"]
+    order += ["min_quality", "battery", "cost", "language", "copy", "compared"]
     places = [visited.index(name) for name in order]
     assert places == sorted(places)
     named = "(one) => one.labels?.length || one.ariaLabel || one.innerText"
