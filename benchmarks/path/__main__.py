@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.path import decision, exports, hugging_face, pictures, step
+from benchmarks.path import decision, demo, exports, hugging_face, pictures, step
 from benchmarks.summary import write_summary
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,7 +18,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     notes: dict[str, str] = {}
     rows: list[dict[str, object]] = []
-    for part in (decision.measure, hugging_face.measure, step.measure, exports.measure, pictures.measure):
+    for part in (decision.measure, hugging_face.measure, step.measure, exports.measure, pictures.measure, demo.measure):
         found = part()
         figures |= found.figures
         notes |= found.notes
