@@ -14,17 +14,18 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## train, export, profile, select on real data: the whole path
 	rm -rf $(DEMO)
-	$(BIN)/sortednet train --family resnet --data digits --out $(DEMO)/run --set blocks=[4,4,4] --epochs 30 --batch-size 64
+	$(BIN)/sortednet train --family resnet --data mnist-5k --out $(DEMO)/run \
+		--set channels=[8,16] --set blocks=[4,4] --set multiple=1 --epochs 12 --batch-size 32
 	$(BIN)/sortednet export $(DEMO)/run --out $(DEMO)/bundle
 	$(BIN)/sortednet profile $(DEMO)/bundle --threads 1
 	$(BIN)/sortednet verify $(DEMO)/bundle
 	$(BIN)/sortednet report $(DEMO)/bundle --out $(DEMO)/report.html
 	$(BIN)/sortednet inspect $(DEMO)/bundle
-	$(BIN)/sortednet select $(DEMO)/bundle --min-accuracy 0.95 --objective latency
+	$(BIN)/sortednet select $(DEMO)/bundle --min-accuracy 0.93 --objective latency
 	@echo
 	@echo "The report: $(DEMO)/report.html. Try next:"
 	@echo "  $(BIN)/sortednet select $(DEMO)/bundle --latency-ms 0.1"
-	@echo "  $(BIN)/sortednet select $(DEMO)/bundle --min-accuracy 0.98 --objective latency"
+	@echo "  $(BIN)/sortednet select $(DEMO)/bundle --min-accuracy 0.95 --objective latency"
 	@echo "  $(BIN)/sortednet select $(DEMO)/bundle --battery 15 --discharging"
 	@echo "  $(BIN)/sortednet serve $(DEMO)/bundle"
 

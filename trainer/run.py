@@ -212,15 +212,16 @@ def train_run(
         raise TrainerError(f"threads = {threads}: allowed are 0 (torch's default) and more")
     if threads:
         torch.set_num_threads(threads)
+    kind_of_family = find_family(family)  # first: its module may register an update rule or a source
+    kind_of_task = find_task(task) if task is not None else None
     chosen_options = FitOptions.of(None, dict(options))
     accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
     loaded = load_data(data, data_options)
-    kind_of_family = find_family(family)
     with own(f"family {family!r}"):
         chosen = kind_of_family.for_data(loaded.spec, **settings)
     chosen.with_grid(grid)
     if task is not None or task_settings:
-        kind = find_task(task) if task is not None else type(chosen.task)
+        kind = kind_of_task or type(chosen.task)
         with own(f"task {kind.kind}"):
             chosen.with_task(kind.configured(task_settings or {}))
     record = describe_run(chosen, loaded.record, asdict(chosen_options), init)

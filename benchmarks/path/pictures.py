@@ -71,7 +71,7 @@ def write_folder(root: Path) -> None:
 def _epoch(data: DataSet, examples: Examples) -> dict[str, object]:
     """Without what `fit` does before and after: it is the steps that are compared, the start of the workers among them."""
     torch.manual_seed(0)
-    nested = NestedModel(ResNet.for_data(data.spec, blocks=(4, 4, 4)))
+    nested = NestedModel(ResNet.for_data(data.spec, channels=(8, 16), blocks=(4, 4), multiple=1))
     training = _Training(nested, examples, None, FitOptions(epochs=1, batch_size=BATCH), data.augment, None)
     before = _cpu_seconds()
     result = training.run(threading.Event(), False)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +100,36 @@ def test_an_empty_target_is_refused(arguments: tuple[str, ...], tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     assert "Invalid value for '--out': is empty" in refused(*arguments, "--out", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rule_and_a_source_that_the_familys_module_registers_are_known(tmp_path: Path) -> None:
+    (tmp_path / "own_rules.py").write_text(
+        "import torch\n"
+        "from trainer import Family\n"
+        "from trainer.data import Source, load_data, register_source\n"
+        "from trainer.updates import UpdateRule, register_rule\n"
+        "class Smallest(UpdateRule):\n"
+        "    name = 'smallest'\n"
+        "    def sample(self, step, seed):\n"
+        "        return [self.smallest]\n"
+        "register_rule(Smallest)\n"
+        "register_source(Source('own-digits', lambda name, rest: load_data('digits')))\n"
+        "class Flat(Family):\n"
+        "    axes = {'width': (4, 8)}\n"
+        "    def build(self, sub):\n"
+        "        return torch.nn.Sequential(\n"
+        "            torch.nn.Flatten(), torch.nn.Linear(64, sub['width']), torch.nn.ReLU(), torch.nn.Linear(sub['width'], 10))\n"
+        "    def example_inputs(self, n):\n"
+        "        return {'input': torch.rand(n, 1, 8, 8)}\n",
+        encoding="utf-8",
+    )
+    command = ["train", "--family", "own_rules:Flat", "--data", "own-digits", "--update", "smallest", "--epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sortednet", *command, "--out", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
