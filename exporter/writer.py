@@ -94,8 +94,9 @@ def export(
         )
     examples = as_examples(test_data) if test_data is not None else None
     int8 = int8_wanted(as_examples(int8_calibration) if int8_calibration is not None else None, int8_range)
-    was_training = nested.training
+    was_training, device = nested.training, next(nested.full.parameters()).device
     nested.eval()
+    nested.full.cpu()  # what graphs are compared with: a GPU may round to 10 bits on the way (TF32)
     try:
         with built_beside(Path(out)) as folder:
             writer = _Writer(nested, folder, examples, dict(scores or {}), int8)
@@ -104,6 +105,7 @@ def export(
             _keep_profiles(Path(out) / PROFILES_FOLDER, folder / PROFILES_FOLDER, manifest.fingerprint)
             Bundle(folder, verify=False)  # one that could not be opened must not take a good one's place
     finally:
+        nested.full.to(device)
         nested.train(was_training)
     return Bundle(out)
 

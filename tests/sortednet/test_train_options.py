@@ -117,8 +117,8 @@ def test_a_rule_and_a_source_that_the_familys_module_registers_are_known(tmp_pat
         "class Flat(Family):\n"
         "    axes = {'width': (4, 8)}\n"
         "    def build(self, sub):\n"
-        "        return torch.nn.Sequential(\n"
-        "            torch.nn.Flatten(), torch.nn.Linear(64, sub['width']), torch.nn.ReLU(), torch.nn.Linear(sub['width'], 10))\n"
+        "        hidden = torch.nn.Linear(64, sub['width'])\n"
+        "        return torch.nn.Sequential(torch.nn.Flatten(), hidden, torch.nn.Linear(sub['width'], 10))\n"
         "    def example_inputs(self, n):\n"
         "        return {'input': torch.rand(n, 1, 8, 8)}\n",
         encoding="utf-8",
