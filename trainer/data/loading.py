@@ -98,7 +98,8 @@ def _of_living_workers(loader: DataLoader[Any], workers: int) -> Generator[Any, 
     """What the loader gives. Raises TrainerError where a worker process cannot be started or was killed, with what helps."""
     others = active_children()
     try:
-        batches = iter(loader)
+        with _signals_held():
+            batches = iter(loader)
     except Exception as error:  # where processes are not forked, everything that they get is pickled
         raise TrainerError(f"workers = {workers}: the data cannot be handed to them: {error}; allowed is 0") from error
     _BEGUN.update({process: os.getpid() for process in active_children() if process not in others})
@@ -189,6 +190,19 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     before its checkpoint. It ends when its parent says so through its queue, kills it, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Within: SIGINT and SIGTERM wait. Processes that are begun here never get them, not even before they can ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
