@@ -258,6 +258,7 @@ def script(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_and_exports_one(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "sortednet"]
     train = ["train", "--family", "regression:Pose", "--data", "regression:turned", "--data-option", "copies=1"]
