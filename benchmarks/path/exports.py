@@ -17,7 +17,7 @@ import torch
 from benchmarks.path.found import Found
 from exporter import export
 from exporter.bundle import Bundle
-from exporter.bundle.session import open_session, relative_error
+from exporter.bundle.session import SessionOptions, open_session, relative_error
 from trainer import Family, NestedModel, SubModel, calibrate
 from trainer.families import MobileNetV2, ResNet
 
@@ -123,7 +123,7 @@ def _default_export_seconds(nested: NestedModel, path: Path) -> float:
 
 def _compare(bundle: Bundle, sub: SubModel, plain: Path) -> dict[str, float]:
     image = {"input": np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)}
-    sessions = [open_session(path, threads=1) for path in (bundle.graph_path(sub.id), plain / f"{sub.id}.onnx")]
+    sessions = [open_session(path, SessionOptions(threads=1)) for path in (bundle.graph_path(sub.id), plain / f"{sub.id}.onnx")]
     ours, theirs = (session.run(None, image)[0] for session in sessions)
     taken: list[list[float]] = [[], []]
     for _ in range(5):
