@@ -133,3 +133,12 @@ def test_a_rule_and_a_source_that_the_familys_module_registers_are_known(tmp_pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_numbers_for_a_classification_are_told_which_task_they_are_of(tmp_path: Path) -> None:
+    """Also where their shape is wrong for it too: that is not what is to be mended."""
+    path = tmp_path / "numbers.npz"
+    np.savez(path, input=np.zeros((40, 1, 8, 8), np.float32), targets=np.zeros((40, 2), np.float32))
+    message = refused("train", "--data", f"arrays:{path}", "--out", tmp_path / "run", *SMALL, *BRIEF)
+    assert "targets: dtype float32; allowed are whole numbers" in message
+    assert "--task regression" in message

@@ -37,8 +37,8 @@ def shape(targets: Tensor, rest: Sequence[int], what: str) -> None:
         raise TrainerError(f"targets: shape {tuple(targets.shape)}; allowed is {what}")
 
 
-def labels(targets: Tensor, classes: int, ignored: int | None = None) -> None:
-    """Whole numbers from 0 to classes - 1, or the ignored one."""
+def whole_numbers(targets: Tensor, classes: int) -> None:
+    """What may be a class: asked before the shape, because other numbers are another task's."""
     if classes < 2:
         raise TrainerError(f"output 'logits': {classes} class; allowed are two and more (for a number: --task regression)")
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
@@ -46,6 +46,11 @@ def labels(targets: Tensor, classes: int, ignored: int | None = None) -> None:
             f"targets: dtype {dtype(targets)}; allowed are whole numbers from 0 to {classes - 1}, the classes' "
             "(for other numbers: --task regression or multi-label)"
         )
+
+
+def labels(targets: Tensor, classes: int, ignored: int | None = None) -> None:
+    """Whole numbers from 0 to classes - 1, or the ignored one."""
+    whole_numbers(targets, classes)
     if targets.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch does not compare these
         targets = targets.long()
     held = torch.iinfo(targets.dtype)  # torch compares in the tensor's own type: of bytes, 156 would equal -100

@@ -44,6 +44,7 @@ class Classification(Task):
     def check(self, outputs: Outputs, targets: Targets) -> None:
         classes = checks.output(outputs, "logits", 2, "(N, classes)").shape[1]
         labels = checks.single(targets)
+        checks.whole_numbers(labels, classes)
         checks.shape(labels, (), "(N,), one label for each example")
         checks.labels(labels, classes)
 

@@ -42,6 +42,7 @@ class Segmentation(Task):
 
     def check(self, outputs: Outputs, targets: Targets) -> None:
         logits, labels = checks.output(outputs, "logits", 4, "(N, classes, height, width)"), checks.single(targets)
+        checks.whole_numbers(labels, logits.shape[1])
         checks.shape(labels, logits.shape[2:], f"(N, {logits.shape[2]}, {logits.shape[3]}), a label for each pixel")
         checks.labels(labels, logits.shape[1], self.ignored)
 
@@ -71,6 +72,7 @@ class TokenClassification(Task):
 
     def check(self, outputs: Outputs, targets: Targets) -> None:
         logits, labels = checks.output(outputs, "logits", 3, "(N, tokens, classes)"), checks.single(targets)
+        checks.whole_numbers(labels, logits.shape[2])
         checks.shape(labels, logits.shape[1:2], f"(N, {logits.shape[1]}), a label for each token")
         checks.labels(labels, logits.shape[2], self.ignored)
 
