@@ -10,6 +10,20 @@ from typer.testing import CliRunner, Result
 
 import sortednet
 
+SELECTION = (
+    "submodel",
+    "feasible",
+    "quality",
+    "metric",
+    "accuracy",
+    "latency_ms",
+    "energy_mj",
+    "memory_mb",
+    "reason",
+    "device",
+)
+"""What a `select` document has where the metric is accuracy (CONTRACT.md), in this order; a cascade's fields follow."""
+
 
 def call(*arguments: str | Path) -> Result:
     """Runs a command in this process. Any exception but the exit itself is a traceback that a user would see."""

@@ -19,7 +19,7 @@ from device_profiles import write_profile
 from exporter.bundle import Bundle
 from exporter.bundle.manifest import sealed
 from tests.conftest import DEVICE
-from tests.helpers.commands import call, document, refused
+from tests.helpers.commands import SELECTION, call, document, refused
 
 BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
 
@@ -111,19 +111,7 @@ def test_documents_have_the_keys_of_the_contract(copied: Path, images: Path) -> 
     assert json.loads((copied / "profiles" / "mine.json").read_text()) == profile
 
     chosen = document("select", copied, "--device", "mine")
-    promised = [
-        "submodel",
-        "feasible",
-        "quality",
-        "metric",
-        "accuracy",
-        "latency_ms",
-        "energy_mj",
-        "memory_mb",
-        "reason",
-        "device",
-    ]
-    assert list(chosen) == [*promised, "stages", "threshold"]
+    assert list(chosen) == [*SELECTION, "stages", "threshold"]
     assert (chosen["metric"], chosen["quality"]) == ("accuracy", chosen["accuracy"])
     assert (chosen["submodel"], chosen["device"]) == (one, "mine")
 

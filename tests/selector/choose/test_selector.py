@@ -14,6 +14,7 @@ from device_profiles import LatencyMs, Measurement, Profile
 from selector import Battery, BatteryPolicy, Budget, BudgetError, Selector
 from selector.choose.battery import make_battery
 from selector.choose.budget import make_budget
+from tests.helpers.commands import SELECTION
 from tests.helpers.costs import DEVICE, Cost, flat, selector_of
 
 # Few distinct values, shared by costs and limits: ties, and limits that are met exactly, are what goes wrong.
@@ -242,21 +243,9 @@ def test_a_battery_outside_0_to_100_is_refused(percent: float) -> None:
 
 
 def test_the_selection_is_the_document_of_the_contract() -> None:
-    fields = (
-        "submodel",
-        "feasible",
-        "quality",
-        "metric",
-        "accuracy",
-        "latency_ms",
-        "energy_mj",
-        "memory_mb",
-        "reason",
-        "device",
-    )
     selection = selector_of({"s": flat(1.0, 0.9)}).select(Budget())
     document = selection.document()
-    assert tuple(document) == (*fields, "stages", "threshold")
+    assert tuple(document) == (*SELECTION, "stages", "threshold")
     assert (document["submodel"], document["quality"], document["accuracy"], document["device"]) == ("s", 0.9, 0.9, "bench")
     other = selection._replace(metric="mean_iou")
     assert (other.accuracy, other.document()) == (
