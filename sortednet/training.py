@@ -55,6 +55,9 @@ def train(
     init: Annotated[Path | None, typer.Option(help="Start from these weights: a run, or a safetensors file.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, by automatic mixed precision.")] = "fp32",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU the same bits from run to run, by slower kernels.")
+    ] = False,
     workers: Annotated[
         int, typer.Option(help="Processes that read data ahead. Default: as many as pay where data are read from files.")
     ] = -1,
@@ -70,7 +73,7 @@ def train(
 
     options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
     options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
-    options |= {"accelerator": accelerator, "precision": precision, "workers": workers}
+    options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}
     summary = train_run(
         family,
         data,

@@ -2,16 +2,17 @@
 
 On the CPU a resumed run is equal to the bit, in either precision and with any number of workers. On a GPU it goes on from the
 same parameters, optimizer state, scale of the losses, data order, augmentation and sampled sub-models, but kernels that add in
-an order of their own (atomics in some backward passes) make two runs differ in the last bits, resumed or not. Calibration and
-scores are computed on the same device, always in fp32. fp32 is what torch makes of it: cuDNN's convolutions take TF32 unless
+an order of their own (atomics in some backward passes) make two runs differ in the last bits, resumed or not; `deterministic`
+takes only kernels whose order is fixed, and a resumed run is equal to the bit there too. Calibration and scores are computed on
+the same device, always in fp32. fp32 is what torch makes of it: cuDNN's convolutions take TF32 unless
 `torch.backends.cudnn.allow_tf32` is False.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,21 @@ def find_accelerator(name: str = "auto", precision: str = "fp32") -> Accelerator
         raise TrainerError(f"precision = 'bf16': {torch.cuda.get_device_name()} does not have it; allowed are fp32 and fp16")
     device = torch.device("cuda", local_rank() % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
     return Accelerator(device, precision)
+
+
+@contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """Within, if asked: only kernels that give the same bits for the same inputs. torch names an operator that has none."""
+    if not asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS shares work out as it comes
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def available() -> list[str]:

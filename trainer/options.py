@@ -34,6 +34,7 @@ class FitOptions:
     seed: int = 0
     accelerator: str = "auto"  # auto | cpu | cuda | mps
     precision: str = "fp32"  # fp32 | bf16 | fp16, by automatic mixed precision
+    deterministic: bool = False  # on a GPU: the same bits from run to run, by slower kernels; the CPU gives them anyway
     workers: int = -1  # processes that read data ahead; -1: one less than cores where data are read from files, else none
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class FitOptions:
         for name, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise TrainerError(f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
+        if not isinstance(self.deterministic, bool):
+            raise TrainerError(f"deterministic = {self.deterministic!r}: allowed are True and False")
         if self.update not in RULES:
             raise TrainerError(f"update = {self.update!r}: allowed are {', '.join(RULES)}")
 

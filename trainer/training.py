@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from trainer.accelerator import Accelerator, find_accelerator, single_precision
+from trainer.accelerator import Accelerator, deterministic, find_accelerator, single_precision
 from trainer.calibration import calibrate
 from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
 from trainer.compatibility import check_fits
@@ -87,7 +87,7 @@ def fit(
         training.restore()
     else:
         training.begin()
-    with stop_flag() as stopped:
+    with deterministic(chosen.deterministic), stop_flag() as stopped:
         result = training.run(stopped, show_progress)
     nested.eval()
     calibrate(nested, calibration_batches(examples, workers=chosen.workers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,24 @@ def test_nccl_where_every_rank_has_a_gpu_and_gloo_elsewhere(two_gpus: pytest.Mon
             assert begun[-1] == wanted
     with joined(CPU):
         assert begun[-1] == ("gloo", None)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_kernels_are_deterministic_while_it_trains_and_where_it_is_asked_for(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # somebody's choice stays
+    seen: set[bool] = set()
+
+    def augment(inputs: Any, targets: Any, generator: torch.Generator) -> tuple[Any, Any]:
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return inputs, targets
+
+    nested, data = hard()
+    fit(nested, data, epochs=1, batch_size=8, deterministic=asked, augment=augment, show_progress=False)
+    assert seen == {asked}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 @pytest.mark.usefixtures("none")
