@@ -28,7 +28,7 @@ from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from trainer.compatibility import check_fits
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, Data, Examples, Samples, as_examples, as_inputs, each
-from trainer.data.loading import Asked, read
+from trainer.data.loading import Asked, held, read
 from trainer.distributed import current_ranks
 from trainer.evaluate import scores_of
 from trainer.interruption import TrainingInterrupted, drop_log_after, progress_bar, stop_flag
@@ -80,8 +80,8 @@ def fit(
     written to; TrainingInterrupted after SIGINT or SIGTERM.
     """
     chosen = FitOptions.of(options, fields_of_options)
-    examples = as_examples(train_data)
-    validation = as_examples(validation_data) if validation_data is not None else None
+    examples = held(as_examples(train_data), chosen.workers)
+    validation = held(as_examples(validation_data), chosen.workers) if validation_data is not None else None
     training = _Training(nested, examples, validation, chosen, augment, Path(run) if run else None)
     if resume:
         training.restore()

@@ -34,7 +34,8 @@ class Examples(Protocol):
 
     Where `batch` reads files the class says so with an attribute `reads_files = True`; worker processes then call it. It raises
     TrainerError naming a file that cannot be read. A method `packed_batch` beside it may leave pixels as unsigned bytes:
-    workers call that one, so that a quarter of the bytes pass between processes.
+    workers call that one, so that a quarter of the bytes pass between processes, and a split that is small is read once and
+    held in memory.
     """
 
     def __len__(self) -> int: ...

@@ -32,8 +32,8 @@ USUAL_SIDE = 224
 """Where no size is asked for and the pictures are of several, or of one with a side above `LARGEST_OWN_SIDE`."""
 
 LARGEST_OWN_SIDE = 512
-HEADERS = 10_000  # that are looked at before the training, evenly spaced over all files
 FEW = 256  # pictures that are not worth starting worker processes for
+HEADERS = 10_000  # that are looked at before the training, evenly spaced over all files
 
 AUGMENTATIONS: Mapping[str, Callable[[int], Augmentation | None]] = {
     "flip-and-shift": lambda side: augmentations.flip_and_shift(max(1, side // 8)),

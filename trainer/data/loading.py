@@ -10,7 +10,7 @@ import atexit
 import os
 import random
 import signal
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -27,6 +27,13 @@ from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, Examples, Samples, pixels
 from trainer.submodel import TrainerError
 from trainer.task import own
+
+HELD_BYTES = 256 * 2**20
+"""Up to which size a split whose pixels are read from files is decoded once and held, as bytes: an epoch costs what it would
+with an array."""
+
+HELD_BATCH = 64
+FEW_BYTES = 32 * 2**20  # of decoded pixels that are not worth starting worker processes for
 
 AHEAD = 2  # batches that each worker keeps ready; of photos each is some 40 MB of /dev/shm, which docker makes 64 MB large
 
@@ -85,6 +92,32 @@ def read(
             if isinstance(batch, TrainerError):
                 raise batch
             yield Batch({name: pixels(tensor) for name, tensor in batch.inputs.items()}, batch.targets)
+
+
+def held(examples: Examples, workers: int = -1) -> Examples:
+    """Pixels that lie in files, decoded into memory where they are few; any other examples as they are.
+
+    Raises TrainerError naming a file that cannot be read.
+    """
+    if not hasattr(examples, "packed_batch"):
+        return examples
+    with own("data"):
+        shapes = {name: tensor.shape[1:] for name, tensor in examples.batch(torch.arange(1)).inputs.items()}
+    count = len(examples) * sum(shape.numel() for shape in shapes.values())
+    if count > HELD_BYTES:
+        return examples
+    values = {name: torch.empty((len(examples), *shape), dtype=torch.uint8) for name, shape in shapes.items()}
+    targets: list[Any] = []
+    place = 0
+    for batch in batches_of(examples, HELD_BATCH, workers=workers if count > FEW_BYTES else 0):
+        for name, read_ahead in batch.inputs.items():
+            values[name][place : place + len(read_ahead)] = read_ahead.mul_(255).round_()  # exact: they were bytes
+        targets.append(batch.targets)
+        place += HELD_BATCH
+    given = targets[0]
+    if isinstance(given, Mapping):
+        return Samples(values, {name: torch.cat([part[name] for part in targets]) for name in given})
+    return Samples(values, torch.cat(targets))
 
 
 def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
