@@ -1,6 +1,7 @@
 """A run: the folder that `sortednet train` writes and `sortednet export` reads. It can be reopened from what it carries.
 
-run.json                   family and its configuration, data set and split, options, first weights, version, results
+run.json                   family and its configuration, data set and split, options, first weights, the folder that relative
+                           paths are from, version, results
 checkpoint.safetensors     parameters, optimizer state and step, while and after training
 log.jsonl                  one line per epoch
 model.safetensors          the trained parameters            (written at the end)
@@ -65,6 +66,7 @@ def describe_run(
         "data": dict(data),
         "options": dict(options),
         "init": str(init) if init else None,
+        "folder": str(Path.cwd()),
         "torch": torch.__version__,
     }
 
@@ -294,7 +296,10 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with what earlier versions did not write, and without what a resumed run may have otherwise."""
     options = {**asdict(FitOptions()), **record["options"]}
     kept = {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
-    return {"task": {"name": "classification", "config": {}}, **record, "options": kept}
+    data = dict(record["data"])
+    if "content_sha256" in data:  # they are known by that: the path from another folder is another
+        del data["name"]
+    return {"task": {"name": "classification", "config": {}}, **record, "options": kept, "data": data}
 
 
 def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
