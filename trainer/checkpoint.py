@@ -78,20 +78,25 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header. Raises TrainerError when the file is missing, damaged, or in another format."""
+    """Tensors and header. Raises TrainerError when the file is missing or damaged."""
     if not path.is_file():
         raise TrainerError(f"{path} does not exist")
-    other = _other_format(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that the user names; raises TrainerError for one in another format too, and says what to do."""
+    other = _other_format(path) if path.is_file() else ""
     if other:
         raise TrainerError(
             f"{path}: is {other}, allowed is a safetensors file; convert it where you trust it: "
             f"safetensors.torch.save_file(torch.load({path.name!r}), 'weights.safetensors')"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise TrainerError(f"{path} is damaged, or no safetensors file: {error}") from None
+    return load_tensors(path)[0]
 
 
 def _other_format(path: Path) -> str:

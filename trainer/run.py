@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.accelerator import find_accelerator
-from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
+from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, load_weights, replacing, save_tensors
 from trainer.compatibility import check_fits
 from trainer.data.sources import load_data
 from trainer.distributed import joined
@@ -236,7 +236,7 @@ def train_run(
     nested = NestedModel(chosen)
     if init is not None:
         source = init / MODEL_FILE if init.is_dir() else init
-        load_parameters(nested, load_tensors(source)[0], source)
+        load_parameters(nested, load_weights(source), source)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
     with joined(accelerator.device) as ranks:
