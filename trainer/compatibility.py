@@ -80,8 +80,8 @@ def _refuse_state(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:
         second = nested.applied(module.eval(), inputs)
     if learnt and not all(torch.allclose(first[name], second[name], rtol=1e-5, atol=1e-7, equal_nan=True) for name in first):
         raise TrainerError(
-            f"{type(nested.family).__name__}: a step of training changes buffer {learnt[0]!r}, which answers depend on: it would "
-            "be one sub-model's, and lost when the run is reopened; allowed are parameters and BatchNorm's statistics"
+            f"{type(nested.family).__name__}: a step of training changes buffer {learnt[0]!r}, which answers depend on: it "
+            "would be one sub-model's, and lost when the run is reopened; allowed are parameters and BatchNorm's statistics"
         )
 
 
