@@ -78,7 +78,8 @@ def _measured(run: Run, data: str | None) -> _Measured:
         return _Measured(loaded, loaded.test, {}, "")
     recorded = {name: Score(one["quality"], one["metrics"]) for name, one in run.record["results"].get("test", {}).items()}
     try:
-        loaded = load_data(record["name"], options)
+        begun_in = run.record.get("folder")  # runs of earlier versions do not say
+        loaded = load_data(record["name"], options, Path(begun_in) if begun_in else None)
     except TrainerError as error:
         if not recorded:
             raise

@@ -11,14 +11,12 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,7 +24,7 @@ from device_profiles import ProfileError, read_profile
 from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
 from exporter.bundle.manifest import FORMAT_VERSION, Int8Range, Manifest
-from exporter.bundle.session import SessionOptions, open_session, relative_error, run_session
+from exporter.bundle.session import SessionOptions, open_session
 from exporter.document import network_fields, score_fields, write_manifest
 from exporter.graph import Template
 from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
@@ -34,18 +32,21 @@ from exporter.scoring import score_of
 from exporter.selftest import (
     INT8_SELFTEST_EXAMPLES,
     ExportError,
+    Others,
     Outputs,
-    other_sizes,
+    other_inputs,
+    problem_of,
     selftest_inputs,
     torch_outputs,
 )
 from exporter.template import export_template
+from exporter.torch_state import one_torch_thread, plain_attention
 from exporter.weights import INT8_WEIGHTS_FILE, WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data.dataset import Data, Examples, as_examples
 from trainer.macs import LayerShape, MacCounter
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
-from trainer.task import Score
+from trainer.task import Score, own
 
 PARITY = 1e-4
 """How far a graph may be off its torch sub-model, relative to the largest output."""
@@ -93,12 +94,12 @@ def export(
             f"sub-model {uncalibrated.id}: its BatchNorm statistics are not calibrated; call trainer.calibrate first"
         )
     examples = as_examples(test_data) if test_data is not None else None
-    int8 = int8_wanted(as_examples(int8_calibration) if int8_calibration is not None else None, int8_range)
+    int8 = int8_wanted(nested, as_examples(int8_calibration) if int8_calibration is not None else None, int8_range)
     was_training, device = nested.training, next(nested.full.parameters()).device
     nested.eval()
     nested.full.cpu()  # what graphs are compared with: a GPU may round to 10 bits on the way (TF32)
     try:
-        with built_beside(Path(out)) as folder:
+        with plain_attention(), built_beside(Path(out)) as folder:
             writer = _Writer(nested, folder, examples, dict(scores or {}), int8)
             about = {"training": dict(training or {}), "preprocessing": _of_inputs(nested, preprocessing or {})}
             manifest = writer.write(chosen, about, tuple(labels), files or {}, show_progress)
@@ -118,7 +119,7 @@ class _Draft:
     path: Path
     topology: str
     expected: Outputs
-    expected_others: Outputs | None  # to inputs of other sizes, where an axis besides the batch is free
+    others: Sequence[tuple[Others, Outputs]]  # and to other inputs
     macs: int
     layers: Mapping[LayerShape, int]
 
@@ -149,7 +150,7 @@ class _Writer:
                 nested, examples if examples is not None else int8.calibration, INT8_SELFTEST_EXAMPLES
             )
         self.batch = len(next(iter(self.inputs.values())))
-        self.others = other_sizes(nested, self.inputs)
+        self.others = other_inputs(nested, self.inputs)
         self.templates: dict[frozenset[str], Template] = {}
         self.layout: dict[str, StoredTensor] = {}
         self.layers: dict[LayerShape, int] = {}  # all that were seen, numbered
@@ -169,7 +170,7 @@ class _Writer:
         # ONNX Runtime examines finished drafts on the other cores while torch, on one, computes what the next must
         # answer. With more threads than cores torch's wait for each other: 48 s instead of 7 on a busy machine.
         workers = max(1, (os.cpu_count() or 1) - 1)
-        with _one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
+        with one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
             task = bar.add_task("exporting", total=len(submodels))
             try:
                 for draft, examined in self._in_order(submodels, pool):
@@ -243,7 +244,7 @@ class _Writer:
         layers = {_of_one_example(shape, self.batch): count for shape, count in counter.layers.items()}
         macs = counter.macs // self.batch
         path = self._write_graph(sub, template)
-        others = None if self.others is None else torch_outputs(self.nested, sub, self.others)
+        others = [(other, torch_outputs(self.nested, sub, other.inputs)) for other in self.others]
         return _Draft(sub, path, template.digest, expected, others, macs, layers)
 
     def _proved(self, draft: _Draft, found: _Examined) -> tuple[_Draft, Score | None]:
@@ -259,11 +260,14 @@ class _Writer:
             draft = replace(draft, topology=template.digest)
             found = self._examine(draft)
         if found.problem:
-            raise ExportError(f"sub-model {draft.sub.id}: {found.problem}")
+            told = f"; what torch made constant: {'; '.join(template.warnings)}" if template.warnings else ""
+            raise ExportError(f"sub-model {draft.sub.id}: {found.problem}{told}")
         return draft, found.score if self.examples is not None else self.known.get(draft.sub)
 
     def _template(self, sub: SubModel) -> Template:
-        return Template(export_template(self.nested, sub), self.nested, self.layout)
+        with own(f"sub-model {sub.id}: torch cannot write it as ONNX"):
+            traced = export_template(self.nested, sub)
+        return Template(traced.model, self.nested, self.layout, traced.warnings)
 
     def _write_graph(self, sub: SubModel, template: Template) -> Path:
         path = self.models / f"{sub.id}.onnx"
@@ -275,11 +279,10 @@ class _Writer:
         try:
             # Spinning threads of ONNX Runtime would take the cores from torch (4 times slower on 2 cores).
             session = open_session(draft.path, SessionOptions(threads=1, spinning=False))
-            error = relative_error(run_session(session, self.inputs), draft.expected)
-            if self.others is not None and draft.expected_others is not None:
-                error = max(error, relative_error(run_session(session, self.others), draft.expected_others))
-            if not error <= PARITY:
-                problem = f"the graph differs from torch by {error:.2e} relative to the largest output; allowed is {PARITY:.0e}"
+            problem = problem_of(session, self.inputs, draft.expected, PARITY)
+            for other, expected in draft.others:
+                problem = problem or problem_of(session, other.inputs, expected, PARITY, other.what)
+            if problem:
                 return _Examined(problem, None)
             return _Examined("", self._score(session))
         except TrainerError:
@@ -332,16 +335,6 @@ def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:
         if kept:
             new.mkdir(exist_ok=True)
             shutil.copyfile(path, new / path.name)
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _progress(show: bool) -> Progress:

@@ -128,5 +128,8 @@ def export(
     if as_json:
         print_json(inspect_bundle(bundle))
         return
-    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; all equal to torch.")
+    errors = [entry.int8_error for entry in bundle.manifest.submodels if entry.int8_error is not None]
+    told = f"; int8 at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
+    of_torch = "fp32 equal to torch" if errors else "all equal to torch"
+    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
     typer.echo(f"Next: sortednet profile {out}")

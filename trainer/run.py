@@ -1,6 +1,7 @@
 """A run: the folder that `sortednet train` writes and `sortednet export` reads. It can be reopened from what it carries.
 
-run.json                   family and its configuration, data set and split, options, first weights, version, results
+run.json                   family and its configuration, data set and split, options, first weights, the folder that relative
+                           paths are from, version, results
 checkpoint.safetensors     parameters, optimizer state and step, while and after training
 log.jsonl                  one line per epoch
 model.safetensors          the trained parameters            (written at the end)
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.accelerator import find_accelerator
-from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
+from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, load_weights, replacing, save_tensors
 from trainer.compatibility import check_fits
 from trainer.data.sources import load_data
 from trainer.distributed import joined
@@ -65,6 +66,7 @@ def describe_run(
         "data": dict(data),
         "options": dict(options),
         "init": str(init) if init else None,
+        "folder": str(Path.cwd()),
         "torch": torch.__version__,
     }
 
@@ -234,7 +236,7 @@ def train_run(
     nested = NestedModel(chosen)
     if init is not None:
         source = init / MODEL_FILE if init.is_dir() else init
-        load_parameters(nested, load_tensors(source)[0], source)
+        load_parameters(nested, load_weights(source), source)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
     with joined(accelerator.device) as ranks:
@@ -294,7 +296,10 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with what earlier versions did not write, and without what a resumed run may have otherwise."""
     options = {**asdict(FitOptions()), **record["options"]}
     kept = {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
-    return {"task": {"name": "classification", "config": {}}, **record, "options": kept}
+    data = dict(record["data"])
+    if "content_sha256" in data:  # they are known by that: the path from another folder is another
+        del data["name"]
+    return {"task": {"name": "classification", "config": {}}, **record, "options": kept, "data": data}
 
 
 def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
