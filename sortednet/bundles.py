@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import fail, messages, print_json, right, tell
+from sortednet.console import fail, messages, print_json, right, show, tell
 from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         share = f"{one.accuracy / best:.1%}" if best else ""
         costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
         table.add_row(one.id, "", "", f"{one.accuracy:.4f}", share, "", *costs)
-    Console().print(table)
+    show(table)
     total, weights = opened.bytes_total, opened.weights_bytes
     typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
     if profile:

@@ -26,6 +26,7 @@ from selector.choose.budget import Budget, BudgetError, Selection
 from selector.choose.candidates import Candidates, Key
 from selector.choose.cascades import read_cascades
 from selector.choose.clock import seconds
+from selector.choose.metrics import metric_name
 from selector.choose.profiles import find_profiles
 from selector.choose.reasons import best
 from selector.choose.selector import Selector
@@ -120,7 +121,7 @@ class Runtime:
         if budget in (_NO_LIMITS, _MOST_ACCURATE):
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
-            raise BudgetError(f"no {self.bundle.metric} is known for any sub-model: export with test data")
+            raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")
         raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
 
     def battery(self) -> Battery | None:

@@ -38,7 +38,7 @@ CONTRACT: dict[str, set[str]] = {
 }
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
-    "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option"},
+    "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"},
     "export": CONTRACT["export"] | {"--data"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
