@@ -84,3 +84,12 @@ def show(table: Table) -> None:
 
 def right(*names: str) -> list[Column]:
     return [Column(name, justify="right", no_wrap=True) for name in names]
+
+
+def short(number: int) -> str:
+    """Three digits, such as 693 k or 2.24 M."""
+    rounded = float(f"{number:.3g}")
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:g} {unit}"
+    return str(number)

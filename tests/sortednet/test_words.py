@@ -18,8 +18,7 @@ from selector.choose.battery import Battery
 from selector.choose.cascades import Cascade
 from sortednet import console
 from sortednet.commands import EXAMPLES
-from tests.helpers.commands import call, document, refused
-from tests.sortednet.test_cli import commands
+from tests.helpers.commands import call, commands, document, refused
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 
