@@ -49,7 +49,7 @@ class Cascade(BaseModel):
     @property
     def split(self) -> str:
         """What `quality` is of, in words."""
-        return "validation split" if self.then_accuracy is None else "expected on the test split"
+        return "of the validation split" if self.then_accuracy is None else "expected on the test split"
 
     @property
     def words(self) -> str:

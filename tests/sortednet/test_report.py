@@ -164,7 +164,7 @@ def test_cascades_are_listed_with_what_their_accuracy_is_of(with_cascade: tuple[
     html = report(bundle.path)
     text = Page(html).text
     assert f"{cascade.id} is {cascade.words}" in " ".join(text.split())
-    assert "accuracy is validation split: 0.9990 on 1000 validation examples, above 0.9 with 95 %" in text
+    assert "accuracy is of the validation split: 0.9990 on 1000 validation examples, above 0.9 with 95 %" in text
     (device,) = charted(html)["devices"]
     assert device["submodels"][cascade.id]["kind"] == "cascade"
     assert [name for _, name in device["frontiers"]["latency_ms.p50"]].count(cascade.id) == 1
