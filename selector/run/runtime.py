@@ -30,12 +30,11 @@ from selector.choose.metrics import metric_name
 from selector.choose.profiles import find_profiles
 from selector.choose.reasons import best
 from selector.choose.selector import Selector
-from selector.run.batches import divisible, examples_within, run_in_parts
 from selector.run.inputs import InputCheck, InputError, examples_in
 from selector.run.opening import NOT_MEASURED, memory_of, opener
 from selector.run.options import RuntimeOptions
 from selector.run.pool import SessionPool
-from selector.run.program import Part, Program, Ran
+from selector.run.program import Part, Program, Ran, divisible, examples_within, run_in_parts
 from selector.run.results import RunRecord, RunResult
 
 log = logging.getLogger("sortednet.runtime")

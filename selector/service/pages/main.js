@@ -35,10 +35,16 @@ async function openBundle(name, device = config.bundles[name]?.device) {
   const { devices, models, more } = measured ?? { devices: document.devices, models: [], more: false };
   byId("find-device").hidden = !more;
   offer(devices, models);
+  if (more && device && !view.devices.includes(device)) {
+    const others = await search(name, device); // an address may name one that is not listed
+    if (view.bundle !== name) return;
+    if ([...others.devices, ...others.models].includes(device)) offer([...devices, ...others.devices], [...models, ...others.models]);
+  }
   byId("device").disabled = !view.devices.length;
   const found = [device, config.bundles[name].device, ...view.devices].find((one) => view.devices.includes(one)) ?? null;
   shownDevices = firstDevices(view.devices, found).filter(Boolean);
   await openDevice(found);
+  if (device && found !== device && view.bundle === name) byId("device-about").textContent = `${device} is not known here; shown is ${found ?? "none"}`;
   await loadCompared();
 }
 
@@ -231,10 +237,13 @@ function wire() {
     percentileChosen("50");
   });
   byId("find").addEventListener("input", findSoon);
+  byId("another").addEventListener("input", () => byId("another").setCustomValidity(""));
   byId("copy").addEventListener("click", copyCode);
   byId("add-device").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!view.devices.includes(byId("another").value)) return;
+    const known = view.devices.includes(byId("another").value);
+    byId("another").setCustomValidity(known ? "" : "There is no device of this name");
+    if (!known) return byId("another").reportValidity();
     shownDevices = [...new Set([...shownDevices, byId("another").value])].sort();
     byId("another").value = "";
     loadCompared().catch(failed);

@@ -15,7 +15,7 @@ import pytest
 from exporter.bundle import Bundle
 from selector import Budget, Runtime
 from selector.choose.cascades import Cascade
-from selector.run.batches import divisible, examples_within
+from selector.run.program import divisible, examples_within
 from tests.helpers.cascades import CHEAP, with_cascade
 
 __all__ = ["with_cascade"]

@@ -44,6 +44,14 @@ def test_an_address_with_nonsense_says_so_too(page: Any, server: Server) -> None
     expect(page.locator("#min_quality-hint")).to_contain_text("Not counted: 98")
 
 
+def test_a_device_that_is_not_known_is_said_to_be_none(page: Any, server: Server) -> None:
+    opened(page, f"{server.url}/?device=nobody")
+    expect(page.locator("#device-about")).to_contain_text("nobody is not known here; shown is ")
+    page.select_option("#device", DEVICE)
+    settled(page)
+    expect(page.locator("#device-about")).not_to_contain_text("nobody")
+
+
 def test_the_axis_follows_the_percentile_also_after_clear_and_from_an_address(page: Any, server: Server) -> None:
     title = page.locator("#frontier-chart .xtitle")
     page.check("input[name=percentile][value='99']", force=True)
@@ -166,8 +174,10 @@ def test_models_beyond_those_that_are_listed_are_found_by_name(page: Any, server
         page.fill("#find", "phone-090")
         expect(page.locator("#found")).to_contain_text("found, listed under Device")
         expect(page.locator("#device optgroup option").first).to_have_text("phone-09000")
-        assert asked[-1] < "phone-090"
-        assert not asked[-1].startswith("phone-090")
+        page.goto(f"{server.url}/?device=phone-09000")
+        expect(page.locator("#device")).to_have_value("phone-09000")
+        assert asked[-1] < "phone-09000"
+        assert not asked[-1].startswith("phone-09000")
     finally:
         page.unroute_all()
         opened(page, server.url)
