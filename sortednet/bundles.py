@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import fail, messages, print_json, right, tell
+from sortednet.console import fail, messages, print_json, right, short, show, tell
 from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
     from exporter.bundle.verify import SelfTestResult
+    from selector.choose.cascades import Cascade
 
 
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
@@ -24,7 +24,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
     from selector.choose.candidates import Candidates
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
-    from selector.choose.metrics import metric_name
+    from selector.choose.metrics import metric_name, shown
 
     opened = Bundle(bundle)
     if as_json:
@@ -40,20 +40,21 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         cost = profile.submodels.get(name) if profile else None
         table.add_row(
             name,
-            _short(entry.params),
-            _short(entry.macs),
-            "" if entry.quality is None else f"{entry.quality:.4f}",
+            short(entry.params),
+            short(entry.macs),
+            shown(entry.quality),
             f"{entry.quality / best:.1%}" if entry.quality is not None and best else "",
-            _short(opened.manifest.files[entry.graph].bytes),
+            short(opened.manifest.files[entry.graph].bytes),
             _figure(cost, "latency_ms", 3),
             _figure(cost, "memory_mb", 2),
         )
     for one in cascades:
         cost = expected.get(one.id)
-        share = f"{one.accuracy / best:.1%}" if best else ""
+        quality = one.quality(opened.qualities)
+        share = f"{quality / best:.1%}" if best else ""
         costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
-        table.add_row(one.id, "", "", f"{one.accuracy:.4f}", share, "", *costs)
-    Console().print(table)
+        table.add_row(one.id, "", "", shown(quality), share, "", *costs)
+    show(table)
     total, weights = opened.bytes_total, opened.weights_bytes
     typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
     if profile:
@@ -63,7 +64,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
     elif opened.devices():
         typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
     for one in cascades:
-        typer.echo(f"{one.id} is {one.words}; its accuracy is of {one.examples} validation examples")
+        typer.echo(f"Cascade {one.id} is {one.words}; its accuracy is {one.split}: {_certified(one)}")
 
 
 def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
@@ -125,6 +126,10 @@ def _own_profile(bundle: Bundle) -> Profile | None:
         return None
 
 
+def _certified(cascade: Cascade) -> str:
+    return f"{cascade.accuracy:.4f} on {cascade.examples} validation examples, above {cascade.floor:g}"
+
+
 def _from_fp32(result: SelfTestResult) -> str:
     return "" if result.largest_int8_to_fp32 is None else f"; from fp32 {result.largest_int8_to_fp32:.1%} (RMS)"
 
@@ -136,12 +141,3 @@ def _figure(cost: Measurement | None, name: Literal["latency_ms", "memory_mb"], 
         return ""
     mark = "~" if cost.source[name] == "predicted" else ""
     return f"{mark}{value.p50 if name == 'latency_ms' else value:.{digits}f}"
-
-
-def _short(number: int) -> str:
-    """Three digits, such as 693 k or 2.24 M."""
-    rounded = float(f"{number:.3g}")
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if rounded >= size:
-            return f"{rounded / size:g} {unit}"
-    return str(number)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sortednet.console import fail, messages, print_json
+from sortednet.console import fail, messages, print_json, tell
 from sortednet.options import (
     AccuracyOption,
     BundlePath,
@@ -20,6 +20,11 @@ from sortednet.options import (
     PercentileOption,
     QualityOption,
 )
+
+if TYPE_CHECKING:
+    from selector.choose.battery import BatteryPolicy
+    from selector.choose.budget import Budget
+    from selector.run.runtime import Runtime
 
 DevicesOption = Annotated[
     list[str] | None,
@@ -107,11 +112,12 @@ def select(
 ) -> None:
     """Pick the sub-model for a budget. Exits with 3 when nothing fits (and names the nearest)."""
     from exporter.bundle import Bundle
-    from selector.choose.battery import make_battery, read_policy
+    from selector.choose.battery import BatteryPolicy, make_battery, read_policy
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
     from selector.choose.metrics import metric_name
     from selector.choose.profiles import selector_for
+    from sortednet.hints import without_effect
 
     budget = make_budget(
         latency_ms=latency_ms,
@@ -127,6 +133,11 @@ def select(
     opened = Bundle(bundle)
     offered = read_cascades(opened) if cascades else []
     selection = selector_for(opened, device, policy=saving, cascades=offered).select(budget, state)
+    if saving is not None or state is not None:
+        given = "--policy" if state is None else "--battery"
+        needed = "give --battery PERCENT, and --discharging where it is"
+        if said := without_effect(saving or BatteryPolicy(), state, given=given, missing=needed):
+            tell(said.replace("on the mains, not discharging", "on the mains; say --discharging where it is not"))
     if as_json:
         print_json(selection.document())
     else:
@@ -188,6 +199,8 @@ def run(
     saving = read_policy(policy) if policy else None
     options: dict[str, Any] = {"feedback": feedback, "cascades": cascades, "cache": cache, "policy": saving}
     runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
+    if saving is not None or budget.plan is not None:
+        _tell_of_the_battery(runtime, budget, saving)
     if watching:
         from sortednet.watch import watch
 
@@ -219,6 +232,19 @@ def run(
                 typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
     if not selection.feasible:
         raise typer.Exit(3)
+
+
+def _tell_of_the_battery(runtime: Runtime, budget: Budget, policy: BatteryPolicy | None) -> None:
+    """On stderr, where a plan or a policy does nothing on this device as it is."""
+    from sortednet.hints import plan_without_effect, without_effect
+
+    battery = runtime.battery()
+    said = [] if budget.plan is None else [plan_without_effect(battery)]
+    if policy is not None:
+        missing = "no battery was found on this device"
+        said.append(without_effect(policy, battery, given="--policy", missing=missing))
+    for one in filter(None, said):
+        tell(one)
 
 
 def cascade(

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sortednet.console import messages, print_json
+from sortednet.console import messages, print_json, show
 from sortednet.options import (
     AccuracyOption,
     EnergyOption,
@@ -139,7 +138,7 @@ def token_list(store: StoreOption = None, as_json: JsonOption = False) -> None:
         moments = [(token[name] or "")[:10] for name in ("created_at", "expires_at", "revoked_at")]
         only = [token[name] or "*" for name in ("bundle", "device")]
         table.add_row(token["id"], escape(token["name"]), " ".join(token["scopes"]), *map(escape, only), *moments)
-    Console().print(table)
+    show(table)
 
 
 def token_revoke(

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import print_json, right, tell
+from sortednet.console import print_json, right, show, tell
 from sortednet.options import JsonOption, OutOption
 
 
@@ -100,7 +99,7 @@ def train(
     full = qualities[summary["largest"]]
     for name, quality in qualities.items():
         table.add_row(name, f"{quality:.4f}", f"{quality / full:.1%}" if full else "")
-    Console().print(table)
+    show(table)
     typer.echo(f"Next: sortednet export {out} --out BUNDLE")
 
 

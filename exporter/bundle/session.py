@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def open_session(
             "session.optimized_model_external_initializers_min_size_in_bytes", _INITIALIZER_BYTES
         )
     return ort.InferenceSession(str(graph), ort_options, providers=chosen.providers)
+
+
+@cache
+def shrinking() -> ort.RunOptions:
+    """For a run on the CPU after which its arena gives back what it does not hold now."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def run_session(session: ort.InferenceSession, inputs: Feed) -> dict[str, NDArray[Any]]:

@@ -51,6 +51,20 @@ class Sensor:
     most: float = float("inf")
 
 
+_SIGNS = {"percent": "%", "degrees Celsius": "°C"}
+
+
+def in_words(value: float, unit: str) -> str:
+    """A reading with its unit as people read it; of shares per cent, of what is 1 or 0 yes or no."""
+    if unit.startswith("share"):
+        _, _, of = unit.partition("share ")
+        return f"{100 * value:.3g} % {of}".rstrip()
+    if unit.startswith("1 "):
+        return "yes" if value else "no"
+    number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number} {_SIGNS.get(unit, unit)}".rstrip()
+
+
 @dataclass(frozen=True)
 class Reading:
     """A value, or None where there is none to be had, and when it was read (seconds of `selector.choose.clock`)."""
@@ -131,6 +145,10 @@ class Sensors:
         """Of all, by name."""
         now = seconds()
         return {name: self.value(name, now) for name in self.sensors}
+
+    def shown(self) -> dict[str, str]:
+        """What is known now, by name, as people read it: "61 °C", "12 %"."""
+        return {name: in_words(value, self.sensors[name].unit) for name, value in self.values().items() if value is not None}
 
     def read_due(self, now: float) -> float:
         """Reads what is due and says when to come back (seconds). What the thread does; tests call it themselves."""

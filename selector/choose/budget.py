@@ -123,7 +123,7 @@ class Selection(NamedTuple):
 
     submodel: str
     feasible: bool
-    quality: float | None  # by the metric on the test split, 0 to 1; of a cascade on the examples that certified it
+    quality: float | None  # by the metric on the test split, 0 to 1; of a cascade as is expected there (`Cascade.quality`)
     latency_ms: float | None
     energy_mj: float | None
     memory_mb: float | None

@@ -6,7 +6,7 @@ The file is written after the export and is not in the manifest, as profiles are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +35,21 @@ class Cascade(BaseModel):
     floor: Share  # what the accuracy is above, with this confidence
     confidence: Share
     examples: Annotated[int, Field(ge=1)]
+    then_accuracy: Share | None = None  # of the second alone, on the certifying examples
+
+    def quality(self, qualities: Mapping[str, float | None]) -> float:
+        """Its accuracy on the split that the sub-models' `qualities` are of, the test split, as is to be expected: the second's
+        there, with what the cascade is better or worse than it on the certifying examples. So a cascade and a sub-model are
+        compared on one scale. Without the second's accuracies the accuracy on the certifying examples."""
+        known = qualities.get(self.then)
+        if known is None or self.then_accuracy is None:
+            return self.accuracy
+        return min(1.0, max(0.0, known + self.accuracy - self.then_accuracy))
+
+    @property
+    def split(self) -> str:
+        """What `quality` is of, in words."""
+        return "of the validation split" if self.then_accuracy is None else "expected on the test split"
 
     @property
     def words(self) -> str:

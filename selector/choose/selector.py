@@ -11,6 +11,7 @@ from device_profiles import PERCENTILES, Profile
 from selector.choose.battery import Battery, BatteryPolicy, PowerLevel
 from selector.choose.budget import ACCURACY, BEST, Budget, BudgetError, Selection
 from selector.choose.candidates import Candidate, Candidates, Key, pareto, staircase
+from selector.choose.metrics import metric_name
 from selector.choose.reasons import LIMITS, excess, misses, reason
 from selector.choose.saving import first_feasible, narrowed
 
@@ -34,7 +35,7 @@ class Selector:
             profiles = [candidates] if isinstance(candidates, Profile) else candidates
             candidates = Candidates.measured(profiles, qualities or {})
         if not candidates:
-            raise BudgetError(f"no {candidates.metric} is known for any measured sub-model: export with test data")
+            raise BudgetError(f"no {metric_name(candidates.metric)} is known for any measured sub-model: export with test data")
         self.policy = policy or BatteryPolicy()
         self.offered, self.metric = candidates, candidates.metric
         self._best_quality = max(offer.quality for offer in candidates)

@@ -155,6 +155,7 @@ def find_cascade(
             floor=floor,
             confidence=confidence,
             examples=len(certifying),
+            then_accuracy=float(right[then][certifying].mean()),
         )
     if kept is not None:
         return kept

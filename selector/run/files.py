@@ -16,6 +16,8 @@ from selector.run.inputs import InputError
 
 _BEGINNINGS = {b"\xff\xd8\xff": "image", b"\x89PNG": "image", b"RIFF": "audio", b"fLaC": "audio"}
 """What JPEG, PNG, WAV and FLAC files begin with, and the kind of preprocessing that makes an input of them."""
+_ARRAYS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
+"""What .npy and .npz files begin with; the last is a .npz of no arrays."""
 _WORDS = {"image": "picture", "audio": "sound"}
 
 
@@ -30,11 +32,23 @@ def read_inputs(path: Path, bundle: Bundle | None = None) -> dict[str, NDArray[A
         return _preprocessed(path, bundle, kind)
     try:
         with path.open("rb") as file:
+            beginning = file.read(6)
+            if not beginning.startswith(_ARRAYS):  # numpy would speak of pickles
+                raise ValueError(_instead(beginning))
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except Exception as error:  # a damaged file raises whatever numpy, zipfile and zlib each have, MemoryError included
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"input {str(path)!r}: cannot be read as .npy or .npz{_nor(bundle)}: {why}") from None
+
+
+def _instead(beginning: bytes) -> str:
+    """What a file that is no arrays is, as far as its first bytes say."""
+    kind = next((kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)), None)
+    if kind is not None:
+        return f"it is a {_WORDS[kind]}"
+    return "it does not begin as one does" if beginning else "it is empty"
 
 
 def _nor(bundle: Bundle | None) -> str:

@@ -26,6 +26,7 @@ from selector.choose.budget import Budget, BudgetError, Selection
 from selector.choose.candidates import Candidates, Key
 from selector.choose.cascades import read_cascades
 from selector.choose.clock import seconds
+from selector.choose.metrics import metric_name
 from selector.choose.profiles import find_profiles
 from selector.choose.reasons import best
 from selector.choose.selector import Selector
@@ -33,7 +34,7 @@ from selector.run.inputs import InputCheck, InputError, examples_in
 from selector.run.opening import NOT_MEASURED, memory_of, opener
 from selector.run.options import RuntimeOptions
 from selector.run.pool import SessionPool
-from selector.run.program import Part, Program
+from selector.run.program import Part, Program, Ran, divisible, examples_within, run_in_parts
 from selector.run.results import RunRecord, RunResult
 
 log = logging.getLogger("sortednet.runtime")
@@ -71,6 +72,7 @@ class Runtime:
         self.controller = Controller(self.selector, profiles, feedback=options.feedback) if self.selector else None
         self.history: deque[RunRecord] = deque(maxlen=HISTORY)
         self.check_inputs = InputCheck(self.bundle)
+        self._divisible = divisible(self.bundle)
         self._learning = threading.Lock()
         self._ran: weakref.WeakSet[Program] = weakref.WeakSet()
         opened = opener(self.bundle, profiles, cascades, options)
@@ -98,11 +100,16 @@ class Runtime:
         selection, program = self._choose(budget or _NO_LIMITS)
         begun = time.perf_counter()
         try:
-            ran = program.run(feed)
+            examples = examples_in(self.bundle, feed)
+            ran = (
+                program.run(feed)
+                if examples == 1
+                else self._run_batch(program, selection, feed, budget or _NO_LIMITS, examples)
+            )
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
-        self._note(selection, program, ran.parts[0], elapsed, budget or _NO_LIMITS, examples_in(self.bundle, feed))
+        self._note(selection, program, ran.parts[0], elapsed, budget or _NO_LIMITS, examples)
         return RunResult(ran.outputs, selection, elapsed, self.bundle.manifest.task)
 
     def select(self, budget: Budget) -> Selection:
@@ -120,7 +127,7 @@ class Runtime:
         if budget in (_NO_LIMITS, _MOST_ACCURATE):
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
-            raise BudgetError(f"no {self.bundle.metric} is known for any sub-model: export with test data")
+            raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")
         raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
 
     def battery(self) -> Battery | None:
@@ -170,6 +177,17 @@ class Runtime:
         program = self.pool.load(key)
         self._open_neighbours(key)
         return wanted, program
+
+    def _run_batch(
+        self, program: Program, selection: Selection, feed: Mapping[str, Array], budget: Budget, examples: int
+    ) -> Ran:
+        """Within the memory of the budget and of the sessions: in parts, where the bundle's axes let it be."""
+        own = self._memory[selection.submodel, selection.device]
+        left = self.pool.memory_mb - (self.pool.memory_used_mb - own if self.pool.memory_mb < inf else 0.0)
+        most = examples_within(max(own, min(left, budget.memory_mb or inf)), own)
+        if most is None:
+            return program.run(feed)
+        return run_in_parts(program, feed, examples, most if self._divisible else examples)
 
     def _note(self, selection: Selection, program: Program, first: Part, elapsed: float, budget: Budget, examples: int) -> None:
         """Keeps the run in the history and learns from its first part: what the others take depends on the examples."""

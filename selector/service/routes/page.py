@@ -120,7 +120,11 @@ def frontiers(bundle: str, device: str) -> Response:
     except Problem as problem:
         return json_answer({"frontiers": {}, "cascades": {}, "problem": problem.detail})
     costs = {offer.submodel: offer.costs.model_dump() for offer in selector.offered if offer.stages}
-    known = {one.id: {**one.model_dump(), "costs": costs[one.id]} for one in cascades if one.id in costs}
+    known = {
+        one.id: {**one.model_dump(), "quality": one.quality(opened.qualities), "split": one.split, "costs": costs[one.id]}
+        for one in cascades
+        if one.id in costs
+    }
     found = {}
     for cost in COSTS:
         name, _, percentile = cost.partition(".p")
@@ -132,7 +136,7 @@ def frontiers(bundle: str, device: str) -> Response:
 @blueprint.get("/dashboard/runtime")
 @not_in_the_api
 def runtimes() -> Response:
-    """Of every bundle that this process has run: the latest runs of all its runtimes, and the sensors."""
+    """Of every bundle that this process has run: the latest runs of all its runtimes, and the sensors in words."""
     found = {}
     for bundle in state().bundles.values() if "sortednet.predictor" in current_app.extensions else ():
         opened = [kept.runtime for kept in predictor().opened(bundle)]
@@ -140,7 +144,7 @@ def runtimes() -> Response:
             runs = sorted((run for runtime in opened for run in list(runtime.history)[-RUNS:]), key=lambda run: run.at)
             found[bundle.name] = {
                 "history": [_run(run) for run in runs[-RUNS:]],
-                "sensors": {name: value for name, value in opened[0].sensors.values().items() if value is not None},
+                "sensors": opened[0].sensors.shown(),
             }
     return json_answer({"bundles": found})
 
