@@ -11,6 +11,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+import platformdirs
 import psutil
 
 from device_profiles.schema import DeviceInfo
@@ -38,8 +39,23 @@ def describe_device(
         onnxruntime=onnxruntime,
         execution_provider=execution_provider,
         energy=energy,
-        label=label,
+        label=readable(label),
     )
+
+
+def readable(text: str) -> str:
+    """The text without the bytes that Python could not read and keeps as lone surrogates (PEP 383): these are UTF-8, as
+    terminals send it also where the locale knows ASCII alone. No file or document could hold them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def cache_folder() -> Path | None:
+    """This user's folder for what sortednet can make again; None where the user has no home, as in many containers."""
+    try:
+        folder = platformdirs.user_cache_path("sortednet", appauthor=False)
+    except (RuntimeError, KeyError):
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def default_device_name(threads: int | None = None, execution_provider: str = "") -> str:

@@ -76,7 +76,7 @@ def profile(
     )
     opened.save_profile(measured)
     if as_json:
-        typer.echo(measured.model_dump_json())
+        print_json(measured.model_dump(mode="json"))
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
@@ -238,7 +238,7 @@ def cascade(
     inputs, labels = validation(opened, data)
     found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device)
     if as_json:
-        typer.echo(found.model_dump_json())
+        print_json(found.model_dump(mode="json"))
         return
     typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
     typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")

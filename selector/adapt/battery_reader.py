@@ -58,9 +58,13 @@ class BatteryReader:
     def _begin(self, wait: bool) -> None:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
-                self._begun_at = seconds()
-                self._thread.start()
+                thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system lets this process have no more: not asked again for a while
+                    self._state = (None, seconds())
+                    return
+                self._thread, self._begun_at = thread, seconds()
             thread, left = self._thread, self._begun_at + WAIT_SECONDS - seconds()
         if wait and left > 0:
             thread.join(left)

@@ -106,14 +106,20 @@ class Sensors:
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Begins to read; nothing where it has begun. In a forked process it begins anew: threads stay behind."""
+        """Begins to read; nothing where it has begun. In a forked process it begins anew: threads stay behind. Where no thread
+        can be started nothing is read."""
         with self._starting:
             reads = self._thread is not None and self._thread.is_alive() and not self._stopped.is_set()
             if reads or not self.sensors:
                 return
             self._stopped = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(self._stopped,), name="sortednet-sensors", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, args=(self._stopped,), name="sortednet-sensors", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system lets this process have no more
+                log.warning("sensors: read nothing: %s", error)
+                return
+            self._thread = thread
 
     def stop(self) -> None:
         """Reads no more, once what is just being read is done; the latest values grow old."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
-from exporter.bundle.session import CPU, SessionOptions
+from exporter.bundle.session import CPU, SessionError, SessionOptions
 from selector.choose.candidates import Key
 from selector.choose.cascades import Cascade
 from selector.run.options import RuntimeOptions
@@ -32,6 +32,8 @@ def opener(
         name, device = key
         try:
             return openers[device](name)
+        except SessionError:
+            raise
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
 
