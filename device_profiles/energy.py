@@ -146,8 +146,8 @@ class DeclaredPower:
     window_s: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.watts < float("inf"):
-            raise ProfileError(f"watts = {self.watts}: allowed are positive numbers")
+        if not isinstance(self.watts, int | float) or not 0 < self.watts < float("inf"):
+            raise ProfileError(f"watts = {self.watts!r}: allowed are positive numbers")
 
     @property
     def name(self) -> str:

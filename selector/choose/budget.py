@@ -147,6 +147,12 @@ class Selection(NamedTuple):
         return {**chosen, **named, **costs, "reason": reason, "device": device, "stages": stages, "threshold": threshold}
 
 
+def not_a_budget(given: object) -> str:
+    """What is wrong, in words, where something else stands for a budget."""
+    shown = f"Budget(**{given!r})" if isinstance(given, dict) else "Budget(latency_ms=5)"
+    return f"budget = {given!r}: is a {type(given).__name__}; allowed is a Budget, such as {shown}"
+
+
 def make_budget(**fields: Any) -> Budget:
     """A Budget from user input, fields that are None left out. Raises BudgetError with a sentence for people."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -14,10 +15,13 @@ from selector.choose.candidates import Candidates
 from selector.choose.cascades import Cascade
 from selector.choose.selector import Selector
 
+Device = str | Path | Sequence[str | Path] | None
+"""A profile's name or file, several of them, or whatever there is of this machine."""
+
 
 def selector_for(
     bundle: Bundle,
-    device: str | Sequence[str] | None = None,
+    device: Device = None,
     *,
     policy: BatteryPolicy | None = None,
     cascades: Sequence[Cascade] = (),
@@ -27,14 +31,17 @@ def selector_for(
     return Selector(Candidates.of(bundle, find_profiles(bundle, device), cascades), policy=policy)
 
 
-def find_profiles(bundle: Bundle, device: str | Sequence[str] | None = None) -> list[Profile]:
-    """Several profiles by their names, or one as `find_profile` finds it. Raises BundleError and BudgetError as it does."""
-    if device is None or isinstance(device, str):
+def find_profiles(bundle: Bundle, device: Device = None) -> list[Profile]:
+    """Several profiles by their names or files, or one as `find_profile` finds it. Raises BundleError and BudgetError as it
+    does."""
+    if isinstance(device, str | Path | None):
         return [find_profile(bundle, device)]
+    if not isinstance(device, Sequence) or not all(isinstance(name, str | Path) for name in device):
+        raise BudgetError(f"device = {device!r}: allowed are a profile's name or file, and several of them")
     return [bundle.profile(name) for name in dict.fromkeys(device)] or [find_profile(bundle)]
 
 
-def find_profile(bundle: Bundle, device: str | None = None) -> Profile:
+def find_profile(bundle: Bundle, device: str | Path | None = None) -> Profile:
     """The named device's profile, else this machine's (of several, the one with the most threads), else the only one.
 
     Raises BundleError for an unknown device, BudgetError when it is not clear which profile is meant.
