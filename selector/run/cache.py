@@ -128,7 +128,8 @@ class ModelCache:
         """Down to `max_bytes`, which the newest alone may exceed; and what killed processes have left goes."""
         for leftover in self.folder.glob(".*-*"):
             with suppress(OSError):
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                # Also one from the future: a clock was fast then.
+                if abs(time.time() - leftover.stat().st_mtime) > _ABANDONED_SECONDS:
                     shutil.rmtree(leftover, ignore_errors=True)
         last_used = {}
         for entry in self._entries():
