@@ -140,7 +140,8 @@ class Bundle:
 
     def devices(self) -> list[str]:
         """Names of the devices that a profile is here for."""
-        return sorted(path.stem for path in (self.path / PROFILES_FOLDER).glob("*.json"))
+        found = (self.path / PROFILES_FOLDER).glob("*.json")
+        return sorted(path.stem for path in found if not path.name.startswith("."))  # macOS leaves ._NAME.json beside NAME.json
 
     def profile(self, device: str | Path) -> Profile:
         """A device's profile by name, or from the path of a profile file.
