@@ -23,6 +23,7 @@ def describe_device(
     threads: int | None = None,
     onnxruntime: str,
     execution_provider: str,
+    spinning: bool = True,
     energy: str = "",
     label: str = "",
 ) -> DeviceInfo:
@@ -38,6 +39,7 @@ def describe_device(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         onnxruntime=onnxruntime,
         execution_provider=execution_provider,
+        spinning=spinning,
         energy=energy,
         label=readable(label),
     )

@@ -46,6 +46,7 @@ class DeviceInfo(_Model):
     os: str
     onnxruntime: str
     execution_provider: str
+    spinning: bool = True  # its idle threads waited actively for a while
     energy: str = ""  # what the energy was read from, if it is known
     label: str = ""  # in words, what this is and under which conditions it was measured
 

@@ -19,6 +19,7 @@ from sortednet.options import (
     ObjectiveOption,
     PercentileOption,
     QualityOption,
+    SpinningOption,
 )
 
 DevicesOption = Annotated[
@@ -50,7 +51,7 @@ def profile(
         float | None, typer.Option(help="Per busy core: for the energy where the machine has no counters.", show_default=False)
     ] = None,
     provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
-    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively: faster, but keeps the cores busy.")] = True,
+    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively for half a millisecond.")] = True,
     cache: CacheOption = True,
     label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
     as_json: JsonOption = False,
@@ -162,6 +163,7 @@ def run(
     feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
     cascades: CascadesOption = True,
     cache: CacheOption = True,
+    spinning: SpinningOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
@@ -186,7 +188,13 @@ def run(
         plan=parse_plan(plan) if plan else None,
     )
     saving = read_policy(policy) if policy else None
-    options: dict[str, Any] = {"feedback": feedback, "cascades": cascades, "cache": cache, "policy": saving}
+    options: dict[str, Any] = {
+        "feedback": feedback,
+        "cascades": cascades,
+        "cache": cache,
+        "policy": saving,
+        "spinning": spinning,
+    }
     runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
     if watching:
         from sortednet.watch import watch

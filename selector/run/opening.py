@@ -56,7 +56,7 @@ def memory_of(bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Ca
 
 
 def _session_options(profile: Profile | None, options: RuntimeOptions) -> SessionOptions:
-    threads, provider = options.threads, options.provider
+    threads, provider, spinning = options.threads, options.provider, options.spinning
     if profile is not None:
         if threads not in (None, 0, profile.device.threads):
             log.warning(
@@ -65,4 +65,5 @@ def _session_options(profile: Profile | None, options: RuntimeOptions) -> Sessio
             )  # fmt: skip
         threads = profile.device.threads if threads is None else threads
         provider = provider or profile.device.execution_provider
-    return SessionOptions(threads or 0, provider or CPU, options.spinning)
+        spinning = profile.device.spinning if spinning is None else spinning
+    return SessionOptions(threads or 0, provider or CPU, spinning is not False)

@@ -24,7 +24,7 @@ class RuntimeOptions:
     providers or numbers of threads, make one frontier."""
     threads: int | None = None  # of an inference; default: as the profile was measured
     provider: str | None = None  # an execution provider such as "cuda"; default: as the profile was measured
-    spinning: bool = True  # idle threads wait actively: faster by some microseconds per operator, but cores are kept busy
+    spinning: bool | None = None  # idle threads wait actively for half a millisecond; default: as the profile was measured
     memory_mb: float | None = None  # that open sessions may take; a sub-model that alone takes more is never chosen
     load_ahead: bool = True
     """A run never waits for a session to be opened while one that is open fits the budget: it takes the best of those, the
@@ -68,7 +68,7 @@ _ALLOWED: dict[str, _Check] = {
     "device": (_is_device, "are a profile's name or file, and several of them"),
     "threads": (lambda value: value is None or type(value) is int, "are whole numbers from 0, and None"),
     "provider": (lambda value: isinstance(value, str | None), "are the name of an execution provider, and None"),
-    "spinning": _YES_OR_NO,
+    "spinning": (lambda value: isinstance(value, bool | None), "are True, False and None"),
     "memory_mb": (lambda value: _is_number(value, -inf), "are finite values above 0, and None"),
     "load_ahead": _YES_OR_NO,
     "feedback": _YES_OR_NO,

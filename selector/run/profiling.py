@@ -58,6 +58,7 @@ def profile_bundle(
             label=label,
             onnxruntime=ort.__version__,
             execution_provider=provider_named(provider),
+            spinning=spinning,
             energy=meter.name if meter else "",
         )
     except ValidationError as error:
