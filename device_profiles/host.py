@@ -9,11 +9,13 @@ import os
 import platform
 import re
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 
 import platformdirs
 import psutil
 
+from device_profiles.cgroups import processors
 from device_profiles.schema import DeviceInfo
 
 
@@ -70,9 +72,11 @@ def default_device_name(threads: int | None = None, execution_provider: str = ""
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; a container may have been given fewer than there are."""
+    """Cores that this process may use; a container may have been given fewer than there are, or less of their time."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return min(cores, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else cores
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return min(cores, max(1, ceil(min(processors(), cores))))
 
 
 @functools.cache

@@ -31,8 +31,8 @@ class SessionError(ValueError):
 MOST_THREADS = max(256, os.cpu_count() or 1)
 """Of one session: a thousand that wait actively for a few cores never get to the end, and more than these are a crash."""
 SPIN_US = 500
-"""Longer than threads wait within a run, shorter than they do between runs that are not one after the other: at 27 runs a
-second two threads that wait actively without an end take a fifth of a core and more, with this end 4 %, and runs are as fast."""
+"""Longer than threads wait within a run, shorter than between runs that are not one after the other: at 27 runs a second two
+threads that wait actively without an end take a fifth of a core and more, with this end 4 %, and runs are as fast."""
 _THREADS_OF = {"OpenVINOExecutionProvider": "num_of_threads", "XnnpackExecutionProvider": "intra_op_num_threads"}
 """Execution providers that run on threads of their own, and the option that says on how many."""
 
