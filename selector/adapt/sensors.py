@@ -24,8 +24,9 @@ from pathlib import Path
 
 import psutil
 
+from device_profiles.batteries import POWER_SUPPLY
 from device_profiles.cgroups import memory_limits
-from device_profiles.energy import POWER_SUPPLY, DischargingBattery
+from device_profiles.energy import DischargingBattery
 from selector.adapt.battery_reader import read_battery
 from selector.choose.clock import seconds
 
