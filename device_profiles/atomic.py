@@ -1,12 +1,20 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed. The one place that knows how."""
+"""Files that are whole or absent: written beside their place, synced, then renamed. The one place that knows how. And how
+a JSON file that others have written is read."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def text_of(content: bytes) -> str:
+    """A JSON document's text in whichever of Unicode's encodings it is (RFC 4627, section 3), without a byte-order mark, which
+    editors and shells of Windows put before it. Raises ValueError where it is none."""
+    return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
 
 
 @contextmanager

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -52,12 +56,73 @@ def guard(function: Callable[..., None]) -> Callable[..., None]:
             command = function.__name__.replace("_", " ")
             fail(f"{command} needs {error.name}: pip install '.[{extra}]' in a checkout of sortednet", 2)
         except Exception as error:
-            code = getattr(error, "exit_code", None)
+            code = 1 if _no_threads(error) else getattr(error, "exit_code", None)
             if code is None:
                 raise
             fail(str(error), code)
 
     return guarded
+
+
+def begin(app: typer.Typer) -> None:
+    """The command line of this process, whatever its streams are."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):  # it may be closed
+            encoding, by_line, at_once = stream.encoding, stream.line_buffering, stream.write_through
+            told = _Stream(stream.detach(), encoding, "backslashreplace", line_buffering=by_line, write_through=at_once)
+            setattr(sys, name, told)
+            setattr(sys, f"__{name}__", told)
+    try:
+        try:
+            app(prog_name="sortednet")  # under `python -m` too
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        code = 1
+    except OutputError as error:
+        messages.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = error.exit_code
+    else:
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at the end would say it again
+    sys.exit(code)
+
+
+class OutputError(Exception):
+    """A stdout that takes nothing more, such as a file on a full disk."""
+
+    exit_code = 1
+
+
+class _Stream(io.TextIOWrapper):
+    """stdout or stderr: what the encoding does not have is written as `\\xfc`. Where a message cannot be written the work goes
+    on; of a document OutputError is raised."""
+
+    def write(self, text: str) -> int:
+        with self._watched():
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._watched():
+            super().flush()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if self is not sys.stderr:
+                raise OutputError(f"stdout: cannot be written: {error.strerror}") from None
+
+
+def _no_threads(error: Exception) -> bool:
+    """Whether the system lets this process start no more threads, in Python's words."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def fail(message: str, code: int) -> NoReturn:

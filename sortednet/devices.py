@@ -19,6 +19,7 @@ from sortednet.options import (
     ObjectiveOption,
     PercentileOption,
     QualityOption,
+    SpinningOption,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def profile(
         float | None, typer.Option(help="Per busy core: for the energy where the machine has no counters.", show_default=False)
     ] = None,
     provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
-    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively: faster, but keeps the cores busy.")] = True,
+    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively for half a millisecond.")] = True,
     cache: CacheOption = True,
     label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
     as_json: JsonOption = False,
@@ -81,7 +82,7 @@ def profile(
     )
     opened.save_profile(measured)
     if as_json:
-        typer.echo(measured.model_dump_json())
+        print_json(measured.model_dump(mode="json"))
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
@@ -173,6 +174,7 @@ def run(
     feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
     cascades: CascadesOption = True,
     cache: CacheOption = True,
+    spinning: SpinningOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
@@ -197,7 +199,13 @@ def run(
         plan=parse_plan(plan) if plan else None,
     )
     saving = read_policy(policy) if policy else None
-    options: dict[str, Any] = {"feedback": feedback, "cascades": cascades, "cache": cache, "policy": saving}
+    options: dict[str, Any] = {
+        "feedback": feedback,
+        "cascades": cascades,
+        "cache": cache,
+        "policy": saving,
+        "spinning": spinning,
+    }
     runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
     if saving is not None or budget.plan is not None:
         _tell_of_the_battery(runtime, budget, saving)
@@ -264,7 +272,7 @@ def cascade(
     inputs, labels = validation(opened, data)
     found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device)
     if as_json:
-        typer.echo(found.model_dump_json())
+        print_json(found.model_dump(mode="json"))
         return
     typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
     typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")

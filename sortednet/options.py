@@ -32,3 +32,11 @@ AccuracyOption = Annotated[
 PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
 ObjectiveOption = Annotated[str | None, typer.Option(help="quality (accuracy, where that is the metric), energy or latency.")]
 """The limits and wishes of a `selector.Budget`, one option each."""
+SpinningOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--spinning/--no-spinning",
+        help="Idle threads wait actively for half a millisecond. Default: as the profile was measured.",
+        show_default=False,
+    ),
+]

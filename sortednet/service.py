@@ -21,6 +21,7 @@ from sortednet.options import (
     OutOption,
     PercentileOption,
     QualityOption,
+    SpinningOption,
 )
 
 StoreOption = Annotated[
@@ -50,6 +51,7 @@ def serve(
     store: StoreOption = None,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
     max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
+    spinning: SpinningOption = None,
 ) -> None:
     """Answer budget queries over REST, and run inputs."""
     from exporter.bundle import Bundle
@@ -60,7 +62,7 @@ def serve(
     opened = [Bundle(path) for path in bundles]
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
-    options = service.PredictOptions(examples=max_batch) if predict else None
+    options = service.PredictOptions(examples=max_batch, spinning=spinning) if predict else None
     application = service.create_app(opened, Store(store), predict=options, workers=workers, cors_origins=cors_origin or ())
     service.serve(application, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)
 

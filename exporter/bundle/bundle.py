@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_profiles import Profile, ProfileError, read_profile, write_profile
+from device_profiles.host import readable
 from exporter.bundle.manifest import Manifest, SubModelEntry, checked, inside
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
@@ -68,7 +69,8 @@ class Bundle:
 
     @cached_property
     def name(self) -> str:
-        return self.path.resolve().name
+        """Of its folder, as a text that any document can hold."""
+        return readable(self.path.resolve().name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -138,7 +140,8 @@ class Bundle:
 
     def devices(self) -> list[str]:
         """Names of the devices that a profile is here for."""
-        return sorted(path.stem for path in (self.path / PROFILES_FOLDER).glob("*.json"))
+        found = (self.path / PROFILES_FOLDER).glob("*.json")
+        return sorted(path.stem for path in found if not path.name.startswith("."))  # macOS leaves ._NAME.json beside NAME.json
 
     def profile(self, device: str | Path) -> Profile:
         """A device's profile by name, or from the path of a profile file.

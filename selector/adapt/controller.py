@@ -13,9 +13,11 @@ import numpy as np
 from device_profiles import Profile
 from selector.adapt.feedback import SlowDown
 from selector.adapt.plan import Planner
+from selector.adapt.plan_end import PlanEnd
 from selector.choose.battery import Battery, PowerLevel
 from selector.choose.budget import Budget, Selection
 from selector.choose.candidates import Key
+from selector.choose.clock import wall_clock
 from selector.choose.selector import Selector, nearest_percentile
 
 _NOT_JUDGED = object()
@@ -38,7 +40,7 @@ class Controller:
         profiles: Sequence[Profile],
         *,
         feedback: bool = True,
-        clock: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+        clock: Callable[[], datetime] = wall_clock,
     ) -> None:
         self.feedback = feedback
         self.slow_downs = {profile.device.name: SlowDown(quiet_shape(profile)) for profile in profiles}
@@ -54,6 +56,7 @@ class Controller:
         self._held: PowerLevel | None = None  # the same, also while the battery says nothing: for its hysteresis
         self._judged: object = _NOT_JUDGED  # the battery by which it does
         self._planner: Planner | None = None
+        self._end: PlanEnd | None = None  # of that plan
         self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
         self._latest: tuple[Budget, list[float], Selection | None, Selection, Selector] | None = None
 
@@ -177,6 +180,8 @@ class Controller:
             planner = None
         if battery is None and planner is None:
             return None
+        if planner is not None and self._end is not None and self._end.due(now):
+            planner.end(self._end.at(self._clock(), now), now)
         if battery is not None and planner is not None and planner.over(now):
             if battery.discharging and battery.percent < planner.said + RECHARGED_PERCENT:
                 return None
@@ -189,8 +194,9 @@ class Controller:
         if planner is None:
             assert battery is not None
             candidates = self.selector.candidates(budget.memory_mb, budget.floor)
-            seconds = plan.seconds(self._clock())
-            planner = Planner(plan, candidates, battery.percent, now, seconds, others=self.selector.measured)
+            wall = self._clock()
+            planner = Planner(plan, candidates, battery.percent, now, plan.seconds(wall), others=self.selector.measured)
+            self._end = PlanEnd(plan, wall, now)
             self._planner, self._planned_for = planner, wanted
         if planner.over(now):
             return None

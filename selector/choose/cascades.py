@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from device_profiles.atomic import replacing
+from device_profiles.atomic import replacing, text_of
 from device_profiles.schema import Share
 from exporter.bundle import Bundle
 from selector.choose.budget import ACCURACY, BudgetError
@@ -61,7 +61,9 @@ def read_cascades(bundle: Bundle) -> list[Cascade]:
     """Those of the bundle; none where there is no file. Raises BudgetError naming the field when the file is damaged, two have
     the same name, one names what is not in the bundle, or the bundle's metric is not accuracy."""
     try:
-        found = TypeAdapter(list[Cascade]).validate_json((bundle.path / CASCADES_FILE).read_bytes())
+        found = TypeAdapter(list[Cascade]).validate_json(text_of((bundle.path / CASCADES_FILE).read_bytes()))
+    except UnicodeDecodeError:
+        raise BudgetError(f"{CASCADES_FILE}: document: is no text; allowed is JSON in UTF-8") from None
     except FileNotFoundError:
         return []
     except OSError as error:

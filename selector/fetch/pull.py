@@ -10,6 +10,7 @@ parent/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -294,8 +295,9 @@ def _store_beside(target: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except ImportError:
                 pass  # Windows refuses to delete what another has open
-            except OSError:
-                raise PullError(f"out = {str(target)!r}: another pull is writing there") from None
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # others: a file system without locks, such as some NFS
+                    raise PullError(f"out = {str(target)!r}: another pull is writing there") from None
             try:
                 yield store
             finally:

@@ -41,9 +41,10 @@ def profile_bundle(
     """
     chosen = [bundle.submodel(name).id for name in submodels or bundle.submodels]
     layers, counts = bundle.manifest.layers, {name: dict(bundle.submodels[name].layers) for name in chosen}
+    for name, value, least in (("threads", threads, 1), ("measure", predict_from, 2), ("repeats", repeats, 1)):
+        if value is not None and (type(value) is not int or value < least):
+            raise ProfileError(f"{name} = {value!r}: allowed are whole numbers from {least}")
     predicting = predict_from is not None and predict_from < len(chosen)
-    if predict_from is not None and predict_from < 2:
-        raise ProfileError(f"measure = {predict_from}: allowed are whole numbers from 2")
     try:
         measuring = Estimator(layers, counts).choose(predict_from) if predict_from is not None and predicting else chosen
     except ValueError as error:
@@ -57,6 +58,7 @@ def profile_bundle(
             label=label,
             onnxruntime=ort.__version__,
             execution_provider=provider_named(provider),
+            spinning=spinning,
             energy=meter.name if meter else "",
         )
     except ValidationError as error:

@@ -7,27 +7,27 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from numpy.typing import NDArray
 
 from device_profiles import Profile
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, BundleError
 from selector.adapt.battery_reader import BatteryReader
 from selector.adapt.controller import Controller, pooled
 from selector.adapt.memory import MemoryGuard, default_reserve_mb
 from selector.adapt.sensors import Sensors, shared_sensors
 from selector.choose.battery import Battery
-from selector.choose.budget import Budget, BudgetError, Selection
+from selector.choose.budget import Budget, BudgetError, Selection, not_a_budget
 from selector.choose.candidates import Candidates, Key
 from selector.choose.cascades import read_cascades
 from selector.choose.clock import seconds
 from selector.choose.metrics import metric_name
-from selector.choose.profiles import find_profiles
+from selector.choose.profiles import Device, find_profiles
 from selector.choose.reasons import best
 from selector.choose.selector import Selector
 from selector.run.inputs import InputCheck, InputError, examples_in
@@ -48,7 +48,8 @@ class Runtime:
     """A bundle on this device: chooses for every run, opens what it chose, and learns from what the run took.
 
     `options` are described in `RuntimeOptions`; each may be given by its name instead (`Runtime(bundle, memory_mb=50)`), or
-    beside them. `history` holds the latest HISTORY runs. A runtime may be used from several threads at once.
+    beside them. `history` holds the latest HISTORY runs. A runtime may be used from several threads at once. In a `with`
+    statement it is closed at the end.
 
     Raises BundleError when the bundle is damaged or has no such profile, BudgetError when it is not clear which of
     several profiles is meant, nothing fits `memory_mb` or `cascades.json` is damaged, SessionError for an execution provider
@@ -56,6 +57,10 @@ class Runtime:
     """
 
     def __init__(self, bundle: str | Path | Bundle, options: RuntimeOptions | None = None, **named: Any) -> None:
+        if not isinstance(options, RuntimeOptions | None):
+            raise BudgetError(f"options = {options!r}: allowed are RuntimeOptions(…), or each option by its name")
+        if not isinstance(bundle, str | Path | Bundle):
+            raise BundleError(f"bundle = {bundle!r}: allowed are the path of its folder and a Bundle")
         self.options = options = replace(options or RuntimeOptions(), **named)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         cascades = read_cascades(self.bundle) if options.cascades else []
@@ -96,6 +101,8 @@ class Runtime:
         Raises InputError naming the input when it does not fit the graph, BudgetError when a limit is given and this
         device has not been measured, BundleError when the graph cannot be opened.
         """
+        if budget is not None and not isinstance(budget, Budget):
+            raise BudgetError(not_a_budget(budget))
         feed = self.check_inputs(inputs)
         selection, program = self._choose(budget or _NO_LIMITS)
         begun = time.perf_counter()
@@ -115,6 +122,8 @@ class Runtime:
     def select(self, budget: Budget) -> Selection:
         """The best for the budget now, whether it is open or not. Raises BudgetError where there is no profile, or no accuracy
         is known, and the budget has limits."""
+        if not isinstance(budget, Budget):
+            raise BudgetError(not_a_budget(budget))
         if self.controller is not None:
             battery = self.battery()
             with self._learning:
@@ -154,6 +163,18 @@ class Runtime:
         """Closes every session. The sensors go on: others may read them too."""
         self._unwatch()
         self.pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        path = str(self.bundle.path)
+        raise TypeError(
+            f"a Runtime holds open sessions and cannot be pickled or copied; open Runtime({path!r}) in each process"
+        )
 
     def _choose(self, budget: Budget) -> tuple[Selection, Program]:
         wanted = self.select(budget)
@@ -230,7 +251,7 @@ class Runtime:
         if self.options.load_ahead and self.selector is not None:
             self.pool.load_ahead(self.selector.neighbours(key), keep=(key,))
 
-    def _profiles(self, device: str | Sequence[str] | None) -> list[Profile]:
+    def _profiles(self, device: Device) -> list[Profile]:
         if not device and not self.bundle.devices():
             return []
         return find_profiles(self.bundle, device)

@@ -42,12 +42,12 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
-    | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback", "--cascades"},
+    | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback", "--cascades", "--spinning"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
     "report": CONTRACT["report"] | {"--device"},
     "serve": CONTRACT["serve"]
-    | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch"},
+    | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"},
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
     "token revoke": {"--store", "--json"},

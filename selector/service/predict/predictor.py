@@ -41,6 +41,7 @@ class PredictOptions:
     cores: int | None = None  # that runs may use at once; default: as this process may use
     waiting: int | None = None  # requests in the queue; default: four for each core, at most 64
     wait_seconds: float = 10.0  # at most, for a request without a deadline
+    spinning: bool | None = None  # of the sessions' idle threads; default: as their profiles were measured
 
     @property
     def shapes(self) -> ShapeLimits:
@@ -179,7 +180,7 @@ class Predictor:
             profiles = find_profiles(bundle, device) if device or bundle.devices() else []
             if kept is not None and (kept.profiles, kept.cascades) == (profiles, cascades):
                 return kept._replace(stamp=stamp)
-            return Kept(stamp, profiles, cascades, Runtime(bundle, device=device))
+            return Kept(stamp, profiles, cascades, Runtime(bundle, device=device, spinning=self.options.spinning))
         except (BundleError, BudgetError) as error:
             raise Problem(404, without_folder(error, bundle)) from None
         except SessionError as error:
