@@ -19,6 +19,7 @@ PARTS = {
     "pull": "pull.measure",
     "put": "put.measure",
     "replicas": "replicas.measure",
+    "stores": "stores.measure",
     "predict": "predict.measure",
     "page": "page.measure",
 }
