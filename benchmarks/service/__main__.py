@@ -20,6 +20,7 @@ PARTS = {
     "put": "put.measure",
     "replicas": "replicas.measure",
     "stores": "stores.measure",
+    "slow": "slow.measure",
     "predict": "predict.measure",
     "page": "page.measure",
 }

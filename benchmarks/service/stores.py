@@ -20,8 +20,8 @@ from selector.service.fleet.store import Store
 
 ROUNDS, PROCESSES, STORES, OPENED = 10, 5, 10, 5
 NOTES = {
-    "store_rounds_lost": f"of {ROUNDS} rounds, each on a new SQLite file with {STORES} Stores in each of {PROCESSES} processes, "
-    f"each opened {OPENED} times and written to each time: rounds with an error, a missing row or a damaged file",
+    "store_rounds_lost": f"of {ROUNDS} rounds, each on a new SQLite file, {STORES} Stores in each of {PROCESSES} processes, "
+    f"each opened and written {OPENED} times: rounds with errors, a missing row or a damaged file",
     "store_rounds_rows": "profiles that were found, all rounds together",
 }
 

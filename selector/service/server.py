@@ -11,6 +11,7 @@ from uuid import uuid4
 from flask import Flask
 
 from selector.service.predict.predictor import Predictor
+from selector.service.routes.file import MAX_SUBSET_BYTES
 from selector.service.web.access import CONTENT_POLICY, HEADERS, log_settings
 from selector.service.web.metrics import Metrics, process_ended
 from selector.service.web.problems import problem_json
@@ -19,7 +20,7 @@ MAX_HEADERS, MAX_HEADER_BYTES, MAX_REQUEST_LINE_BYTES = 64, 8190, 4094
 """Of a request; a longer line is answered with 414, more or longer headers with 431."""
 
 THREADS = 16
-"""Where nothing is run here. A query takes a thread for less than a millisecond; whoever fetches a file slowly keeps one."""
+"""Where nothing is run here. A query takes a thread for less than a millisecond, and none waits for a request to arrive."""
 
 
 def serve(
@@ -46,6 +47,8 @@ def serve(
     from selector.service.worker import Worker
 
     predictor: Predictor | None = app.extensions.get("sortednet.predictor")
+    largest = max(MAX_SUBSET_BYTES, predictor.options.body_bytes if predictor else 0)
+    patient = type("PatientWorker", (Worker,), {"max_body": largest})
     metrics: Metrics | None = app.extensions.get("sortednet.metrics")
 
     def child_exit(server: Any, worker: Any) -> None:
@@ -58,9 +61,11 @@ def serve(
     class Server(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
             self.cfg.set("bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-            self.cfg.set("worker_class", Worker)
+            self.cfg.set("worker_class", patient)
             self.cfg.set("workers", workers)
             self.cfg.set("threads", threads or (predictor.threads if predictor else THREADS))
+            self.cfg.set("forwarder_headers", "")  # nobody may move the application by a header SCRIPT_NAME
+            self.cfg.set("forwarded_allow_ips", "")
             self.cfg.set("graceful_timeout", graceful_timeout)
             self.cfg.set("limit_request_fields", MAX_HEADERS)
             self.cfg.set("limit_request_field_size", MAX_HEADER_BYTES)

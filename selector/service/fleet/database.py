@@ -142,8 +142,8 @@ def _sqlite(address: sa.URL) -> sa.Engine:
 
 
 def _create(file: Path) -> None:
-    """Makes the file where there is none, and opens none that is there: POSIX takes all locks of a process from a file as
-    soon as it closes any handle on it, those of other connections too (sqlite.org/howtocorrupt.html, section 2.2). Raises OSError."""
+    """Makes the file where there is none, and opens none that is there: a process that closes any handle on a file loses all
+    its locks on it, those of other connections too (POSIX; sqlite.org/howtocorrupt.html, section 2.2). Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file = Path(os.path.realpath(file))  # of a link, that which it leads to
     with _creating:  # until the handle is closed nobody else in this process may think that the file is there

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Flask, Response, current_app, g, request
 
 from selector.service.web.openapi import Answer, describe
-from selector.service.web.receipt import received_at
+from selector.service.web.receipt import receipt
 
 if TYPE_CHECKING:
     from selector.choose.budget import Selection
@@ -177,8 +177,8 @@ def register(app: Flask, found: Metrics) -> None:
     @app.before_request
     def begun() -> None:
         g.begun = time.monotonic()
-        g.received = received_at()
-        found.waited(g.begun - g.received)
+        waited, g.received = receipt()
+        found.waited(waited)
 
     @app.after_request
     def ended(response: Response) -> Response:
