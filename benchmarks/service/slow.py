@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -15,12 +18,12 @@ from itertools import cycle, islice
 
 from benchmarks.service.fleet import bundle
 from benchmarks.service.running import running
-from tests.helpers.slow_clients import HALF_A_BODY, HALF_A_HEAD, SILENT, connected
+from tests.helpers.slow_clients import HALF_A_BODY, HALF_A_HEAD, SILENT
 
 CONNECTIONS, SECONDS, EVERY_S = 200, 60.0, 0.02
 NOTES = {
-    "slow_clients_health_p99_ms": f"of /healthz, each time on a new connection, while {CONNECTIONS} connections send half a head, "
-    f"half a body or nothing, or take nothing of their answers, for {SECONDS:g} s; an answer that is lost counts as 10 s",
+    "slow_clients_health_p99_ms": f"of /healthz, on a new connection each time, while {CONNECTIONS} connections send half a "
+    f"head, half a body or nothing, or take nothing of their answers, for {SECONDS:g} s; an answer that is lost counts as 10 s",
     "slow_clients_health_max_ms": "the longest of them",
     "slow_clients_health_lost": "of them without an answer within 10 s",
     "slow_clients_health_asked": "how often it was asked",
@@ -33,23 +36,23 @@ BUDGET = json.dumps({"budget": {}}).encode()
 def measure() -> dict[str, float]:
     """A minute."""
     with running("sortednet", "serve", str(bundle().path)) as service:
-        charts = _charts(service.port)
-        unread = f"GET {charts} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 3
-        ended = threading.Event()
-        kinds = islice(cycle((SILENT, HALF_A_HEAD, HALF_A_BODY, unread)), CONNECTIONS)
-        slow = [threading.Thread(target=_wait, args=(service.url, kind, ended)) for kind in kinds]
+        unread = f"GET {_charts(service.port)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 3
+        command = [sys.executable, "-m", "benchmarks.service.slow", str(service.port), unread.decode()]
         taken: dict[str, list[float]] = {"health": [], "select": []}
         asked = {"health": ("GET", "/healthz", None), "select": ("POST", "/v1/select", BUDGET)}
+        ended = threading.Event()
         asking = [threading.Thread(target=_ask, args=(service.port, *asked[name], taken[name], ended)) for name in taken]
-        for thread in slow:
-            thread.start()
-        time.sleep(1)
-        for thread in asking:
-            thread.start()
-        time.sleep(SECONDS)
-        ended.set()
-        for thread in asking + slow:
-            thread.join()
+        with subprocess.Popen(command) as slow:
+            time.sleep(2)
+            for thread in asking:
+                thread.start()
+            time.sleep(SECONDS)
+            ended.set()
+            for thread in asking:
+                thread.join()
+            if slow.poll() is not None:
+                raise RuntimeError("the slow clients ended")
+            slow.terminate()
     found: dict[str, float] = {"slow_clients_health_max_ms": max(taken["health"]) * 1e3}
     found["slow_clients_health_asked"] = len(taken["health"])
     for name, seconds in taken.items():
@@ -58,22 +61,28 @@ def measure() -> dict[str, float]:
     return found
 
 
-def _wait(url: str, sent: bytes, ended: threading.Event) -> None:
-    """Sends this on one connection after the other, each for as long as the service lets it."""
-    while not ended.is_set():
-        try:
-            with connected(url, sent, 1) as (client,):
-                if sent.startswith(b"GET"):
-                    ended.wait(5)
-                client.settimeout(1)
-                while not ended.is_set():
-                    try:
-                        if not client.recv(1):
-                            break
-                    except TimeoutError:
-                        continue
-        except OSError:
-            ended.wait(0.05)
+def _be_slow(port: int, unread: bytes) -> None:
+    """All slow clients, in a process of their own, until it is ended."""
+    polled, sent = select.poll(), {}
+    for kind in islice(cycle((SILENT, HALF_A_HEAD, HALF_A_BODY, unread)), CONNECTIONS):
+        client = _connected(port, kind)
+        sent[client.fileno()] = client, kind
+    for number, (_, kind) in sent.items():
+        polled.register(number, 0 if kind is unread else select.POLLIN)
+    while True:
+        for number, _ in polled.poll():
+            polled.unregister(number)
+            client, kind = sent.pop(number)
+            client.close()
+            client = _connected(port, kind)
+            sent[client.fileno()] = client, kind
+            polled.register(client, 0 if kind is unread else select.POLLIN)
+
+
+def _connected(port: int, kind: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client.sendall(kind)
+    return client
 
 
 def _ask(port: int, method: str, path: str, body: bytes | None, taken: list[float], ended: threading.Event) -> None:
@@ -102,4 +111,7 @@ def _charts(port: int) -> str:
 
 
 if __name__ == "__main__":
-    json.dump(measure(), sys.stdout, indent=1)
+    if len(sys.argv) > 1:
+        _be_slow(int(sys.argv[1]), sys.argv[2].encode())
+    else:
+        json.dump(measure(), sys.stdout, indent=1)

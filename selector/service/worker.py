@@ -123,8 +123,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != resource.RLIM_INFINITY:
-            self.worker_connections = max(8, min(self.worker_connections, soft - SPARE_DESCRIPTORS))
+        most: int = self.cfg.worker_connections
+        self.worker_connections = most if soft == resource.RLIM_INFINITY else max(8, min(most, soft - SPARE_DESCRIPTORS))
         self._waiting: dict[Connection, None] = {}  # for bytes, in the order in which they began to
         self._looked_at = 0.0
         self._lanes = {name: Lane(threads) for name, threads in (("probes", PROBE_THREADS), ("gets", GET_THREADS))}
