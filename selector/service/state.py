@@ -193,8 +193,12 @@ def _named_and_timed(folder: str) -> Iterator[str]:
 
 
 def _only(fleet: Fleet, bundle: Bundle) -> str | None:
-    """The device that sent a profile, None where there is none. Raises Problem 404 where there are several."""
-    sent = [one.device for one in fleet.store.devices(bundle.name, bundle.fingerprint, limit=4)]
+    """The device that sent a profile, None where there is none or the store does not answer. Raises Problem 404 where there are
+    several."""
+    try:
+        sent = [one.device for one in fleet.store.devices(bundle.name, bundle.fingerprint, limit=4)]
+    except StoreUnavailable:
+        return None
     if len(sent) > 1:
         more = ", …" if len(sent) == 4 else ""
         raise Problem(404, f"device: which one? There are {', '.join(sent[:3])}{more} of /v1/bundles/{bundle.name}/profiles")

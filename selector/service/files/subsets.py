@@ -44,7 +44,10 @@ def default_folder() -> Path:
     import platformdirs
 
     named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("sortednet", appauthor=False)) / "subsets"
+    if named:
+        return Path(named)
+    cache = Path(platformdirs.user_cache_dir("sortednet", appauthor=False))
+    return cache / "subsets" if cache.is_absolute() else Path(mkdtemp(prefix="sortednet-subsets-"))  # a user without a home
 
 
 def key_of(bundle: Bundle, submodels: Collection[str]) -> str:

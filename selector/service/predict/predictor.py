@@ -97,7 +97,8 @@ class Predictor:
         """Runs what fits the budget less what the request has waited since it was received (monotonic seconds).
 
         What was done with it since `begun` is no waiting: a deadline that only that made impossible is answered by the
-        nearest, as one that nothing meets. Raises Overloaded where that cannot be in time, Problem for wrong inputs or an unknown device.
+        nearest, as one that nothing meets. Raises Overloaded where that cannot be in time, Problem for wrong inputs or an
+        unknown device.
         """
         from selector.run.inputs import InputError, check_inputs, examples_in
 

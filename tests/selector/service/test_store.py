@@ -125,6 +125,13 @@ def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, n
     assert "secret" not in str(error.value)
 
 
+def test_a_user_without_a_home_is_told_how_to_name_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container: no HOME, and a number that no entry belongs to."""
+    monkeypatch.setattr(database, "user_data_path", lambda *_, **__: Path("~/.local/share/sortednet"))
+    with pytest.raises(StoreError, match="--store sqlite:///FILE"):
+        Store()
+
+
 def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is not waited for, as another's lock is."""
     (tmp_path / "notes.txt").write_text("dear " * 1000)
