@@ -20,16 +20,18 @@ _LONGEST_SIZE = 1024  # of the line before a chunk
 
 
 class Arrival:
-    """Of one request, on the connection's thread. `whole`: it may be read now without waiting for its sender; also true of a
-    head that is too long and of a body of more than `max_body` bytes, which are refused without reading on."""
+    """Of one request, on the connection's thread. `whole`: it may be read now without waiting for its sender. So may a head
+    that is too long, and one of a body with more bytes than `max_body` says of its path and itself: they are refused without
+    reading on."""
 
-    def __init__(self, max_body: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_body: Callable[[str, bytes], int], clock: Callable[[], float] = time.monotonic) -> None:
         self.bytes = bytearray()
         self.begun: float | None = None  # monotonic, when the first byte came
         self.whole = False
         self.cut = False  # whole for us, but there is more to come, which nobody will read
         self.waits_for_consent = False  # the sender sends its body when it is told to (Expect: 100-continue)
-        self._max_body, self._clock = max_body, clock
+        self._most_of, self._clock = max_body, clock
+        self._max_body = 0
         self._head = 0  # where the head ends, 0: not yet
         self._ends: int | None = None  # where the body ends, None: it comes in chunks
         self._chunk = 0  # where the next chunk begins
@@ -59,6 +61,7 @@ class Arrival:
 
     def _read_head(self) -> None:
         head = bytes(self.bytes[: self._head])
+        self._max_body = self._most_of(self.path()[1], head)
         lengths = _LENGTH.findall(head)
         if _CHUNKED.search(head):
             self._ends, self.cut = None, bool(lengths)  # both: nobody knows where it ends

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from threading import Thread
@@ -14,8 +16,11 @@ from uuid import uuid4
 
 from flask import Flask
 
+from selector.service.app import MAX_BODY_BYTES
 from selector.service.predict.predictor import Predictor
 from selector.service.routes.file import MAX_SUBSET_BYTES
+from selector.service.routes.profile import MAX_PROFILE_BYTES
+from selector.service.routes.select import MAX_SELECT_BYTES
 from selector.service.web.access import CONTENT_POLICY, HEADERS, log_settings
 from selector.service.web.metrics import Metrics, process_ended
 from selector.service.web.problems import problem_json
@@ -24,6 +29,7 @@ MAX_HEADERS, MAX_HEADER_BYTES, MAX_REQUEST_LINE_BYTES = 64, 8190, 4094
 """Of a request; a longer line is answered with 414, more or longer headers with 431."""
 
 BACKLOG = 2048
+_ARRAYS = re.compile(rb"\r\ncontent-type:[ \t]*application/x-np", re.IGNORECASE)
 THREADS = 16
 """Where nothing is run here. A query takes a thread for less than a millisecond, and none waits for a request to arrive."""
 
@@ -91,9 +97,8 @@ def serve(
     from selector.service.worker import Worker
 
     predictor: Predictor | None = app.extensions.get("sortednet.predictor")
-    largest = max(MAX_SUBSET_BYTES, predictor.options.body_bytes if predictor else 0)
     descriptor = listener.detach()  # the server closes it when it has one of its own
-    patient = type("PatientWorker", (Worker,), {"max_body": largest})
+    patient = type("PatientWorker", (Worker,), {"max_body": staticmethod(partial(_most_bytes, predictor))})
     metrics: Metrics | None = app.extensions.get("sortednet.metrics")
 
     def when_ready(server: Any) -> None:
@@ -136,6 +141,15 @@ def serve(
             return app
 
     Server().run()
+
+
+def _most_bytes(predictor: Predictor | None, path: str, head: bytes) -> int:
+    """Of a request's body, before it has come; the application looks again, and more closely."""
+    if path == "/v1/predict" and predictor is not None:
+        return predictor.options.body_bytes if _ARRAYS.search(head) else predictor.options.json_bytes
+    if path == "/v1/select":
+        return MAX_SELECT_BYTES
+    return max(MAX_SUBSET_BYTES, MAX_PROFILE_BYTES) if path.startswith("/v1/bundles/") else MAX_BODY_BYTES
 
 
 def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:

@@ -118,8 +118,10 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """A deadline counts from a request's first byte: under load most of the waiting is for a thread."""
 
-    max_body = 2**21
-    """Bytes of a request's body that are gathered; of a longer one only the head, to be refused."""
+    @staticmethod
+    def max_body(path: str, head: bytes) -> int:
+        """Bytes of a request's body that are gathered; of a longer one only the head, to be refused."""
+        return 2**21
 
     def init_process(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -225,8 +227,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.parser.unreader.hold(conn.arrival.bytes)
         return super().handle(conn)
 
-    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
-        return keepalive and not conn.arrival.cut and bool(super()._keepalive_after(conn, keepalive))
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        if conn.arrival.cut:  # nobody reads the rest
+            req.force_close()
+        return super().handle_request(req, conn)
 
     def finish_request(self, conn: Connection, future: Future[Any]) -> None:
         """On the loop's thread: waits for the next request, or for the client to have taken the last answer."""
@@ -259,7 +263,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _refuse(self, conn: Connection, status: int, reason: str, message: str) -> None:
         if conn in self._waiting:
             self._no_longer(conn)
-        conn.arrival = Arrival(0)  # its bytes are not held any more
+        conn.arrival = Arrival(self.max_body)  # its bytes are not held any more
         with suppress(OSError):
             util.write_error(conn.sock, status, reason, message)
         self._hang_up(conn)
