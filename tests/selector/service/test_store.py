@@ -125,13 +125,6 @@ def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, n
     assert "secret" not in str(error.value)
 
 
-def test_a_user_without_a_home_is_told_how_to_name_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container: no HOME, and a number that no entry belongs to."""
-    monkeypatch.setattr(database, "user_data_path", lambda *_, **__: Path("~/.local/share/sortednet"))
-    with pytest.raises(StoreError, match="--store sqlite:///FILE"):
-        Store()
-
-
 def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is not waited for, as another's lock is."""
     (tmp_path / "notes.txt").write_text("dear " * 1000)
@@ -208,19 +201,6 @@ def test_of_a_device_the_latest_versions_are_kept(url: str) -> None:
         assert (newest := store.newest("digits", FINGERPRINT, "phone")) is not None
         assert newest.version == 5
         assert versions(store, "tablet") == [9.0]
-
-
-def test_a_store_that_is_opened_again_takes_no_lock_from_the_one_before(tmp_path: Path) -> None:
-    """POSIX drops a process's locks on a file with any handle that it closes: another process could then take the write-ahead
-    log away from under the first, and did."""
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    taken = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1], timeout=0).execute('PRAGMA journal_mode = DELETE'))"
-    with Store(url) as first:
-        first.put("digits", profile())
-        Store(url).close()
-        other = subprocess.run([sys.executable, "-c", taken, tmp_path / "store.db"], capture_output=True, text=True, timeout=60)
-        assert "database is locked" in other.stderr, other.stdout
-        assert versions(first) == [1.0]
 
 
 def pages(page: Callable[[str], list[str]]) -> list[list[str]]:
