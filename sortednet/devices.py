@@ -223,7 +223,7 @@ def run(
         write_outputs(output, result.outputs)
     selection = result.selection
     if as_json:
-        outputs = {name: array.tolist() for name, array in result.outputs.items()}
+        outputs = {name: _finite(name, array).tolist() for name, array in result.outputs.items()}
         names = ("feasible", "quality", "metric", "accuracy", "reason", "stages", "threshold")
         chosen = {name: value for name, value in selection.document().items() if name in names}
         if answers := result.answers():
@@ -276,3 +276,14 @@ def cascade(
         return
     typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
     typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
+
+
+def _finite(name: str, output: Any) -> Any:
+    """The output, which goes into JSON; NaN and infinity, for which JSON has no numbers, end the command."""
+    if output.dtype.kind == "f":
+        import numpy as np
+
+        wrong = output.size - np.count_nonzero(np.isfinite(output))
+        if wrong:
+            fail(f"output {name!r}: {wrong} of {output.size} values are NaN or infinite; --output FILE.npy keeps them", 1)
+    return output

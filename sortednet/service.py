@@ -48,7 +48,16 @@ def serve(
         list[str] | None,
         typer.Option(help="https://HOST[:PORT]: pages from there may read the answers. Default: none.", show_default=False),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SORTEDNET_ALLOWED_HOST",
+            help="NAME that it is asked under, beside those of loopback and --host; * for any.",
+            show_default=False,
+        ),
+    ] = None,
     store: StoreOption = None,
+    keep_versions: Annotated[int, typer.Option(min=1, help="Of each device's profile: the latest ones.")] = 20,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
     max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
     spinning: SpinningOption = None,
@@ -58,13 +67,37 @@ def serve(
     from selector import service
     from selector.choose.cascades import read_cascades
     from selector.service.fleet.store import Store
+    from selector.service.web.metrics import check_folder
 
     opened = [Bundle(path) for path in bundles]
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
-    options = service.PredictOptions(examples=max_batch, spinning=spinning) if predict else None
-    application = service.create_app(opened, Store(store), predict=options, workers=workers, cors_origins=cors_origin or ())
-    service.serve(application, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)
+    check_folder()
+    with service.listening(host, port) as listener:
+        url = service.shown_url(listener)
+        application = service.create_app(
+            opened,
+            Store(store, keep=keep_versions),
+            predict=service.PredictOptions(examples=max_batch, spinning=spinning) if predict else None,
+            workers=workers,
+            cors_origins=cors_origin or (),
+            allowed_hosts=(host, *(allowed_host or ())),
+        )
+        for one in opened:
+            if not one.devices():
+                _warn(
+                    f"{one.name} has not been measured here: `sortednet profile {one.path}` measures it. Until then only "
+                    "devices that sent a profile, or send one with a query, get an answer within limits."
+                )
+
+        def ready() -> None:
+            typer.echo(f"Dashboard: {url}   API: {url}docs   Ctrl-C ends it.")
+
+        service.serve(application, listener, workers=workers, threads=threads, graceful_timeout=graceful_timeout, ready=ready)
+
+
+def _warn(text: str) -> None:
+    messages.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def pull(

@@ -99,9 +99,9 @@ def find_bundle(client: Client) -> str:
     try:
         names = [str(entry["name"]) for entry in document["bundles"]]
     except (KeyError, TypeError):
-        raise PullError(f"{client.url}: is no sortednet service", 2) from None
+        raise PullError(f"{client.shown}: is no sortednet service", 2) from None
     if len(names) != 1:
-        raise PullError(f"bundle: which one? {client.url} serves {', '.join(names) or 'none'}", 2)
+        raise PullError(f"bundle: which one? {client.shown} serves {', '.join(names) or 'none'}", 2)
     return names[0]
 
 
@@ -119,7 +119,7 @@ def _ask(client: Client, bundle: str, submodels: Sequence[str] | None, budget: B
     try:
         offer = _offer(answer["manifest"], answer["files"], answer["profile"], answer["selection"])
     except (KeyError, TypeError):
-        raise PullError(f"{client.url}{base}/subsets: an answer that this version does not understand") from None
+        raise PullError(f"{client.shown}{base}/subsets: an answer that this version does not understand") from None
     if offer.selection is not None and not offer.selection.get("feasible"):
         nearest, reason = offer.selection.get("submodel"), offer.selection.get("reason")
         raise NothingFitsError(f"{reason}; the nearest is {nearest}, which --submodels {nearest} would fetch", 3)

@@ -47,7 +47,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
     "report": CONTRACT["report"] | {"--device"},
     "serve": CONTRACT["serve"]
-    | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"},
+    | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
+    | {"--allowed-host", "--keep-versions"},
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
     "token revoke": {"--store", "--json"},

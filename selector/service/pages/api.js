@@ -108,12 +108,13 @@ function once(path) {
   return kept.get(path);
 }
 
+/** Asks below the page's own address: a proxy may have put the service below a prefix. */
 async function ask(path, options = {}) {
   const unlessAborted = (error) => {
     if (error.name === "AbortError") throw error;
     return null;
   };
-  const answer = await fetch(path, options).catch(unlessAborted);
+  const answer = await fetch(path.slice(1), options).catch(unlessAborted);
   if (!answer) throw new ServiceError("The service does not answer.");
   const document = await answer.json().catch(unlessAborted); // an abort may come between the headers and the body
   if (answer.ok && document !== null) return document;

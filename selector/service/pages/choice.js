@@ -50,7 +50,7 @@ export function showCode(query, needs) {
 
 function curl(query) {
   const body = JSON.stringify(query).replaceAll("'", "'\\''");
-  return `curl -s ${location.origin}/v1/select \\\n  -H 'Content-Type: application/json' \\\n  -d '${body}'`;
+  return `curl -s ${new URL("v1/select", document.baseURI)} \\\n  -H 'Content-Type: application/json' \\\n  -d '${body}'`;
 }
 
 function python(query) {
@@ -59,7 +59,7 @@ function python(query) {
     "from urllib.request import Request, urlopen",
     "",
     `query = ${literal(query)}`,
-    `request = Request(${JSON.stringify(`${location.origin}/v1/select`)}, json.dumps(query).encode(), {"Content-Type": "application/json"})`,
+    `request = Request(${JSON.stringify(new URL("v1/select", document.baseURI))}, json.dumps(query).encode(), {"Content-Type": "application/json"})`,
     "selection = json.load(urlopen(request))",
     'print(selection["submodel"], selection["reason"])',
   ].join("\n");

@@ -1,5 +1,7 @@
 """`/`: the dashboard. The page's own files and the charting library are served from here; no outside address is used.
 
+All addresses in it are relative to the page's own, so that it works below any prefix of a proxy (`/models/`).
+
 Which sub-model a budget gets is asked from `POST /v1/select`, and a frontier is what `Selector.afforded_by` says: the page
 computes neither.
 """
@@ -67,10 +69,10 @@ def page() -> Response:
     rules = {rule.rule for rule in current_app.url_map.iter_rules()}
     html = _template().render(
         bundles=bundles,
-        assets=f"/assets/{_version()}",
+        assets=f"assets/{_version()}",
         api_pages="/docs" in rules,
         config={
-            "charts": f"/assets/{_charts_version()}/{CHARTS}",
+            "charts": f"assets/{_charts_version()}/{CHARTS}",
             "bundles": {
                 bundle.name: {"device": _default_device(bundle), "metric": metric_name(bundle.metric)} for bundle in bundles
             },
