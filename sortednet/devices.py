@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from sortednet.options import (
     LatencyOption,
     MemoryOption,
     ObjectiveOption,
+    OverwriteOption,
     PercentileOption,
     QualityOption,
 )
@@ -53,9 +55,14 @@ def profile(
     spinning: Annotated[bool, typer.Option(help="Idle threads wait actively: faster, but keeps the cores busy.")] = True,
     cache: CacheOption = True,
     label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every sub-model on this device and keep the profile in the bundle."""
+    """Measure every sub-model on this device and keep the profile in the bundle.
+
+    What a profile of that name says of other sub-models stays, where it is of the same device and conditions.
+    """
+    from device_profiles import ProfileError, read_profile
     from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
@@ -73,10 +80,15 @@ def profile(
         provider=provider,
         spinning=spinning,
         cache=cache,
+        before=functools.partial(opened.check_profile, overwrite=overwrite),
     )
-    opened.save_profile(measured)
-    if as_json:
+    try:
+        kept = read_profile(opened.save_profile(measured, overwrite=overwrite))
+    except ProfileError as refused:  # what took minutes is not lost for that
         typer.echo(measured.model_dump_json())
+        fail(f"{refused}; what was measured is on stdout", refused.exit_code)
+    if as_json:
+        typer.echo(kept.model_dump_json())
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]

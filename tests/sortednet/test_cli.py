@@ -41,7 +41,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option"},
     "export": CONTRACT["export"] | {"--data"},
     "inspect": CONTRACT["inspect"] | {"--device"},
-    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
+    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
     | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback", "--cascades"},
