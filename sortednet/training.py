@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sortednet.console import print_json, right, tell
-from sortednet.options import JsonOption, OutOption
+from sortednet.options import JsonOption, OutOption, OverwriteOption
 
 
 def train(
@@ -117,6 +117,7 @@ def export(
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
@@ -124,7 +125,7 @@ def export(
     from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, say=tell)
+    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, overwrite=overwrite, say=tell)
     if as_json:
         print_json(inspect_bundle(bundle))
         return

@@ -6,6 +6,7 @@ bundle/
   models/<sub-model>.onnx  one graph per sub-model
   selftest.npz             a few inputs, and each sub-model's expected outputs
   profiles/<device>.json   what was measured on that device; written later, not in the manifest
+  cascades.json            pairs of sub-models (selector.choose.cascades); the same
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, whi
 
 MANIFEST_FILE = "manifest.json"
 PROFILES_FOLDER = "profiles"
+CASCADES_FILE = "cascades.json"
 SELFTEST_FILE = "selftest.npz"
 MODELS_FOLDER = "models"
 

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from device_profiles.atomic import replacing
 from device_profiles.schema import Share
-from exporter.bundle import Bundle
+from exporter.bundle import CASCADES_FILE, Bundle
 from selector.choose.budget import ACCURACY, BudgetError
 
-CASCADES_FILE = "cascades.json"
+__all__ = ["CASCADES_FILE", "Cascade", "read_cascades", "write_cascades"]
 
 
 class Cascade(BaseModel):

@@ -39,14 +39,14 @@ CONTRACT: dict[str, set[str]] = {
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option"},
-    "export": CONTRACT["export"] | {"--data"},
+    "export": CONTRACT["export"] | {"--data", "--overwrite"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
     | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback", "--cascades"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
-    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
+    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json"} | BUDGET,
     "report": CONTRACT["report"] | {"--device"},
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch"},
