@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +37,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def check_writable(folder: str | Path, needed: int = 0) -> None:
     """Looks, before the work, whether files can be written into a folder that may not exist yet, and whether there is room
     for so many bytes. Leaves nothing behind. Raises the OSError that the system would raise after it."""
+    import tempfile  # what only reads does not wait for it
+
     place = Path(folder).resolve()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer
 
 from sortednet.bundles import inspect, report, verify
-from sortednet.console import guard
+from sortednet.console import OneValueCommand, guard
 from sortednet.devices import cascade, profile, run, select
 from sortednet.service import pull, serve, token_create, token_list, token_revoke
 from sortednet.training import export, train
@@ -22,10 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (train, export, inspect, verify, report, profile, select, run, cascade, serve, pull):
-    app.command()(guard(command))
+    app.command(cls=OneValueCommand)(guard(command))
 
 tokens = typer.Typer(help="Bearer tokens, with which devices send their profiles to the service.", no_args_is_help=True)
-tokens.command("create")(guard(token_create))
-tokens.command("list")(guard(token_list))
-tokens.command("revoke")(guard(token_revoke))
+tokens.command("create", cls=OneValueCommand)(guard(token_create))
+tokens.command("list", cls=OneValueCommand)(guard(token_list))
+tokens.command("revoke", cls=OneValueCommand)(guard(token_revoke))
 app.add_typer(tokens, name="token")

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Column
+from typer.core import TyperCommand
 
 messages = Console(stderr=True)
 
@@ -48,6 +49,20 @@ def guard(function: Callable[..., None]) -> Callable[..., None]:
             fail(str(error), code)
 
     return guarded
+
+
+class OneValueCommand(TyperCommand):
+    """A command that refuses an option of a single value that is given twice: the first would be dropped without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter in self.get_params(ctx):
+                repeated = given.count(parameter) > 1 and not getattr(parameter, "multiple", False)
+                switch = getattr(parameter, "is_flag", False) and not parameter.secondary_opts
+                if parameter.param_type_name == "option" and repeated and not switch:
+                    ctx.fail(f"{parameter.opts[0]} is given more than once; allowed is one value")
+        return super().parse_args(ctx, args)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -174,12 +174,13 @@ def run(
     feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
     cascades: CascadesOption = True,
     cache: CacheOption = True,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
     from selector.choose.battery import read_policy
     from selector.choose.budget import make_budget, parse_plan
-    from selector.run.files import read_inputs, write_outputs
+    from selector.run.files import check_output, read_inputs, write_outputs
     from selector.run.runtime import Runtime
 
     if watching and output is not None:
@@ -208,10 +209,12 @@ def run(
             print_json({"runs": [record._asdict() for record in history]})
         runtime.close()
         return
+    if output is not None:
+        check_output(output, input, runtime.bundle, overwrite=overwrite)
     inputs = read_inputs(input, runtime.bundle)
     result = runtime.run(inputs, budget)
-    if output:
-        write_outputs(output, result.outputs)
+    if output is not None:
+        write_outputs(output, result.outputs, runtime.bundle)
     selection = result.selection
     if as_json:
         outputs = {name: array.tolist() for name, array in result.outputs.items()}
@@ -239,16 +242,25 @@ def cascade(
     floor: Annotated[float, typer.Option(help="The accuracy that is to be kept, 0 to 1.")],
     confidence: Annotated[float, typer.Option(help="With which probability it is kept.")] = 0.95,
     device: DeviceOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Let a small sub-model answer when it is sure and ask a larger one when not; kept in the bundle."""
     from exporter.bundle import Bundle
+    from selector.choose.budget import BudgetError
+    from selector.choose.cascades import add_cascade, check_cascades
     from selector.run.calibrating import calibrate_cascade
     from sortednet.validation import validation
 
     opened = Bundle(bundle)
+    check_cascades(opened, overwrite=overwrite)
     inputs, labels = validation(opened, data)
-    found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device)
+    found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device, keep=False)
+    try:
+        add_cascade(opened, found, overwrite=overwrite)
+    except BudgetError as refused:  # what took minutes is not lost for that
+        typer.echo(found.model_dump_json())
+        fail(f"{refused}; what was found is on stdout", refused.exit_code)
     if as_json:
         typer.echo(found.model_dump_json())
         return

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.testing import CliRunner, Result
 
 import sortednet
@@ -47,3 +48,13 @@ def document(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
     result = call(*arguments, "--json")
     assert result.exit_code == code, result.stderr
     return json.loads(result.stdout)
+
+
+def commands() -> dict[str, Any]:
+    """By name, `token create` among them."""
+    group: Any = typer.main.get_command(sortednet.app)
+    found = {}
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {inside}": inner[inside] for inside in inner}
+    return found
