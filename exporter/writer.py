@@ -7,7 +7,6 @@ ONNX Runtime as a device will open it, compared with its torch sub-model, and it
 from __future__ import annotations
 
 import os
-import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,14 +19,14 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from device_profiles import ProfileError, read_profile
-from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle
+from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
-from exporter.bundle.manifest import FORMAT_VERSION, Int8Range, Manifest
+from exporter.bundle.manifest import FORMAT_VERSION, INT8_SUFFIX, Int8Range, Manifest
 from exporter.bundle.session import SessionOptions, open_session
 from exporter.document import network_fields, score_fields, write_manifest
 from exporter.graph import Template
 from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
+from exporter.place import check_target, keep_what_fits, source_of
 from exporter.scoring import score_of
 from exporter.selftest import (
     INT8_SELFTEST_EXAMPLES,
@@ -70,6 +69,7 @@ def export(
     files: Mapping[str, bytes] | None = None,
     labels: Sequence[str] = (),
     preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
+    overwrite: bool = False,
     show_progress: bool = True,
 ) -> Bundle:
     """Writes the bundle `out` and returns it, opened.
@@ -80,12 +80,14 @@ def export(
     activations taken from them; `int8_range`: their weights have 7 bits, or with `full` 8 (`exporter.quantize` says when that
     goes wrong). `submodels`: which ones, default all of the grid. `training`: the record of the run, kept
     in the manifest. `files`: what else a device needs (a tokenizer), by file name; `labels`: the classes' names, in order;
-    `preprocessing`: how a file becomes an input, by input. Profiles of a bundle that stood there
-    are kept when it held the same networks.
+    `preprocessing`: how a file becomes an input, by input. A bundle of the same run that stood there
+    is replaced; its profiles and cascades stay as far as they are of sub-models that the new one has too. With `overwrite` so
+    is one of another run, and what does not fit goes.
 
     Raises ExportError when a sub-model is uncalibrated, when a graph differs from torch by more than 1e-4 (with its
-    name and the figure), an int8 graph from fp32 by more than half, for full-range weights where they saturate, or when the
-    bundle cannot be written; TrainerError for test targets that are not the task's.
+    name and the figure), an int8 graph from fp32 by more than half, for full-range weights where they saturate, or when what
+    stands there would be lost; BundleError when the bundle cannot be written; TrainerError for test targets that are not the
+    task's.
     """
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
@@ -95,16 +97,20 @@ def export(
         )
     examples = as_examples(test_data) if test_data is not None else None
     int8 = int8_wanted(nested, as_examples(int8_calibration) if int8_calibration is not None else None, int8_range)
+    ids = [f"{sub.id}{suffix}" for sub in chosen for suffix in ("", INT8_SUFFIX)[: 1 if int8 is None else 2]]
+    needed = sum(p.numel() * p.element_size() for p in nested.full.parameters())
+    source = source_of(nested, training or {})
+    target, standing = check_target(out, source, ids, needed=needed, overwrite=overwrite)
     was_training, device = nested.training, next(nested.full.parameters()).device
     nested.eval()
     nested.full.cpu()  # what graphs are compared with: a GPU may round to 10 bits on the way (TF32)
     try:
-        with plain_attention(), built_beside(Path(out)) as folder:
+        with plain_attention(), built_beside(target, overwrite=overwrite) as folder:
             writer = _Writer(nested, folder, examples, dict(scores or {}), int8)
             about = {"training": dict(training or {}), "preprocessing": _of_inputs(nested, preprocessing or {})}
             manifest = writer.write(chosen, about, tuple(labels), files or {}, show_progress)
-            _keep_profiles(Path(out) / PROFILES_FOLDER, folder / PROFILES_FOLDER, manifest.fingerprint)
             Bundle(folder, verify=False)  # one that could not be opened must not take a good one's place
+            keep_what_fits(standing, target, folder, manifest, overwrite=overwrite)
     finally:
         nested.full.to(device)
         nested.train(was_training)
@@ -323,18 +329,6 @@ def _of_inputs(nested: NestedModel, preprocessing: Mapping[str, Mapping[str, Any
 
 def _of_one_example(shape: LayerShape, batch: int) -> LayerShape:
     return shape._replace(macs=shape.macs // batch, activations=shape.activations // batch)
-
-
-def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:
-    """Copies the profiles of the same networks; one that is damaged or of others is left behind."""
-    for path in sorted(old.glob("*.json")):
-        try:
-            kept = read_profile(path).bundle == fingerprint
-        except ProfileError:
-            continue
-        if kept:
-            new.mkdir(exist_ok=True)
-            shutil.copyfile(path, new / path.name)
 
 
 def _progress(show: bool) -> Progress:

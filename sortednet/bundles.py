@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Column, Table
 
 from sortednet.console import fail, messages, print_json, right, short, show, tell
-from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
+from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption, OverwriteOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
@@ -105,12 +105,12 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
             tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
 
 
-def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None) -> None:
+def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None, overwrite: OverwriteOption = False) -> None:
     """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
     from exporter.bundle import Bundle
     from sortednet.reporting import write_report
 
-    write_report(Bundle(bundle), out, device)
+    write_report(Bundle(bundle), out, device, overwrite=overwrite)
     typer.echo(f"Wrote {out}")
 
 

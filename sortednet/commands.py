@@ -45,7 +45,18 @@ class _PlainFlags:
 
 
 class Command(_PlainFlags, TyperCommand):
-    """A command whose help shows its flags as such."""
+    """A command whose help shows its flags as such, and that refuses an option of a single value that is given twice: the first
+    would be dropped without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter in self.get_params(ctx):
+                repeated = given.count(parameter) > 1 and not getattr(parameter, "multiple", False)
+                switch = getattr(parameter, "is_flag", False) and not parameter.secondary_opts
+                if parameter.param_type_name == "option" and repeated and not switch:
+                    ctx.fail(f"{parameter.opts[0]} is given more than once; allowed is one value")
+        return super().parse_args(ctx, args)
 
 
 class Group(_PlainFlags, TyperGroup):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from sortednet.options import (
     LatencyOption,
     MemoryOption,
     ObjectiveOption,
+    OverwriteOption,
     PercentileOption,
     QualityOption,
     SpinningOption,
@@ -59,9 +61,14 @@ def profile(
     spinning: Annotated[bool, typer.Option(help="Idle threads wait actively for half a millisecond.")] = True,
     cache: CacheOption = True,
     label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every sub-model on this device and keep the profile in the bundle."""
+    """Measure every sub-model on this device and keep the profile in the bundle.
+
+    What a profile of that name says of other sub-models stays, where it is of the same device and conditions.
+    """
+    from device_profiles import ProfileError, read_profile
     from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
@@ -79,10 +86,15 @@ def profile(
         provider=provider,
         spinning=spinning,
         cache=cache,
+        before=functools.partial(opened.check_profile, overwrite=overwrite),
     )
-    opened.save_profile(measured)
-    if as_json:
+    try:
+        kept = read_profile(opened.save_profile(measured, overwrite=overwrite))
+    except ProfileError as refused:  # what took minutes is not lost for that
         print_json(measured.model_dump(mode="json"))
+        fail(f"{refused}; what was measured is on stdout", refused.exit_code)
+    if as_json:
+        print_json(kept.model_dump(mode="json"))
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
@@ -175,12 +187,13 @@ def run(
     cascades: CascadesOption = True,
     cache: CacheOption = True,
     spinning: SpinningOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
     from selector.choose.battery import read_policy
     from selector.choose.budget import make_budget, parse_plan
-    from selector.run.files import read_inputs, write_outputs
+    from selector.run.files import check_output, read_inputs, write_outputs
     from selector.run.runtime import Runtime
 
     if watching and output is not None:
@@ -217,10 +230,12 @@ def run(
             print_json({"runs": [record._asdict() for record in history]})
         runtime.close()
         return
+    if output is not None:
+        check_output(output, input, runtime.bundle, overwrite=overwrite)
     inputs = read_inputs(input, runtime.bundle)
     result = runtime.run(inputs, budget)
-    if output:
-        write_outputs(output, result.outputs)
+    if output is not None:
+        write_outputs(output, result.outputs, runtime.bundle)
     selection = result.selection
     if as_json:
         outputs = {name: _finite(name, array).tolist() for name, array in result.outputs.items()}
@@ -261,16 +276,25 @@ def cascade(
     floor: Annotated[float, typer.Option(help="The accuracy that is to be kept, 0 to 1.")],
     confidence: Annotated[float, typer.Option(help="With which probability it is kept.")] = 0.95,
     device: DeviceOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Let a small sub-model answer when it is sure and ask a larger one when not; kept in the bundle."""
     from exporter.bundle import Bundle
+    from selector.choose.budget import BudgetError
+    from selector.choose.cascades import add_cascade, check_cascades
     from selector.run.calibrating import calibrate_cascade
     from sortednet.validation import validation
 
     opened = Bundle(bundle)
+    check_cascades(opened, overwrite=overwrite)
     inputs, labels = validation(opened, data)
-    found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device)
+    found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device, keep=False)
+    try:
+        add_cascade(opened, found, overwrite=overwrite)
+    except BudgetError as refused:  # what took minutes is not lost for that
+        typer.echo(found.model_dump_json())
+        fail(f"{refused}; what was found is on stdout", refused.exit_code)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return

@@ -19,6 +19,7 @@ BundlePath = Annotated[
     Path, typer.Argument(help="The bundle's folder.", parser=named_path, metavar="BUNDLE", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there, whatever it is.")]
 OutOption = Annotated[Path, typer.Option(help="The folder to write.", parser=named_path, metavar="PATH", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import escape
 from plotly.offline import get_plotlyjs
 
 from device_profiles import PERCENTILES, Measurement, Profile
+from device_profiles.atomic import check_writable, replacing
 from exporter.bundle import Bundle
 from selector.choose.budget import BudgetError
 from selector.choose.candidates import Candidates
@@ -24,14 +28,18 @@ COSTS = {
     "energy_mj": ("Energy", "mJ"),
     "memory_mb": ("Memory", "MB"),
 }
+_HEAD_BYTES = 1024
+"""Of a page, in which its title stands."""
 COLOURS = ("#3b6fd4", "#d1643a", "#2e8b6f", "#8a5cc2", "#b08a1e", "#c2487f")
 
 
-def write_report(bundle: Bundle, out: Path, device: str | None = None) -> None:
-    """Writes the page for one device's profile, or for all that the bundle has.
+def write_report(bundle: Bundle, out: Path, device: str | None = None, *, overwrite: bool = False) -> None:
+    """Writes the page for one device's profile, or for all that the bundle has. An earlier one of the bundle is replaced.
 
-    Raises BudgetError when nothing has been measured or the file cannot be written.
+    Raises BudgetError when nothing has been measured, for a name that is not .html, when the file cannot be written, and
+    without `overwrite` when another file stands there.
     """
+    _check_place(out, bundle, overwrite)
     profiles = [bundle.profile(name) for name in ([device] if device else bundle.devices())]
     if not profiles:
         raise BudgetError(f"report: no profile in this bundle yet; measure with `sortednet profile {bundle.path}`")
@@ -50,7 +58,24 @@ def write_report(bundle: Bundle, out: Path, device: str | None = None) -> None:
         charted=json.dumps({**_charted(bundle, devices), "metric": metric_name(bundle.metric)}).replace("</", "<\\/"),
     )
     try:
-        out.write_text(page, encoding="utf-8")
+        with replacing(out) as partial:
+            partial.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BudgetError(f"out = {str(out)!r}: cannot be written: {error.strerror}") from None
+
+
+def _check_place(out: Path, bundle: Bundle, overwrite: bool) -> None:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise BudgetError(f"out = {str(out)!r}: allowed is FILE.html, which is what is written")
+    try:
+        if not out.parent.is_dir():
+            raise NotADirectoryError(errno.ENOENT, os.strerror(errno.ENOENT))
+        check_writable(out.parent)
+        title = f"<title>{escape(bundle.name)} · sortednet</title>"
+        if not overwrite and out.exists() and title.encode() not in out.read_bytes()[:_HEAD_BYTES]:
+            raise BudgetError(
+                f"out = {str(out)!r}: is no report of {bundle.name}; choose another file, or replace it with --overwrite"
+            )
     except OSError as error:
         raise BudgetError(f"out = {str(out)!r}: cannot be written: {error.strerror}") from None
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sortednet.console import messages, print_json, show
+from sortednet.console import messages, print_json, show, tell
 from sortednet.options import (
     AccuracyOption,
     EnergyOption,
@@ -19,6 +19,7 @@ from sortednet.options import (
     MemoryOption,
     ObjectiveOption,
     OutOption,
+    OverwriteOption,
     PercentileOption,
     QualityOption,
     SpinningOption,
@@ -114,6 +115,7 @@ def pull(
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
@@ -123,7 +125,10 @@ def pull(
     budget |= {"min_quality": min_quality, "min_accuracy": min_accuracy}
     budget_fields = {**budget, "percentile": percentile, "objective": objective}
     names = submodels.split(",") if submodels is not None else None
-    done = pull_command(url, out, bundle, names, budget_fields, device, timeout=timeout, console=messages, quiet=as_json)
+    options: dict[str, Any] = {"overwrite": overwrite, "timeout": timeout, "quiet": as_json}
+    done = pull_command(url, out, bundle, names, budget_fields, device, console=messages, **options)
+    if done["lost"]:
+        tell(f"Not in the new bundle any more: {', '.join(done['lost'])}")
     if as_json:
         print_json(done)
         return

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
 from rich.table import Column, Table
 
 from sortednet.console import print_json, right, show, tell
-from sortednet.options import JsonOption, OutOption
+from sortednet.options import JsonOption, OutOption, OverwriteOption
 
 
 def train(
@@ -41,12 +41,17 @@ def train(
     ] = None,
     update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
     samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 1,
-    epochs: int = 10,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="In all. Default: 10, or with --resume as many as the run was to have.", show_default=False),
+    ] = None,
     batch_size: int = 128,
     lr: Annotated[float, typer.Option(help="Peak learning rate; 0: the optimizer's usual one.")] = 0.0,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     seed: int = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run, or with more --epochs with a finished one.")
+    ] = False,
     grid: Annotated[list[str] | None, typer.Option(help="AXIS=V,V,… for example width=0.25,0.5 or depth=1x1x2,3.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=JSON of the family, such as blocks=[4,4,4].")
@@ -70,7 +75,8 @@ def train(
     from selector.choose.metrics import metric_name
     from trainer.run import parse_grid, parse_settings, train_run
 
-    options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
+    options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "batch_size": batch_size}
+    options |= {} if epochs is None else {"epochs": epochs}
     options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}
     summary = train_run(
@@ -86,6 +92,7 @@ def train(
         threads=threads,
         resume=resume,
         options=options,
+        say=tell,
     )
     if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
         return
@@ -116,6 +123,7 @@ def export(
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
@@ -123,7 +131,7 @@ def export(
     from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, say=tell)
+    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, overwrite=overwrite, say=tell)
     if as_json:
         print_json(inspect_bundle(bundle))
         return

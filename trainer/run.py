@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,26 @@ from trainer.data.sources import load_data
 from trainer.distributed import joined
 from trainer.evaluate import scores_of
 from trainer.family import Family, family_name, find_family
+from trainer.folder import (
+    CALIBRATION_FILE,
+    FILES_FOLDER,
+    MODEL_FILE,
+    RUN_FILE,
+    check_epochs,
+    check_folder,
+    check_unaltered,
+    clear,
+    epochs_of,
+    hashes_of,
+    read_record,
+    write_record,
+)
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
 from trainer.speed.layout import laid_out
 from trainer.submodel import AxisValue, TrainerError, parse_value
 from trainer.task import Score, Task, find_task, own, task_name
 from trainer.training import FREE_TO_CHANGE, fit
-
-RUN_FILE = "run.json"
-MODEL_FILE = "model.safetensors"
-CALIBRATION_FILE = "calibration.safetensors"
-FILES_FOLDER = "files"
 
 
 @dataclass(frozen=True)
@@ -86,24 +95,6 @@ def _as_json(value: Any, what: str) -> Any:
         raise TrainerError(f"{what}: {error}; allowed are JSON values") from None
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raises TrainerError when the folder cannot be written to."""
-    with replacing(folder / RUN_FILE) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Raises TrainerError when the folder holds no run."""
-    path = folder / RUN_FILE
-    if not path.is_file():
-        raise TrainerError(f"{str(folder)!r} is no run: it has no {RUN_FILE}; make one with `sortednet train`")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise TrainerError(f"{path} is damaged: {error}") from None
-    return record
-
-
 def save_run(folder: Path, nested: NestedModel) -> None:
     """Writes the calibration and the trained parameters beside the record; the latter last: they mark a finished run."""
     statistics = {f"{sub.id}/{name}": t for sub, named in nested.calibration.items() for name, t in named.items()}
@@ -112,10 +103,11 @@ def save_run(folder: Path, nested: NestedModel) -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Raises TrainerError when the run is unfinished, damaged or of an unknown family."""
+    """Raises TrainerError when the run is unfinished, damaged, altered or of an unknown family."""
     record = read_record(folder)
     if not (folder / MODEL_FILE).is_file():
         raise TrainerError(f"run {str(folder)!r} is not finished: go on with `sortednet train --resume`")
+    check_unaltered(folder, record)
     nested = NestedModel(family_of(record))
     load_parameters(nested, load_tensors(folder / MODEL_FILE)[0], folder / MODEL_FILE)
     statistics, _ = load_tensors(folder / CALIBRATION_FILE)
@@ -204,11 +196,16 @@ def train_run(
     threads: int = 0,
     resume: bool = False,
     show_progress: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Trains into a run folder (`sortednet train`) and returns the run's results.
 
-    Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), and when a
-    resumed run was begun with something else.
+    A run that ended before its first checkpoint is replaced. A resumed run, finished or not, goes on to the epochs of
+    `options`, in all, or without these to those that it was to have; `say` is told what becomes of the learning rate where they
+    are others. Until a finished run has them, it stays as it was and can be exported.
+
+    Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), for one that holds
+    something else or cannot be written to, and when a resumed run was begun with something else or has more epochs already.
     """
     if threads < 0:
         raise TrainerError(f"threads = {threads}: allowed are 0 (torch's default) and more")
@@ -216,7 +213,9 @@ def train_run(
         torch.set_num_threads(threads)
     kind_of_family = find_family(family)  # first: its module may register an update rule or a source
     kind_of_task = find_task(task) if task is not None else None
-    chosen_options = FitOptions.of(None, dict(options))
+    check_folder(folder, resume=resume)
+    begun = read_record(folder) if resume else {}
+    chosen_options = FitOptions.of(None, {**({"epochs": epochs_of(begun)} if resume else {}), **options})
     accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
     loaded = load_data(data, data_options)
     with own(f"family {family!r}"):
@@ -229,20 +228,25 @@ def train_run(
     record = describe_run(chosen, loaded.record, asdict(chosen_options), init)
     record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing)}
     if resume:
-        _refuse_other_run(read_record(folder), record)
-    elif (folder / RUN_FILE).exists():
-        raise TrainerError(f"out = {str(folder)!r}: already holds a run; go on with --resume or choose another folder")
+        _refuse_other_run(begun, record)
+        if schedule := check_epochs(folder, begun, chosen_options.epochs):
+            say(schedule)
     torch.manual_seed(chosen_options.seed)  # the initial weights
     nested = NestedModel(chosen)
     if init is not None:
         source = init / MODEL_FILE if init.is_dir() else init
+        if (init / RUN_FILE).is_file():
+            check_unaltered(init, read_record(init))
         load_parameters(nested, load_weights(source), source)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
     with joined(accelerator.device) as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
-            write_record(folder, record)
+            finished = resume and "results" in begun and (folder / MODEL_FILE).is_file()
+            if not resume:
+                clear(folder)
+            write_record(folder, {**begun, "going_on_to": chosen_options.epochs} if finished else record)
             for name, content in loaded.files.items():
                 with replacing(folder / FILES_FOLDER / name) as partial:
                     partial.write_bytes(content)
@@ -269,11 +273,13 @@ def train_run(
         "validation_quality": {sub.id: round(score.quality, 6) for sub, score in validation.items()},
         "test": {sub.id: _rounded(score) for sub, score in test.items()},
     }
+    if result.loss is None:  # nothing was left to train: what the training took and ended with stays
+        results |= {name: value for name, value in begun.get("results", {}).items() if name in ("seconds", "loss")}
     if chosen.task.metric == "accuracy":
         results["validation_accuracy"] = results["validation_quality"]
     if ranks.first:
         save_run(folder, nested)
-        write_record(folder, {**record, "results": results})
+        write_record(folder, {**record, "results": results, "sha256": hashes_of(folder)})
     return {"run": str(folder), "family": record["family"], **results}
 
 
@@ -303,12 +309,14 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
-    """AXIS=V,V,… each. Raises TrainerError naming the item."""
-    grid = {}
+    """AXIS=V,V,… each. Raises TrainerError naming the item; also where an axis is given twice."""
+    grid: dict[str, list[Any]] = {}
     for item in items:
         axis, equals, values = item.partition("=")
         if not equals or not values:
             raise TrainerError(f"grid = {item!r}: write AXIS=V,V,… for example width=0.25,0.5,1")
+        if axis in grid:
+            raise TrainerError(f"grid = {item!r}: {axis} is given twice; write {axis}=V,V,… once, with all its values")
         grid[axis] = [parse_value(axis, value) for value in values.split(",")]
     return grid
 
@@ -317,10 +325,11 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
 
 
 def parse_settings(items: Sequence[str], field: str = "set", example: str = "channels=[32,64,128]") -> dict[str, Any]:
-    """NAME=JSON each; a single word needs no quotes. Raises TrainerError naming the item."""
-    settings = {}
+    """NAME=JSON each; a single word needs no quotes. Raises TrainerError naming the item; also where a name is given twice."""
+    settings: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")
+        twice = name in settings
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -329,4 +338,6 @@ def parse_settings(items: Sequence[str], field: str = "set", example: str = "cha
                 equals = ""
         if not equals or not name:
             raise TrainerError(f"{field} = {item!r}: write NAME=JSON, for example {example}")
+        if twice:
+            raise TrainerError(f"{field} = {item!r}: {name} is given twice; allowed is once")
     return settings

@@ -5,6 +5,7 @@ graph; whoever only reads a bundle waits for neither.
 """
 
 from exporter.bundle.bundle import (
+    CASCADES_FILE,
     MANIFEST_FILE,
     MODELS_FOLDER,
     PROFILES_FOLDER,
@@ -13,4 +14,4 @@ from exporter.bundle.bundle import (
     BundleError,
 )
 
-__all__ = ["MANIFEST_FILE", "MODELS_FOLDER", "PROFILES_FOLDER", "SELFTEST_FILE", "Bundle", "BundleError"]
+__all__ = ["CASCADES_FILE", "MANIFEST_FILE", "MODELS_FOLDER", "PROFILES_FOLDER", "SELFTEST_FILE", "Bundle", "BundleError"]

@@ -6,19 +6,22 @@ bundle/
   models/<sub-model>.onnx  one graph per sub-model
   selftest.npz             a few inputs, and each sub-model's expected outputs
   profiles/<device>.json   what was measured on that device; written later, not in the manifest
+  cascades.json            pairs of sub-models (selector.choose.cascades); the same
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_profiles import Profile, ProfileError, read_profile, write_profile
+from device_profiles import DeviceInfo, Profile, ProfileError, read_profile, write_profile
+from device_profiles.atomic import check_writable
 from device_profiles.host import readable
+from device_profiles.merge import check_merge, merged
 from exporter.bundle.manifest import Manifest, SubModelEntry, checked, inside
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
@@ -26,6 +29,7 @@ if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, whi
 
 MANIFEST_FILE = "manifest.json"
 PROFILES_FOLDER = "profiles"
+CASCADES_FILE = "cascades.json"
 SELFTEST_FILE = "selftest.npz"
 MODELS_FOLDER = "models"
 
@@ -169,17 +173,45 @@ class Bundle:
             raise BundleError(f"profile {path.name}: sub-model {unknown[0]!r} is not in this bundle")
         return profile
 
-    def save_profile(self, profile: Profile) -> Path:
-        """Keeps what a device has measured, and returns the file. One of the same device is replaced.
+    def save_profile(self, profile: Profile, *, overwrite: bool = False) -> Path:
+        """Keeps what a device has measured, and returns the file. What a profile of the same device and conditions says of
+        other sub-models stays; with `overwrite` the file holds this profile alone.
 
-        Raises BundleError when it was measured on another bundle, ProfileError when it cannot be written.
+        Raises BundleError when it was measured on another bundle; ProfileError when the profile of that name is damaged or of
+        other conditions, or when it cannot be written.
         """
         if profile.bundle != self.fingerprint:
             name = f"profile of {profile.device.name}"
             raise BundleError(f"{name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]})")
-        path = self.path / PROFILES_FOLDER / f"{profile.device.name}.json"
-        write_profile(profile, path)
+        old = None if overwrite else self._standing(profile.device.name)
+        path = self._profile_path(profile.device.name)
+        write_profile(merged(old, profile) if old else profile, path)
         return path
+
+    def check_profile(self, device: DeviceInfo, measured: Sequence[str], *, overwrite: bool = False) -> None:
+        """Looks before the measuring whether its profile will be kept. Raises ProfileError as `save_profile` would."""
+        try:
+            check_writable(self.path / PROFILES_FOLDER)
+        except OSError as error:
+            path = str(self._profile_path(device.name))
+            raise ProfileError(f"profile {path!r}: cannot be written: {error.strerror}") from None
+        old = None if overwrite else self._standing(device.name)
+        if old is not None:
+            check_merge(old, device, measured)
+
+    def _profile_path(self, device: str) -> Path:
+        return self.path / PROFILES_FOLDER / f"{device}.json"
+
+    def _standing(self, device: str) -> Profile | None:
+        """The device's profile of this bundle; None where there is none, or one of another bundle, which is of no use here."""
+        path = self._profile_path(device)
+        if not path.exists():
+            return None
+        try:
+            found = read_profile(path)
+        except ProfileError as error:
+            raise ProfileError(f"{error}; --overwrite replaces it") from None
+        return found if found.bundle == self.fingerprint else None
 
     def _check_listing(self) -> None:
         """Every path that the manifest uses is listed with a hash."""

@@ -195,10 +195,12 @@ def make_budget(**fields: Any) -> Budget:
 
 def parse_plan(items: Iterable[str]) -> dict[str, str]:
     """NAME=VALUE each, such as per_hour=600; for `make_budget(plan=…)`. Raises BudgetError naming the item."""
-    found = {}
+    found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not value:
             raise BudgetError(f"plan = {item!r}: write NAME=VALUE, for example per_hour=600")
+        if name in found:
+            raise BudgetError(f"plan = {item!r}: {name} is given twice; allowed is once")
         found[name] = value
     return found

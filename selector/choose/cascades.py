@@ -12,12 +12,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from device_profiles.atomic import replacing, text_of
+from device_profiles.atomic import check_writable, replacing, text_of
 from device_profiles.schema import Share
-from exporter.bundle import Bundle
+from exporter.bundle import CASCADES_FILE, Bundle
 from selector.choose.budget import ACCURACY, BudgetError
 
-CASCADES_FILE = "cascades.json"
+__all__ = ["CASCADES_FILE", "Cascade", "add_cascade", "check_cascades", "read_cascades", "write_cascades"]
 
 
 class Cascade(BaseModel):
@@ -95,3 +95,40 @@ def write_cascades(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
     except OSError as error:
         raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
     return path
+
+
+def check_cascades(bundle: Bundle, *, overwrite: bool = False) -> None:
+    """Looks, before the search, whether a cascade can be added. Raises BudgetError when the bundle cannot be written to, and
+    without `overwrite` when its file is damaged."""
+    try:
+        check_writable(bundle.path)
+    except OSError as error:
+        raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
+    _standing(bundle, overwrite)
+
+
+def add_cascade(bundle: Bundle, cascade: Cascade, *, overwrite: bool = False) -> Path:
+    """Adds one to the bundle's cascades. One of the same sub-models and floor is replaced where it was certified alike.
+
+    Raises BudgetError as `check_cascades`, and without `overwrite` where the other was certified with another confidence or on
+    another number of examples.
+    """
+    others = _standing(bundle, overwrite)
+    for other in others:
+        for name in ("confidence", "examples"):
+            there, here = getattr(other, name), getattr(cascade, name)
+            if other.id == cascade.id and there != here and not overwrite:
+                raise BudgetError(
+                    f"{CASCADES_FILE}: {other.id} is there with {name} = {there:g}, this one has {here:g}; replace it with "
+                    "--overwrite"
+                )
+    return write_cascades(bundle, [*(other for other in others if other.id != cascade.id), cascade])
+
+
+def _standing(bundle: Bundle, overwrite: bool) -> list[Cascade]:
+    try:
+        return read_cascades(bundle)
+    except BudgetError as error:
+        if overwrite:
+            return []
+        raise BudgetError(f"{error}; --overwrite replaces the file") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from device_profiles.atomic import check_writable, replacing
 from exporter.bundle import Bundle
 from exporter.bundle.preprocessing import SUFFIXES, AudioPreprocessing, ImageError, ImagePreprocessing, read_image
 from selector.run.inputs import InputError
@@ -101,10 +105,46 @@ def _sound(path: Path, spec: AudioPreprocessing) -> NDArray[Any]:
         raise InputError(f"input {error}") from None
 
 
-def write_outputs(path: Path, outputs: Mapping[str, NDArray[Any]]) -> None:
-    """Raises InputError when the file cannot be written."""
+def check_output(path: Path, input: Path, bundle: Bundle, *, overwrite: bool = False) -> None:
+    """Looks, before the run, whether its outputs may be written there. Raises InputError for a name that is not .npz, a folder
+    that is not there or takes nothing, and without `overwrite` for the input itself and for a file that no run of this bundle
+    has written."""
+    what = f"output {str(path)!r}"
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{what}: allowed is FILE.npz, which is what is written")
     try:
-        with path.open("wb") as file:
-            np.savez(file, **outputs)  # type: ignore[arg-type]
+        if not path.parent.is_dir():
+            raise NotADirectoryError(errno.ENOENT, os.strerror(errno.ENOENT))
+        check_writable(path.parent)
+    except OSError as error:
+        raise InputError(f"{what}: cannot be written: {error.strerror}") from None
+    if path.exists() and not overwrite:
+        if path.resolve() == input.resolve():
+            raise InputError(f"{what}: is the input; choose another file, or replace it with --overwrite")
+        if not _written_by(path, bundle):
+            raise InputError(f"{what}: was not written by a run of this bundle; choose another, or replace it with --overwrite")
+
+
+def _mark(bundle: Bundle) -> bytes:
+    """The comment of a .npz file, which is a zip archive, that a run of this bundle has written."""
+    return f"outputs of sortednet run {bundle.name}".encode()
+
+
+def _written_by(path: Path, bundle: Bundle) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == _mark(bundle)
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def write_outputs(path: Path, outputs: Mapping[str, NDArray[Any]], bundle: Bundle) -> None:
+    """Raises InputError when the file cannot be written; one that stood there is unchanged then."""
+    try:
+        with replacing(path) as partial:
+            with partial.open("wb") as file:
+                np.savez(file, **outputs)  # type: ignore[arg-type]
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.comment = _mark(bundle)
     except OSError as error:
         raise InputError(f"output {str(path)!r}: cannot be written: {error.strerror}") from None

@@ -37,15 +37,27 @@ CONTRACT: dict[str, set[str]] = {
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"},
-    "export": CONTRACT["export"] | {"--data"},
+    "export": CONTRACT["export"] | {"--data", "--overwrite"},
     "inspect": CONTRACT["inspect"] | {"--device"},
-    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
+    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
-    | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback", "--cascades", "--spinning"},
-    "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
-    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
-    "report": CONTRACT["report"] | {"--device"},
+    | {
+        "--device",
+        "--cache",
+        "--plan",
+        "--policy",
+        "--watch",
+        "--rate",
+        "--seconds",
+        "--feedback",
+        "--cascades",
+        "--spinning",
+        "--overwrite",
+    },
+    "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
+    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json"} | BUDGET,
+    "report": CONTRACT["report"] | {"--device", "--overwrite"},
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
     | {"--allowed-host", "--keep-versions"},
