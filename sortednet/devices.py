@@ -56,6 +56,7 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Measure every sub-model on this device and keep the profile in the bundle."""
+    from device_profiles import profile_document
     from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
@@ -76,7 +77,7 @@ def profile(
     )
     opened.save_profile(measured)
     if as_json:
-        typer.echo(measured.model_dump_json())
+        print_json(profile_document(measured))
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]

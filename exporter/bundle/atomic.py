@@ -12,6 +12,7 @@ from pathlib import Path
 
 from device_profiles.atomic import beside, left_behind, remove, sync, sync_folder
 from exporter.bundle.bundle import MANIFEST_FILE, BundleError
+from exporter.bundle.written import record_all
 
 
 @contextmanager
@@ -33,6 +34,7 @@ def built_beside(target: Path) -> Iterator[Path]:
         raise BundleError(f"out = {str(target)!r}: cannot be written: {error.strerror}") from None
     try:
         yield partial
+        record_all(partial)
         sync(partial)
         _put_in_place(partial, target)
     except OSError as error:

@@ -41,6 +41,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option"},
     "export": CONTRACT["export"] | {"--data"},
     "inspect": CONTRACT["inspect"] | {"--device"},
+    "verify": CONTRACT["verify"] | {"--accept"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
