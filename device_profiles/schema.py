@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from device_profiles.atomic import replacing, text_of
+from device_profiles.atomic import text_of
+from device_profiles.seal import SealError, check_seal, sealed, write_sealed
 
 Source = Literal["measured", "predicted", "declared"]
 """Where a figure comes from. Nothing in a profile is without one."""
@@ -19,6 +30,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """Of a whole, 0 to 1: never per cent."""
+
+
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256, hexadecimal."""
 
 
 class ProfileError(ValueError):
@@ -105,10 +120,13 @@ class Profile(_Model):
 
     format_version: Annotated[int, Field(ge=1)] = FORMAT_VERSION
     device: DeviceInfo
-    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # the bundle's fingerprint: its networks, not its weights
+    bundle: Checksum  # the bundle's fingerprint: its networks, not its weights
     measured_at: AwareDatetime
     submodels: Annotated[dict[str, Measurement], Field(min_length=1)]
     prediction: dict[Figure, PredictionError] = {}  # by figure, where some are predicted
+    # The document's own checksum (`device_profiles.seal`). It is of the text that was read, whose reader checks it with
+    # `check_seal` and which a profile does not keep: always None here.
+    sha256: Annotated[Checksum | None, AfterValidator(lambda _: None)] = Field(default=None, exclude=True)
 
     @field_validator("format_version")
     @classmethod
@@ -131,11 +149,16 @@ def _known(by_figure: Any) -> Any:
 
 
 def read_profile(path: str | Path) -> Profile:
-    """Raises ProfileError naming the file and the first field that is wrong."""
+    """Raises ProfileError naming the file and the first field that is wrong, or that the checksum in it does not fit."""
     try:
-        return Profile.model_validate_json(text_of(Path(path).read_bytes()))
+        content = text_of(Path(path).read_bytes())
+        profile = Profile.model_validate_json(content)
+        check_seal(json.loads(content))
+        return profile
     except UnicodeDecodeError:
         raise ProfileError(f"profile {Path(path).name}: document: is no text; allowed is JSON in UTF-8") from None
+    except SealError as error:
+        raise ProfileError(f"profile {Path(path).name}: {error}") from None
     except OSError as error:
         raise ProfileError(f"profile {str(path)!r}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
@@ -145,9 +168,15 @@ def read_profile(path: str | Path) -> Profile:
 
 
 def write_profile(profile: Profile, path: str | Path) -> None:
-    """Replaces the file in one step. Raises ProfileError when it cannot be written."""
+    """Replaces the file in one step, sealed. Raises ProfileError when it cannot be written."""
     try:
-        with replacing(path) as partial:
-            partial.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_sealed(profile.model_dump(mode="json"), path)
     except OSError as error:
         raise ProfileError(f"profile {str(path)!r}: cannot be written: {error.strerror}") from None
+    except SealError as error:
+        raise ProfileError(f"profile {str(path)!r}: {error}") from None
+
+
+def profile_document(profile: Profile) -> dict[str, Any]:
+    """The JSON object that `write_profile` writes, with its checksum. Raises SealError where it has no canonical form."""
+    return sealed(profile.model_dump(mode="json"))

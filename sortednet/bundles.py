@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
     from exporter.bundle import Bundle
+    from exporter.bundle.written import check_written
     from selector.choose.candidates import Candidates
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
     from selector.choose.metrics import metric_name, shown
 
     opened = Bundle(bundle)
+    damaged = [one for one in check_written(opened.path) if one.fault not in (None, "altered")]
     if as_json:
-        print_json(inspect_bundle(opened))
+        problems = {"problems": [one.problem for one in damaged]} if damaged else {}
+        print_json({**inspect_bundle(opened), **problems})
         return
+    for document in damaged:
+        tell(f"warning: {document.problem}")
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
     expected = {offer.submodel: offer.costs for offer in Candidates.of(opened, [profile] if profile else [], cascades)}
@@ -67,24 +72,42 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         typer.echo(f"Cascade {one.id} is {one.words}; its accuracy is {one.split}: {_certified(one)}")
 
 
-def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
-    """Check every file's hash, then run the self-test on this device. Exits with 1 when something differs."""
+def verify(
+    bundle: BundlePath,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept", help="Profiles and cascades put or removed by hand: take what is here for what was written."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file's hash, profiles and cascades, then run the self-test on this device. Exits with 1 when something
+    differs, with 2 where there is no bundle."""
     from rich.progress import Progress
 
-    from exporter.bundle import Bundle, BundleError
-    from exporter.bundle.verify import self_test
+    from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, MODELS_FOLDER, Bundle, BundleError
+    from exporter.bundle.verify import check_documents, self_test
     from selector.choose.budget import BudgetError
     from selector.choose.cascades import read_cascades
 
+    if not (bundle / MANIFEST_FILE).exists() and not (bundle / MODELS_FOLDER).is_dir():
+        Bundle(bundle)  # raises: there is none, which is wrong input and no fault that was found
+    problems: list[str] = []
     try:
         opened = Bundle(bundle)
-        read_cascades(opened)
+        documents = check_documents(opened, accept=accept)
+        problems = [document.problem for document in documents if document.fault is not None]
+        try:
+            read_cascades(opened)
+        except BudgetError as error:  # which says more of that file
+            problems = [*(one for one in problems if not one.startswith(CASCADES_FILE)), str(error)]
+        if problems:
+            raise BundleError("; ".join(problems))
         with Progress(console=messages, disable=as_json) as bar:
             task = bar.add_task("self-test", total=len(opened.submodels))
             result = self_test(opened, advance=lambda: bar.advance(task))
-    except (BundleError, BudgetError) as error:
+    except BundleError as error:
         if as_json:
-            print_json({"ok": False, "error": str(error)})
+            print_json({"ok": False, "error": str(error), "problems": problems or [str(error)]})
         fail(str(error), 1)
     if as_json:
         print_json(
@@ -95,10 +118,14 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
                 "largest_int8_error": result.largest_int8_error,
                 "largest_int8_to_fp32": result.largest_int8_to_fp32,
                 "int8_saturates": result.int8_saturates,
+                "documents": {one.name: "sealed" if one.sealed else "unsealed" for one in documents},
             }
         )
     else:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+        for one in documents:
+            unsealed = "" if one.sealed else ": unsealed, from before there were checksums; an altered figure would not show"
+            typer.echo(f"{one.name} is whole{unsealed}.")
         if any(entry.precision == "int8" for entry in opened.manifest.submodels):
             typer.echo(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
         if result.int8_saturates:

@@ -68,7 +68,7 @@ def profile(
 
     What a profile of that name says of other sub-models stays, where it is of the same device and conditions.
     """
-    from device_profiles import ProfileError, read_profile
+    from device_profiles import ProfileError, profile_document, read_profile
     from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
@@ -94,7 +94,7 @@ def profile(
         print_json(measured.model_dump(mode="json"))
         fail(f"{refused}; what was measured is on stdout", refused.exit_code)
     if as_json:
-        print_json(kept.model_dump(mode="json"))
+        print_json(profile_document(kept))
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]

@@ -5,13 +5,12 @@ graph; whoever only reads a bundle waits for neither.
 """
 
 from exporter.bundle.bundle import (
-    CASCADES_FILE,
     MANIFEST_FILE,
     MODELS_FOLDER,
-    PROFILES_FOLDER,
     SELFTEST_FILE,
     Bundle,
     BundleError,
 )
+from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER
 
 __all__ = ["CASCADES_FILE", "MANIFEST_FILE", "MODELS_FOLDER", "PROFILES_FOLDER", "SELFTEST_FILE", "Bundle", "BundleError"]

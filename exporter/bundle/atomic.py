@@ -17,6 +17,7 @@ from pathlib import Path
 
 from device_profiles.atomic import beside, check_writable, left_behind, remove, sync, sync_folder
 from exporter.bundle.bundle import MANIFEST_FILE, BundleError
+from exporter.bundle.written import record_all
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EIO, errno.EXDEV, errno.ENOTEMPTY)
@@ -42,6 +43,7 @@ def built_beside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise _not_written(target, error) from None
     try:
         yield partial
+        record_all(partial)
         sync(partial)
         _put_in_place(partial, target)
     except OSError as error:

@@ -7,6 +7,7 @@ bundle/
   selftest.npz             a few inputs, and each sub-model's expected outputs
   profiles/<device>.json   what was measured on that device; written later, not in the manifest
   cascades.json            pairs of sub-models (selector.choose.cascades); the same
+  written.json             which profiles and cascades were written, with their checksums
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_profiles import DeviceInfo, Profile, ProfileError, read_profile, write_profile
+from device_profiles import DeviceInfo, Profile, ProfileError, profile_document, read_profile, write_profile
 from device_profiles.atomic import check_writable
 from device_profiles.host import readable
 from device_profiles.merge import check_merge, merged
+from device_profiles.seal import SealError
 from exporter.bundle.manifest import Manifest, SubModelEntry, checked, inside
+from exporter.bundle.written import PROFILES_FOLDER, recording
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
     from numpy.typing import NDArray
 
 MANIFEST_FILE = "manifest.json"
-PROFILES_FOLDER = "profiles"
-CASCADES_FILE = "cascades.json"
 SELFTEST_FILE = "selftest.npz"
 MODELS_FOLDER = "models"
 
@@ -150,7 +151,8 @@ class Bundle:
     def profile(self, device: str | Path) -> Profile:
         """A device's profile by name, or from the path of a profile file.
 
-        Raises BundleError when there is none, when it is damaged, or when it was measured on another bundle.
+        Raises BundleError when there is none, when it is damaged or of another device than its name says, or when it was
+        measured on another bundle.
         """
         named = self.path / PROFILES_FOLDER / f"{device}.json"
         path = named if str(device) in self.devices() else Path(device)
@@ -163,6 +165,10 @@ class Bundle:
             profile = read_profile(path)
         except ProfileError as error:
             raise BundleError(str(error)) from None
+        if path == named and profile.device.name != path.stem:
+            raise BundleError(
+                f"profile {path.name}: is of device {profile.device.name!r}; a profile's file has the name of its device"
+            )
         if profile.bundle != self.fingerprint:
             raise BundleError(
                 f"profile {path.name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]}); "
@@ -184,9 +190,14 @@ class Bundle:
             name = f"profile of {profile.device.name}"
             raise BundleError(f"{name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]})")
         old = None if overwrite else self._standing(profile.device.name)
-        path = self._profile_path(profile.device.name)
-        write_profile(merged(old, profile) if old else profile, path)
-        return path
+        kept = merged(old, profile) if old else profile
+        name = f"{PROFILES_FOLDER}/{profile.device.name}.json"
+        try:
+            with recording(self.path, name, profile_document(kept)):
+                write_profile(kept, self.path / name)
+        except (OSError, SealError) as error:
+            raise ProfileError(f"profile {name!r}: cannot be written to {str(self.path)!r}: {_words(error)}") from None
+        return self.path / name
 
     def check_profile(self, device: DeviceInfo, measured: Sequence[str], *, overwrite: bool = False) -> None:
         """Looks before the measuring whether its profile will be kept. Raises ProfileError as `save_profile` would."""
@@ -254,6 +265,10 @@ def _read_manifest(root: Path) -> Manifest:
         return checked(document)
     except ValueError as error:
         raise BundleError(f"{MANIFEST_FILE}: {error}") from None
+
+
+def _words(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _some(names: list[str]) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_profiles import Profile, ProfileError, read_profile, write_profile
-from exporter.bundle.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
+from exporter.bundle.bundle import MANIFEST_FILE, Bundle, BundleError
 from exporter.bundle.manifest import Manifest
 from exporter.bundle.refit import refit, same_networks
+from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER, WRITTEN_FILE
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def carry_over(target: Path, old: Bundle | None, folder: Path, new: Manifest, of
 
 def _foreign(bundle: Bundle) -> list[str]:
     """Files that no command of ours has written there; hidden ones belong to the system."""
-    own = {MANIFEST_FILE, CASCADES_FILE, *bundle.manifest.files}
+    own = {MANIFEST_FILE, CASCADES_FILE, WRITTEN_FILE, *bundle.manifest.files}
     found = []
     for path in sorted(bundle.path.rglob("*")):
         name = path.relative_to(bundle.path).as_posix()
@@ -111,7 +112,8 @@ def _read(path: Path) -> Profile | None:
 def _pairs(target: Path) -> set[str]:
     """The sub-models that the bundle's cascades ask; a name that no bundle has where the file is damaged."""
     try:
-        cascades = json.loads((target / CASCADES_FILE).read_bytes())
+        document = json.loads((target / CASCADES_FILE).read_bytes())
+        cascades = document["cascades"] if isinstance(document, dict) else document  # a list alone is one from before
         return {str(cascade[part]) for cascade in cascades for part in ("first", "then")}
     except FileNotFoundError:
         return set()

@@ -1,20 +1,24 @@
 """`cascades.json`: the cascades of a bundle, as data.
 
-The file is written after the export and is not in the manifest, as profiles are not. What a cascade costs on a device is in
+The file is written after the export and is not in the manifest, as profiles are not: `{"cascades": […], "sha256": …}`, sealed
+as they are; a list alone is one from before there were checksums. What a cascade costs on a device is in
 `selector.choose.candidates`, how it is run in `selector.run.program`, how it is found in `selector.run.calibrating`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from device_profiles.atomic import check_writable, replacing, text_of
+from device_profiles.atomic import check_writable, text_of
 from device_profiles.schema import Share
+from device_profiles.seal import check_seal, write_sealed
 from exporter.bundle import CASCADES_FILE, Bundle
+from exporter.bundle.written import recording
 from selector.choose.budget import ACCURACY, BudgetError
 
 __all__ = ["CASCADES_FILE", "Cascade", "add_cascade", "check_cascades", "read_cascades", "write_cascades"]
@@ -58,12 +62,10 @@ class Cascade(BaseModel):
 
 
 def read_cascades(bundle: Bundle) -> list[Cascade]:
-    """Those of the bundle; none where there is no file. Raises BudgetError naming the field when the file is damaged, two have
-    the same name, one names what is not in the bundle, or the bundle's metric is not accuracy."""
+    """Those of the bundle; none where there is no file. Raises BudgetError naming the field when the file is damaged or
+    altered, two have the same name, one names what is not in the bundle, or the bundle's metric is not accuracy."""
     try:
-        found = TypeAdapter(list[Cascade]).validate_json(text_of((bundle.path / CASCADES_FILE).read_bytes()))
-    except UnicodeDecodeError:
-        raise BudgetError(f"{CASCADES_FILE}: document: is no text; allowed is JSON in UTF-8") from None
+        found = TypeAdapter(list[Cascade]).validate_python(_listed(bundle.path / CASCADES_FILE))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -89,9 +91,10 @@ def read_cascades(bundle: Bundle) -> list[Cascade]:
 def write_cascades(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
     """Replaces the file in one step. Raises BudgetError when it cannot be written."""
     path = bundle.path / CASCADES_FILE
+    document = {"cascades": [cascade.model_dump(mode="json") for cascade in cascades]}
     try:
-        with replacing(path) as partial:
-            partial.write_bytes(TypeAdapter(list[Cascade]).dump_json(list(cascades), indent=1))
+        with recording(bundle.path, CASCADES_FILE, document):
+            write_sealed(document, path)
     except OSError as error:
         raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
     return path
@@ -132,3 +135,15 @@ def _standing(bundle: Bundle, overwrite: bool) -> list[Cascade]:
         if overwrite:
             return []
         raise BudgetError(f"{error}; --overwrite replaces the file") from None
+
+
+def _listed(path: Path) -> Any:
+    """What should be the list. Raises OSError, BudgetError."""
+    try:
+        document = json.loads(text_of(path.read_bytes()))
+        if not isinstance(document, dict):
+            return document
+        check_seal(document)
+        return document.get("cascades")
+    except (ValueError, RecursionError) as error:  # no JSON, no text, a checksum that does not fit
+        raise BudgetError(f"{CASCADES_FILE}: {error}") from None

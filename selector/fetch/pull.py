@@ -25,15 +25,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from device_profiles import Profile
-from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
+from device_profiles.seal import SealError, check_seal
+from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
 from exporter.bundle.atomic import built_beside, check_place, workplace
 from exporter.bundle.local import Lost, carry_over, lost
 from exporter.bundle.manifest import Manifest, checked
 from exporter.bundle.refit import same_networks
+from exporter.bundle.written import WRITTEN_FILE
 from selector.choose.budget import Budget
-from selector.choose.cascades import CASCADES_FILE
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
 
+_NOT_EXPORTED = (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE, WRITTEN_FILE)
 _SPARE_BYTES = 2**20  # of the disk, for the manifest and folders
 
 
@@ -151,13 +153,17 @@ def _offer(document: Any, files: str, profile: Any, selection: Mapping[str, Any]
         raise PullError(f"the service's {MANIFEST_FILE}: {error}") from None
     try:
         measured = None if profile is None else Profile.model_validate(profile)
+        if measured is not None:
+            check_seal(profile)
+    except SealError as error:
+        raise PullError(f"the service's profile: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise PullError(f"the service's profile: {place}: {first['msg']}") from None
     if measured is not None and measured.bundle != manifest.fingerprint:
         raise PullError(f"the service's profile of {measured.device.name} was measured on another bundle", 2)
-    reserved = [name for name in manifest.files if name.split("/")[0] in (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE)]
+    reserved = [name for name in manifest.files if name.split("/")[0] in _NOT_EXPORTED]
     if reserved:
         raise PullError(f"{MANIFEST_FILE}: lists {reserved[0]!r}, which is no file of an export")
     return _Offer(manifest, json.dumps(document, indent=1) + "\n", files, measured, selection)

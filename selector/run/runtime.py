@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
 from selector.adapt.battery_reader import BatteryReader
-from selector.adapt.controller import Controller, pooled
+from selector.adapt.controller import Controller
 from selector.adapt.memory import MemoryGuard, default_reserve_mb
+from selector.adapt.quiet import pooled
 from selector.adapt.sensors import Sensors, shared_sensors
 from selector.choose.battery import Battery
 from selector.choose.budget import Budget, BudgetError, Selection, not_a_budget

@@ -39,6 +39,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"},
     "export": CONTRACT["export"] | {"--data", "--overwrite"},
     "inspect": CONTRACT["inspect"] | {"--device"},
+    "verify": CONTRACT["verify"] | {"--accept"},
     "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]

@@ -29,6 +29,7 @@ def test_one_sub_model_is_the_subset_and_runs(server: Server, untrained_path: Pa
     document = pulled(server.url, "--out", tmp_path / "mine", "--submodels", SMALL)
     part = subset(Bundle(untrained_path), [SMALL], tmp_path / "part")
     shutil.rmtree(part.path / "profiles")
+    (part.path / "written.json").unlink()  # which names the profile
     assert contents(tmp_path / "mine") == contents(part.path)
     assert (document["submodels"], document["changed"], document["fetched_files"]) == ([SMALL], True, 3)
     assert self_test(Bundle(tmp_path / "mine")).submodels == 1
@@ -38,6 +39,7 @@ def test_one_sub_model_is_the_subset_and_runs(server: Server, untrained_path: Pa
 def test_without_a_choice_the_whole_bundle_comes(server: Server, untrained_path: Path, tmp_path: Path) -> None:
     pulled(f"{server.url}/v1/bundles/digits", "--out", tmp_path / "mine", "--device", DEVICE)
     mine, served = contents(tmp_path / "mine"), contents(untrained_path)
+    assert list(json.loads(mine.pop("written.json"))["documents"]) == [f"profiles/{DEVICE}.json"]
     profiles = [json.loads(found.pop(f"profiles/{DEVICE}.json")) for found in (mine, served)]  # it is written anew
     assert mine == served
     assert profiles[0] == profiles[1]
