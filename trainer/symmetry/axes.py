@@ -86,7 +86,7 @@ class Node:
         expected = np.ones((), dtype=bool)
         for place, part in enumerate(node.parts):
             others = tuple(i for i in range(shaped.ndim) if i != place)
-            along = shaped.any(axis=others)
+            along = np.asarray(shaped.any(axis=others))
             of_part = part.kept(along)
             if of_part is None:
                 return None
@@ -262,7 +262,7 @@ def _refined(node: Node, sizes: Sequence[int]) -> bool:
     parts: list[Node] = []
     left = list(sizes)
     for part in node.parts:
-        taken = []
+        taken: list[int] = []
         while sum(taken) < part.size:
             taken.append(left.pop(0))
         if len(taken) > 1 and part.resolved().parts:
