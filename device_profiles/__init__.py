@@ -14,6 +14,7 @@ from device_profiles.schema import (
     Measurement,
     Profile,
     ProfileError,
+    profile_document,
     read_profile,
     write_profile,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "default_device_name",
     "describe_device",
     "measure",
+    "profile_document",
     "read_profile",
     "write_profile",
 ]

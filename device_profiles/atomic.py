@@ -1,20 +1,33 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed. The one place that knows how."""
+"""Files that are whole or absent: written beside their place, synced, then renamed. The one place that knows how. And how
+a JSON file that others have written is read."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_LEAST_BYTES = 4096
+"""Written and removed to see whether a disk takes anything at all."""
+
+
+def text_of(content: bytes) -> str:
+    """A JSON document's text in whichever of Unicode's encodings it is (RFC 4627, section 3), without a byte-order mark, which
+    editors and shells of Windows put before it. Raises ValueError where it is none."""
+    return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a file to write beside `path`; on success it is synced and takes that place in one step, on any failure it is
-    removed. What killed writers left there is removed first. Raises OSError where the system does not let it be written.
+    removed. What killed writers left there is removed first; a symbolic link stays, and what it leads to is replaced. Raises
+    OSError where the system does not let it be written.
     """
-    target = Path(path)
+    target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in left_behind(target, "partial"):
         remove(left)
@@ -27,6 +40,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | Path, needed: int = 0) -> None:
+    """Looks, before the work, whether files can be written into a folder that may not exist yet, and whether there is room
+    for so many bytes. Leaves nothing behind. Raises the OSError that the system would raise after it."""
+    import tempfile  # what only reads does not wait for it
+
+    place = Path(folder).resolve()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(bytes(_LEAST_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes are to come, {free:,} are free", str(place))
 
 
 def beside(target: Path, kind: str) -> Path:

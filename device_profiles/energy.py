@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from device_profiles.batteries import POWER_SUPPLY, system_batteries
 from device_profiles.schema import ProfileError, Source
 
 POWERCAP = Path("/sys/class/powercap")
-POWER_SUPPLY = Path("/sys/class/power_supply")
 
 
 class EnergyMeter(Protocol):
@@ -93,13 +93,13 @@ class RaplCounters:
 
 @dataclass
 class DischargingBattery:
-    """The power that a battery gives, summed up from one reading to the next.
+    """The power that the device's batteries give, summed up from one reading to the next.
 
     `power_now` in microwatts, or `voltage_now` (microvolts) times `current_now` (microamperes, negative on some machines).
     Drivers renew these about once a second.
     """
 
-    battery: Path
+    batteries: list[Path]
     source: Source = "measured"
     window_s: float = 2.0
     _total: float = 0.0
@@ -107,26 +107,21 @@ class DischargingBattery:
 
     @classmethod
     def find(cls, root: Path = POWER_SUPPLY) -> DischargingBattery | None:
-        for supply in sorted(root.glob("*")):
+        giving = []
+        for battery in system_batteries(root):
             try:
-                kind = (supply / "type").read_text().strip()
-                status = (supply / "status").read_text().strip()
-                battery = cls(supply)
-                if kind == "Battery" and status == "Discharging" and battery.watts() > 0:
-                    return battery
+                if (battery / "status").read_text().strip() == "Discharging" and _watts(battery) > 0:
+                    giving.append(battery)
             except (OSError, ValueError):
                 continue
-        return None
+        return cls(giving) if giving else None
 
     @property
     def name(self) -> str:
-        return f"discharge of {self.battery.name}"
+        return f"discharge of {', '.join(battery.name for battery in self.batteries)}"
 
     def watts(self) -> float:
-        power = self.battery / "power_now"
-        if power.exists():
-            return abs(_read_int(power)) / 1e6
-        return _read_int(self.battery / "voltage_now") * abs(_read_int(self.battery / "current_now")) / 1e12
+        return sum(map(_watts, self.batteries))
 
     def joules(self) -> float:
         now, watts = time.monotonic(), self.watts()
@@ -146,8 +141,8 @@ class DeclaredPower:
     window_s: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.watts < float("inf"):
-            raise ProfileError(f"watts = {self.watts}: allowed are positive numbers")
+        if not isinstance(self.watts, int | float) or not 0 < self.watts < float("inf"):
+            raise ProfileError(f"watts = {self.watts!r}: allowed are positive numbers")
 
     @property
     def name(self) -> str:
@@ -155,6 +150,13 @@ class DeclaredPower:
 
     def joules(self) -> float:
         return self.watts * time.process_time()
+
+
+def _watts(battery: Path) -> float:
+    power = battery / "power_now"
+    if power.exists():
+        return abs(_read_int(power)) / 1e6
+    return _read_int(battery / "voltage_now") * abs(_read_int(battery / "current_now")) / 1e12
 
 
 def _read_int(path: Path) -> int:

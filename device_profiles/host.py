@@ -9,10 +9,13 @@ import os
 import platform
 import re
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 
+import platformdirs
 import psutil
 
+from device_profiles.cgroups import processors
 from device_profiles.schema import DeviceInfo
 
 
@@ -22,6 +25,7 @@ def describe_device(
     threads: int | None = None,
     onnxruntime: str,
     execution_provider: str,
+    spinning: bool = True,
     energy: str = "",
     label: str = "",
 ) -> DeviceInfo:
@@ -37,9 +41,25 @@ def describe_device(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         onnxruntime=onnxruntime,
         execution_provider=execution_provider,
+        spinning=spinning,
         energy=energy,
-        label=label,
+        label=readable(label),
     )
+
+
+def readable(text: str) -> str:
+    """The text without the bytes that Python could not read and keeps as lone surrogates (PEP 383): these are UTF-8, as
+    terminals send it also where the locale knows ASCII alone. No file or document could hold them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def cache_folder() -> Path | None:
+    """This user's folder for what sortednet can make again; None where the user has no home, as in many containers."""
+    try:
+        folder = platformdirs.user_cache_path("sortednet", appauthor=False)
+    except (RuntimeError, KeyError):
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def default_device_name(threads: int | None = None, execution_provider: str = "") -> str:
@@ -52,9 +72,11 @@ def default_device_name(threads: int | None = None, execution_provider: str = ""
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; a container may have been given fewer than there are."""
+    """Cores that this process may use; a container may have been given fewer than there are, or less of their time."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return min(cores, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else cores
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return min(cores, max(1, ceil(min(processors(), cores))))
 
 
 @functools.cache

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from device_profiles.atomic import replacing
+from device_profiles.atomic import text_of
+from device_profiles.seal import SealError, check_seal, sealed, write_sealed
 
 Source = Literal["measured", "predicted", "declared"]
 """Where a figure comes from. Nothing in a profile is without one."""
@@ -21,14 +32,22 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """Of a whole, 0 to 1: never per cent."""
 
 
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256, hexadecimal."""
+
+
 class ProfileError(ValueError):
     """A profile that is missing, damaged or contradicts itself."""
 
     exit_code = 2
 
 
+FORMAT_VERSION = 1
+"""Of a profile's document. A newer version may add fields without another number: what is not known here is ignored."""
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class DeviceInfo(_Model):
@@ -42,6 +61,7 @@ class DeviceInfo(_Model):
     os: str
     onnxruntime: str
     execution_provider: str
+    spinning: bool = True  # its idle threads waited actively for a while
     energy: str = ""  # what the energy was read from, if it is known
     label: str = ""  # in words, what this is and under which conditions it was measured
 
@@ -75,6 +95,11 @@ class Measurement(_Model):
     energy_mj: NotNegative | None = None  # of one inference
     source: dict[Figure, Source]
 
+    @field_validator("source", mode="before")
+    @classmethod
+    def _of_figures_known_here(cls, given: Any) -> Any:
+        return _known(given)
+
     @model_validator(mode="after")
     def _every_figure_has_a_source(self) -> Self:
         figures = {name for name in ("latency_ms", "load_ms", "memory_mb", "energy_mj") if getattr(self, name) is not None}
@@ -93,17 +118,47 @@ class PredictionError(_Model):
 class Profile(_Model):
     """One device's measurements of one bundle."""
 
+    format_version: Annotated[int, Field(ge=1)] = FORMAT_VERSION
     device: DeviceInfo
-    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # the bundle's fingerprint: its networks, not its weights
+    bundle: Checksum  # the bundle's fingerprint: its networks, not its weights
     measured_at: AwareDatetime
     submodels: Annotated[dict[str, Measurement], Field(min_length=1)]
     prediction: dict[Figure, PredictionError] = {}  # by figure, where some are predicted
+    # The document's own checksum (`device_profiles.seal`). It is of the text that was read, whose reader checks it with
+    # `check_seal` and which a profile does not keep: always None here.
+    sha256: Annotated[Checksum | None, AfterValidator(lambda _: None)] = Field(default=None, exclude=True)
+
+    @field_validator("format_version")
+    @classmethod
+    def _not_newer(cls, given: int) -> int:
+        if given > FORMAT_VERSION:
+            raise ValueError(f"{given} is newer than this sortednet, which knows {FORMAT_VERSION}: update it, or measure again")
+        return given
+
+    @field_validator("prediction", mode="before")
+    @classmethod
+    def _of_figures_known_here(cls, given: Any) -> Any:
+        return _known(given)
+
+
+def _known(by_figure: Any) -> Any:
+    """Without figures that a newer version has."""
+    if not isinstance(by_figure, dict):
+        return by_figure
+    return {figure: value for figure, value in by_figure.items() if figure in get_args(Figure)}
 
 
 def read_profile(path: str | Path) -> Profile:
-    """Raises ProfileError naming the file and the first field that is wrong."""
+    """Raises ProfileError naming the file and the first field that is wrong, or that the checksum in it does not fit."""
     try:
-        return Profile.model_validate_json(Path(path).read_bytes())
+        content = text_of(Path(path).read_bytes())
+        profile = Profile.model_validate_json(content)
+        check_seal(json.loads(content))
+        return profile
+    except UnicodeDecodeError:
+        raise ProfileError(f"profile {Path(path).name}: document: is no text; allowed is JSON in UTF-8") from None
+    except SealError as error:
+        raise ProfileError(f"profile {Path(path).name}: {error}") from None
     except OSError as error:
         raise ProfileError(f"profile {str(path)!r}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
@@ -113,9 +168,15 @@ def read_profile(path: str | Path) -> Profile:
 
 
 def write_profile(profile: Profile, path: str | Path) -> None:
-    """Replaces the file in one step. Raises ProfileError when it cannot be written."""
+    """Replaces the file in one step, sealed. Raises ProfileError when it cannot be written."""
     try:
-        with replacing(path) as partial:
-            partial.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_sealed(profile.model_dump(mode="json"), path)
     except OSError as error:
         raise ProfileError(f"profile {str(path)!r}: cannot be written: {error.strerror}") from None
+    except SealError as error:
+        raise ProfileError(f"profile {str(path)!r}: {error}") from None
+
+
+def profile_document(profile: Profile) -> dict[str, Any]:
+    """The JSON object that `write_profile` writes, with its checksum. Raises SealError where it has no canonical form."""
+    return sealed(profile.model_dump(mode="json"))

@@ -14,6 +14,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from exporter.names import name_in_module
+
 Array = NDArray[Any]
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
@@ -25,6 +27,7 @@ class Folded:
     initializer: str
     parameter: str
     transposed: bool
+    channel_axis: int  # of the parameter: where its output channels are
     factors: Array
 
 
@@ -43,7 +46,10 @@ def optimized_graph(graph: Path) -> ModelProto:
 
 
 def folded_weights(optimized: ModelProto, original: GraphProto, parameters: Mapping[str, Array]) -> list[Folded]:
-    """The weights of the optimized graph that are a parameter's values times a factor per output channel."""
+    """The weights of the optimized graph that are a parameter's values times a factor per output channel.
+
+    `parameters`: by the names that they have in the original one.
+    """
     values = {tensor.name: tensor for tensor in optimized.graph.initializer}
     sources = _parameters_by_output(original, parameters)
     found = {}
@@ -54,12 +60,20 @@ def folded_weights(optimized: ModelProto, original: GraphProto, parameters: Mapp
             weight, source = numpy_helper.to_array(values[name]), parameters[parameter]
             for transposed in (False, True):
                 oriented = weight.T if transposed else weight
-                if oriented.shape == source.shape and (source.ndim == 2 or not transposed):
-                    factors = _factors(oriented, source)
+                axis = _channel_axis(node) ^ transposed
+                if oriented.shape == source.shape and (source.ndim == 2 or (node.op_type == "Conv" and not transposed)):
+                    factors = _factors(np.moveaxis(oriented, axis, 0), np.moveaxis(source, axis, 0))
                     if factors is not None:
-                        found[name] = Folded(name, parameter, transposed, factors)
+                        found[name] = Folded(name, name_in_module(parameter), transposed, axis, factors)
                         break
     return list(found.values())
+
+
+def _channel_axis(node: NodeProto) -> int:
+    """Of an operator's weight: where its output channels are."""
+    if node.op_type == "Gemm":
+        return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
+    return int(node.op_type == "MatMul")
 
 
 def _parameters_by_output(graph: GraphProto, parameters: Mapping[str, Array]) -> dict[str, str]:
@@ -89,7 +103,7 @@ def looked_up(optimized: ModelProto, original: GraphProto, parameters: Mapping[s
     values = {tensor.name for tensor in optimized.graph.initializer}
     sources = {n.output[0]: n.input[0] for n in original.node if n.op_type == "Gather" and n.input[0] in parameters}
     gathers = [node for node in optimized.graph.node if node.op_type == "Gather" and node.input[0] in values]
-    return {node.input[0]: sources[node.output[0]] for node in gathers if node.output[0] in sources}
+    return {node.input[0]: name_in_module(sources[node.output[0]]) for node in gathers if node.output[0] in sources}
 
 
 def _factors(weight: Array, source: Array) -> Array | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from exporter.names import free_name, name_in_module, names_of
 from exporter.recurrent import Recurrent, in_order, separate, set_hidden_size
 from exporter.weights import WEIGHTS_FILE, StoredTensor
 from trainer.nested import NestedModel, Segments, batchnorm_names
@@ -27,16 +28,21 @@ PRODUCER = "sortednet"
 class Template:
     """A topology's graph, stripped to what every sub-model of it shares; `graph_of` fills in one sub-model."""
 
-    def __init__(self, exported: ModelProto, nested: NestedModel, layout: Mapping[str, StoredTensor]) -> None:
+    def __init__(
+        self, exported: ModelProto, nested: NestedModel, layout: Mapping[str, StoredTensor], warnings: Sequence[str] = ()
+    ) -> None:
         self._nested = nested
         self._layout = layout
         inputs = set(nested.input_names)
-        self._parameters = [i.name for i in exported.graph.input if i.name in layout]
+        given = [i.name for i in exported.graph.input if i.name not in inputs]
+        self._parameters = [name for name in given if name_in_module(name) in layout]
         self._recurrent = separate(exported.graph, self._parameters)
         if self._recurrent:
             used = {name for node in exported.graph.node for name in node.input}
             self._parameters = [name for name in self._parameters if name in used]
-        self._buffers = [i.name for i in exported.graph.input if i.name not in layout and i.name not in inputs]
+        self._buffers = [name for name in given if name_in_module(name) not in layout]
+        self.warnings = warnings
+        """What became constant when it was traced, in torch's words."""
         self._stripped = _strip(exported, inputs)
         self.digest = hashlib.sha256(self._stripped.SerializeToString(deterministic=True)).hexdigest()
         """Tells topologies apart: operators, attributes and constants, without weights and sizes."""
@@ -48,20 +54,26 @@ class Template:
         build = Builder(model.graph)
         segments = self._nested.segments(sub)
         canonical = self._nested.canonical_names
+
+        def lies(name: str) -> tuple[StoredTensor, Segments]:
+            own = name_in_module(name)
+            return self._layout[own], segments[canonical[own]]
+
         for name in self._parameters:
-            build.parameter(name, self._layout[name], segments[canonical[name]])
+            build.parameter(name, *lies(name))
         for layer in self._recurrent:
-            cuts = {name: (self._layout[name], segments[canonical[name]]) for name in layer.parameters}
+            cuts = {name: lies(name) for name in layer.parameters}
             build.recurrent(layer, cuts)
             set_hidden_size(model.graph, layer, _size(cuts[layer.hidden_parameters[0]][1][1]))
         skeleton = self._nested.skeleton(sub)
         buffers = self._nested.buffers_of(sub)
         statistics = {f"{name}." if name else "" for name in batchnorm_names(skeleton)}
-        packed = [n for n in self._buffers if n.removesuffix(n.rpartition(".")[2]) in statistics]
-        build.statistics({name: _array(buffers[name]) for name in packed})
-        for name in self._buffers:
+        own_names = {name: name_in_module(name) for name in self._buffers}
+        packed = [n for n, own in own_names.items() if own.removesuffix(own.rpartition(".")[2]) in statistics]
+        build.statistics({name: _array(buffers[own_names[name]]) for name in packed})
+        for name, own in own_names.items():
             if name not in packed:
-                build.inline(name, _array(buffers[name]))
+                build.inline(name, _array(buffers[own]))
         _set_groups(model.graph, skeleton)
         build.finish()
         return model
@@ -73,6 +85,7 @@ class Builder:
     def __init__(self, graph: GraphProto, weights_file: str = WEIGHTS_FILE) -> None:
         self._graph = graph
         self._weights_file = weights_file
+        self._taken = names_of(graph)
         self._nodes: list[NodeProto] = []
         self._indices: dict[tuple[int, ...], str] = {}
 
@@ -81,9 +94,9 @@ class Builder:
         pieces = list(product(segments[0] if segments else (slice(0, 1),), *(segments[axis] for axis in later)))
         outputs = []
         for number, (rows, *cuts) in enumerate(pieces):
-            piece = name if len(pieces) == 1 else f"{name}.{number}"
+            piece = name if len(pieces) == 1 else self._free(f"{name}.{number}")
             outputs.append(piece)
-            source = f"{piece}.rows" if cuts else piece
+            source = self._free(f"{piece}.rows") if cuts else piece
             self._external(source, stored, rows)
             if cuts:
                 starts, ends = [c.start for c in cuts], [c.stop for c in cuts]
@@ -94,8 +107,9 @@ class Builder:
 
     def transposed(self, name: str, stored: StoredTensor, segments: Segments) -> None:
         """A matrix with its axes exchanged."""
-        self.parameter(f"{name}.rows_first", stored, segments)
-        self._nodes.append(helper.make_node("Transpose", [f"{name}.rows_first"], [name], perm=[1, 0]))
+        source = self._free(f"{name}.rows_first")
+        self.parameter(source, stored, segments)
+        self._nodes.append(helper.make_node("Transpose", [source], [name], perm=[1, 0]))
 
     def recurrent(self, layer: Recurrent, cuts: Mapping[str, tuple[StoredTensor, Segments]]) -> None:
         """The weights of a recurrent layer. `cuts`: of each of its parameters, where it lies and what is kept of it."""
@@ -104,13 +118,13 @@ class Builder:
             (layer.recurrent_weights, layer.hidden_parameters),
             (layer.biases, layer.bias_parameters),
         ):
-            pieces = [f"{name}.{place}" for place in range(len(parameters))]
+            pieces = [self._free(f"{name}.{place}") for place in range(len(parameters))]
             for piece, parameter in zip(pieces, parameters, strict=True):
                 stored, segments = cuts[parameter]
                 self.parameter(piece, stored, in_order(layer.kind, segments))
             if not pieces:
                 continue
-            joined = pieces[0] if len(pieces) == 1 else f"{name}.joined"
+            joined = pieces[0] if len(pieces) == 1 else self._free(f"{name}.joined")
             if len(pieces) > 1:
                 self._nodes.append(helper.make_node("Concat", pieces, [joined], axis=0))
             rest = [_size(kept) for kept in cuts[parameters[0]][1][1:]]
@@ -125,11 +139,13 @@ class Builder:
         with np.errstate(over="ignore"):
             half = packed.astype(np.float16)
         lossless = bool(np.array_equal(half.astype(np.float32), packed))
-        self.inline("statistics.stored" if lossless else "statistics", half if lossless else packed)
+        all_of_them = self._free("statistics")
+        stored = self._free("statistics.stored") if lossless else all_of_them
+        self.inline(stored, half if lossless else packed)
         if lossless:
-            self._nodes.append(helper.make_node("Cast", ["statistics.stored"], ["statistics"], to=TensorProto.FLOAT))
+            self._nodes.append(helper.make_node("Cast", [stored], [all_of_them], to=TensorProto.FLOAT))
         sizes = self._index([a.size for a in arrays.values()])
-        self._nodes.append(helper.make_node("Split", ["statistics", sizes], list(arrays), axis=0))
+        self._nodes.append(helper.make_node("Split", [all_of_them, sizes], list(arrays), axis=0))
 
     def inline(self, name: str, array: NDArray[np.generic]) -> None:
         self._graph.initializer.append(numpy_helper.from_array(array, name))
@@ -139,6 +155,9 @@ class Builder:
         nodes = [*self._nodes, *self._graph.node]
         del self._graph.node[:]
         self._graph.node.extend(nodes)
+
+    def _free(self, name: str) -> str:
+        return free_name(name, self._taken)
 
     def _external(self, name: str, stored: StoredTensor, rows: slice) -> None:
         tensor = self._graph.initializer.add()
@@ -160,7 +179,7 @@ class Builder:
     def _index(self, values: Sequence[int]) -> str:
         key = tuple(values)
         if key not in self._indices:
-            self._indices[key] = f"index.{len(self._indices)}"
+            self._indices[key] = self._free(f"index.{len(self._indices)}")
             self.inline(self._indices[key], np.array(key, dtype=np.int64))
         return self._indices[key]
 
@@ -171,7 +190,7 @@ class Builder:
             if size == 1:
                 continue
             groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
-            joined = [name if len(groups) == 1 else f"{name}.axis{axes[level]}.{i}" for i in range(len(groups))]
+            joined = [name if len(groups) == 1 else self._free(f"{name}.axis{axes[level]}.{i}") for i in range(len(groups))]
             for group, output in zip(groups, joined, strict=True):
                 self._nodes.append(helper.make_node("Concat", group, [output], axis=axes[level]))
             pieces = joined
@@ -193,6 +212,8 @@ def _strip(exported: ModelProto, inputs: set[str]) -> ModelProto:
     del graph.input[:]
     graph.input.extend(kept)
     renamed: dict[str, str] = {o.name: o.name for o in graph.output}
+    inner = {output for node in graph.node for output in node.output}
+    taken = names_of(exported.graph) - inner | set(renamed)
     constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     nodes = []
     for node in graph.node:
@@ -200,7 +221,7 @@ def _strip(exported: ModelProto, inputs: set[str]) -> ModelProto:
             array = numpy_helper.to_array(node.attribute[0].t)
             key = (array.dtype.name, array.shape, array.tobytes())
             if key not in constants:
-                constants[key] = f"constant.{len(constants)}"
+                constants[key] = free_name(f"constant.{len(constants)}", taken)
                 graph.initializer.append(numpy_helper.from_array(array, constants[key]))
             renamed[node.output[0]] = constants[key]
             continue
@@ -211,7 +232,9 @@ def _strip(exported: ModelProto, inputs: set[str]) -> ModelProto:
             node.input[i] = renamed.get(name, name)
         for i, name in enumerate(node.output):
             if name:
-                node.output[i] = renamed.setdefault(name, f"v{len(renamed)}")
+                if name not in renamed:
+                    renamed[name] = free_name(f"v{len(renamed)}", taken)
+                node.output[i] = renamed[name]
     stripped = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del graph.node[:]
     graph.node.extend(stripped)
@@ -223,7 +246,7 @@ def _set_groups(graph: GraphProto, skeleton: nn.Module) -> None:
     for node in graph.node:
         if node.op_type not in ("Conv", "ConvTranspose"):
             continue
-        path = node.input[1].rpartition(".")[0]
+        path = name_in_module(node.input[1]).rpartition(".")[0]
         try:
             groups = getattr(skeleton.get_submodule(path), "groups", None)
         except AttributeError:

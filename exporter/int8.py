@@ -41,14 +41,19 @@ class Int8:
     weights: Int8Range
 
 
-def int8_wanted(calibration: Examples | None, weights: str) -> Int8 | None:
-    """Raises ExportError for a range that is none, that this machine cannot export, or that nothing is written in."""
+def int8_wanted(nested: NestedModel, calibration: Examples | None, weights: str) -> Int8 | None:
+    """Raises ExportError for a range that is none, that this machine cannot export, or that nothing is written in; and for a
+    network of other numbers than float32, which ONNX Runtime's quantizer leaves as they are."""
     if weights not in get_args(Int8Range):
         raise ExportError(f"int8_range = {weights!r}; allowed are {', '.join(get_args(Int8Range))}")
     if calibration is None:
         if weights != "reduced":
             raise ExportError(f"int8_range = {weights!r}: no int8 sub-models are asked for (`--int8`, or int8_calibration)")
         return None
+    for name, parameter in nested.full.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ExportError(f"int8: parameter {name!r} holds {kind}; allowed are networks whose parameters are float32")
     if weights == "full" and saturates():
         raise ExportError(
             "int8_range = 'full': sums of 8-bit weights saturate in this processor's kernels (no VNNI), so that what is "

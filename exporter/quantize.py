@@ -37,6 +37,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from exporter.bundle.manifest import Int8Range
 from exporter.folding import Array, Folded, folded_weights, looked_up, optimized_graph
 from exporter.graph import PRODUCER, Builder
+from exporter.names import free_name, name_in_graph, names_of, rename
 from exporter.weights import ALIGNMENT, INT8_WEIGHTS_FILE, StoredTensor
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel
@@ -58,9 +59,10 @@ Feeds = Sequence[Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class _Quantized:
-    """A full weight as it lies in the shared file: integers times `scales` times `signs` (per output channel)."""
+    """A full weight as it lies in the shared file: integers times `scales` times `signs`, per output channel on axis `axis`."""
 
     stored: StoredTensor
+    axis: int
     scales: Array
     signs: Array
 
@@ -77,56 +79,67 @@ class Quantizer:
         self._nested, self._graphs, self._feeds, self._range = nested, graphs, feeds, weights
         self._weights: dict[str, _Quantized] = {}
         self._embeddings: dict[str, _Quantized | None] = {}
+        self._interface = {*nested.input_names, *nested.family.task.outputs}
         signs: dict[str, Array] = {}
+        axes: dict[str, int] = {}
         for sub in graphs:
             if any(sub != other and sub <= other for other in graphs):
                 continue  # the larger one has all its weights
             optimized = optimized_graph(graphs[sub])
             self._embeddings |= dict.fromkeys(looked_up(optimized, self._original(sub), self._view(sub)).values())
             for weight in self._folded(sub, optimized):
-                known = signs.setdefault(weight.parameter, np.ones(self._full(weight.parameter).shape[0]))
+                axis = axes.setdefault(weight.parameter, weight.channel_axis)
+                if axis != weight.channel_axis:
+                    continue  # tied, and used the other way round: the first use has it
+                known = signs.setdefault(weight.parameter, np.ones(self._full(weight.parameter).shape[axis]))
                 known[self._channels(sub, weight)[weight.factors < 0]] = -1
         for name, of_channels in signs.items():
-            self._weights[name] = _append(self._full(name), of_channels, LEVELS[weights], file)
+            self._weights[name] = _append(self._full(name), axes[name], of_channels, LEVELS[weights], file)
         for name in self._embeddings:
             whole = self._full(name)
             # Looked up, never multiplied as integers: all 8 bits.
-            stored = _append(whole.reshape(1, -1), np.ones(1), LEVELS["full"], file)
+            stored = _append(whole.reshape(1, -1), 0, np.ones(1), LEVELS["full"], file)
             self._embeddings[name] = replace(stored, stored=replace(stored.stored, shape=whole.shape))
 
     def write(self, sub: SubModel, target: Path) -> None:
         """The int8 graph of a sub-model."""
         optimized = optimized_graph(self._graphs[sub])
-        shared = [w for w in self._folded(sub, optimized) if w.parameter in self._weights and self._same_signs(sub, w)]
-        scales = {w.initializer: self._scales(sub, w) for w in shared}
-        quantized = _quantize(optimized, scales, self._feeds, self._range)
+        shared = [w for w in self._folded(sub, optimized) if self._is_shared(sub, w)]
+        embeddings = looked_up(optimized, self._original(sub), self._view(sub))
+        plain = _plain_names(optimized.graph)
+        scales = {plain[w.initializer]: self._scales(sub, w) for w in shared}
+        feeds = [{plain[name]: array for name, array in feed.items() if name in plain} for feed in self._feeds]
+        quantized = _quantize(optimized, scales, feeds, self._range)
         _leave_outputs_as_they_are(quantized.graph)
         segments = self._nested.segments(sub)
-        embeddings = looked_up(optimized, self._original(sub), self._view(sub))
         build = Builder(quantized.graph, INT8_WEIGHTS_FILE)
         for weight in shared:
-            _drop_initializer(quantized.graph, f"{weight.initializer}_quantized")
-            canonical = self._nested.canonical_names[weight.parameter]
-            name = f"{weight.initializer}_quantized"
+            name = f"{plain[weight.initializer]}_quantized"
+            _drop_initializer(quantized.graph, name)
+            kept = segments[self._nested.canonical_names[weight.parameter]]
             stored = self._weights[weight.parameter].stored
             if weight.transposed:
-                build.transposed(name, stored, segments[canonical])
+                build.transposed(name, stored, kept)
             else:
-                build.parameter(name, stored, segments[canonical])
+                build.parameter(name, stored, kept)
         for initializer, parameter in embeddings.items():
             embedding = self._embeddings.get(parameter)
             if embedding is not None:
-                _look_up_integers(quantized.graph, initializer, embedding)
-                build.parameter(initializer, embedding.stored, segments[self._nested.canonical_names[parameter]])
+                _look_up_integers(quantized.graph, plain[initializer], embedding)
+                kept = segments[self._nested.canonical_names[parameter]]
+                build.parameter(plain[initializer], embedding.stored, kept)
         build.finish()
-        target.write_bytes(_compact(quantized).SerializeToString(deterministic=True))
+        own = {plain[name]: name for name in self._interface if name in plain}
+        target.write_bytes(_compact(quantized, own).SerializeToString(deterministic=True))
 
     def _full(self, name: str) -> Array:
         full: Array = self._nested.full.get_parameter(name).detach().cpu().numpy()
         return full
 
     def _view(self, sub: SubModel) -> dict[str, Array]:
-        return {name: p.detach().cpu().numpy() for name, p in self._nested.view(sub).items()}
+        """Its parameters, by the names that they have in a graph."""
+        parameters = self._nested.view(sub).items()
+        return {name_in_graph(name, self._interface): p.detach().cpu().numpy() for name, p in parameters}
 
     def _original(self, sub: SubModel) -> GraphProto:
         return onnx.load(self._graphs[sub], load_external_data=False).graph
@@ -137,9 +150,12 @@ class Quantizer:
     def _channels(self, sub: SubModel, weight: Folded) -> NDArray[np.int64]:
         """Which output channels of the full parameter the sub-model has."""
         segments = self._nested.segments(sub)[self._nested.canonical_names[weight.parameter]]
-        return np.concatenate([np.arange(s.start, s.stop) for s in segments[0]])
+        return np.concatenate([np.arange(s.start, s.stop) for s in segments[weight.channel_axis]])
 
-    def _same_signs(self, sub: SubModel, weight: Folded) -> bool:
+    def _is_shared(self, sub: SubModel, weight: Folded) -> bool:
+        """Whether the shared file has its integers: quantized along the same axis, with the same signs."""
+        if weight.parameter not in self._weights or self._weights[weight.parameter].axis != weight.channel_axis:
+            return False
         signs = self._weights[weight.parameter].signs[self._channels(sub, weight)]
         return bool(np.all((weight.factors == 0) | (np.sign(weight.factors) == signs)))
 
@@ -147,7 +163,7 @@ class Quantizer:
         """The axis of the output channels, and what an integer of each is worth."""
         factors = np.maximum(np.abs(weight.factors), _SMALLEST_FACTOR * max(1e-30, float(np.abs(weight.factors).max())))
         scales = self._weights[weight.parameter].scales[self._channels(sub, weight)] * factors
-        return int(weight.transposed), scales.astype(np.float32)
+        return weight.channel_axis ^ weight.transposed, scales.astype(np.float32)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -195,14 +211,24 @@ def _look_up_integers(graph: GraphProto, initializer: str, embedding: _Quantized
             graph.node.insert(place + 1, onnx.helper.make_node("DequantizeLinear", [integers, scale, zero], [result]))
 
 
-def _append(full: Array, signs: Array, levels: int, file: BinaryIO) -> _Quantized:
-    rows = full.reshape(len(full), -1) * signs[:, None]
-    scales = np.maximum(np.abs(rows).max(axis=1), 1e-12) / levels
-    integers = np.clip(np.round(rows / scales[:, None]), -levels, levels).astype(np.int8)
+def _append(full: Array, axis: int, signs: Array, levels: int, file: BinaryIO) -> _Quantized:
+    others = tuple(other for other in range(full.ndim) if other != axis)
+    scales = np.maximum(np.abs(full).max(axis=others), 1e-12) / levels
+    worth = (scales * signs).reshape([-1 if other == axis else 1 for other in range(full.ndim)])
+    integers = np.clip(np.round(full / worth), -levels, levels).astype(np.int8)
     file.write(b"\0" * (-file.tell() % ALIGNMENT))
     stored = StoredTensor(file.tell(), full.shape, "int8", 1)
     file.write(integers.tobytes())
-    return _Quantized(stored, scales, signs)
+    return _Quantized(stored, axis, scales, signs)
+
+
+def _plain_names(graph: GraphProto) -> dict[str, str]:
+    """Renames everything, inputs and outputs too, and returns the names by the old ones: ONNX Runtime's quantizer makes names
+    of those that it finds (`w_scale`, `w_quantized`), which a network may have as well."""
+    names = {name: f"t{number}" for number, name in enumerate(sorted(names_of(graph) - {""}))}
+    rename(graph, names)
+    del graph.value_info[:]
+    return names
 
 
 def _leave_outputs_as_they_are(graph: GraphProto) -> None:
@@ -237,14 +263,14 @@ def _drop_initializer(graph: GraphProto, name: str) -> None:
     graph.initializer.remove(found)
 
 
-def _compact(model: ModelProto) -> ModelProto:
-    """Short names, nothing for people, zero points once: a bundle holds one such graph per sub-model."""
+def _compact(model: ModelProto, interface: dict[str, str]) -> ModelProto:
+    """Short names, nothing for people, zero points once: a bundle holds one such graph per sub-model. `interface`: what inputs
+    and outputs are to be called."""
     graph = model.graph
     model.producer_name, model.producer_version = PRODUCER, ""
     graph.name, graph.doc_string = PRODUCER, ""
     del graph.value_info[:]
-    kept = {value.name for value in (*graph.input, *graph.output)}
-    short: dict[str, str] = {}
+    short, taken = dict(interface), set(interface.values())
     constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     inline = [t for t in graph.initializer if t.data_location != TensorProto.EXTERNAL]
     external = [t for t in graph.initializer if t.data_location == TensorProto.EXTERNAL]
@@ -256,19 +282,22 @@ def _compact(model: ModelProto) -> ModelProto:
         array = numpy_helper.to_array(tensor)
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in constants:
-            constants[key] = f"c{len(constants)}"
+            constants[key] = free_name(f"c{len(constants)}", taken)
             graph.initializer.append(numpy_helper.from_array(array, constants[key]))
         short[tensor.name] = constants[key]
     for tensor in external:
-        short[tensor.name] = f"w{len(short)}"
+        short[tensor.name] = free_name(f"w{len(short)}", taken)
         tensor.name = short[tensor.name]
         graph.initializer.append(tensor)
     for node in graph.node:
         node.name = node.doc_string = ""
         for names in (node.input, node.output):
             for i, name in enumerate(names):
-                if name and name not in kept:
-                    names[i] = short.setdefault(name, f"v{len(short)}")
+                if name:
+                    short[name] = short.get(name) or free_name(f"v{len(short)}", taken)
+                    names[i] = short[name]
+    for value in (*graph.input, *graph.output):
+        value.name = short[value.name]
     return model
 
 

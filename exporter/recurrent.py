@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from exporter.names import free_name, names_of
 from trainer.nested import Segments
 
 GATES = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}
@@ -48,6 +49,7 @@ def separate(graph: GraphProto, parameters: Sequence[str]) -> list[Recurrent]:
     computed them is taken out."""
     producers = {output: node for node in graph.node for output in node.output}
     found: list[Recurrent] = []
+    taken = names_of(graph)
     for node in graph.node:
         if node.op_type not in GATES:
             continue
@@ -56,8 +58,10 @@ def separate(graph: GraphProto, parameters: Sequence[str]) -> list[Recurrent]:
         if [len(s) if s is not None else -1 for s in sources] not in ([directions] * 2 + [n] for n in (0, 2 * directions)):
             continue
         place = len(found)
-        weights, recurrent_weights = f"recurrent.{place}.weights", f"recurrent.{place}.recurrent_weights"
-        biases = f"recurrent.{place}.biases" if sources[2] else ""
+        weights, recurrent_weights, biases = (
+            free_name(f"recurrent.{place}.{leaf}", taken) for leaf in ("weights", "recurrent_weights", "biases")
+        )
+        biases = biases if sources[2] else ""
         for state in _STATES[node.op_type]:
             if state < len(node.input) and _is_zero(node.input[state], producers):
                 node.input[state] = ""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.bundle import Bundle
-from exporter.bundle.manifest import Int8Range
+from exporter.bundle.manifest import INT8_SUFFIX, Int8Range
+from exporter.place import check_target, source_of
 from exporter.writer import ExportError, export
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import load_data
@@ -35,13 +36,16 @@ def export_run(
     int8: bool = False,
     int8_range: Int8Range = "reduced",
     data: str | None = None,
+    overwrite: bool = False,
     say: Any = lambda text: None,
 ) -> Bundle:
     """Writes the bundle of a run, with int8 sub-models too if asked, their weights in this range.
 
     The score of every graph is measured on the test split of the run's data set, or of `data` if given. Where the run's data
     are large (not hashed as a whole) or no longer there, what the run recorded in torch is used, and `say` is told.
-    Raises ExportError for a sub-model that the run does not have, TrainerError when the run cannot be opened or its data
+    What stands at `out` is treated as `exporter.export` says, and looked at before the data are read.
+    Raises ExportError for a sub-model that the run does not have or where something at `out` would be lost, BundleError when
+    it cannot be written, TrainerError when the run cannot be opened or its data
     set is no longer split as it was for training.
     """
     run = load_run(folder)
@@ -49,12 +53,20 @@ def export_run(
     for name in submodels or ():
         if name not in by_id:
             raise ExportError(f"sub-model {name!r} is not in this run; it has {', '.join(by_id)}")
+    training = {key: run.record[key] for key in ("config", "data", "options", "results") if key in run.record}
+    ids = list(submodels or by_id)
+    check_target(
+        out,
+        source_of(run.nested, training),
+        [*ids, *(f"{name}{INT8_SUFFIX}" for name in ids if int8)],
+        needed=sum(p.numel() * p.element_size() for p in run.nested.full.parameters()),
+        overwrite=overwrite,
+    )
     measured = _measured(run, data)
     if measured.why:
         say(f"Quality is what the run measured in torch: {measured.why}; --data SOURCE measures it on the graphs.")
     if int8 and measured.data is None:
         raise ExportError(f"int8: needs training data for the ranges of activations; {measured.why}; give --data SOURCE")
-    training = {key: run.record[key] for key in ("data", "options", "results") if key in run.record}
     return export(
         run.nested,
         out,
@@ -64,6 +76,7 @@ def export_run(
         int8_range=int8_range,
         submodels=[by_id[name] for name in submodels] if submodels else None,
         training=training,
+        overwrite=overwrite,
         files=run.files or (measured.data.files if measured.data else {}),
         labels=run.record.get("labels") or (measured.data.labels if measured.data else ()),
         preprocessing=run.record.get("preprocessing") or (measured.data.preprocessing if measured.data else {}),
@@ -76,9 +89,12 @@ def _measured(run: Run, data: str | None) -> _Measured:
     if data is not None:
         loaded = load_data(data, options if data == record["name"] else None)
         return _Measured(loaded, loaded.test, {}, "")
-    recorded = {name: Score(one["quality"], one["metrics"]) for name, one in run.record["results"].get("test", {}).items()}
+    recorded = {
+        name: Score(one["quality"], one["metrics"]) for name, one in run.record.get("results", {}).get("test", {}).items()
+    }
     try:
-        loaded = load_data(record["name"], options)
+        begun_in = run.record.get("folder")  # runs of earlier versions do not say
+        loaded = load_data(record["name"], options, Path(begun_in) if begun_in else None)
     except TrainerError as error:
         if not recorded:
             raise

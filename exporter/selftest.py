@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from exporter.bundle import BundleError
+from exporter.bundle.session import relative_error, run_session
 from exporter.scoring import as_feed
 from exporter.template import dynamic_axes
 from trainer.data.dataset import Examples
@@ -32,6 +37,9 @@ def selftest_inputs(nested: NestedModel, examples: Examples | None, count: int =
     """The first test examples' inputs, `count` if there are so many, or the family's example inputs where there are none, by
     name."""
     names = nested.input_names
+    both = [name for name in names if name in nested.family.task.outputs]
+    if both:
+        raise ExportError(f"input {both[0]!r} has the name of an output; allowed are names of their own")
     if examples is None:
         return as_feed(nested.family.example_inputs(count), names)
     if len(examples) < SELFTEST_EXAMPLES:
@@ -42,26 +50,77 @@ def selftest_inputs(nested: NestedModel, examples: Examples | None, count: int =
         raise ExportError(f"test data: {error}") from None
 
 
-def other_sizes(nested: NestedModel, inputs: Outputs) -> Outputs | None:
-    """The same with every free axis but the batch of half its size, or where the network does not take that of twice: what
-    tracing made constant shows there. None where there is no such axis.
+@dataclass(frozen=True)
+class Others:
+    """Inputs that a graph is compared with torch on besides the self-test's: what tracing made constant shows there."""
 
-    Raises ExportError when the network takes neither: the axis is not free.
+    what: str  # in words, for an error
+    inputs: Outputs
+
+
+def other_inputs(nested: NestedModel, inputs: Outputs) -> list[Others]:
+    """The same with other values, if the network takes them, and for every free axis but the batch with another size of it.
+
+    Raises ExportError when the network takes neither half of a free axis nor twice of it: it is not free.
     """
+    values = {name: _other_values(array) for name, array in inputs.items()}
+    found = [] if _refusal(nested, values) else [Others("other values", values)]
     free = dynamic_axes(nested, nested.family.example_inputs(1))
-    axes = {name: [axis for axis in free.get(name, {}) if axis > 0] for name in inputs}
-    if not any(axes.values()):
-        return None
-    smallest = nested.family.smallest
-    for resized in ({n: _halved(a, axes[n]) for n, a in inputs.items()}, {n: _doubled(a, axes[n]) for n, a in inputs.items()}):
-        try:
-            torch_outputs(nested, smallest, resized)
-        except Exception as error:  # whatever the family's own code raises
-            refused = where(error)
+    axes = {(name, axis): called for name in inputs for axis, called in free.get(name, {}).items() if axis > 0}
+    names = list(dict.fromkeys(axes.values()))
+    refused = ""
+    for called in names:  # by itself, so that no ratio of two stays what it was; or all, where they are to be equal
+        fitting: list[Outputs] = []
+        for chosen in ({called}, set(names)):
+            places = [place for place, own in axes.items() if own in chosen]
+            for resize in (_halved, _doubled):  # both: a length that became constant may cut, but not lengthen
+                resized = _resized(inputs, places, resize)
+                if all(resized[name].shape == inputs[name].shape for name, _ in places):
+                    continue
+                refused = _refusal(nested, resized)
+                if not refused:
+                    fitting.append(resized)
+            if fitting:
+                break
         else:
-            return resized
-    names = ", ".join(dict.fromkeys(free[name][axis] for name in axes for axis in axes[name]))
-    raise ExportError(f"free axes {names}: the network takes inputs neither of half nor of twice the size: {refused}")
+            raise ExportError(f"free axis {called}: the network takes inputs neither of half nor of twice the size: {refused}")
+        found += [Others(f"another size of {called!r}", one) for one in fitting]
+    return found
+
+
+def problem_of(session: ort.InferenceSession, inputs: Outputs, expected: Outputs, allowed: float, what: str = "") -> str:
+    """How a graph's answers differ from torch's, or that it does not run; empty if neither. `what`: other inputs, in words.
+
+    Where torch's answer to other inputs is no number nothing is compared: they need not be meaningful.
+    """
+    on = f"on inputs with {what} " if what else ""
+    try:
+        outputs = run_session(session, inputs)
+    except Exception as refused:  # ONNX Runtime has one exception type per status code
+        return f"{on}the graph does not run: {refused}"
+    if what:
+        numbers = {name: np.isfinite(array) for name, array in expected.items()}
+        same = all(name in outputs and outputs[name].shape == array.shape for name, array in expected.items())
+        if same:
+            outputs = {name: np.where(kept, outputs[name], 0) for name, kept in numbers.items()}
+            expected = {name: np.where(kept, expected[name], 0) for name, kept in numbers.items()}
+    error = relative_error(outputs, expected)
+    if error <= allowed:
+        return ""
+    for name, array in expected.items():
+        if outputs[name].shape != array.shape:
+            return f"{on}the graph gives {name!r} of shape {outputs[name].shape}, torch {array.shape}"
+    return f"{on}the graph differs from torch by {error:.2e} relative to the largest output; allowed is {allowed:.0e}"
+
+
+def _refusal(nested: NestedModel, inputs: Outputs) -> str:
+    """Why the smallest or the largest sub-model does not take these inputs; empty if both do."""
+    try:
+        for sub in (nested.family.smallest, nested.family.largest):
+            torch_outputs(nested, sub, inputs)
+    except Exception as error:  # whatever the family's own code raises
+        return where(error)
+    return ""
 
 
 @torch.no_grad()
@@ -73,16 +132,35 @@ def torch_outputs(
     placed, parameters = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}, nested.view(sub)
     with within or nullcontext():
         outputs = nested.call(sub, placed, parameters)
-    return {name: output.cpu().numpy() for name, output in outputs.items()}
+    return {name: _as_array(name, output) for name, output in outputs.items()}
 
 
-def _halved(array: NDArray[Any], axes: list[int]) -> NDArray[Any]:
-    for axis in axes:
-        array = np.take(array, range(max(1, array.shape[axis] // 2)), axis)
-    return np.ascontiguousarray(array)
-
-
-def _doubled(array: NDArray[Any], axes: list[int]) -> NDArray[Any]:
-    for axis in axes:
-        array = np.concatenate([array, array], axis)
+def _as_array(name: str, output: Tensor) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = output.cpu().numpy()
+    except TypeError:
+        kind = str(output.dtype).removeprefix("torch.")
+        raise ExportError(f"output {name!r}: holds {kind}, which devices do not have; allowed is float32") from None
     return array
+
+
+def _other_values(array: NDArray[Any]) -> NDArray[Any]:
+    """All in reverse, and numbers of the other sign: as valid as token ids and masks were, a branch on a sum is the other."""
+    reverse = np.flip(array)
+    return np.ascontiguousarray(-reverse if reverse.dtype.kind == "f" else reverse)
+
+
+def _resized(inputs: Outputs, places: list[tuple[str, int]], resize: Callable[[NDArray[Any], int], NDArray[Any]]) -> Outputs:
+    found = dict(inputs)
+    for name, axis in places:
+        found[name] = np.ascontiguousarray(resize(found[name], axis))
+    return found
+
+
+def _halved(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    return np.take(array, range(max(1, array.shape[axis] // 2)), axis)
+
+
+def _doubled(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    """With others of its values: a mean over the same twice would be what it was."""
+    return np.concatenate([array, _other_values(array)], axis)

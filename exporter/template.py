@@ -8,30 +8,49 @@ matter of this function alone.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 from torch.onnx import TrainingMode
 
+from exporter.names import name_in_graph, rename
+from exporter.torch_state import silent
 from trainer import SubModel
 from trainer.nested import NestedModel, batchnorm_names
 
 OPSET = 17
+_TORCH = os.path.dirname(torch.__file__)
 
 
-def export_template(nested: NestedModel, sub: SubModel) -> onnx.ModelProto:
-    """The graph of one sub-model with its parameters and buffers as named graph inputs, without values."""
+@dataclass(frozen=True)
+class Traced:
+    """The graph of one sub-model with its parameters and buffers as named graph inputs, without values; and what torch warned
+    of while it traced: places where a number or a branch became constant."""
+
+    model: onnx.ModelProto
+    warnings: tuple[str, ...]
+
+
+def export_template(nested: NestedModel, sub: SubModel) -> Traced:
+    """Raises what torch raises for a network that it cannot write."""
     module = nested.family.build(sub).eval()
     _make_values_distinct(module)
     _called_in_order(module, nested)
     inputs = nested.family.example_inputs(3)  # not as many as the self-test has: a batch size turned constant must show
     axes = dynamic_axes(nested, inputs)
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    # For the time of the export names that no module's tensor can have: torch would rename the tensor.
+    ours = {f".in.{name}": name for name in inputs}
+    theirs = {f".out.{name}": name for name in nested.family.task.outputs}
+    free = {name: axes[own] for name, own in {**ours, **theirs}.items() if own in axes}
+    with warnings.catch_warnings(record=True) as warned, torch.no_grad(), silent():
+        warnings.simplefilter("always")  # what is no TracerWarning stays unsaid
         torch.onnx.export(
             module,
             tuple(inputs.values()),
@@ -41,11 +60,27 @@ def export_template(nested: NestedModel, sub: SubModel) -> onnx.ModelProto:
             training=TrainingMode.PRESERVE,  # EVAL would fold BatchNorm into the convolutions and lose their names
             do_constant_folding=False,
             opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=list(nested.family.task.outputs),
-            dynamic_axes=axes,
+            input_names=list(ours),
+            output_names=list(theirs),
+            dynamic_axes=free,
         )
-    return onnx.load_from_string(buffer.getvalue())
+    model = onnx.load_from_string(buffer.getvalue())
+    interface = {**ours, **theirs}
+    clashing = {name: name_in_graph(name, set(interface.values())) for name in _given(model.graph)}
+    rename(model.graph, clashing | interface)
+    said = [w for w in warned if issubclass(w.category, TracerWarning)]
+    said = [w for w in said if not w.filename.startswith(_TORCH)] or said  # the user's own code, if it is there
+    return Traced(model, tuple(dict.fromkeys(f"{os.path.basename(w.filename)}, line {w.lineno}: {_brief(w)}" for w in said)))
+
+
+def _given(graph: onnx.GraphProto) -> list[str]:
+    """The names of everything in a graph whose inputs and outputs have names of their own."""
+    return [*(value.name for value in graph.input), *(name for node in graph.node for name in node.output)]
+
+
+def _brief(warned: warnings.WarningMessage) -> str:
+    """The first sentence; the others are the same for all."""
+    return str(warned.message).partition(". ")[0]
 
 
 def dynamic_axes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:

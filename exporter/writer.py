@@ -7,45 +7,45 @@ ONNX Runtime as a device will open it, compared with its torch sub-model, and it
 from __future__ import annotations
 
 import os
-import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from device_profiles import ProfileError, read_profile
-from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, SELFTEST_FILE, Bundle
+from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
-from exporter.bundle.manifest import FORMAT_VERSION, Int8Range, Manifest
-from exporter.bundle.session import SessionOptions, open_session, relative_error, run_session
+from exporter.bundle.manifest import FORMAT_VERSION, INT8_SUFFIX, Int8Range, Manifest
+from exporter.bundle.session import SessionOptions, open_session
 from exporter.document import network_fields, score_fields, write_manifest
 from exporter.graph import Template
 from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
+from exporter.place import check_target, keep_what_fits, source_of
 from exporter.scoring import score_of
 from exporter.selftest import (
     INT8_SELFTEST_EXAMPLES,
     ExportError,
+    Others,
     Outputs,
-    other_sizes,
+    other_inputs,
+    problem_of,
     selftest_inputs,
     torch_outputs,
 )
 from exporter.template import export_template
+from exporter.torch_state import one_torch_thread, plain_attention
 from exporter.weights import INT8_WEIGHTS_FILE, WEIGHTS_FILE, StoredTensor, write_weights
 from trainer.data.dataset import Data, Examples, as_examples
 from trainer.macs import LayerShape, MacCounter
 from trainer.nested import NestedModel
 from trainer.submodel import SubModel, TrainerError
-from trainer.task import Score
+from trainer.task import Score, own
 
 PARITY = 1e-4
 """How far a graph may be off its torch sub-model, relative to the largest output."""
@@ -69,6 +69,7 @@ def export(
     files: Mapping[str, bytes] | None = None,
     labels: Sequence[str] = (),
     preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
+    overwrite: bool = False,
     show_progress: bool = True,
 ) -> Bundle:
     """Writes the bundle `out` and returns it, opened.
@@ -79,12 +80,14 @@ def export(
     activations taken from them; `int8_range`: their weights have 7 bits, or with `full` 8 (`exporter.quantize` says when that
     goes wrong). `submodels`: which ones, default all of the grid. `training`: the record of the run, kept
     in the manifest. `files`: what else a device needs (a tokenizer), by file name; `labels`: the classes' names, in order;
-    `preprocessing`: how a file becomes an input, by input. Profiles of a bundle that stood there
-    are kept when it held the same networks.
+    `preprocessing`: how a file becomes an input, by input. A bundle of the same run that stood there
+    is replaced; its profiles and cascades stay as far as they are of sub-models that the new one has too. With `overwrite` so
+    is one of another run, and what does not fit goes.
 
     Raises ExportError when a sub-model is uncalibrated, when a graph differs from torch by more than 1e-4 (with its
-    name and the figure), an int8 graph from fp32 by more than half, for full-range weights where they saturate, or when the
-    bundle cannot be written; TrainerError for test targets that are not the task's.
+    name and the figure), an int8 graph from fp32 by more than half, for full-range weights where they saturate, or when what
+    stands there would be lost; BundleError when the bundle cannot be written; TrainerError for test targets that are not the
+    task's.
     """
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
@@ -93,17 +96,21 @@ def export(
             f"sub-model {uncalibrated.id}: its BatchNorm statistics are not calibrated; call trainer.calibrate first"
         )
     examples = as_examples(test_data) if test_data is not None else None
-    int8 = int8_wanted(as_examples(int8_calibration) if int8_calibration is not None else None, int8_range)
+    int8 = int8_wanted(nested, as_examples(int8_calibration) if int8_calibration is not None else None, int8_range)
+    ids = [f"{sub.id}{suffix}" for sub in chosen for suffix in ("", INT8_SUFFIX)[: 1 if int8 is None else 2]]
+    needed = sum(p.numel() * p.element_size() for p in nested.full.parameters())
+    source = source_of(nested, training or {})
+    target, standing = check_target(out, source, ids, needed=needed, overwrite=overwrite)
     was_training, device = nested.training, next(nested.full.parameters()).device
     nested.eval()
     nested.full.cpu()  # what graphs are compared with: a GPU may round to 10 bits on the way (TF32)
     try:
-        with built_beside(Path(out)) as folder:
+        with plain_attention(), built_beside(target, overwrite=overwrite) as folder:
             writer = _Writer(nested, folder, examples, dict(scores or {}), int8)
             about = {"training": dict(training or {}), "preprocessing": _of_inputs(nested, preprocessing or {})}
             manifest = writer.write(chosen, about, tuple(labels), files or {}, show_progress)
-            _keep_profiles(Path(out) / PROFILES_FOLDER, folder / PROFILES_FOLDER, manifest.fingerprint)
             Bundle(folder, verify=False)  # one that could not be opened must not take a good one's place
+            keep_what_fits(standing, target, folder, manifest, overwrite=overwrite)
     finally:
         nested.full.to(device)
         nested.train(was_training)
@@ -118,7 +125,7 @@ class _Draft:
     path: Path
     topology: str
     expected: Outputs
-    expected_others: Outputs | None  # to inputs of other sizes, where an axis besides the batch is free
+    others: Sequence[tuple[Others, Outputs]]  # and to other inputs
     macs: int
     layers: Mapping[LayerShape, int]
 
@@ -149,7 +156,7 @@ class _Writer:
                 nested, examples if examples is not None else int8.calibration, INT8_SELFTEST_EXAMPLES
             )
         self.batch = len(next(iter(self.inputs.values())))
-        self.others = other_sizes(nested, self.inputs)
+        self.others = other_inputs(nested, self.inputs)
         self.templates: dict[frozenset[str], Template] = {}
         self.layout: dict[str, StoredTensor] = {}
         self.layers: dict[LayerShape, int] = {}  # all that were seen, numbered
@@ -169,7 +176,7 @@ class _Writer:
         # ONNX Runtime examines finished drafts on the other cores while torch, on one, computes what the next must
         # answer. With more threads than cores torch's wait for each other: 48 s instead of 7 on a busy machine.
         workers = max(1, (os.cpu_count() or 1) - 1)
-        with _one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
+        with one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
             task = bar.add_task("exporting", total=len(submodels))
             try:
                 for draft, examined in self._in_order(submodels, pool):
@@ -243,7 +250,7 @@ class _Writer:
         layers = {_of_one_example(shape, self.batch): count for shape, count in counter.layers.items()}
         macs = counter.macs // self.batch
         path = self._write_graph(sub, template)
-        others = None if self.others is None else torch_outputs(self.nested, sub, self.others)
+        others = [(other, torch_outputs(self.nested, sub, other.inputs)) for other in self.others]
         return _Draft(sub, path, template.digest, expected, others, macs, layers)
 
     def _proved(self, draft: _Draft, found: _Examined) -> tuple[_Draft, Score | None]:
@@ -259,11 +266,14 @@ class _Writer:
             draft = replace(draft, topology=template.digest)
             found = self._examine(draft)
         if found.problem:
-            raise ExportError(f"sub-model {draft.sub.id}: {found.problem}")
+            told = f"; what torch made constant: {'; '.join(template.warnings)}" if template.warnings else ""
+            raise ExportError(f"sub-model {draft.sub.id}: {found.problem}{told}")
         return draft, found.score if self.examples is not None else self.known.get(draft.sub)
 
     def _template(self, sub: SubModel) -> Template:
-        return Template(export_template(self.nested, sub), self.nested, self.layout)
+        with own(f"sub-model {sub.id}: torch cannot write it as ONNX"):
+            traced = export_template(self.nested, sub)
+        return Template(traced.model, self.nested, self.layout, traced.warnings)
 
     def _write_graph(self, sub: SubModel, template: Template) -> Path:
         path = self.models / f"{sub.id}.onnx"
@@ -275,11 +285,10 @@ class _Writer:
         try:
             # Spinning threads of ONNX Runtime would take the cores from torch (4 times slower on 2 cores).
             session = open_session(draft.path, SessionOptions(threads=1, spinning=False))
-            error = relative_error(run_session(session, self.inputs), draft.expected)
-            if self.others is not None and draft.expected_others is not None:
-                error = max(error, relative_error(run_session(session, self.others), draft.expected_others))
-            if not error <= PARITY:
-                problem = f"the graph differs from torch by {error:.2e} relative to the largest output; allowed is {PARITY:.0e}"
+            problem = problem_of(session, self.inputs, draft.expected, PARITY)
+            for other, expected in draft.others:
+                problem = problem or problem_of(session, other.inputs, expected, PARITY, other.what)
+            if problem:
                 return _Examined(problem, None)
             return _Examined("", self._score(session))
         except TrainerError:
@@ -320,28 +329,6 @@ def _of_inputs(nested: NestedModel, preprocessing: Mapping[str, Mapping[str, Any
 
 def _of_one_example(shape: LayerShape, batch: int) -> LayerShape:
     return shape._replace(macs=shape.macs // batch, activations=shape.activations // batch)
-
-
-def _keep_profiles(old: Path, new: Path, fingerprint: str) -> None:
-    """Copies the profiles of the same networks; one that is damaged or of others is left behind."""
-    for path in sorted(old.glob("*.json")):
-        try:
-            kept = read_profile(path).bundle == fingerprint
-        except ProfileError:
-            continue
-        if kept:
-            new.mkdir(exist_ok=True)
-            shutil.copyfile(path, new / path.name)
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _progress(show: bool) -> Progress:

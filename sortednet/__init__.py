@@ -53,5 +53,6 @@ def __dir__() -> list[str]:
 def main() -> None:
     """The command line."""
     from sortednet.cli import app
+    from sortednet.console import begin
 
-    app(prog_name="sortednet")  # under `python -m` too
+    begin(app)

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import fail, messages, print_json, right, tell
-from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption
+from sortednet.console import fail, messages, print_json, right, short, show, tell
+from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption, OverwriteOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
     from exporter.bundle.verify import SelfTestResult
+    from selector.choose.cascades import Cascade
 
 
 def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
     from exporter.bundle import Bundle
+    from exporter.bundle.written import check_written
     from selector.choose.candidates import Candidates
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
-    from selector.choose.metrics import metric_name
+    from selector.choose.metrics import metric_name, shown
 
     opened = Bundle(bundle)
+    damaged = [one for one in check_written(opened.path) if one.fault not in (None, "altered")]
     if as_json:
-        print_json(inspect_bundle(opened))
+        problems = {"problems": [one.problem for one in damaged]} if damaged else {}
+        print_json({**inspect_bundle(opened), **problems})
         return
+    for document in damaged:
+        tell(f"warning: {document.problem}")
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
     expected = {offer.submodel: offer.costs for offer in Candidates.of(opened, [profile] if profile else [], cascades)}
@@ -40,20 +45,21 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
         cost = profile.submodels.get(name) if profile else None
         table.add_row(
             name,
-            _short(entry.params),
-            _short(entry.macs),
-            "" if entry.quality is None else f"{entry.quality:.4f}",
+            short(entry.params),
+            short(entry.macs),
+            shown(entry.quality),
             f"{entry.quality / best:.1%}" if entry.quality is not None and best else "",
-            _short(opened.manifest.files[entry.graph].bytes),
+            short(opened.manifest.files[entry.graph].bytes),
             _figure(cost, "latency_ms", 3),
             _figure(cost, "memory_mb", 2),
         )
     for one in cascades:
         cost = expected.get(one.id)
-        share = f"{one.accuracy / best:.1%}" if best else ""
+        quality = one.quality(opened.qualities)
+        share = f"{quality / best:.1%}" if best else ""
         costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
-        table.add_row(one.id, "", "", f"{one.accuracy:.4f}", share, "", *costs)
-    Console().print(table)
+        table.add_row(one.id, "", "", shown(quality), share, "", *costs)
+    show(table)
     total, weights = opened.bytes_total, opened.weights_bytes
     typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
     if profile:
@@ -63,27 +69,45 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
     elif opened.devices():
         typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
     for one in cascades:
-        typer.echo(f"{one.id} is {one.words}; its accuracy is of {one.examples} validation examples")
+        typer.echo(f"Cascade {one.id} is {one.words}; its accuracy is {one.split}: {_certified(one)}")
 
 
-def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
-    """Check every file's hash, then run the self-test on this device. Exits with 1 when something differs."""
+def verify(
+    bundle: BundlePath,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept", help="Profiles and cascades put or removed by hand: take what is here for what was written."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file's hash, profiles and cascades, then run the self-test on this device. Exits with 1 when something
+    differs, with 2 where there is no bundle."""
     from rich.progress import Progress
 
-    from exporter.bundle import Bundle, BundleError
-    from exporter.bundle.verify import self_test
+    from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, MODELS_FOLDER, Bundle, BundleError
+    from exporter.bundle.verify import check_documents, self_test
     from selector.choose.budget import BudgetError
     from selector.choose.cascades import read_cascades
 
+    if not (bundle / MANIFEST_FILE).exists() and not (bundle / MODELS_FOLDER).is_dir():
+        Bundle(bundle)  # raises: there is none, which is wrong input and no fault that was found
+    problems: list[str] = []
     try:
         opened = Bundle(bundle)
-        read_cascades(opened)
+        documents = check_documents(opened, accept=accept)
+        problems = [document.problem for document in documents if document.fault is not None]
+        try:
+            read_cascades(opened)
+        except BudgetError as error:  # which says more of that file
+            problems = [*(one for one in problems if not one.startswith(CASCADES_FILE)), str(error)]
+        if problems:
+            raise BundleError("; ".join(problems))
         with Progress(console=messages, disable=as_json) as bar:
             task = bar.add_task("self-test", total=len(opened.submodels))
             result = self_test(opened, advance=lambda: bar.advance(task))
-    except (BundleError, BudgetError) as error:
+    except BundleError as error:
         if as_json:
-            print_json({"ok": False, "error": str(error)})
+            print_json({"ok": False, "error": str(error), "problems": problems or [str(error)]})
         fail(str(error), 1)
     if as_json:
         print_json(
@@ -94,22 +118,26 @@ def verify(bundle: BundlePath, as_json: JsonOption = False) -> None:
                 "largest_int8_error": result.largest_int8_error,
                 "largest_int8_to_fp32": result.largest_int8_to_fp32,
                 "int8_saturates": result.int8_saturates,
+                "documents": {one.name: "sealed" if one.sealed else "unsealed" for one in documents},
             }
         )
     else:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+        for one in documents:
+            unsealed = "" if one.sealed else ": unsealed, from before there were checksums; an altered figure would not show"
+            typer.echo(f"{one.name} is whole{unsealed}.")
         if any(entry.precision == "int8" for entry in opened.manifest.submodels):
             typer.echo(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
         if result.int8_saturates:
             tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
 
 
-def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None) -> None:
+def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None, overwrite: OverwriteOption = False) -> None:
     """Write one self-contained HTML page: the frontier of every measured device, with hover, and all figures."""
     from exporter.bundle import Bundle
     from sortednet.reporting import write_report
 
-    write_report(Bundle(bundle), out, device)
+    write_report(Bundle(bundle), out, device, overwrite=overwrite)
     typer.echo(f"Wrote {out}")
 
 
@@ -125,6 +153,10 @@ def _own_profile(bundle: Bundle) -> Profile | None:
         return None
 
 
+def _certified(cascade: Cascade) -> str:
+    return f"{cascade.accuracy:.4f} on {cascade.examples} validation examples, above {cascade.floor:g}"
+
+
 def _from_fp32(result: SelfTestResult) -> str:
     return "" if result.largest_int8_to_fp32 is None else f"; from fp32 {result.largest_int8_to_fp32:.1%} (RMS)"
 
@@ -136,12 +168,3 @@ def _figure(cost: Measurement | None, name: Literal["latency_ms", "memory_mb"], 
         return ""
     mark = "~" if cost.source[name] == "predicted" else ""
     return f"{mark}{value.p50 if name == 'latency_ms' else value:.{digits}f}"
-
-
-def _short(number: int) -> str:
-    """Three digits, such as 693 k or 2.24 M."""
-    rounded = float(f"{number:.3g}")
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if rounded >= size:
-            return f"{rounded / size:g} {unit}"
-    return str(number)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Column
+from rich.measure import Measurement
+from rich.table import Column, Table
 
 messages = Console(stderr=True)
 
@@ -26,9 +31,15 @@ _EXTRAS = {
 }
 """By module: the extra that it comes with."""
 
+_AFTERWARDS = {
+    "train": "; the same command with --resume goes on from the last checkpoint",
+    "pull": "; the same command goes on with what has arrived",
+}
+"""By command: what an interruption leaves."""
+
 
 def guard(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose expected errors, those with an `exit_code`, become one line on stderr and that code."""
+    """A command whose expected errors, those with an `exit_code`, become one line on stderr and that code; so does Ctrl-C."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
@@ -36,18 +47,82 @@ def guard(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except typer.Exit:
             raise
+        except KeyboardInterrupt:
+            fail(f"interrupted{_AFTERWARDS.get(function.__name__, '')}", 130)
         except ModuleNotFoundError as error:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
-            fail(f"{function.__name__.replace('_', ' ')} needs {error.name}: pip install 'sortednet[{extra}]'", 2)
+            command = function.__name__.replace("_", " ")
+            fail(f"{command} needs {error.name}: pip install '.[{extra}]' in a checkout of sortednet", 2)
         except Exception as error:
-            code = getattr(error, "exit_code", None)
+            code = 1 if _no_threads(error) else getattr(error, "exit_code", None)
             if code is None:
                 raise
             fail(str(error), code)
 
     return guarded
+
+
+def begin(app: typer.Typer) -> None:
+    """The command line of this process, whatever its streams are."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):  # it may be closed
+            encoding, by_line, at_once = stream.encoding, stream.line_buffering, stream.write_through
+            told = _Stream(stream.detach(), encoding, "backslashreplace", line_buffering=by_line, write_through=at_once)
+            setattr(sys, name, told)
+            setattr(sys, f"__{name}__", told)
+    try:
+        try:
+            app(prog_name="sortednet")  # under `python -m` too
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        code = 1
+    except OutputError as error:
+        messages.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = error.exit_code
+    else:
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at the end would say it again
+    sys.exit(code)
+
+
+class OutputError(Exception):
+    """A stdout that takes nothing more, such as a file on a full disk."""
+
+    exit_code = 1
+
+
+class _Stream(io.TextIOWrapper):
+    """stdout or stderr: what the encoding does not have is written as `\\xfc`. Where a message cannot be written the work goes
+    on; of a document OutputError is raised."""
+
+    def write(self, text: str) -> int:
+        with self._watched():
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._watched():
+            super().flush()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if self is not sys.stderr:
+                raise OutputError(f"stdout: cannot be written: {error.strerror}") from None
+
+
+def _no_threads(error: Exception) -> bool:
+    """Whether the system lets this process start no more threads, in Python's words."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -65,5 +140,21 @@ def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document))
 
 
+def show(table: Table) -> None:
+    """Prints it as wide as it is: where the terminal is narrower its lines go on in the next one, and no value is cut off."""
+    console = Console()
+    widest = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(width=max(console.width, widest)).print(table)
+
+
 def right(*names: str) -> list[Column]:
     return [Column(name, justify="right", no_wrap=True) for name in names]
+
+
+def short(number: int) -> str:
+    """Three digits, such as 693 k or 2.24 M."""
+    rounded = float(f"{number:.3g}")
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:g} {unit}"
+    return str(number)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sortednet.console import fail, messages, print_json
+from sortednet.console import fail, messages, print_json, tell
 from sortednet.options import (
     AccuracyOption,
     BundlePath,
@@ -17,9 +18,16 @@ from sortednet.options import (
     LatencyOption,
     MemoryOption,
     ObjectiveOption,
+    OverwriteOption,
     PercentileOption,
     QualityOption,
+    SpinningOption,
 )
+
+if TYPE_CHECKING:
+    from selector.choose.battery import BatteryPolicy
+    from selector.choose.budget import Budget
+    from selector.run.runtime import Runtime
 
 DevicesOption = Annotated[
     list[str] | None,
@@ -50,12 +58,17 @@ def profile(
         float | None, typer.Option(help="Per busy core: for the energy where the machine has no counters.", show_default=False)
     ] = None,
     provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
-    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively: faster, but keeps the cores busy.")] = True,
+    spinning: Annotated[bool, typer.Option(help="Idle threads wait actively for half a millisecond.")] = True,
     cache: CacheOption = True,
     label: Annotated[str, typer.Option(help="What this device is and how it was measured, in words.")] = "",
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every sub-model on this device and keep the profile in the bundle."""
+    """Measure every sub-model on this device and keep the profile in the bundle.
+
+    What a profile of that name says of other sub-models stays, where it is of the same device and conditions.
+    """
+    from device_profiles import ProfileError, profile_document, read_profile
     from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
@@ -73,10 +86,15 @@ def profile(
         provider=provider,
         spinning=spinning,
         cache=cache,
+        before=functools.partial(opened.check_profile, overwrite=overwrite),
     )
-    opened.save_profile(measured)
+    try:
+        kept = read_profile(opened.save_profile(measured, overwrite=overwrite))
+    except ProfileError as refused:  # what took minutes is not lost for that
+        print_json(measured.model_dump(mode="json"))
+        fail(f"{refused}; what was measured is on stdout", refused.exit_code)
     if as_json:
-        typer.echo(measured.model_dump_json())
+        print_json(profile_document(kept))
         return
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
@@ -107,11 +125,12 @@ def select(
 ) -> None:
     """Pick the sub-model for a budget. Exits with 3 when nothing fits (and names the nearest)."""
     from exporter.bundle import Bundle
-    from selector.choose.battery import make_battery, read_policy
+    from selector.choose.battery import BatteryPolicy, make_battery, read_policy
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
     from selector.choose.metrics import metric_name
     from selector.choose.profiles import selector_for
+    from sortednet.hints import without_effect
 
     budget = make_budget(
         latency_ms=latency_ms,
@@ -127,6 +146,11 @@ def select(
     opened = Bundle(bundle)
     offered = read_cascades(opened) if cascades else []
     selection = selector_for(opened, device, policy=saving, cascades=offered).select(budget, state)
+    if saving is not None or state is not None:
+        given = "--policy" if state is None else "--battery"
+        needed = "give --battery PERCENT, and --discharging where it is"
+        if said := without_effect(saving or BatteryPolicy(), state, given=given, missing=needed):
+            tell(said.replace("on the mains, not discharging", "on the mains; say --discharging where it is not"))
     if as_json:
         print_json(selection.document())
     else:
@@ -162,12 +186,14 @@ def run(
     feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
     cascades: CascadesOption = True,
     cache: CacheOption = True,
+    spinning: SpinningOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
     from selector.choose.battery import read_policy
     from selector.choose.budget import make_budget, parse_plan
-    from selector.run.files import read_inputs, write_outputs
+    from selector.run.files import check_output, read_inputs, write_outputs
     from selector.run.runtime import Runtime
 
     if watching and output is not None:
@@ -186,8 +212,16 @@ def run(
         plan=parse_plan(plan) if plan else None,
     )
     saving = read_policy(policy) if policy else None
-    options: dict[str, Any] = {"feedback": feedback, "cascades": cascades, "cache": cache, "policy": saving}
+    options: dict[str, Any] = {
+        "feedback": feedback,
+        "cascades": cascades,
+        "cache": cache,
+        "policy": saving,
+        "spinning": spinning,
+    }
     runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
+    if saving is not None or budget.plan is not None:
+        _tell_of_the_battery(runtime, budget, saving)
     if watching:
         from sortednet.watch import watch
 
@@ -196,13 +230,15 @@ def run(
             print_json({"runs": [record._asdict() for record in history]})
         runtime.close()
         return
+    if output is not None:
+        check_output(output, input, runtime.bundle, overwrite=overwrite)
     inputs = read_inputs(input, runtime.bundle)
     result = runtime.run(inputs, budget)
-    if output:
-        write_outputs(output, result.outputs)
+    if output is not None:
+        write_outputs(output, result.outputs, runtime.bundle)
     selection = result.selection
     if as_json:
-        outputs = {name: array.tolist() for name, array in result.outputs.items()}
+        outputs = {name: _finite(name, array).tolist() for name, array in result.outputs.items()}
         names = ("feasible", "quality", "metric", "accuracy", "reason", "stages", "threshold")
         chosen = {name: value for name, value in selection.document().items() if name in names}
         if answers := result.answers():
@@ -221,24 +257,57 @@ def run(
         raise typer.Exit(3)
 
 
+def _tell_of_the_battery(runtime: Runtime, budget: Budget, policy: BatteryPolicy | None) -> None:
+    """On stderr, where a plan or a policy does nothing on this device as it is."""
+    from sortednet.hints import plan_without_effect, without_effect
+
+    battery = runtime.battery()
+    said = [] if budget.plan is None else [plan_without_effect(battery)]
+    if policy is not None:
+        missing = "no battery was found on this device"
+        said.append(without_effect(policy, battery, given="--policy", missing=missing))
+    for one in filter(None, said):
+        tell(one)
+
+
 def cascade(
     bundle: BundlePath,
     data: Annotated[str, typer.Option(help="A data set as for `train`, or FILE.npz with the inputs and `labels`.")],
     floor: Annotated[float, typer.Option(help="The accuracy that is to be kept, 0 to 1.")],
     confidence: Annotated[float, typer.Option(help="With which probability it is kept.")] = 0.95,
     device: DeviceOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Let a small sub-model answer when it is sure and ask a larger one when not; kept in the bundle."""
     from exporter.bundle import Bundle
+    from selector.choose.budget import BudgetError
+    from selector.choose.cascades import add_cascade, check_cascades
     from selector.run.calibrating import calibrate_cascade
     from sortednet.validation import validation
 
     opened = Bundle(bundle)
+    check_cascades(opened, overwrite=overwrite)
     inputs, labels = validation(opened, data)
-    found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device)
-    if as_json:
+    found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device, keep=False)
+    try:
+        add_cascade(opened, found, overwrite=overwrite)
+    except BudgetError as refused:  # what took minutes is not lost for that
         typer.echo(found.model_dump_json())
+        fail(f"{refused}; what was found is on stdout", refused.exit_code)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
         return
     typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
     typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
+
+
+def _finite(name: str, output: Any) -> Any:
+    """The output, which goes into JSON; NaN and infinity, for which JSON has no numbers, end the command."""
+    if output.dtype.kind == "f":
+        import numpy as np
+
+        wrong = output.size - np.count_nonzero(np.isfinite(output))
+        if wrong:
+            fail(f"output {name!r}: {wrong} of {output.size} values are NaN or infinite; --output FILE.npy keeps them", 1)
+    return output

@@ -19,6 +19,7 @@ BundlePath = Annotated[
     Path, typer.Argument(help="The bundle's folder.", parser=named_path, metavar="BUNDLE", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there, whatever it is.")]
 OutOption = Annotated[Path, typer.Option(help="The folder to write.", parser=named_path, metavar="PATH", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
 
@@ -32,3 +33,11 @@ AccuracyOption = Annotated[
 PercentileOption = Annotated[float | None, typer.Option(help="Of the latency that must fit: up to 50, 90 or 99.")]
 ObjectiveOption = Annotated[str | None, typer.Option(help="quality (accuracy, where that is the metric), energy or latency.")]
 """The limits and wishes of a `selector.Budget`, one option each."""
+SpinningOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--spinning/--no-spinning",
+        help="Idle threads wait actively for half a millisecond. Default: as the profile was measured.",
+        show_default=False,
+    ),
+]

@@ -23,6 +23,7 @@ def pull_command(
     budget_fields: Mapping[str, Any],
     device: str | None,
     *,
+    overwrite: bool,
     timeout: float,
     console: Console,
     quiet: bool,
@@ -53,6 +54,7 @@ def pull_command(
             submodels=submodels,
             budget=budget,
             device=device,
+            overwrite=overwrite,
             progress=lambda count, total: bar.update(task, completed=count, total=total),
         )
     return {
@@ -64,4 +66,5 @@ def pull_command(
         "reused_files": done.reused_files,
         "bytes_total": done.bundle.bytes_total,
         "selection": done.selection,
+        "lost": list(done.lost),
     }

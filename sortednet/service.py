@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sortednet.console import messages, print_json
+from sortednet.console import messages, print_json, show, tell
 from sortednet.options import (
     AccuracyOption,
     EnergyOption,
@@ -20,8 +19,10 @@ from sortednet.options import (
     MemoryOption,
     ObjectiveOption,
     OutOption,
+    OverwriteOption,
     PercentileOption,
     QualityOption,
+    SpinningOption,
 )
 
 StoreOption = Annotated[
@@ -48,22 +49,56 @@ def serve(
         list[str] | None,
         typer.Option(help="https://HOST[:PORT]: pages from there may read the answers. Default: none.", show_default=False),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SORTEDNET_ALLOWED_HOST",
+            help="NAME that it is asked under, beside those of loopback and --host; * for any.",
+            show_default=False,
+        ),
+    ] = None,
     store: StoreOption = None,
+    keep_versions: Annotated[int, typer.Option(min=1, help="Of each device's profile: the latest ones.")] = 20,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
     max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
+    spinning: SpinningOption = None,
 ) -> None:
     """Answer budget queries over REST, and run inputs."""
     from exporter.bundle import Bundle
     from selector import service
     from selector.choose.cascades import read_cascades
     from selector.service.fleet.store import Store
+    from selector.service.web.metrics import check_folder
 
     opened = [Bundle(path) for path in bundles]
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
-    options = service.PredictOptions(examples=max_batch) if predict else None
-    application = service.create_app(opened, Store(store), predict=options, workers=workers, cors_origins=cors_origin or ())
-    service.serve(application, host=host, port=port, workers=workers, threads=threads, graceful_timeout=graceful_timeout)
+    check_folder()
+    with service.listening(host, port) as listener:
+        url = service.shown_url(listener)
+        application = service.create_app(
+            opened,
+            Store(store, keep=keep_versions),
+            predict=service.PredictOptions(examples=max_batch, spinning=spinning) if predict else None,
+            workers=workers,
+            cors_origins=cors_origin or (),
+            allowed_hosts=(host, *(allowed_host or ())),
+        )
+        for one in opened:
+            if not one.devices():
+                _warn(
+                    f"{one.name} has not been measured here: `sortednet profile {one.path}` measures it. Until then only "
+                    "devices that sent a profile, or send one with a query, get an answer within limits."
+                )
+
+        def ready() -> None:
+            typer.echo(f"Dashboard: {url}   API: {url}docs   Ctrl-C ends it.")
+
+        service.serve(application, listener, workers=workers, threads=threads, graceful_timeout=graceful_timeout, ready=ready)
+
+
+def _warn(text: str) -> None:
+    messages.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def pull(
@@ -80,6 +115,7 @@ def pull(
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
@@ -89,7 +125,10 @@ def pull(
     budget |= {"min_quality": min_quality, "min_accuracy": min_accuracy}
     budget_fields = {**budget, "percentile": percentile, "objective": objective}
     names = submodels.split(",") if submodels is not None else None
-    done = pull_command(url, out, bundle, names, budget_fields, device, timeout=timeout, console=messages, quiet=as_json)
+    options: dict[str, Any] = {"overwrite": overwrite, "timeout": timeout, "quiet": as_json}
+    done = pull_command(url, out, bundle, names, budget_fields, device, console=messages, **options)
+    if done["lost"]:
+        tell(f"Not in the new bundle any more: {', '.join(done['lost'])}")
     if as_json:
         print_json(done)
         return
@@ -139,7 +178,7 @@ def token_list(store: StoreOption = None, as_json: JsonOption = False) -> None:
         moments = [(token[name] or "")[:10] for name in ("created_at", "expires_at", "revoked_at")]
         only = [token[name] or "*" for name in ("bundle", "device")]
         table.add_row(token["id"], escape(token["name"]), " ".join(token["scopes"]), *map(escape, only), *moments)
-    Console().print(table)
+    show(table)
 
 
 def token_revoke(

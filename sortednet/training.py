@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
-from sortednet.console import print_json, right, tell
-from sortednet.options import JsonOption, OutOption
+from sortednet.console import print_json, right, show, tell
+from sortednet.options import JsonOption, OutOption, OverwriteOption
 
 
 def train(
@@ -42,17 +41,42 @@ def train(
     ] = None,
     update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
     samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 1,
-    epochs: int = 10,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="In all. Default: 10, or with --resume as many as the run was to have.", show_default=False),
+    ] = None,
     batch_size: int = 128,
     lr: Annotated[float, typer.Option(help="Peak learning rate; 0: the optimizer's usual one.")] = 0.0,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     seed: int = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run, or with more --epochs with a finished one.")
+    ] = False,
     grid: Annotated[list[str] | None, typer.Option(help="AXIS=V,V,… for example width=0.25,0.5 or depth=1x1x2,3.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=JSON of the family, such as blocks=[4,4,4].")
     ] = None,
-    init: Annotated[Path | None, typer.Option(help="Start from these weights: a run, or a safetensors file.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from these weights as they are: of the same parameters.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Start from a trained model: a run, a .safetensors, a state dict (.pth), or a folder of Hugging Face or timm. "
+            "It is measured, its units are sorted by importance, and it teaches the sub-models.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Weights that teach instead, a run of any family among them, or none.", show_default=False),
+    ] = None,
+    teacher_share: Annotated[float, typer.Option(help="Of the loss, 0 to 1; the rest is against the targets.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="By which the teacher's logits are divided.")] = 1.0,
+    sort: Annotated[str, typer.Option(help="Importance of units: taylor, saliency, magnitude or none.")] = "taylor",
+    expect_quality: Annotated[
+        float | None,
+        typer.Option(help="Stop where the loaded model has less of it on the validation split.", show_default=False),
+    ] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, by automatic mixed precision.")] = "fp32",
     deterministic: Annotated[
@@ -69,10 +93,14 @@ def train(
     # networks beside busy processes takes twenty to two hundred times as long; with this ten, and on a quiet machine the same.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from selector.choose.metrics import metric_name
-    from trainer.run import parse_grid, parse_settings, train_run
+    from trainer.parsing import parse_grid, parse_settings
+    from trainer.run import train_run
+    from trainer.start import Start
 
-    options = {"update": update, "samples_per_step": samples_per_step, "epochs": epochs, "batch_size": batch_size}
+    options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "batch_size": batch_size}
+    options |= {} if epochs is None else {"epochs": epochs}
     options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
+    options |= {"teacher_share": teacher_share, "temperature": temperature}
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}
     summary = train_run(
         family,
@@ -84,9 +112,11 @@ def train(
         task_settings=parse_settings(task_settings or [], "task-set", "label_smoothing=0.1"),
         data_options=parse_settings(data_options or [], "data-option", "size=64"),
         init=init,
+        start=Start(weights, teacher, sort, expect_quality),
         threads=threads,
         resume=resume,
         options=options,
+        say=tell,
     )
     if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
         return
@@ -100,7 +130,7 @@ def train(
     full = qualities[summary["largest"]]
     for name, quality in qualities.items():
         table.add_row(name, f"{quality:.4f}", f"{quality / full:.1%}" if full else "")
-    Console().print(table)
+    show(table)
     typer.echo(f"Next: sortednet export {out} --out BUNDLE")
 
 
@@ -117,6 +147,7 @@ def export(
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
@@ -124,9 +155,12 @@ def export(
     from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, say=tell)
+    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, overwrite=overwrite, say=tell)
     if as_json:
         print_json(inspect_bundle(bundle))
         return
-    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; all equal to torch.")
+    errors = [entry.int8_error for entry in bundle.manifest.submodels if entry.int8_error is not None]
+    told = f"; int8 at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
+    of_torch = "fp32 equal to torch" if errors else "all equal to torch"
+    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
     typer.echo(f"Next: sortednet profile {out}")

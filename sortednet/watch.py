@@ -52,12 +52,12 @@ def watch(
                 count += 1
                 now = time.monotonic()
                 if now - shown_at > 0.25:
-                    live.update(picture(runtime.history, result.selection, sensors.values()))
+                    live.update(picture(runtime.history, result.selection, sensors.shown()))
                     shown_at = now
                 if rate is not None:
                     end = inf if seconds is None else begun + seconds
                     time.sleep(min(max(0.0, min(begun + count / rate, end) - now), TIMEOUT_MAX))
-            live.update(picture(runtime.history, result.selection, sensors.values()))
+            live.update(picture(runtime.history, result.selection, sensors.shown()))
     except KeyboardInterrupt:
         pass
     finally:
@@ -66,7 +66,7 @@ def watch(
     return runtime.history
 
 
-def picture(history: Sequence[RunRecord], selection: Selection, readings: Mapping[str, float | None]) -> Group:
+def picture(history: Sequence[RunRecord], selection: Selection, readings: Mapping[str, str]) -> Group:
     """What is on the screen: the choice, the latest runs, the sensors."""
     recent = list(history)[-SHOWN:]
     latencies = sorted(record.latency_ms for record in recent)
@@ -83,6 +83,6 @@ def picture(history: Sequence[RunRecord], selection: Selection, readings: Mappin
         table.add_row("slow-down", f"{recent[-1].slow_down:.2f} times the profile")
         often = Counter(record.submodel for record in recent).most_common(4)
         table.add_row("chosen lately", ", ".join(f"{name} {times}" for name, times in often))
-    known = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in readings.items() if value is not None]
+    known = [f"{name.replace('_', ' ')} {text}" for name, text in readings.items()]
     table.add_row("sensors", ", ".join(known) or "none")
     return Group(table)

@@ -56,6 +56,7 @@ def _a_battery_is_waited_for() -> Iterator[None]:
     """However busy the machine is: a run that had its turn before the battery's reader would go on without."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("selector.adapt.battery_reader.WAIT_SECONDS", 60.0)
+        patched.setattr("selector.adapt.battery_reader.POWER_SUPPLY", Path("/nowhere"))  # not that of whoever tests
         yield
 
 

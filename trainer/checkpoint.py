@@ -43,6 +43,16 @@ def load_checkpoint(folder: Path, nested: NestedModel, optimizer: torch.optim.Op
     return state
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What was saved as `state`, without the tensors. Raises TrainerError when the file is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+    return state
+
+
 def load_parameters(nested: NestedModel, tensors: dict[str, Tensor], source: Path) -> None:
     """Copies the full model's parameters. Raises TrainerError naming the first that is missing or of another shape."""
     with torch.no_grad():

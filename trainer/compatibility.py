@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.data.dataset import Batch, Examples, Samples, as_inputs, each
 from trainer.evaluate import add, as_arrays, check_score
-from trainer.nested import NestedModel
+from trainer.nested import NestedModel, batchnorm_names
 from trainer.options import FitOptions
 from trainer.speed.layout import laid_out, to_device
 from trainer.submodel import TrainerError
@@ -40,6 +40,8 @@ def check_fits(nested: NestedModel, train: Examples, validation: Examples | None
                 task.check(outputs, split.targets if isinstance(split, Samples) else batch.targets)
         except TrainerError as error:
             raise TrainerError(f"{name} data: {str(error).removeprefix('data: ')}") from error.__cause__
+        if split is train:
+            _refuse_state(nested, as_inputs(batch.inputs, nested.input_names))
         _try(task, outputs, batch, RULES[options.update].distils)
     return task
 
@@ -56,6 +58,31 @@ def _outputs(nested: NestedModel, batch: Batch) -> dict[str, Tensor]:
             return nested.eval().outputs(laid_out(inputs, device, False), nested.family.smallest)
     finally:
         nested.train(training)
+
+
+@torch.no_grad()
+def _refuse_state(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:
+    """Raises TrainerError where a step changes buffers that answers depend on, besides BatchNorm's (`trainer.layers`)."""
+    with torch.random.fork_rng(devices=[]):
+        module = nested.extract(nested.family.smallest).cpu().eval()
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        first = nested.applied(module, inputs)
+        try:
+            nested.applied(module.train(), inputs)
+        except Exception:  # the training will say so itself
+            return
+        changed = [name for name, buffer in module.named_buffers() if not torch.equal(buffer, before[name])]
+        of_batchnorm = tuple(f"{name}." if name else "" for name in batchnorm_names(module))
+        for name, buffer in module.named_buffers():
+            if name.startswith(of_batchnorm):
+                buffer.copy_(before[name])
+        learnt = [name for name in changed if not name.startswith(of_batchnorm)]
+        second = nested.applied(module.eval(), inputs)
+    if learnt and not all(torch.allclose(first[name], second[name], rtol=1e-5, atol=1e-7, equal_nan=True) for name in first):
+        raise TrainerError(
+            f"{type(nested.family).__name__}: a step of training changes buffer {learnt[0]!r}, which answers depend on: it "
+            "would be one sub-model's, and lost when the run is reopened; allowed are parameters and BatchNorm's statistics"
+        )
 
 
 def _check_shapes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,9 @@ class Family(ABC):
         unknown = [name for name in settings if name not in allowed]
         if unknown and not takes_any:
             raise TrainerError(f"{cls.__name__} has no parameter {unknown[0]!r}; allowed are {', '.join(allowed) or 'none'}")
+        for name, value in settings.items():
+            if name in parameters:
+                _check_kind(f"{cls.__name__}: {name}", value, parameters[name])
         try:
             return cls(**settings)
         except TypeError as error:
@@ -173,6 +177,29 @@ class Family(ABC):
             per_stage = {v if isinstance(v, tuple) else self.per_stage(axis, int(v), count) for v in values}
             return tuple(sorted(per_stage, key=lambda v: (sum(v), v)))
         return tuple(sorted(set(values)))
+
+
+def _check_kind(what: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Raises TrainerError for a number where the default is a list, or the other way round, unless the annotation allows it."""
+    default, annotation = parameter.default, str(parameter.annotation)
+    if "|" in annotation or "Union" in annotation or "Optional" in annotation or "Any" in annotation:
+        return
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        numbers = bool(default) and all(_is_number(item) for item in default)
+        if not isinstance(value, Sequence) or isinstance(value, str) or (numbers and not all(map(_is_number, value))):
+            example = f", for example {_written(default)}" if default else ""
+            raise TrainerError(f"{what} = {_written(value)}: allowed is a list{' of numbers' if numbers else ''}{example}")
+    elif _is_number(default) and not _is_number(value):
+        raise TrainerError(f"{what} = {_written(value)}: allowed is a number, for example {_written(default)}")
+
+
+def _written(value: Any) -> str:
+    """As it is written after `--set NAME=`."""
+    return json.dumps(value, default=repr)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 _REGISTRY: dict[str, type[Family]] = {}

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from trainer.calling import named, takes_by_name
 from trainer.family import Family
+from trainer.layers import check_inputs, check_layers
 from trainer.submodel import SubModel, TrainerError
 from trainer.task import own
 
@@ -27,7 +28,8 @@ Segments = tuple[tuple[slice, ...], ...]
 class NestedModel(nn.Module):
     """The full model and every sub-model of a family over the same parameters.
 
-    Raises TrainerError when the family cannot build its largest network, or is not nested: a sub-model's parameter has
+    Raises TrainerError when the family cannot build its largest network, has layers that are not allowed
+    (`trainer.layers`), or is not nested: a sub-model's parameter has
     another name, another number of axes, or is larger than the full model's; or two sub-models of the grid are the same
     network.
 
@@ -40,8 +42,11 @@ class NestedModel(nn.Module):
         name = type(family).__name__
         with own(f"{name} cannot build {family.largest.id}"):
             self.full = family.build(family.largest)
+        check_layers(self.full, name)
         with own(f"{name}.example_inputs"):
-            self.input_names = list(family.example_inputs(1))
+            examples = family.example_inputs(1)
+            self.input_names = list(examples)
+        check_inputs(examples, f"{name}.example_inputs")
         self._by_name = takes_by_name(self.full, self.input_names)
         self.submodels: list[SubModel] = family.grid()
         self.calibration: dict[SubModel, dict[str, Tensor]] = {}

@@ -1,6 +1,7 @@
 """A run: the folder that `sortednet train` writes and `sortednet export` reads. It can be reopened from what it carries.
 
-run.json                   family and its configuration, data set and split, options, first weights, version, results
+run.json                   family and its configuration, data set and split, options, first weights, the folder that relative
+                           paths are from, version, results
 checkpoint.safetensors     parameters, optimizer state and step, while and after training
 log.jsonl                  one line per epoch
 model.safetensors          the trained parameters            (written at the end)
@@ -11,9 +12,8 @@ files/                     what a device needs to prepare inputs (a tokenizer)
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,28 @@ from trainer.data.sources import load_data
 from trainer.distributed import joined
 from trainer.evaluate import scores_of
 from trainer.family import Family, family_name, find_family
+from trainer.folder import (
+    CALIBRATION_FILE,
+    FILES_FOLDER,
+    MODEL_FILE,
+    RUN_FILE,
+    check_epochs,
+    check_folder,
+    check_unaltered,
+    clear,
+    epochs_of,
+    hashes_of,
+    read_record,
+    write_record,
+)
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
 from trainer.speed.layout import laid_out
-from trainer.submodel import AxisValue, TrainerError, parse_value
+from trainer.start import ASKED, Start, begin, data_options_of, data_spec, teacher_of
+from trainer.submodel import AxisValue, TrainerError
 from trainer.task import Score, Task, find_task, own, task_name
 from trainer.training import FREE_TO_CHANGE, fit
-
-RUN_FILE = "run.json"
-MODEL_FILE = "model.safetensors"
-CALIBRATION_FILE = "calibration.safetensors"
-FILES_FOLDER = "files"
+from trainer.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ def describe_run(
         "data": dict(data),
         "options": dict(options),
         "init": str(init) if init else None,
+        "folder": str(Path.cwd()),
         "torch": torch.__version__,
     }
 
@@ -84,24 +96,6 @@ def _as_json(value: Any, what: str) -> Any:
         raise TrainerError(f"{what}: {error}; allowed are JSON values") from None
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raises TrainerError when the folder cannot be written to."""
-    with replacing(folder / RUN_FILE) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Raises TrainerError when the folder holds no run."""
-    path = folder / RUN_FILE
-    if not path.is_file():
-        raise TrainerError(f"{str(folder)!r} is no run: it has no {RUN_FILE}; make one with `sortednet train`")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise TrainerError(f"{path} is damaged: {error}") from None
-    return record
-
-
 def save_run(folder: Path, nested: NestedModel) -> None:
     """Writes the calibration and the trained parameters beside the record; the latter last: they mark a finished run."""
     statistics = {f"{sub.id}/{name}": t for sub, named in nested.calibration.items() for name, t in named.items()}
@@ -110,10 +104,11 @@ def save_run(folder: Path, nested: NestedModel) -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Raises TrainerError when the run is unfinished, damaged or of an unknown family."""
+    """Raises TrainerError when the run is unfinished, damaged, altered or of an unknown family."""
     record = read_record(folder)
     if not (folder / MODEL_FILE).is_file():
         raise TrainerError(f"run {str(folder)!r} is not finished: go on with `sortednet train --resume`")
+    check_unaltered(folder, record)
     nested = NestedModel(family_of(record))
     load_parameters(nested, load_tensors(folder / MODEL_FILE)[0], folder / MODEL_FILE)
     statistics, _ = load_tensors(folder / CALIBRATION_FILE)
@@ -199,14 +194,23 @@ def train_run(
     task_settings: Mapping[str, Any] | None = None,
     data_options: Mapping[str, Any] | None = None,
     init: Path | None = None,
+    start: Start | None = None,
     threads: int = 0,
     resume: bool = False,
     show_progress: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Trains into a run folder (`sortednet train`) and returns the run's results.
 
-    Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), and when a
-    resumed run was begun with something else.
+    A run that ended before its first checkpoint is replaced. A resumed run, finished or not, goes on to the epochs of
+    `options`, in all, or without these to those that it was to have; `say` is told what becomes of the learning rate where they
+    are others. Until a finished run has them, it stays as it was and can be exported.
+
+    `start`: begin with somebody's weights and a teacher. What their checkpoint says of pictures goes for the data, where
+    `data_options` say nothing else.
+
+    Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), for one that holds
+    something else or cannot be written to, and when a resumed run was begun with something else or has more epochs already.
     """
     if threads < 0:
         raise TrainerError(f"threads = {threads}: allowed are 0 (torch's default) and more")
@@ -214,9 +218,17 @@ def train_run(
         torch.set_num_threads(threads)
     kind_of_family = find_family(family)  # first: its module may register an update rule or a source
     kind_of_task = find_task(task) if task is not None else None
-    chosen_options = FitOptions.of(None, dict(options))
+    check_folder(folder, resume=resume)
+    begun = read_record(folder) if resume else {}
+    chosen_options = FitOptions.of(None, {**({"epochs": epochs_of(begun)} if resume else {}), **options})
     accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
-    loaded = load_data(data, data_options)
+    start = start or Start()
+    if start.weights is not None and init is not None:
+        raise TrainerError("init: the weights of --from go into the same places; allowed is one of the two")
+    weights = read_weights(start.weights) if start.weights is not None else None
+    loaded = load_data(data, data_options_of(weights, data, data_options or {}))
+    if weights is not None:
+        loaded = replace(loaded, spec=data_spec(weights, loaded.spec))
     with own(f"family {family!r}"):
         chosen = kind_of_family.for_data(loaded.spec, **settings)
     chosen.with_grid(grid)
@@ -225,22 +237,30 @@ def train_run(
         with own(f"task {kind.kind}"):
             chosen.with_task(kind.configured(task_settings or {}))
     record = describe_run(chosen, loaded.record, asdict(chosen_options), init)
-    record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing)}
+    record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing), "start": start.record()}
     if resume:
-        _refuse_other_run(read_record(folder), record)
-    elif (folder / RUN_FILE).exists():
-        raise TrainerError(f"out = {str(folder)!r}: already holds a run; go on with --resume or choose another folder")
+        _refuse_other_run(begun, record)
+        record["start"] = {**begun.get("start", {}), **record["start"]}  # with what was found then
+        if schedule := check_epochs(folder, begun, chosen_options.epochs):
+            say(schedule)
     torch.manual_seed(chosen_options.seed)  # the initial weights
     nested = NestedModel(chosen)
     if init is not None:
-        source = init / MODEL_FILE if init.is_dir() else init
-        load_parameters(nested, load_tensors(source)[0], source)
+        load_parameters(nested, dict(read_weights(init).tensors), init)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
+    teacher = None
+    if (path := start.teacher_path) is not None:
+        teacher = teacher_of(chosen, loaded, path, lambda p: load_run(p).nested if (p / RUN_FILE).is_file() else None)
+    if weights is not None and not resume:
+        record["start"] |= begin(nested, loaded, weights, start, say)
     with joined(accelerator.device) as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
-            write_record(folder, record)
+            finished = resume and "results" in begun and (folder / MODEL_FILE).is_file()
+            if not resume:
+                clear(folder)
+            write_record(folder, {**begun, "going_on_to": chosen_options.epochs} if finished else record)
             for name, content in loaded.files.items():
                 with replacing(folder / FILES_FOLDER / name) as partial:
                     partial.write_bytes(content)
@@ -251,6 +271,7 @@ def train_run(
             run=folder,
             resume=resume and (folder / CHECKPOINT_FILE).exists(),
             augment=loaded.augment,
+            teacher=teacher,
             show_progress=show_progress,
             options=chosen_options,
         )
@@ -260,6 +281,7 @@ def train_run(
         "largest": chosen.largest.id,
         "steps": result.steps,
         "gradient_computations": result.gradient_computations,
+        "teacher_passes": result.teacher_passes,
         "seconds": round(result.seconds, 2),
         "loss": None if result.loss is None else round(result.loss, 6),
         "task": chosen.task.kind,
@@ -267,11 +289,13 @@ def train_run(
         "validation_quality": {sub.id: round(score.quality, 6) for sub, score in validation.items()},
         "test": {sub.id: _rounded(score) for sub, score in test.items()},
     }
+    if result.loss is None:  # nothing was left to train: what the training took and ended with stays
+        results |= {name: value for name, value in begun.get("results", {}).items() if name in ("seconds", "loss")}
     if chosen.task.metric == "accuracy":
         results["validation_accuracy"] = results["validation_quality"]
     if ranks.first:
         save_run(folder, nested)
-        write_record(folder, {**record, "results": results})
+        write_record(folder, {**record, "results": results, "sha256": hashes_of(folder)})
     return {"run": str(folder), "family": record["family"], **results}
 
 
@@ -282,7 +306,7 @@ def _rounded(score: Score) -> dict[str, Any]:
 
 def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     begun, asked = _comparable(begun), _comparable(asked)
-    for name in ("family", "config", "grid", "task", "data", "options", "init"):
+    for name in ("family", "config", "grid", "task", "data", "options", "init", "start"):
         if begun.get(name) != asked[name]:
             differing = asked[name]
             if isinstance(asked[name], Mapping) and isinstance(begun.get(name), Mapping):
@@ -294,34 +318,8 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with what earlier versions did not write, and without what a resumed run may have otherwise."""
     options = {**asdict(FitOptions()), **record["options"]}
     kept = {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
-    return {"task": {"name": "classification", "config": {}}, **record, "options": kept}
-
-
-def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
-    """AXIS=V,V,… each. Raises TrainerError naming the item."""
-    grid = {}
-    for item in items:
-        axis, equals, values = item.partition("=")
-        if not equals or not values:
-            raise TrainerError(f"grid = {item!r}: write AXIS=V,V,… for example width=0.25,0.5,1")
-        grid[axis] = [parse_value(axis, value) for value in values.split(",")]
-    return grid
-
-
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
-
-
-def parse_settings(items: Sequence[str], field: str = "set", example: str = "channels=[32,64,128]") -> dict[str, Any]:
-    """NAME=JSON each; a single word needs no quotes. Raises TrainerError naming the item."""
-    settings = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-            if not _WORD.fullmatch(value):
-                equals = ""
-        if not equals or not name:
-            raise TrainerError(f"{field} = {item!r}: write NAME=JSON, for example {example}")
-    return settings
+    data = dict(record["data"])
+    if "content_sha256" in data:  # they are known by that: the path from another folder is another
+        del data["name"]
+    began = {name: value for name, value in record.get("start", {}).items() if name in ASKED}
+    return {"task": {"name": "classification", "config": {}}, **record, "options": kept, "data": data, "start": began}

@@ -23,6 +23,8 @@ from trainer.weights import Weights, load_weights, read_weights
 
 Say = Callable[[str], None]
 NONE = "none"
+ASKED = ("weights_sha256", "sort", "teacher_sha256")
+"""Of what a run remembers: what a resumed one must have asked for too; places may have changed."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Start:
     expect_quality: float | None = None  # that the full model must have before it is trained, on the validation split
 
     def __post_init__(self) -> None:
+        if self.teacher == "":
+            raise TrainerError("teacher = '': allowed are weights, or none")
         if self.sort not in (*CRITERIA, NONE):
             raise TrainerError(f"sort = {self.sort!r}: allowed are {', '.join(CRITERIA)}, {NONE}")
         if self.expect_quality is not None:
@@ -69,12 +73,13 @@ def hash_of(weights: Path) -> str:
     return digest.hexdigest()
 
 
-def data_options(weights: Weights, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def data_options_of(weights: Weights | None, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the data source with what the weights' checkpoint says of pictures, where nobody says otherwise and the
     source has such an option."""
+    if weights is None or not weights.preprocessing:
+        return dict(given)
     allowed = options_of(source)
-    taken = {name: value for name, value in weights.preprocessing.items() if name in allowed and name not in ("mean", "std")}
-    return {**taken, **given}
+    return {**{name: value for name, value in weights.preprocessing.items() if name in allowed}, **given}
 
 
 def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:

@@ -45,8 +45,9 @@ LOG_FILE = "log.jsonl"
 CHECKPOINT_SECONDS = 300.0
 CALIBRATION_EXAMPLES = 2048
 CALIBRATION_BATCH = 256
-FREE_TO_CHANGE = ("accelerator", "workers")
-"""Options that a resumed run may have otherwise."""
+FREE_TO_CHANGE = ("accelerator", "workers", "epochs")
+"""Options that a resumed run may have otherwise. With more epochs, in all, the learning rate is from there on that of a
+training of so many: it jumps from where the shorter schedule left it, from 0 after a finished run, up to the longer one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def fit(
 
     Under torchrun every rank calls this with the same arguments; the batch is shared out, gradients are averaged. The fields
     of `FitOptions` may be given as keywords instead. The model moves to the accelerator and stays there. With `run`, a
-    folder, it writes a JSON-lines log and checkpoints there and can resume. Raises TrainerError for wrong options, data that
+    folder, it writes a JSON-lines log and checkpoints there and can resume, up to other epochs than before too (see
+    `FREE_TO_CHANGE`). Raises TrainerError for wrong options, data that
     are not what the model takes or targets that are not the task's, a loss that is no number, and a folder that cannot be
     written to; TrainingInterrupted after SIGINT or SIGTERM.
     """
@@ -172,6 +174,9 @@ class _Training:
         if saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
         self.step, self.gradient_computations = saved["step"], saved["gradient_computations"]
+        if self.step > self.total_steps:
+            done = -(-self.step // self.steps_per_epoch)
+            raise TrainerError(f"resume: epochs = {self.options.epochs}: {done} are begun; allowed are {done} and more, in all")
         if self.ranks.first:
             drop_log_after(self.folder / LOG_FILE, self.step)
 
@@ -299,6 +304,7 @@ class _Training:
     def _save(self) -> None:
         if self.folder and self.ranks.first:
             state = {"step": self.step, "gradient_computations": self.gradient_computations, "options": asdict(self.options)}
+            state["steps_per_epoch"] = self.steps_per_epoch
             state["scaler"] = self.scaler.state_dict()
             save_checkpoint(self.folder, self.nested, self.optimizer, state)
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import load_tensors
+from trainer.folder import RUN_FILE, check_unaltered, read_record
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.submodel import TrainerError
 
-RUN_FILES = ("run.json", "model.safetensors")
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """That a checkpoint's folder has one of, the first that is there."""
 
@@ -74,8 +74,10 @@ def read_weights(path: Path) -> Weights:
             raise TrainerError(
                 f"weights = {str(path)!r}: a folder without weights; allowed are folders with {' or '.join(FILES)}"
             )
+        if (path / RUN_FILE).is_file():
+            check_unaltered(path, read_record(path))
         tensors = _of_index(file) if file.suffix == ".json" else _of_file(file)
-        return Weights(path, _checked(path, tensors), {} if (path / RUN_FILES[0]).exists() else preprocessing_of(path))
+        return Weights(path, _checked(path, tensors), preprocessing_of(path))
     if path.suffix.lower() not in SUFFIXES:
         raise TrainerError(
             f"weights = {str(path)!r}: allowed are a run, a folder with weights, or a file {', '.join(SUFFIXES)}"
@@ -131,8 +133,11 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loa
 def preprocessing_of(folder: Path) -> dict[str, Any]:
     """How a checkpoint of timm (`config.json`: `pretrained_cfg`) or Hugging Face (`preprocessor_config.json`) wants pictures.
 
-    Size (H, W), resize (shorter side), mean and std of each channel, interpolation, crop; what is not said is left out.
+    Size (H, W), resize (shorter side), mean and std of each channel, interpolation, crop; what is not said is left out. A run
+    of ours says so of its network (`mean`, `std`) and of its data.
     """
+    if (folder / RUN_FILE).is_file():
+        return _of_run(read_record(folder))
     of_timm, of_transformers = _json(folder / "config.json"), _json(folder / "preprocessor_config.json")
     found: dict[str, Any] = {}
     if isinstance(said := of_timm.get("pretrained_cfg"), Mapping):
@@ -143,7 +148,7 @@ def preprocessing_of(folder: Path) -> dict[str, Any]:
             found["resize"] = int(min(found["size"]) / share)
         found["crop"] = "none" if said.get("crop_mode") == "squash" else "center"
     elif of_transformers:
-        said = of_transformers
+        said = dict(of_transformers)
         if said.get("do_normalize", True):
             found |= {ours: said[its] for ours, its in (("mean", "image_mean"), ("std", "image_std")) if its in said}
         size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
@@ -154,6 +159,15 @@ def preprocessing_of(folder: Path) -> dict[str, Any]:
         found["crop"] = "center" if said.get("do_center_crop") else "none"
         if (number := said.get("resample")) in (0, 2, 3):  # PIL.Image.Resampling
             found["interpolation"] = {0: "nearest", 2: "bilinear", 3: "bicubic"}[number]
+    return found
+
+
+def _of_run(record: Mapping[str, Any]) -> dict[str, Any]:
+    config = record.get("config", {})
+    found = {name: config[name] for name in ("mean", "std") if config.get(name)}
+    said = next(iter(record.get("preprocessing", {}).values()), {})
+    if said.get("kind") == "image":
+        found |= {name: said[name] for name in ("size", "resize", "crop", "interpolation") if said.get(name) is not None}
     return found
 
 

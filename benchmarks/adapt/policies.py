@@ -9,7 +9,8 @@ from typing import Protocol
 
 from device_profiles import Profile
 from selector import Budget, Selector
-from selector.adapt.controller import Controller, pooled
+from selector.adapt.controller import Controller
+from selector.adapt.quiet import pooled
 
 PERCENTILE = 99
 

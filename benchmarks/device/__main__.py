@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.device import conditions, forms, install, predicted, quantized, sessions
+from benchmarks.device import conditions, forms, idle, install, predicted, quantized, sessions
 from benchmarks.summary import run_parts
 
 RESULTS = Path(__file__).parent / "results"
@@ -16,6 +16,7 @@ PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "forms": forms.measure,
     "predicted": predicted.measure,
     "install": install.measure,
+    "idle": idle.measure,
     "conditions": lambda: conditions.measure(RESULTS / "conditions.png"),
 }
 NOTES = {
@@ -40,6 +41,11 @@ NOTES = {
     "predict_apart_within_10pct.resnet.1": "the same as the first, but the 12 measured by themselves some minutes later",
     "profile_speedup": "measuring all over measuring 12 and predicting; the least of two bundles, 1 and 2 threads",
     "install_mb": "site-packages of a fresh environment with the base install",
+    "idle_cpu_share": "processor time over wall time, work included, 27 runs a second of the largest size, two threads",
+    "idle_cpu_share_endless": "the same with ONNX Runtime's default: idle threads wait actively without an end",
+    "idle_p50_ratio": "the median latency of those runs over that with the default; the two take turns",
+    "connections": "of verify, profile, select and run, each under a kernel that ends a process which opens a socket: those "
+    "that were ended, and identifiers of the device that they left in the user's folder",
     "import_s": "python -c 'import selector' less python -c pass, median",
     "cli_select_s": "sortednet select on a bundle of 320 candidates, median; verifying its hashes is a part",
 }

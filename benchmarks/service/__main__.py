@@ -19,6 +19,8 @@ PARTS = {
     "pull": "pull.measure",
     "put": "put.measure",
     "replicas": "replicas.measure",
+    "stores": "stores.measure",
+    "slow": "slow.measure",
     "predict": "predict.measure",
     "page": "page.measure",
 }

@@ -7,10 +7,10 @@ graph; whoever only reads a bundle waits for neither.
 from exporter.bundle.bundle import (
     MANIFEST_FILE,
     MODELS_FOLDER,
-    PROFILES_FOLDER,
     SELFTEST_FILE,
     Bundle,
     BundleError,
 )
+from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER
 
-__all__ = ["MANIFEST_FILE", "MODELS_FOLDER", "PROFILES_FOLDER", "SELFTEST_FILE", "Bundle", "BundleError"]
+__all__ = ["CASCADES_FILE", "MANIFEST_FILE", "MODELS_FOLDER", "PROFILES_FOLDER", "SELFTEST_FILE", "Bundle", "BundleError"]

@@ -1,49 +1,116 @@
-"""A folder that is whole or absent: built beside its target, synced, then renamed."""
+"""A folder that is whole or absent: built beside its target, synced, then renamed.
+
+Nothing can be renamed over a mount point (a container's volume). There the folder is built inside, and its files are moved up
+one by one, the manifest last: a folder without one is no bundle.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from device_profiles.atomic import beside, left_behind, remove, sync, sync_folder
+from device_profiles.atomic import beside, check_writable, left_behind, remove, sync, sync_folder
 from exporter.bundle.bundle import MANIFEST_FILE, BundleError
+from exporter.bundle.written import record_all
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EIO, errno.EXDEV, errno.ENOTEMPTY)
 
 
 @contextmanager
-def built_beside(target: Path) -> Iterator[Path]:
+def built_beside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields an empty folder beside `target`; on success it takes the target's place, on any failure it is removed.
 
-    A bundle that stood at the target is replaced. Raises BundleError when something else stands there or the disk is
-    full. What a killed export left behind is removed by the next one, or put back when it is the bundle that stood there.
+    A bundle that stood at the target is replaced; of a symbolic link, what it leads to. Raises BundleError when something
+    else stands there, when it cannot be written or the disk is full, and, without `overwrite`, for a mount point with a
+    bundle, which cannot be replaced in one step. What a killed export left behind is removed by the next one, or put back
+    when it is the bundle that stood there.
     """
-    target = target.absolute()
+    target = check_place(target, overwrite=overwrite)
+    place = workplace(target)
     try:
-        _clear_up(target)
-        if target.exists() and not (target / MANIFEST_FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
-            raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = beside(target, "partial")
+        _clear_up(target, place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = beside(place, "partial")
         partial.mkdir()
     except OSError as error:
-        raise BundleError(f"out = {str(target)!r}: cannot be written: {error.strerror}") from None
+        raise _not_written(target, error) from None
     try:
         yield partial
+        record_all(partial)
         sync(partial)
         _put_in_place(partial, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _FULL:
             raise BundleError(f"out = {str(target)!r}: the disk is full ({error.strerror}); nothing was left behind") from None
+        if error.errno in _REFUSED:
+            raise _not_written(target, error) from None
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_place(target: str | Path, *, overwrite: bool = False, needed: int = 0) -> Path:
+    """Looks, before the work, whether a bundle of so many bytes can be put there; returns the place, links followed. Raises
+    BundleError as `built_beside` does."""
+    target = Path(target).resolve()
+    try:
+        for left in left_behind(target, "replaced"):
+            if not target.exists():
+                left.rename(target)
+        holds = (target / MANIFEST_FILE).is_file()
+        if os.path.lexists(target) and not holds and (not target.is_dir() or _entries(target)):
+            raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
+        if holds and not overwrite and is_mount(target):
+            raise BundleError(
+                f"out = {str(target)!r}: is a mount point, whose bundle cannot be replaced in one step; choose a folder in it, "
+                f"such as {str(target / 'bundle')!r}, or replace it file by file with --overwrite"
+            )
+        check_writable(workplace(target).parent, needed)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise BundleError(f"out = {str(target)!r}: the disk is full ({error.strerror})") from None
+        raise _not_written(target, error) from None
+    return target
+
+
+def workplace(target: Path) -> Path:
+    """Beside which what is not finished lies: the target, or for a mount point a name in it."""
+    return target / target.name if is_mount(target) else target
+
+
+def is_mount(path: Path) -> bool:
+    """Whether a volume is mounted there, a bind mount of the same file system included, where the system tells of those."""
+    if os.path.ismount(path):
+        return True
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            found = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), line.split(" ")[4])
+            if found == str(path):
+                return True
+    return False
+
+
+def _not_written(target: Path, error: OSError) -> BundleError:
+    return BundleError(f"out = {str(target)!r}: cannot be written: {error.strerror}")
+
+
+def _entries(target: Path) -> list[Path]:
+    """What lies in a folder, without what unfinished work of ours and the file system keep there."""
+    own = (f".{target.name}.", "lost+found")
+    return [path for path in target.iterdir() if not path.name.startswith(own)]
+
+
 def _put_in_place(partial: Path, target: Path) -> None:
+    if partial.parent == target:
+        _move_up(partial, target)
+        return
     if target.exists() and _exchanged(partial, target):
         shutil.rmtree(partial, ignore_errors=True)  # what stood there
     elif target.exists():
@@ -54,6 +121,19 @@ def _put_in_place(partial: Path, target: Path) -> None:
     else:
         partial.rename(target)
     sync_folder(target.parent)
+
+
+def _move_up(partial: Path, target: Path) -> None:
+    """Fills a mount point from a folder in it. Whoever reads meanwhile finds no manifest, and so no bundle."""
+    (target / MANIFEST_FILE).unlink(missing_ok=True)
+    sync_folder(target)
+    for path in _entries(target):
+        remove(path)
+    for path in sorted(partial.iterdir(), key=lambda found: found.name == MANIFEST_FILE):
+        if path.name == MANIFEST_FILE:
+            sync_folder(target)
+        path.rename(target / path.name)
+    sync_folder(target)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
@@ -67,12 +147,9 @@ def _exchanged(one: Path, other: Path) -> bool:
     return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
-def _clear_up(target: Path) -> None:
-    """Takes care of what killed exports left beside the target."""
-    for path in left_behind(target, "partial"):
+def _clear_up(target: Path, place: Path) -> None:
+    """Takes care of what killed exports left there."""
+    for path in left_behind(place, "partial"):
         remove(path)
     for path in left_behind(target, "replaced"):
-        if target.exists():
-            remove(path)
-        else:
-            path.rename(target)
+        remove(path)

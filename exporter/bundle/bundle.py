@@ -6,25 +6,31 @@ bundle/
   models/<sub-model>.onnx  one graph per sub-model
   selftest.npz             a few inputs, and each sub-model's expected outputs
   profiles/<device>.json   what was measured on that device; written later, not in the manifest
+  cascades.json            pairs of sub-models (selector.choose.cascades); the same
+  written.json             which profiles and cascades were written, with their checksums
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_profiles import Profile, ProfileError, read_profile, write_profile
+from device_profiles import DeviceInfo, Profile, ProfileError, profile_document, read_profile, write_profile
+from device_profiles.atomic import check_writable
+from device_profiles.host import readable
+from device_profiles.merge import check_merge, merged
+from device_profiles.seal import SealError
 from exporter.bundle.manifest import Manifest, SubModelEntry, checked, inside
+from exporter.bundle.written import PROFILES_FOLDER, recording
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
     from numpy.typing import NDArray
 
 MANIFEST_FILE = "manifest.json"
-PROFILES_FOLDER = "profiles"
 SELFTEST_FILE = "selftest.npz"
 MODELS_FOLDER = "models"
 
@@ -68,7 +74,8 @@ class Bundle:
 
     @cached_property
     def name(self) -> str:
-        return self.path.resolve().name
+        """Of its folder, as a text that any document can hold."""
+        return readable(self.path.resolve().name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -138,12 +145,14 @@ class Bundle:
 
     def devices(self) -> list[str]:
         """Names of the devices that a profile is here for."""
-        return sorted(path.stem for path in (self.path / PROFILES_FOLDER).glob("*.json"))
+        found = (self.path / PROFILES_FOLDER).glob("*.json")
+        return sorted(path.stem for path in found if not path.name.startswith("."))  # macOS leaves ._NAME.json beside NAME.json
 
     def profile(self, device: str | Path) -> Profile:
         """A device's profile by name, or from the path of a profile file.
 
-        Raises BundleError when there is none, when it is damaged, or when it was measured on another bundle.
+        Raises BundleError when there is none, when it is damaged or of another device than its name says, or when it was
+        measured on another bundle.
         """
         named = self.path / PROFILES_FOLDER / f"{device}.json"
         path = named if str(device) in self.devices() else Path(device)
@@ -156,6 +165,10 @@ class Bundle:
             profile = read_profile(path)
         except ProfileError as error:
             raise BundleError(str(error)) from None
+        if path == named and profile.device.name != path.stem:
+            raise BundleError(
+                f"profile {path.name}: is of device {profile.device.name!r}; a profile's file has the name of its device"
+            )
         if profile.bundle != self.fingerprint:
             raise BundleError(
                 f"profile {path.name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]}); "
@@ -166,17 +179,50 @@ class Bundle:
             raise BundleError(f"profile {path.name}: sub-model {unknown[0]!r} is not in this bundle")
         return profile
 
-    def save_profile(self, profile: Profile) -> Path:
-        """Keeps what a device has measured, and returns the file. One of the same device is replaced.
+    def save_profile(self, profile: Profile, *, overwrite: bool = False) -> Path:
+        """Keeps what a device has measured, and returns the file. What a profile of the same device and conditions says of
+        other sub-models stays; with `overwrite` the file holds this profile alone.
 
-        Raises BundleError when it was measured on another bundle, ProfileError when it cannot be written.
+        Raises BundleError when it was measured on another bundle; ProfileError when the profile of that name is damaged or of
+        other conditions, or when it cannot be written.
         """
         if profile.bundle != self.fingerprint:
             name = f"profile of {profile.device.name}"
             raise BundleError(f"{name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]})")
-        path = self.path / PROFILES_FOLDER / f"{profile.device.name}.json"
-        write_profile(profile, path)
-        return path
+        old = None if overwrite else self._standing(profile.device.name)
+        kept = merged(old, profile) if old else profile
+        name = f"{PROFILES_FOLDER}/{profile.device.name}.json"
+        try:
+            with recording(self.path, name, profile_document(kept)):
+                write_profile(kept, self.path / name)
+        except (OSError, SealError) as error:
+            raise ProfileError(f"profile {name!r}: cannot be written to {str(self.path)!r}: {_words(error)}") from None
+        return self.path / name
+
+    def check_profile(self, device: DeviceInfo, measured: Sequence[str], *, overwrite: bool = False) -> None:
+        """Looks before the measuring whether its profile will be kept. Raises ProfileError as `save_profile` would."""
+        try:
+            check_writable(self.path / PROFILES_FOLDER)
+        except OSError as error:
+            path = str(self._profile_path(device.name))
+            raise ProfileError(f"profile {path!r}: cannot be written: {error.strerror}") from None
+        old = None if overwrite else self._standing(device.name)
+        if old is not None:
+            check_merge(old, device, measured)
+
+    def _profile_path(self, device: str) -> Path:
+        return self.path / PROFILES_FOLDER / f"{device}.json"
+
+    def _standing(self, device: str) -> Profile | None:
+        """The device's profile of this bundle; None where there is none, or one of another bundle, which is of no use here."""
+        path = self._profile_path(device)
+        if not path.exists():
+            return None
+        try:
+            found = read_profile(path)
+        except ProfileError as error:
+            raise ProfileError(f"{error}; --overwrite replaces it") from None
+        return found if found.bundle == self.fingerprint else None
 
     def _check_listing(self) -> None:
         """Every path that the manifest uses is listed with a hash."""
@@ -219,6 +265,10 @@ def _read_manifest(root: Path) -> Manifest:
         return checked(document)
     except ValueError as error:
         raise BundleError(f"{MANIFEST_FILE}: {error}") from None
+
+
+def _words(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _some(names: list[str]) -> str:

@@ -13,12 +13,17 @@ def refit(profile: Profile, old: Manifest, new: Manifest) -> Profile | None:
     """
     if profile.bundle != old.fingerprint:
         return None
-    same = {_network(entry) for entry in old.submodels} & {_network(entry) for entry in new.submodels}
-    names = {name for name, *_ in same}
+    names = same_networks(old, new)
     submodels = {name: measured for name, measured in profile.submodels.items() if name in names}
     if not submodels:
         return None
     return profile.model_copy(update={"bundle": new.fingerprint, "submodels": submodels})
+
+
+def same_networks(old: Manifest, new: Manifest) -> set[str]:
+    """Ids of the sub-models that are the same networks in both, whatever their weights."""
+    same = {_network(entry) for entry in old.submodels} & {_network(entry) for entry in new.submodels}
+    return {name for name, *_ in same}
 
 
 def _network(entry: SubModelEntry) -> tuple[str, int, int, str, str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+
+from device_profiles.host import physical_cores
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -24,6 +29,11 @@ class SessionError(ValueError):
     exit_code = 2
 
 
+MOST_THREADS = max(256, os.cpu_count() or 1)
+"""Of one session: a thousand that wait actively for a few cores never get to the end, and more than these are a crash."""
+SPIN_US = 500
+"""Longer than threads wait within a run, shorter than between runs that are not one after the other: at 27 runs a second two
+threads that wait actively without an end take a fifth of a core and more, with this end 4 %, and runs are as fast."""
 _THREADS_OF = {"OpenVINOExecutionProvider": "num_of_threads", "XnnpackExecutionProvider": "intra_op_num_threads"}
 """Execution providers that run on threads of their own, and the option that says on how many."""
 
@@ -34,11 +44,11 @@ class SessionOptions:
 
     threads: int = 0  # 0: one per physical core
     provider: str = CPU  # an execution provider of this ONNX Runtime: its name, with or without "ExecutionProvider"
-    spinning: bool = True  # idle threads wait actively: faster by some microseconds per operator, but cores are kept busy
+    spinning: bool = True  # idle threads wait actively for SPIN_US: faster by some microseconds per operator
 
     def __post_init__(self) -> None:
-        if type(self.threads) is not int or self.threads < 0:
-            raise SessionError(f"threads = {self.threads!r}: allowed are whole numbers from 0")
+        if type(self.threads) is not int or not 0 <= self.threads <= MOST_THREADS:
+            raise SessionError(f"threads = {self.threads!r}: allowed are whole numbers from 0 to {MOST_THREADS}")
         object.__setattr__(self, "provider", provider_named(self.provider))
 
     @property
@@ -66,7 +76,8 @@ def open_session(
     """A session with all graph optimizations; what an execution provider does not take runs on the CPU.
 
     `save_optimized` also writes the optimized graph there, its weights beside it. `optimized` says that the graph is such
-    a copy: it is opened as it is, its weights memory-mapped.
+    a copy: it is opened as it is, its weights memory-mapped. Raises SessionError where the system lets this process have no
+    such number of threads.
     """
     chosen = options or SessionOptions()
     ort_options = ort.SessionOptions()
@@ -74,7 +85,9 @@ def open_session(
     ort_options.graph_optimization_level = level.ORT_DISABLE_ALL if optimized else level.ORT_ENABLE_ALL
     ort_options.intra_op_num_threads = chosen.threads
     ort_options.log_severity_level = 3
-    if not chosen.spinning:
+    if chosen.spinning:
+        ort_options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    else:
         ort_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if save_optimized is not None:
         ort_options.optimized_model_filepath = str(save_optimized)
@@ -83,7 +96,46 @@ def open_session(
         ort_options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", _INITIALIZER_BYTES
         )
-    return ort.InferenceSession(str(graph), ort_options, providers=chosen.providers)
+    _check_threads(chosen.threads or physical_cores())
+    fallback = int(chosen.provider != CPU)  # from the CPU to the CPU it only prints on stdout and tries the same again
+    try:
+        return ort.InferenceSession(str(graph), ort_options, providers=chosen.providers, enable_fallback=fallback)
+    except RuntimeError as error:
+        if "pthread_create" not in str(error):
+            raise
+        raise _too_many(chosen.threads or physical_cores()) from None
+
+
+def _check_threads(count: int) -> None:
+    """Raises SessionError where the system does not let this process start so many. ONNX Runtime says so of the first one that
+    it starts, but of a later one it waits for the others for ever. Tried with twice as many, because those that were here count
+    for a while after they have ended."""
+    if count < 3:
+        return
+    done, begun = threading.Event(), []
+    try:
+        for _ in range(2 * (count - 1)):  # whoever runs the session is one
+            thread = threading.Thread(target=done.wait)
+            thread.start()
+            begun.append(thread)
+    except RuntimeError:
+        raise _too_many(count) from None
+    finally:
+        done.set()
+        for thread in begun:
+            thread.join()
+
+
+def _too_many(threads: int) -> SessionError:
+    return SessionError(f"threads = {threads}: the system does not let this process start so many; 1 needs no further one")
+
+
+@cache
+def shrinking() -> ort.RunOptions:
+    """For a run on the CPU after which its arena gives back what it does not hold now."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def run_session(session: ort.InferenceSession, inputs: Feed) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,5 @@
-"""The self-test: every sub-model gives, on this device, the numbers that it gave when it was exported."""
+"""What `verify` checks once every file has the right hash: the documents that were written later, and the self-test, whether
+every sub-model gives, on this device, the numbers that it gave when it was exported."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from exporter.bundle.bundle import Bundle, BundleError
 from exporter.bundle.manifest import SubModelEntry
 from exporter.bundle.saturation import saturates
 from exporter.bundle.session import open_session, relative_error, rms_error, run_session
+from exporter.bundle.written import WRITTEN_FILE, Written, check_written, record_all
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,20 @@ class SelfTestResult:
     largest_int8_error: float  # of int8 ones, from their own answers where they were exported
     largest_int8_to_fp32: float | None = None  # the same from the fp32 sub-models' answers, RMS; None where there are none
     int8_saturates: bool = False  # 8-bit weights on kernels that cannot add them: of a bundle from before that was refused
+
+
+def check_documents(bundle: Bundle, *, accept: bool = False) -> list[Written]:
+    """The bundle's profiles and cascades, and what is wrong with them: missing, damaged, under another device's name, or
+    another document than was written here. With `accept` those that are whole are taken for what was written, first.
+
+    Raises BundleError where the index cannot be read or written.
+    """
+    try:
+        if accept:
+            record_all(bundle.path)
+        return check_written(bundle.path)
+    except OSError as error:
+        raise BundleError(f"{WRITTEN_FILE}: {error.strerror}") from None
 
 
 def self_test(bundle: Bundle, *, advance: Callable[[], None] = lambda: None) -> SelfTestResult:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
+from device_profiles.batteries import POWER_SUPPLY, charge, peripherals_alone, system_batteries
 from selector.choose.battery import Battery
 from selector.choose.clock import seconds
 
@@ -17,8 +18,11 @@ WAIT_SECONDS = 0.5
 
 
 def read_battery() -> Battery | None:
-    """This device's battery; None when it has none or says nothing that makes sense. Never raises."""
+    """This device's battery, or all that it runs on; None when it has none or says nothing that makes sense. Never raises."""
     try:
+        if system_batteries(POWER_SUPPLY) or peripherals_alone(POWER_SUPPLY):
+            held = charge(POWER_SUPPLY)
+            return None if held is None else Battery(percent=held.percent, discharging=held.discharging)
         state = psutil.sensors_battery()
         percent = math.nan if state is None else float(state.percent)
     except Exception:  # drivers fail in their own ways, and a missing reading must not stop an inference
@@ -58,9 +62,13 @@ class BatteryReader:
     def _begin(self, wait: bool) -> None:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
-                self._begun_at = seconds()
-                self._thread.start()
+                thread = threading.Thread(target=self._reading, name="sortednet-battery", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system lets this process have no more: not asked again for a while
+                    self._state = (None, seconds())
+                    return
+                self._thread, self._begun_at = thread, seconds()
             thread, left = self._thread, self._begun_at + WAIT_SECONDS - seconds()
         if wait and left > 0:
             thread.join(left)

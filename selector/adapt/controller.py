@@ -5,22 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from math import exp, log
-from statistics import median
-
-import numpy as np
+from math import exp, isclose
 
 from device_profiles import Profile
 from selector.adapt.feedback import SlowDown
 from selector.adapt.plan import Planner
+from selector.adapt.plan_end import PlanEnd
+from selector.adapt.quiet import Quiet
 from selector.choose.battery import Battery, PowerLevel
 from selector.choose.budget import Budget, Selection
 from selector.choose.candidates import Key
+from selector.choose.clock import wall_clock
 from selector.choose.selector import Selector, nearest_percentile
 
 _NOT_JUDGED = object()
 RECHARGED_PERCENT = 5.0
 """More charge than a battery recovers by itself: with so much more than at its end a plan begins anew."""
+_NONE_FITS = 1e9  # times what the profile says
 SPARE = 1.12
 """A larger sub-model than the present one is taken when it fits with so much to spare."""
 
@@ -38,10 +39,10 @@ class Controller:
         profiles: Sequence[Profile],
         *,
         feedback: bool = True,
-        clock: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+        clock: Callable[[], datetime] = wall_clock,
     ) -> None:
         self.feedback = feedback
-        self.slow_downs = {profile.device.name: SlowDown(quiet_shape(profile)) for profile in profiles}
+        self.slow_downs = {profile.device.name: SlowDown(Quiet.of(profile)) for profile in profiles}
         self._tracked = list(self.slow_downs.values())
         self._medians = {(n, p.device.name): m.latency_ms.p50 for p in profiles for n, m in p.submodels.items()}
         self._keys = [offer.key for offer in selector.offered]
@@ -54,6 +55,7 @@ class Controller:
         self._held: PowerLevel | None = None  # the same, also while the battery says nothing: for its hysteresis
         self._judged: object = _NOT_JUDGED  # the battery by which it does
         self._planner: Planner | None = None
+        self._end: PlanEnd | None = None  # of that plan
         self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
         self._latest: tuple[Budget, list[float], Selection | None, Selection, Selector] | None = None
 
@@ -101,26 +103,26 @@ class Controller:
         """By the profile, or by what runs take where a deadline is given."""
         if budget.latency_ms is None or not self.feedback:
             return self.selector.select(budget, among=among)
-        factors = self._factors(budget, now)
+        reaches = self._reaches(budget, now)
         if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
-            return self._chosen(budget, factors, now, among)
+            return self._chosen(budget, reaches, now, among)
         latest, selector, present = self._latest, self.selector, self._present
-        same = latest and latest[0] is budget and latest[1] == factors and latest[2] is present and latest[4] is selector
+        same = latest and latest[0] is budget and latest[1] == reaches and latest[2] is present and latest[4] is selector
         if latest and same:
             return latest[3]
-        found = self._chosen(budget, factors, now, None)
-        self._latest = (budget, factors, present, found, selector)
+        found = self._chosen(budget, reaches, now, None)
+        self._latest = (budget, reaches, present, found, selector)
         return found
 
-    def _chosen(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
-        wanted, present = self._best(budget, factors, now, among), self._present
+    def _chosen(self, budget: Budget, reaches: list[float], now: float, among: Collection[Key] | None) -> Selection:
+        wanted, present = self._best(budget, reaches, now, among), self._present
         if (
             present is not None
             and wanted.feasible
             and budget.wants_the_best
             and (wanted.quality or 0.0) > (present.quality or 0.0)
         ):
-            wanted = self._carefully(wanted, present, budget, factors, now, among)
+            wanted = self._carefully(wanted, present, budget, reaches, now, among)
         pace = self.slow_down(wanted.device)
         if abs(pace - 1) > 0.05:
             return wanted._replace(reason=f"{wanted.reason}; runs take {pace:.2f} times what the profile says")
@@ -131,20 +133,20 @@ class Controller:
         wanted: Selection,
         present: Selection,
         budget: Budget,
-        factors: list[float],
+        reaches: list[float],
         now: float,
         among: Collection[Key] | None,
     ) -> Selection:
         """One that is better than the present one only where it fits with something to spare."""
         if (wanted.latency_ms or 0.0) * SPARE <= (budget.latency_ms or 0.0):
             return wanted
-        careful = self._best(budget, [SPARE * factor for factor in factors], now, among)
+        careful = self._best(budget, self._reaches(budget, now, SPARE), now, among)
         if careful.feasible and (careful.quality or 0.0) > (present.quality or 0.0):
             return careful
         key = (present.submodel, present.device)
         if among is not None and key not in among:
             return wanted
-        staying = self._best(budget, factors, now, [key])
+        staying = self._best(budget, reaches, now, [key])
         return staying if staying.feasible else wanted
 
     def spent(self, selection: Selection, inferences: int = 1) -> None:
@@ -177,6 +179,8 @@ class Controller:
             planner = None
         if battery is None and planner is None:
             return None
+        if planner is not None and self._end is not None and self._end.due(now):
+            planner.end(self._end.at(self._clock(), now), now)
         if battery is not None and planner is not None and planner.over(now):
             if battery.discharging and battery.percent < planner.said + RECHARGED_PERCENT:
                 return None
@@ -189,8 +193,9 @@ class Controller:
         if planner is None:
             assert battery is not None
             candidates = self.selector.candidates(budget.memory_mb, budget.floor)
-            seconds = plan.seconds(self._clock())
-            planner = Planner(plan, candidates, battery.percent, now, seconds, others=self.selector.measured)
+            wall = self._clock()
+            planner = Planner(plan, candidates, battery.percent, now, plan.seconds(wall), others=self.selector.measured)
+            self._end = PlanEnd(plan, wall, now)
             self._planner, self._planned_for = planner, wanted
         if planner.over(now):
             return None
@@ -212,7 +217,7 @@ class Controller:
     def _best_or_any(self, budget: Budget, now: float, among: Collection[Key]) -> Selection:
         if budget.latency_ms is None or not self.feedback:
             return self.selector.select(budget, among=among)
-        return self._best(budget, self._factors(budget, now), now, among)
+        return self._best(budget, self._reaches(budget, now), now, among)
 
     def use(self, selector: Selector) -> None:
         """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on. From any thread: a choice
@@ -224,20 +229,21 @@ class Controller:
         found = self.slow_downs.get(device)
         return exp(found.level) if found else 1.0
 
-    def _factors(self, budget: Budget, now: float) -> list[float]:
-        """By which each profile's latencies are multiplied now at the budget's percentile."""
-        percentile = nearest_percentile(budget.percentile)
-        return [slow_down.factor(percentile, now) for slow_down in self._tracked]
+    def _reaches(self, budget: Budget, now: float, spare: float = 1.0) -> list[float]:
+        """For each profile the median that just keeps the budget's deadline, shorter by the spare, at its percentile now."""
+        assert budget.latency_ms is not None
+        percentile, limit = nearest_percentile(budget.percentile), budget.latency_ms / spare
+        return [slow_down.reach(percentile, limit, now) for slow_down in self._tracked]
 
-    def _best(self, budget: Budget, factors: list[float], now: float, among: Collection[Key] | None) -> Selection:
-        if len(factors) == 1:
-            return self._best_of(budget, among, self._tracked[0], factors[0], now)
+    def _best(self, budget: Budget, reaches: list[float], now: float, among: Collection[Key] | None) -> Selection:
+        if len(reaches) == 1:
+            return self._best_of(budget, among, self._tracked[0], reaches[0], now)
         keys_of = among or self._keys
         found = []
-        for (device, slow_down), factor in zip(self.slow_downs.items(), factors, strict=True):
+        for (device, slow_down), reach in zip(self.slow_downs.items(), reaches, strict=True):
             keys = [key for key in keys_of if key[1] == device]
             if keys:
-                found.append(self._best_of(budget, keys, slow_down, factor, now))
+                found.append(self._best_of(budget, keys, slow_down, reach, now))
         better = _by_quality if budget.wants_the_best else _by_latency if budget.objective == "latency" else _by_energy
         return min(found, key=lambda selection: (not selection.feasible, better(selection)))
 
@@ -246,16 +252,27 @@ class Controller:
         budget: Budget,
         among: Collection[Key] | None,
         slow_down: SlowDown,
-        factor: float,
+        reach: float,
         now: float,
     ) -> Selection:
         """Of one profile; those that have lately been slower than the others are judged by themselves."""
         limit = budget.latency_ms
         assert limit is not None
-        left = among
+        percentile, left = nearest_percentile(budget.percentile), among
+        # What just fits is at the limit; the selector compares with it, and what is found takes what its own run takes.
+        slowdown = min(limit / slow_down.quiet.latency(percentile, reach), _NONE_FITS) if reach > 0 else _NONE_FITS
+        slowdown = 1.0 if isclose(slowdown, 1.0) else slowdown  # what takes as long as the limit by the profile keeps it
         missed: Selection | None = None  # of those that would fit, were they not slower by themselves, the fastest
         while True:
-            found = self.selector.select(budget, among=left, slowdown=factor)
+            found = self.selector.select(budget, among=left, slowdown=slowdown)
+            expected = slow_down.quiet.median(percentile, (found.latency_ms or 0.0) / slowdown)
+            taking = slow_down.latency(percentile, expected, now)
+            if found.feasible:
+                found = found._replace(latency_ms=min(taking, limit))
+            else:  # again with the factor of this one, which the reason names
+                found = self.selector.select(
+                    budget, among=left, slowdown=taking / slow_down.quiet.latency(percentile, expected)
+                )
             if not slow_down.suspicious:
                 return found
             latency = (found.latency_ms or 0.0) * slow_down.offset(found.submodel, now)
@@ -274,33 +291,6 @@ def _switchable(selector: Selector) -> Selector:
     if not selector.policy.low_power:
         return selector
     return selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
-
-
-def pooled(profile: Profile) -> Profile:
-    """The same with the tails of all its sub-models taken together: each one's 90th and 99th percentile is its median times
-    what is typical of the device. A 99th percentile of some hundred runs is little more than the slowest of them."""
-    tails = {name: exp(logarithm) for name, logarithm in zip(("p90", "p99"), _tails(profile), strict=True)}
-    submodels = {}
-    for name, measured in profile.submodels.items():
-        latency = measured.latency_ms
-        typical = {key: latency.p50 * tail for key, tail in tails.items()}
-        submodels[name] = measured.model_copy(update={"latency_ms": latency.model_copy(update=typical)})
-    return profile.model_copy(update={"submodels": submodels})
-
-
-def _tails(profile: Profile) -> list[float]:
-    """The logarithms of the 90th and 99th percentile relative to the median, the median of those measured."""
-    latencies = [measured.latency_ms for measured in profile.submodels.values()]
-    latencies = [latency for latency in latencies if latency.n] or latencies  # what is predicted has no tail of its own
-    return [median(max(0.0, log(getattr(one, name) / one.p50)) for one in latencies) for name in ("p90", "p99")]
-
-
-def quiet_shape(profile: Profile) -> Callable[[float], float]:
-    """For a share of runs: the logarithm of the latency that they stay below, relative to the median; of the profile's
-    sub-models the median. What is below the median mirrors what is above."""
-    tails = _tails(profile)
-    shares, values = [0.0, 0.1, 0.5, 0.9, 0.99, 1.0], [-tails[0], -tails[0], 0.0, tails[0], tails[1], 1.2 * tails[1]]
-    return lambda share: float(np.interp(share, shares, values))
 
 
 def _by_quality(selection: Selection) -> tuple[float, float]:

@@ -7,19 +7,25 @@ runs below whatever the distribution and however it changes: the largest errors 
 every run that exceeded the prediction and falls with every other one in the proportion that balances at the asked share
 (adaptive conformal inference; Gibbs & Candès 2021, section 2; Angelopoulos et al. 2023, "Conformal PID control", section 2.2).
 
-All is in logarithms: a slow-down multiplies.
+The level multiplies. What single runs take beyond it does not: where a processor is taken away, it is for some milliseconds,
+whatever the network takes. A longer run is hit more often, though, so an excess grows with the run as the tail of the profile
+does: by a part that is the same for all sub-models and a part that grows with them (`selector.adapt.quiet`). For a shorter run
+it is taken to shrink in proportion: hit as long, but less often.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, isfinite, log
+from math import exp, floor, inf, isfinite, log
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
+
 from device_profiles import PERCENTILES
+from selector.adapt.quiet import Quiet
 
 RECENT = 9
 """Runs whose median is the level."""
@@ -35,7 +41,7 @@ _GRAIN = 0.01
 _PROBE_SECONDS = (20.0, 640.0)
 _AFTER_SWITCH = 3  # runs whose surprise is put down to the sub-model
 _WARY = 4  # runs after a surprise in which it is not yet taken for a single one
-_FALL = 0.0005  # by which the margin falls with every run that stayed below: the 99th percentile rises by 0.05 otherwise
+_FALL = 0.0006  # by which the margin falls with every run that stayed below: the 99th percentile rises by 0.06 otherwise
 _MOST = 2.0  # of the margin
 
 
@@ -53,20 +59,21 @@ class _Offset:
 
 
 class SlowDown:
-    """Of one profile. `quantile` gives the logarithm of a quiet run's latency relative to the median, for a share.
+    """Of one profile, whose latencies on a quiet day `quiet` knows.
 
-    `observe` takes what a run took, `factor` says what the latency of the next is to be multiplied with so that it is not
-    exceeded with the asked probability.
+    `observe` takes what a run took; `latency` says what the next stays below with the asked probability, `reach` which
+    sub-models stay below a limit with it.
     """
 
-    def __init__(self, quantile: Callable[[float], float]) -> None:
-        self._latest_errors, self._errors = _Window(WINDOW), _Window(LONG)
+    def __init__(self, quiet: Quiet) -> None:
+        self.quiet = quiet
+        self._excesses = _Excesses(quiet)
         self._surprise_at = -_WARY  # the latest run that took longer than was thought possible
-        self._tails = {percentile: _Tail(percentile, quantile(percentile / 100)) for percentile in PERCENTILES}
+        self._tails = {percentile: _Tail(percentile) for percentile in PERCENTILES}
         self._asked: list[_Tail] = []  # those that somebody has asked for: the others cost nothing
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.level = 0.0
-        self.spread = max(0.02, quantile(0.9))
+        self.spread = max(0.02, quiet.spread)
         self._idle = 0.0
         self._suspect: tuple[str, float] | None = None  # the latest run, if it was a surprise: whose, and its error
         self._offsets: dict[str, _Offset] = {}
@@ -74,6 +81,7 @@ class SlowDown:
         self._runs_of_latest = 0
         self._seen_at = -float("inf")
         self._runs = 0
+        self._seen = 0  # changes with every excess that is remembered
 
     def observe(self, submodel: str, expected_ms: float, latency_ms: float, now: float) -> None:
         """A run of this sub-model took so long; `expected_ms` is the profile's median. What is no time is left out."""
@@ -90,18 +98,26 @@ class SlowDown:
                 self._idle = max(0.0, self._idle + 0.2 * min(max(surprise, -0.5), 0.5))
             value -= self._idle
         self._seen_at = now
-        self._take(submodel, value, now)
+        self._take(submodel, expected_ms, value, now)
 
-    def factor(self, percentile: int, now: float) -> float:
-        """What a quiet latency at this percentile, one of PERCENTILES, is multiplied with now; at least the level."""
-        tail = self._tails[percentile]
-        if tail not in self._asked:
-            self._asked.append(tail)
-            self._margins()
-        logarithm = self.level + tail.excess
-        if self._idle and self.is_idle(now):
-            logarithm += self._idle
-        return exp(_GRAIN * ceil(logarithm / _GRAIN))  # in steps, so that a choice can be the same as before
+    def latency(self, percentile: int, expected_ms: float, now: float) -> float:
+        """What a run of a sub-model whose median in the profile is `expected_ms` stays below at this percentile, one of
+        PERCENTILES; ms, at least the level."""
+        tail = self._tail(percentile)
+        base = expected_ms * exp(self._level(now))
+        return max(base, self._beyond(tail, base) * exp(tail.integral))
+
+    def reach(self, percentile: int, limit_ms: float, now: float) -> float:
+        """Of a sub-model that just keeps the limit at this percentile, the median in the profile (ms); 0 where none does."""
+        tail = self._tail(percentile)
+        wary = self._runs < self._surprise_at + _WARY
+        if tail.reached[:2] != (limit_ms, self._seen):
+            tail.reached = limit_ms, self._seen, self._excesses.reach(tail, limit_ms * exp(-tail.integral), wary)
+        base, quiet = tail.reached[2], self.quiet.median(percentile, limit_ms)
+        if not 0 < base <= quiet:
+            return 0.0
+        steps = floor((log(base / quiet) - self._level(now)) / _GRAIN)  # so that a choice can be the same as before
+        return quiet * exp(_GRAIN * steps)
 
     def offset(self, submodel: str, now: float) -> float:
         """What this sub-model is slowed down by more than others, as a factor from 1."""
@@ -119,16 +135,28 @@ class SlowDown:
         """Without runs of its own for so long: the world is as the other profile of this device finds it."""
         self.level += (other.level - self.level) * (1 - exp(-max(0.0, seconds) / horizon))
 
+    def _tail(self, percentile: int) -> _Tail:
+        tail = self._tails[percentile]
+        if tail not in self._asked:
+            self._asked.append(tail)
+        return tail
+
+    def _level(self, now: float) -> float:
+        return self.level + self._idle if self._idle and self.is_idle(now) else self.level
+
+    def _beyond(self, tail: _Tail, base: float) -> float:
+        return self._excesses.latency(tail, base, self._runs < self._surprise_at + _WARY)
+
     def _offset(self, submodel: str, now: float) -> float:
         found = self._offsets.get(submodel)
         return found.at(now) if found else 0.0
 
-    def _take(self, submodel: str, value: float, now: float) -> None:
+    def _take(self, submodel: str, expected_ms: float, value: float, now: float) -> None:
         error = value - self.level if self._recent else 0.0
         surprise = bool(self._recent) and abs(error) > max(_LEAST_STEP, 3 * self.spread)
         self.spread += 0.1 * (min(abs(error), 1.0) - self.spread)
         if self._recent:
-            self._remember(error, surprise)
+            self._remember(expected_ms * exp(self.level), error, surprise)
         before, self._suspect = self._suspect, (submodel, error) if surprise else None
         if not surprise:
             self._recent.append(value)
@@ -152,67 +180,67 @@ class SlowDown:
         self.level += error
         self._recent.clear()
         self._recent.append(self.level)
-        self._absorbed(error)
+        self._excesses.lower_latest(error)  # those of the two runs that showed the step are part of the level now
+        self._seen += 1
 
-    def _remember(self, error: float, surprise: bool) -> None:
-        self._latest_errors.add(error)
-        self._errors.add(error)
+    def _remember(self, base_ms: float, error: float, surprise: bool) -> None:
         if surprise and error > 0:
             self._surprise_at = self._runs
+        latency_ms = base_ms * exp(error)
         for tail in self._asked:
-            tail.judge(error)
-        self._margins()
-
-    def _absorbed(self, step: float) -> None:
-        """The errors of the two runs that showed the step are part of the level now."""
-        for window in (self._latest_errors, self._errors):
-            window.lower_latest(step)
-        self._margins()
-
-    def _margins(self) -> None:
-        wary = self._runs < self._surprise_at + _WARY
-        for tail in self._asked:
-            largest = self._latest_errors.ascending[tail.place_in_window]
-            tail.set(largest if wary else min(largest, self._errors.ascending[tail.place_in_long]))
+            tail.judge(latency_ms > self._beyond(tail, base_ms) * exp(tail.integral))
+        self._excesses.add(base_ms, latency_ms)
+        self._seen += 1
 
 
-class _Window:
-    """The latest errors, in the order of time and of size."""
+class _Excesses:
+    """What the latest runs took beyond the level, and what that says of runs of another length."""
 
-    def __init__(self, size: int) -> None:
-        self.errors = deque([0.0] * size)
-        self.ascending = [0.0] * size
+    def __init__(self, quiet: Quiet) -> None:
+        self.quiet = quiet
+        self._base, self._excess = np.ones(LONG), np.zeros(LONG)  # ms, in the order of time
 
-    def add(self, error: float) -> None:
-        self._exchange(self.errors.popleft(), error)
-        self.errors.append(error)
+    def add(self, base_ms: float, latency_ms: float) -> None:
+        """A run that takes `base_ms` by the level took so long."""
+        for array, value in ((self._base, base_ms), (self._excess, latency_ms - base_ms)):
+            array[:-1] = array[1:]
+            array[-1] = value
 
     def lower_latest(self, step: float) -> None:
-        """Both of the latest by so much."""
-        for place in (-1, -2):
-            self._exchange(self.errors[place], self.errors[place] - step)
-            self.errors[place] -= step
+        """The level of both of the latest was higher by so much (a logarithm)."""
+        latency = self._base[-2:] + self._excess[-2:]
+        self._base[-2:] *= exp(step)
+        self._excess[-2:] = latency - self._base[-2:]
 
-    def _exchange(self, old: float, new: float) -> None:
-        del self.ascending[bisect_left(self.ascending, old)]
-        insort(self.ascending, new)
+    def latency(self, tail: _Tail, base_ms: float, wary: bool) -> float:
+        """What a run that takes `base_ms` by the level stays below at the tail's percentile, ms; at least as on a quiet day."""
+        longer = base_ms > self._base
+        shares = np.where(longer & (self._excess > 0), self.quiet.growth(self._base, base_ms), base_ms / self._base)
+        return max(base_ms + self._counting(tail, self._excess * shares, wary), self.quiet.latency(tail.percentile, base_ms))
+
+    def reach(self, tail: _Tail, limit_ms: float, wary: bool) -> float:
+        """The longest run by the level (ms) that stays below the limit at the tail's percentile."""
+        in_proportion = limit_ms / np.maximum(1 + self._excess / self._base, 1e-12)
+        longer = (in_proportion > self._base) & (self._excess > 0)
+        runs = np.where(longer, np.maximum(self.quiet.longest(self._base, self._excess, limit_ms), self._base), in_proportion)
+        return min(-self._counting(tail, -runs, wary), self.quiet.median(tail.percentile, limit_ms))
+
+    def _counting(self, tail: _Tail, values: NDArray[np.float64], wary: bool) -> float:
+        """Of what counts, the largest that the percentile does not leave out."""
+        latest = float(np.partition(values[-WINDOW:], tail.place_in_window)[tail.place_in_window])
+        return latest if wary else min(latest, float(np.partition(values, tail.place_in_long)[tail.place_in_long]))
 
 
 class _Tail:
-    """The margin above the level at one percentile; `quiet` is what the profile has there already (a logarithm)."""
+    """What is asked for at one percentile, and the margin that rises with every run that took longer than was predicted."""
 
-    def __init__(self, percentile: int, quiet: float) -> None:
-        self.quiet, self.excess = quiet, 0.0  # beyond the profile's own
-        # Of ascending errors what at most the share beyond the percentile exceeds; the largest where that is less than one.
-        self.place_in_window, self.place_in_long = (-1 - size * (100 - percentile) // 100 for size in (WINDOW, LONG))
+    def __init__(self, percentile: int) -> None:
+        self.percentile = percentile
+        # Of ascending values what at most the share beyond the percentile exceeds; the largest where that is less than one.
+        self.place_in_window, self.place_in_long = (size - 1 - size * (100 - percentile) // 100 for size in (WINDOW, LONG))
+        self.integral = 0.0  # a logarithm
+        self.reached: tuple[float, int, float] = (inf, -1, inf)  # a limit, after how many runs, the longest run within it
         self._rise = _FALL * percentile / (100 - percentile)
-        self._integral = 0.0
 
-    def judge(self, error: float) -> None:
-        """A run was so far above the level."""
-        exceeded = error > self.quiet + self.excess
-        self._integral = min(max(0.0, self._integral + (self._rise if exceeded else -_FALL)), _MOST)
-
-    def set(self, largest: float) -> None:
-        """By the errors that count."""
-        self.excess = max(0.0, largest - self.quiet) + self._integral
+    def judge(self, exceeded: bool) -> None:
+        self.integral = min(max(0.0, self.integral + (self._rise if exceeded else -_FALL)), _MOST)

@@ -7,7 +7,7 @@ from math import inf
 
 import psutil
 
-from selector.adapt.sensors import cgroup_memory
+from device_profiles.cgroups import memory_limits
 
 CALM_SECONDS = (10.0, 640.0)
 """Memory must have been there for as long as the first before the limit is raised; doubled, up to the second, each time
@@ -19,8 +19,8 @@ _SPARE = 1.25  # times the reserve must be free before the limit is raised, and 
 
 def default_reserve_mb() -> float:
     """A twentieth of the memory that this process may use, at most 512 MB."""
-    limit, _ = cgroup_memory()
-    return min(0.05 * min(float(psutil.virtual_memory().total) / 2**20, limit), 512.0)
+    limits = [group.limit for group in memory_limits()]
+    return min(0.05 * min(float(psutil.virtual_memory().total) / 2**20, *limits, inf), 512.0)
 
 
 class MemoryGuard:

@@ -137,6 +137,10 @@ class Planner:
             return [candidate._replace(energy_mj=candidate.latency_ms) for candidate in candidates]
         return [candidate for candidate in candidates if candidate.energy_mj < inf]
 
+    def end(self, at: float, now: float) -> None:
+        """Is over at that moment from now on: the wall clock was set, or the device has moved."""
+        self.ends_at = at + self._moment(now) - now
+
     @property
     def said(self) -> float:
         """By the battery's latest reading (per cent)."""

@@ -19,12 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 
 import psutil
 
-from device_profiles.energy import POWER_SUPPLY, DischargingBattery
+from device_profiles.batteries import POWER_SUPPLY
+from device_profiles.cgroups import memory_limits
+from device_profiles.energy import DischargingBattery
 from selector.adapt.battery_reader import read_battery
 from selector.choose.clock import seconds
 
@@ -32,8 +34,6 @@ log = logging.getLogger("sortednet.sensors")
 
 PRESSURE = Path("/proc/pressure/cpu")
 MEMORY_PRESSURE = Path("/proc/pressure/memory")
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
 _LONGEST_SECONDS = 60.0
 _WAITING = 0.1  # of the thread's time, at most so much is spent in one sensor, waiting for its driver
@@ -49,6 +49,20 @@ class Sensor:
     every_seconds: float = 1.0
     least: float = -float("inf")
     most: float = float("inf")
+
+
+_SIGNS = {"percent": "%", "degrees Celsius": "°C"}
+
+
+def in_words(value: float, unit: str) -> str:
+    """A reading with its unit as people read it; of shares per cent, of what is 1 or 0 yes or no."""
+    if unit.startswith("share"):
+        _, _, of = unit.partition("share ")
+        return f"{100 * value:.3g} % {of}".rstrip()
+    if unit.startswith("1 "):
+        return "yes" if value else "no"
+    number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number} {_SIGNS.get(unit, unit)}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -106,14 +120,20 @@ class Sensors:
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Begins to read; nothing where it has begun. In a forked process it begins anew: threads stay behind."""
+        """Begins to read; nothing where it has begun. In a forked process it begins anew: threads stay behind. Where no thread
+        can be started nothing is read."""
         with self._starting:
             reads = self._thread is not None and self._thread.is_alive() and not self._stopped.is_set()
             if reads or not self.sensors:
                 return
             self._stopped = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(self._stopped,), name="sortednet-sensors", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, args=(self._stopped,), name="sortednet-sensors", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system lets this process have no more
+                log.warning("sensors: read nothing: %s", error)
+                return
+            self._thread = thread
 
     def stop(self) -> None:
         """Reads no more, once what is just being read is done; the latest values grow old."""
@@ -131,6 +151,10 @@ class Sensors:
         """Of all, by name."""
         now = seconds()
         return {name: self.value(name, now) for name in self.sensors}
+
+    def shown(self) -> dict[str, str]:
+        """What is known now, by name, as people read it: "61 °C", "12 %"."""
+        return {name: in_words(value, self.sensors[name].unit) for name, value in self.values().items() if value is not None}
 
     def read_due(self, now: float) -> float:
         """Reads what is due and says when to come back (seconds). What the thread does; tests call it themselves."""
@@ -235,35 +259,9 @@ def _discharge(power_supply: Path) -> float | None:
 
 
 def _memory_available() -> float:
-    """MB that this process can still have: of the machine's, or of its control group's where that has less left."""
-    limit, used = cgroup_memory()
-    return min(float(psutil.virtual_memory().available) / 2**20, max(0.0, limit - used))
-
-
-def cgroup_memory(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[float, float]:
-    """The limit of this process's control group (version 2) and what it uses, without pages of files that can be dropped
-    (MB); infinite and 0 where there is no limit."""
-    folder = _own_cgroup(cgroups, own)
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        if limit == "max":
-            return float("inf"), 0.0
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        used = int((folder / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
-        return int(limit) / 2**20, max(0, used) / 2**20
-    except (OSError, ValueError):
-        return float("inf"), 0.0
-
-
-@functools.cache
-def _own_cgroup(cgroups: Path, own: Path) -> Path:
-    """In a container the group's own path is seldom there: it is the root."""
-    try:
-        (path,) = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
-    except (OSError, ValueError):
-        return cgroups
-    found = cgroups / path.strip("/")
-    return found if (found / "memory.max").exists() else cgroups
+    """MB that this process can still have: of the machine's, or of one of its control groups' where that has less left."""
+    left = [max(0.0, group.limit - group.used) for group in memory_limits()]
+    return min(float(psutil.virtual_memory().available) / 2**20, *left, inf)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from device_profiles.atomic import text_of
 from device_profiles.schema import Share
 from selector.choose.budget import BudgetError, Objective
 
@@ -120,7 +121,9 @@ class BatteryPolicy(BaseModel):
 def read_policy(path: str | Path) -> BatteryPolicy:
     """A policy from a JSON file. Raises BudgetError naming the file, the field and the value."""
     try:
-        return BatteryPolicy.model_validate_json(Path(path).read_bytes())
+        return BatteryPolicy.model_validate_json(text_of(Path(path).read_bytes()))
+    except UnicodeDecodeError:
+        raise BudgetError(f"policy {Path(path).name}: document: is no text; allowed is JSON in UTF-8") from None
     except OSError as error:
         raise BudgetError(f"policy {str(path)!r}: cannot be read: {error.strerror}") from None
     except ValidationError as error:

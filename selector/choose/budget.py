@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from device_profiles.schema import NotNegative, Positive, Share
 
@@ -15,6 +16,7 @@ ACCURACY = "accuracy"
 """The metric whose own name may be used: `min_accuracy`, the objective `accuracy`, `Selection.accuracy`."""
 BEST = ("quality", ACCURACY)
 """Objectives that are the quality."""
+_TIME_OF_DAY = re.compile(r"\d\d:\d\d")
 
 
 class BudgetError(ValueError):
@@ -52,18 +54,45 @@ class BatteryPlan(BaseModel):
         """Inferences per second."""
         return self.per_second if self.per_second is not None else (self.per_hour or 0.0) / 3600
 
+    @field_validator("until", mode="before")
+    @classmethod
+    def _a_moment(cls, given: Any) -> Any:
+        """Read here: a bare number would be taken for seconds, since 1970 or since midnight."""
+        if given is None or isinstance(given, time) or (isinstance(given, datetime) and given.tzinfo is not None):
+            return given
+        try:
+            if isinstance(given, str) and ":" in given:
+                found = time.fromisoformat(given) if _TIME_OF_DAY.match(given) else datetime.fromisoformat(given)
+                if isinstance(found, time) or found.tzinfo is not None:
+                    return found
+        except ValueError:
+            pass
+        raise ValueError(
+            f"until = {str(given)!r}: allowed are a time of day such as 18:00, which is the next one, and a date with a time "
+            "and a time zone such as 2026-11-26T18:00+01:00"
+        )
+
     def seconds(self, now: datetime) -> float:
         """How long from now (a moment with a time zone, in which a time of day without one is meant); 0 for a moment that has
         passed."""
         if self.for_hours is not None:
             return self.for_hours * 3600
+        return max(0.0, seconds_between(now, self.moment(now)))
+
+    def moment(self, now: datetime) -> datetime:
+        """The end of a plan until a moment. Of a time of day it is the next one, in now's time zone where it has none."""
         until = self.until
-        if isinstance(until, time):
-            now = now if until.tzinfo is None else now.astimezone(until.tzinfo)
-            moment = now.replace(hour=until.hour, minute=until.minute, second=until.second, microsecond=0)
-            until = moment if moment > now else moment + timedelta(days=1)
         assert until is not None
-        return max(0.0, (until - now).total_seconds())
+        if isinstance(until, datetime):
+            return until
+        now = now if until.tzinfo is None else now.astimezone(until.tzinfo)
+        moment = now.replace(hour=until.hour, minute=until.minute, second=until.second, microsecond=0, fold=0)
+        return moment if seconds_between(now, moment) > 0 else moment + timedelta(days=1)
+
+
+def seconds_between(begin: datetime, end: datetime) -> float:
+    """Real ones: within one time zone Python's own difference is that of what clocks show, without a change to summer time."""
+    return (end.astimezone(UTC) - begin.astimezone(UTC)).total_seconds()
 
 
 class Budget(BaseModel):
@@ -123,7 +152,7 @@ class Selection(NamedTuple):
 
     submodel: str
     feasible: bool
-    quality: float | None  # by the metric on the test split, 0 to 1; of a cascade on the examples that certified it
+    quality: float | None  # by the metric on the test split, 0 to 1; of a cascade as is expected there (`Cascade.quality`)
     latency_ms: float | None
     energy_mj: float | None
     memory_mb: float | None
@@ -147,6 +176,12 @@ class Selection(NamedTuple):
         return {**chosen, **named, **costs, "reason": reason, "device": device, "stages": stages, "threshold": threshold}
 
 
+def not_a_budget(given: object) -> str:
+    """What is wrong, in words, where something else stands for a budget."""
+    shown = f"Budget(**{given!r})" if isinstance(given, dict) else "Budget(latency_ms=5)"
+    return f"budget = {given!r}: is a {type(given).__name__}; allowed is a Budget, such as {shown}"
+
+
 def make_budget(**fields: Any) -> Budget:
     """A Budget from user input, fields that are None left out. Raises BudgetError with a sentence for people."""
     try:
@@ -160,10 +195,12 @@ def make_budget(**fields: Any) -> Budget:
 
 def parse_plan(items: Iterable[str]) -> dict[str, str]:
     """NAME=VALUE each, such as per_hour=600; for `make_budget(plan=…)`. Raises BudgetError naming the item."""
-    found = {}
+    found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not value:
             raise BudgetError(f"plan = {item!r}: write NAME=VALUE, for example per_hour=600")
+        if name in found:
+            raise BudgetError(f"plan = {item!r}: {name} is given twice; allowed is once")
         found[name] = value
     return found

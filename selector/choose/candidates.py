@@ -91,7 +91,7 @@ class Candidates:
                 if one.first in costs and one.then in costs:
                     expected = _expected(costs[one.first], costs[one.then], one.escalation)
                     stages = one.first, one.then
-                    offers.append(Offer(one.id, device, one.accuracy, expected, stages, one.threshold, one.words))
+                    offers.append(Offer(one.id, device, one.quality(qualities), expected, stages, one.threshold, one.words))
         return cls(tuple(offers), metric)
 
     def __iter__(self) -> Iterator[Offer]:

@@ -1,23 +1,27 @@
 """`cascades.json`: the cascades of a bundle, as data.
 
-The file is written after the export and is not in the manifest, as profiles are not. What a cascade costs on a device is in
+The file is written after the export and is not in the manifest, as profiles are not: `{"cascades": […], "sha256": …}`, sealed
+as they are; a list alone is one from before there were checksums. What a cascade costs on a device is in
 `selector.choose.candidates`, how it is run in `selector.run.program`, how it is found in `selector.run.calibrating`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from device_profiles.atomic import replacing
+from device_profiles.atomic import check_writable, text_of
 from device_profiles.schema import Share
-from exporter.bundle import Bundle
+from device_profiles.seal import check_seal, write_sealed
+from exporter.bundle import CASCADES_FILE, Bundle
+from exporter.bundle.written import recording
 from selector.choose.budget import ACCURACY, BudgetError
 
-CASCADES_FILE = "cascades.json"
+__all__ = ["CASCADES_FILE", "Cascade", "add_cascade", "check_cascades", "read_cascades", "write_cascades"]
 
 
 class Cascade(BaseModel):
@@ -35,6 +39,21 @@ class Cascade(BaseModel):
     floor: Share  # what the accuracy is above, with this confidence
     confidence: Share
     examples: Annotated[int, Field(ge=1)]
+    then_accuracy: Share | None = None  # of the second alone, on the certifying examples
+
+    def quality(self, qualities: Mapping[str, float | None]) -> float:
+        """Its accuracy on the split that the sub-models' `qualities` are of, the test split, as is to be expected: the second's
+        there, with what the cascade is better or worse than it on the certifying examples. So a cascade and a sub-model are
+        compared on one scale. Without the second's accuracies the accuracy on the certifying examples."""
+        known = qualities.get(self.then)
+        if known is None or self.then_accuracy is None:
+            return self.accuracy
+        return min(1.0, max(0.0, known + self.accuracy - self.then_accuracy))
+
+    @property
+    def split(self) -> str:
+        """What `quality` is of, in words."""
+        return "of the validation split" if self.then_accuracy is None else "expected on the test split"
 
     @property
     def words(self) -> str:
@@ -43,10 +62,10 @@ class Cascade(BaseModel):
 
 
 def read_cascades(bundle: Bundle) -> list[Cascade]:
-    """Those of the bundle; none where there is no file. Raises BudgetError naming the field when the file is damaged, two have
-    the same name, one names what is not in the bundle, or the bundle's metric is not accuracy."""
+    """Those of the bundle; none where there is no file. Raises BudgetError naming the field when the file is damaged or
+    altered, two have the same name, one names what is not in the bundle, or the bundle's metric is not accuracy."""
     try:
-        found = TypeAdapter(list[Cascade]).validate_json((bundle.path / CASCADES_FILE).read_bytes())
+        found = TypeAdapter(list[Cascade]).validate_python(_listed(bundle.path / CASCADES_FILE))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -72,9 +91,59 @@ def read_cascades(bundle: Bundle) -> list[Cascade]:
 def write_cascades(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
     """Replaces the file in one step. Raises BudgetError when it cannot be written."""
     path = bundle.path / CASCADES_FILE
+    document = {"cascades": [cascade.model_dump(mode="json") for cascade in cascades]}
     try:
-        with replacing(path) as partial:
-            partial.write_bytes(TypeAdapter(list[Cascade]).dump_json(list(cascades), indent=1))
+        with recording(bundle.path, CASCADES_FILE, document):
+            write_sealed(document, path)
     except OSError as error:
         raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
     return path
+
+
+def check_cascades(bundle: Bundle, *, overwrite: bool = False) -> None:
+    """Looks, before the search, whether a cascade can be added. Raises BudgetError when the bundle cannot be written to, and
+    without `overwrite` when its file is damaged."""
+    try:
+        check_writable(bundle.path)
+    except OSError as error:
+        raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
+    _standing(bundle, overwrite)
+
+
+def add_cascade(bundle: Bundle, cascade: Cascade, *, overwrite: bool = False) -> Path:
+    """Adds one to the bundle's cascades. One of the same sub-models and floor is replaced where it was certified alike.
+
+    Raises BudgetError as `check_cascades`, and without `overwrite` where the other was certified with another confidence or on
+    another number of examples.
+    """
+    others = _standing(bundle, overwrite)
+    for other in others:
+        for name in ("confidence", "examples"):
+            there, here = getattr(other, name), getattr(cascade, name)
+            if other.id == cascade.id and there != here and not overwrite:
+                raise BudgetError(
+                    f"{CASCADES_FILE}: {other.id} is there with {name} = {there:g}, this one has {here:g}; replace it with "
+                    "--overwrite"
+                )
+    return write_cascades(bundle, [*(other for other in others if other.id != cascade.id), cascade])
+
+
+def _standing(bundle: Bundle, overwrite: bool) -> list[Cascade]:
+    try:
+        return read_cascades(bundle)
+    except BudgetError as error:
+        if overwrite:
+            return []
+        raise BudgetError(f"{error}; --overwrite replaces the file") from None
+
+
+def _listed(path: Path) -> Any:
+    """What should be the list. Raises OSError, BudgetError."""
+    try:
+        document = json.loads(text_of(path.read_bytes()))
+        if not isinstance(document, dict):
+            return document
+        check_seal(document)
+        return document.get("cascades")
+    except (ValueError, RecursionError) as error:  # no JSON, no text, a checksum that does not fit
+        raise BudgetError(f"{CASCADES_FILE}: {error}") from None

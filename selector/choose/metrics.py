@@ -17,8 +17,6 @@ def metric_name(metric: str) -> str:
     return _NAMES.get(metric, metric.replace("_", " "))
 
 
-def shown(metric: str, quality: float | None) -> str:
-    """A quality as people read it: an accuracy in per cent, any other metric as a number. Empty where it is not known."""
-    if quality is None:
-        return ""
-    return f"{100 * quality:.2f} %" if metric == "accuracy" else f"{quality:.4f}"
+def shown(quality: float | None) -> str:
+    """A quality as people read it, and as limits are given: 0 to 1, whatever the metric. Empty where it is not known."""
+    return "" if quality is None else f"{quality:.4f}"

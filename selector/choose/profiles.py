@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 from device_profiles import Profile, default_device_name
+from device_profiles.host import physical_cores
 from exporter.bundle import Bundle
 from selector.choose.battery import BatteryPolicy
 from selector.choose.budget import BudgetError
@@ -14,10 +17,13 @@ from selector.choose.candidates import Candidates
 from selector.choose.cascades import Cascade
 from selector.choose.selector import Selector
 
+Device = str | Path | Sequence[str | Path] | None
+"""A profile's name or file, several of them, or whatever there is of this machine."""
+
 
 def selector_for(
     bundle: Bundle,
-    device: str | Sequence[str] | None = None,
+    device: Device = None,
     *,
     policy: BatteryPolicy | None = None,
     cascades: Sequence[Cascade] = (),
@@ -27,27 +33,44 @@ def selector_for(
     return Selector(Candidates.of(bundle, find_profiles(bundle, device), cascades), policy=policy)
 
 
-def find_profiles(bundle: Bundle, device: str | Sequence[str] | None = None) -> list[Profile]:
-    """Several profiles by their names, or one as `find_profile` finds it. Raises BundleError and BudgetError as it does."""
-    if device is None or isinstance(device, str):
+def find_profiles(bundle: Bundle, device: Device = None) -> list[Profile]:
+    """Several profiles by their names or files, or one as `find_profile` finds it. Raises BundleError and BudgetError as it
+    does."""
+    if isinstance(device, str | Path | None):
         return [find_profile(bundle, device)]
+    if not isinstance(device, Sequence) or not all(isinstance(name, str | Path) for name in device):
+        raise BudgetError(f"device = {device!r}: allowed are a profile's name or file, and several of them")
     return [bundle.profile(name) for name in dict.fromkeys(device)] or [find_profile(bundle)]
 
 
-def find_profile(bundle: Bundle, device: str | None = None) -> Profile:
-    """The named device's profile, else this machine's (of several, the one with the most threads), else the only one.
+def find_profile(bundle: Bundle, device: str | Path | None = None) -> Profile:
+    """The named device's profile, else this machine's, else the only one. Of several of this machine it is the one with the
+    most threads, or, where this process may use fewer cores than the machine has, with the most that these cores can run.
 
     Raises BundleError for an unknown device, BudgetError when it is not clear which profile is meant.
     """
     if device is not None:
         return bundle.profile(device)
     devices = bundle.devices()
-    machine = default_device_name(1).removesuffix("1t")  # asking for each name would count the cores as often as there are some
-    for threads in range(psutil.cpu_count() or 1, 0, -1):
-        if f"{machine}{threads}t" in devices:
-            return bundle.profile(f"{machine}{threads}t")
+    mine = _of_this_machine(devices)
+    if mine is not None:
+        return bundle.profile(mine)
     if len(devices) == 1:
         return bundle.profile(devices[0])
     if not devices:
         raise BudgetError(f"device: no profile in this bundle yet; measure this device with `sortednet profile {bundle.path}`")
     raise BudgetError(f"device: which one? There are profiles of {', '.join(devices)}")
+
+
+def _of_this_machine(devices: Sequence[str]) -> str | None:
+    """By the names that `sortednet profile` gives: this machine's with the cores that this process may use, or with all."""
+    begins, usable = default_device_name(1).removesuffix("1t"), physical_cores()
+    cpu = begins.removesuffix(f"{usable}c-")
+    for cores in dict.fromkeys((usable, psutil.cpu_count(logical=False) or usable)):
+        names = ((name, re.fullmatch(rf"{re.escape(cpu)}{cores}c-(\d+)t", name)) for name in devices)
+        threads = {int(found[1]): name for name, found in names if found}
+        if threads and cores == usable:
+            return threads[max(threads)]
+        if threads:
+            return threads[max((count for count in threads if count <= usable), default=min(threads))]
+    return None

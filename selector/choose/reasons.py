@@ -6,14 +6,17 @@ from math import inf
 
 from selector.choose.budget import ACCURACY, BEST, Budget
 from selector.choose.candidates import Candidate
+from selector.choose.metrics import metric_name
 
 LIMITS = ("latency_ms", "energy_mj", "memory_mb")
+_HOW = {"energy_mj": " (to be had by: sortednet profile --watts WATTS)"}
+"""How a cost becomes known that this device's profile does not have."""
 _UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "memory_mb": "MB"}
 
 
 def best(metric: str) -> str:
     """What the one of the highest quality is."""
-    return "most accurate" if metric == ACCURACY else f"highest {metric}"
+    return "most accurate" if metric == ACCURACY else f"highest {metric_name(metric)}"
 
 
 def reason(candidate: Candidate, budget: Budget, metric: str) -> str:
@@ -27,10 +30,10 @@ def reason(candidate: Candidate, budget: Budget, metric: str) -> str:
         parts.append(f"memory {candidate.memory_mb:.4g} of {budget.memory_mb:g} MB")
     floor = budget.min_accuracy if budget.min_quality is None else budget.min_quality
     if floor is not None:
-        parts.append(f"{metric} {candidate.quality:.4g}, at least {floor:.4g}")
+        parts.append(f"{metric_name(metric)} {candidate.quality:.4g}, at least {floor:.4g}")
     wanted = best(metric) if budget.objective in BEST else f"least {budget.objective}"
     if budget.objective == "energy" and candidate.energy_mj == inf:
-        wanted = "least latency (energy is not known on this device)"
+        wanted = "least latency (energy is not known on this device: sortednet profile --watts WATTS)"
     return f"{wanted} with {', '.join(parts)}" if parts else f"{wanted} of all"
 
 
@@ -52,8 +55,8 @@ def misses(candidate: Candidate, budget: Budget, metric: str) -> str:
     for name in LIMITS:
         limit, cost = getattr(budget, name), getattr(candidate, name)
         if limit is not None and cost > limit:
-            figure = "unknown" if cost == inf else f"{cost:.4g} {_UNITS[name]}"
+            figure = f"unknown{_HOW.get(name, '')}" if cost == inf else f"{cost:.4g} {_UNITS[name]}"
             missed.append(f"{name.split('_')[0]} {figure}, limit {limit:g} {_UNITS[name]}")
     if budget.floor is not None and candidate.quality < budget.floor:
-        missed.append(f"{metric} {candidate.quality:.4g}, wanted {budget.floor:.4g}")
+        missed.append(f"{metric_name(metric)} {candidate.quality:.4g}, wanted {budget.floor:.4g}")
     return "; ".join(missed)

@@ -9,8 +9,9 @@ from math import inf
 
 from device_profiles import PERCENTILES, Profile
 from selector.choose.battery import Battery, BatteryPolicy, PowerLevel
-from selector.choose.budget import ACCURACY, BEST, Budget, BudgetError, Selection
+from selector.choose.budget import ACCURACY, BEST, Budget, BudgetError, Selection, not_a_budget
 from selector.choose.candidates import Candidate, Candidates, Key, pareto, staircase
+from selector.choose.metrics import metric_name
 from selector.choose.reasons import LIMITS, excess, misses, reason
 from selector.choose.saving import first_feasible, narrowed
 
@@ -34,7 +35,7 @@ class Selector:
             profiles = [candidates] if isinstance(candidates, Profile) else candidates
             candidates = Candidates.measured(profiles, qualities or {})
         if not candidates:
-            raise BudgetError(f"no {candidates.metric} is known for any measured sub-model: export with test data")
+            raise BudgetError(f"no {metric_name(candidates.metric)} is known for any measured sub-model: export with test data")
         self.policy = policy or BatteryPolicy()
         self.offered, self.metric = candidates, candidates.metric
         self._best_quality = max(offer.quality for offer in candidates)
@@ -66,6 +67,10 @@ class Selector:
         """The best sub-model within the budget, of `among` where that is given; `feasible=False` with the nearest of these
         when nothing fits. All latencies are taken `slowdown` times. Raises BudgetError for a budget that speaks of accuracy
         where the metric is another."""
+        if not isinstance(budget, Budget):
+            raise BudgetError(not_a_budget(budget))
+        if battery is not None and not isinstance(battery, Battery):
+            raise BudgetError(f"battery = {battery!r}: allowed is a Battery, such as Battery(percent=15, discharging=True)")
         if self.metric != ACCURACY:
             budget.check(self.metric)
         if battery is not None or self.policy.low_power:

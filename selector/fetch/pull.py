@@ -5,11 +5,13 @@ then the new bundle and the old one change places. Whatever the old one already 
 
 parent/
   NAME/            the bundle: the old one or the new one
-  .NAME.pull/      <sha256> files that have arrived, <sha256>.part such that are on their way; gone when the pull is done
+  .NAME.pull/      <sha256> files that have arrived, <sha256>.part such that are on their way; gone when the pull is done.
+                   In NAME, where that is a mount point.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,15 +24,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from device_profiles import Profile, ProfileError, read_profile, write_profile
-from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
-from exporter.bundle.atomic import built_beside
+from device_profiles import Profile
+from device_profiles.seal import SealError, check_seal
+from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
+from exporter.bundle.atomic import built_beside, check_place, workplace
+from exporter.bundle.local import Lost, carry_over, lost
 from exporter.bundle.manifest import Manifest, checked
-from exporter.bundle.refit import refit
+from exporter.bundle.refit import same_networks
+from exporter.bundle.written import WRITTEN_FILE
 from selector.choose.budget import Budget
-from selector.choose.cascades import CASCADES_FILE
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
 
+_NOT_EXPORTED = (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE, WRITTEN_FILE)
 _SPARE_BYTES = 2**20  # of the disk, for the manifest and folders
 
 
@@ -44,6 +49,7 @@ class Pulled:
     reused_files: int
     selection: Mapping[str, Any] | None  # the `select` document, where a budget was given
     changed: bool  # False where the target was up to date
+    lost: tuple[str, ...] = ()  # of what had been added here: what does not fit the bundle that came
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,20 @@ def pull(
     submodels: Sequence[str] | None = None,
     budget: Budget | None = None,
     device: str | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pulled:
     """Writes the bundle `out` with these sub-models, or with the best one for the budget, or else with all.
 
-    A bundle at `out` is updated: files that it has are not fetched again, its profiles stay where they are of the same
-    networks. With `device` the profile of that name comes along. `progress` is told how many bytes of how many are here.
+    A bundle at `out` is updated: files that it has are not fetched again, what its profiles say of the same networks stays,
+    cascades stay while their sub-models answer as before. A profile, cascade or file of the owner's that would go as a whole
+    is refused, unless `overwrite` lets it go; so is a mount point with another bundle, which can only be replaced file by file.
+    An empty mount point is filled in place. With `device` the profile of that name comes along. `progress` is told how many
+    bytes of how many are here.
 
     Raises PullError when the service cannot be reached, does not know what is asked for or sends something else;
-    NothingFitsError (exit code 3) when nothing fits the budget; BundleError when `out` is no bundle or cannot be written.
+    NothingFitsError (exit code 3) when nothing fits the budget; BundleError when `out` is no bundle, would lose something or
+    cannot be written.
     `out` is unchanged then, and what has arrived is kept for the next pull.
     """
     target = Path(out).resolve()  # of a link to a bundle, that bundle is updated
@@ -85,7 +96,7 @@ def pull(
     for last in (False, True):
         offer = _ask(client, bundle, submodels, budget, device)
         try:
-            return _fetch(client, offer, target, old, progress)
+            return _fetch(client, offer, target, old, progress, overwrite)
         except GoneError:
             if last:  # else the bundle has been replaced on the service meanwhile
                 raise
@@ -98,9 +109,9 @@ def find_bundle(client: Client) -> str:
     try:
         names = [str(entry["name"]) for entry in document["bundles"]]
     except (KeyError, TypeError):
-        raise PullError(f"{client.url}: is no sortednet service", 2) from None
+        raise PullError(f"{client.shown}: is no sortednet service", 2) from None
     if len(names) != 1:
-        raise PullError(f"bundle: which one? {client.url} serves {', '.join(names) or 'none'}", 2)
+        raise PullError(f"bundle: which one? {client.shown} serves {', '.join(names) or 'none'}", 2)
     return names[0]
 
 
@@ -118,7 +129,7 @@ def _ask(client: Client, bundle: str, submodels: Sequence[str] | None, budget: B
     try:
         offer = _offer(answer["manifest"], answer["files"], answer["profile"], answer["selection"])
     except (KeyError, TypeError):
-        raise PullError(f"{client.url}{base}/subsets: an answer that this version does not understand") from None
+        raise PullError(f"{client.shown}{base}/subsets: an answer that this version does not understand") from None
     if offer.selection is not None and not offer.selection.get("feasible"):
         nearest, reason = offer.selection.get("submodel"), offer.selection.get("reason")
         raise NothingFitsError(f"{reason}; the nearest is {nearest}, which --submodels {nearest} would fetch", 3)
@@ -142,31 +153,39 @@ def _offer(document: Any, files: str, profile: Any, selection: Mapping[str, Any]
         raise PullError(f"the service's {MANIFEST_FILE}: {error}") from None
     try:
         measured = None if profile is None else Profile.model_validate(profile)
+        if measured is not None:
+            check_seal(profile)
+    except SealError as error:
+        raise PullError(f"the service's profile: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise PullError(f"the service's profile: {place}: {first['msg']}") from None
     if measured is not None and measured.bundle != manifest.fingerprint:
         raise PullError(f"the service's profile of {measured.device.name} was measured on another bundle", 2)
-    reserved = [name for name in manifest.files if name.split("/")[0] in (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE)]
+    reserved = [name for name in manifest.files if name.split("/")[0] in _NOT_EXPORTED]
     if reserved:
         raise PullError(f"{MANIFEST_FILE}: lists {reserved[0]!r}, which is no file of an export")
     return _Offer(manifest, json.dumps(document, indent=1) + "\n", files, measured, selection)
 
 
 def _standing(target: Path) -> Bundle | None:
-    """The bundle at the target. Raises BundleError when something else stands there."""
-    if (target / MANIFEST_FILE).is_file():
-        try:
-            return Bundle(target, verify=False)
-        except BundleError:
-            return None  # damaged: whatever of it has the right hash is used all the same
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
-    return None
+    """The bundle at the target. Raises BundleError when something else stands there, or it cannot be written."""
+    check_place(target, overwrite=True)
+    try:
+        return Bundle(target, verify=False)
+    except BundleError:
+        return None  # damaged: whatever of it has the right hash is used all the same
 
 
-def _fetch(client: Client, offer: _Offer, target: Path, old: Bundle | None, progress: Callable[[int, int], None]) -> Pulled:
+def _fetch(
+    client: Client,
+    offer: _Offer,
+    target: Path,
+    old: Bundle | None,
+    progress: Callable[[int, int], None],
+    overwrite: bool,
+) -> Pulled:
     here = _files_here(target, offer.manifest)
     wanted = {entry.sha256: (path, entry) for path, entry in offer.manifest.files.items()}
     missing = {digest: found for digest, found in wanted.items() if digest not in here}
@@ -176,6 +195,15 @@ def _fetch(client: Client, offer: _Offer, target: Path, old: Bundle | None, prog
     if same and not missing and _is_whole(target) and _has_profile(old, offer.profile):
         assert old is not None
         return Pulled(old, 0, 0, reused, offer.selection, False)
+    check_place(target, overwrite=overwrite)
+    if old is not None and not overwrite:
+        if old.manifest.family != offer.manifest.family:
+            raise BundleError(
+                f"out = {str(target)!r}: holds a bundle of {old.manifest.family}, the service's is of {offer.manifest.family}; "
+                "choose another place, or replace it with --overwrite"
+            )
+        came = None if offer.profile is None else offer.profile.device.name
+        _refuse(target, lost(old, same_networks(old.manifest, offer.manifest), came))
     with _store_beside(target) as store:
         arrived = [digest for digest in missing if (store / digest).is_file()]
         _check_disk(store, total - sum(_size(store / d) + _size(store / f"{d}.part") for d in missing))
@@ -194,20 +222,23 @@ def _fetch(client: Client, offer: _Offer, target: Path, old: Bundle | None, prog
                 continue
             client.file(f"{offer.files}{urllib.parse.quote(path)}", digest, entry.bytes, store / digest, advance)
             fetched += entry.bytes
-        with built_beside(target) as folder:
+        with built_beside(target, overwrite=overwrite) as folder:
             for path, entry in offer.manifest.files.items():
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 _link(here.get(entry.sha256, store / entry.sha256), folder / path)
             (folder / MANIFEST_FILE).write_text(offer.text, encoding="utf-8")
-            _keep_local(target, old, folder, offer)
             try:
                 Bundle(folder)
             except BundleError:
                 shutil.rmtree(store, ignore_errors=True)  # a file in it was damaged after it had arrived
                 raise
+            gone = carry_over(target, old, folder, offer.manifest, offer.profile)
+            if not overwrite:
+                _refuse(target, gone)
         shutil.rmtree(store, ignore_errors=True)
     files = len(missing) - len(arrived)
-    return Pulled(Bundle(target), files, max(0, fetched - before), reused, offer.selection, True)
+    lost_here = (*gone.files, *gone.measurements)
+    return Pulled(Bundle(target), files, max(0, fetched - before), reused, offer.selection, True, lost_here)
 
 
 def _files_here(target: Path, manifest: Manifest) -> dict[str, Path]:
@@ -238,53 +269,17 @@ def _has_profile(bundle: Bundle | None, profile: Profile | None) -> bool:
     return (bundle.path / PROFILES_FOLDER / f"{profile.device.name}.json").is_file()
 
 
-def _keep_local(target: Path, old: Bundle | None, folder: Path, offer: _Offer) -> None:
-    """What this device has added to its bundle: profiles of networks that the new one has too, and cascades where the
-    answers of their sub-models are the same. What was measured here goes before what the service's profile says."""
-    fingerprint = offer.manifest.fingerprint
-    offered = offer.profile
-    for path in sorted((target / PROFILES_FOLDER).glob("*.json")):
-        try:
-            profile = read_profile(path)
-        except ProfileError:
-            continue
-        kept = profile if profile.bundle == fingerprint else None
-        if kept is None and old is not None:
-            kept = refit(profile, old.manifest, offer.manifest)
-        if kept is None:
-            continue
-        if offered is not None and path.stem == offered.device.name:
-            kept = kept.model_copy(update={"submodels": {**offered.submodels, **kept.submodels}})
-            offered = None
-        if kept == profile:
-            (folder / PROFILES_FOLDER).mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / PROFILES_FOLDER / path.name)
-        else:
-            write_profile(kept, folder / PROFILES_FOLDER / path.name)
-    if offered is not None:
-        write_profile(offered, folder / PROFILES_FOLDER / f"{offered.device.name}.json")
-    if old is not None and (target / CASCADES_FILE).is_file() and _cascades_hold(old, folder):
-        shutil.copyfile(target / CASCADES_FILE, folder / CASCADES_FILE)
-
-
-def _cascades_hold(old: Bundle, folder: Path) -> bool:
-    """A cascade's threshold was found on the answers of two sub-models: these must be there and answer as before."""
-    import numpy as np
-
-    try:
-        cascades = json.loads((old.path / CASCADES_FILE).read_bytes())
-        names = {cascade[part] for cascade in cascades for part in ("first", "then")}
-        (inputs, before), (same_inputs, now) = old.selftest(), Bundle(folder, verify=False).selftest()
-        pairs = [(inputs, same_inputs), *((before[name], now[name]) for name in names)]
-        return all(a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a) for a, b in pairs)
-    except (BundleError, OSError, ValueError, KeyError, TypeError):
-        return False
+def _refuse(target: Path, found: Lost) -> None:
+    """Raises BundleError naming the files that would go as a whole."""
+    if found.files:
+        words = replace(found, measurements=()).words
+        raise BundleError(f"out = {str(target)!r}: would lose {words}; choose another place, or let it go with --overwrite")
 
 
 @contextmanager
 def _store_beside(target: Path) -> Iterator[Path]:
     """The folder for what arrives, to this process alone. Raises PullError when another pull uses it."""
-    store = target.with_name(f".{target.name}.pull")
+    store = workplace(target).with_name(f".{target.name}.pull")
     try:
         store.mkdir(parents=True, exist_ok=True)
         with (store / "lock").open("w") as lock:
@@ -294,8 +289,9 @@ def _store_beside(target: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except ImportError:
                 pass  # Windows refuses to delete what another has open
-            except OSError:
-                raise PullError(f"out = {str(target)!r}: another pull is writing there") from None
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # others: a file system without locks, such as some NFS
+                    raise PullError(f"out = {str(target)!r}: another pull is writing there") from None
             try:
                 yield store
             finally:

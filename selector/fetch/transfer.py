@@ -4,6 +4,7 @@ redirects and certificates, and a pull makes too few requests for a kept connect
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import http.client
@@ -20,6 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from selector.fetch.redirects import Redirects
 
 TRIES = 6
 """Without a single byte in between; a transfer that goes on is taken up again however often it breaks."""
@@ -45,12 +48,19 @@ class GoneError(PullError):
 
 @dataclass(frozen=True)
 class Client:
-    """A service, by its address. `wait` is told how many seconds to wait before another try, and why."""
+    """A service, by its address. `wait` is told how many seconds to wait before another try, and why. User and password in the
+    address are sent (Basic), and are in no message."""
 
     url: str
     timeout: float = 30.0  # seconds without a byte
     tries: int = TRIES
     wait: Callable[[float, str], None] = lambda seconds, why: time.sleep(seconds)
+
+    @property
+    def shown(self) -> str:
+        """The address without user and password."""
+        parts = urllib.parse.urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     def document(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON document that GET gives, or POST with a body. Raises PullError with what the service says."""
@@ -67,7 +77,7 @@ class Client:
                 failed += 1
                 self._again(path, error, failed)
             except ValueError as error:
-                raise PullError(f"{self.url}{path}: answers no JSON ({error}); is it a sortednet service?", 2) from None
+                raise PullError(f"{self.shown}{path}: answers no JSON ({error}); is it a sortednet service?", 2) from None
 
     def file(self, path: str, sha256: str, size: int, target: Path, advance: Callable[[int], None]) -> None:
         """Downloads a file of known content to `target`, which appears when it is whole and its hash is right.
@@ -132,7 +142,11 @@ class Client:
                 raise http.client.HTTPException(f"the connection ended after {have} of {size} bytes")
 
     def _open(self, path: str, headers: Mapping[str, str], data: bytes | None = None) -> http.client.HTTPResponse:
-        request = urllib.request.Request(f"{self.url}{path}", data=data, headers={"User-Agent": "sortednet", **headers})
+        request = urllib.request.Request(f"{self.shown}{path}", data=data, headers={"User-Agent": "sortednet", **headers})
+        user, at, _ = urllib.parse.urlsplit(self.url).netloc.rpartition("@")
+        if at:
+            encoded = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+            request.add_unredirected_header("Authorization", f"Basic {encoded}")
         response: http.client.HTTPResponse = _OPENER.open(request, timeout=self.timeout)
         return response
 
@@ -144,13 +158,13 @@ class Client:
                 why = _problem(error)
                 wanted = _seconds(error.headers.get("Retry-After"))
             if error.code in (404, 410):
-                raise GoneError(f"{self.url}{path}: {why}", 2)
+                raise GoneError(f"{self.shown}{path}: {why}", 2)
             if error.code not in _AGAIN:
-                raise PullError(f"{self.url}{path}: {why}", 2 if error.code < 500 else 1)
+                raise PullError(f"{self.shown}{path}: {why}", 2 if error.code < 500 else 1)
         else:
             why = str(getattr(error, "reason", "") or error) or type(error).__name__
         if failed >= self.tries:
-            raise PullError(f"{self.url}{path}: {why} ({failed} tries); what has arrived is kept for the next pull")
+            raise PullError(f"{self.shown}{path}: {why} ({failed} tries); what has arrived is kept for the next pull")
         doubling = FIRST_WAIT_S * 2 ** (failed - 1) * (0.5 + random.random() / 2)  # a fleet must not come back all at once
         self.wait(min(LONGEST_WAIT_S, max(wanted, doubling)), why)
 
@@ -163,7 +177,8 @@ def service_url(url: str) -> tuple[str, str | None]:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment or re.search(r"[\x00-\x20\x7f]", url):
-        raise PullError(f"url = {url!r}: allowed is http://HOST[:PORT] or https://…, perhaps with /v1/bundles/NAME", 2)
+        shown = re.sub(r"//[^/]*@", "//…@", url)  # a password is not repeated
+        raise PullError(f"url = {shown!r}: allowed is http://HOST[:PORT] or https://…, perhaps with /v1/bundles/NAME", 2)
     path, _, name = parts.path.rstrip("/").partition("/v1/bundles")
     base = f"{parts.scheme}://{parts.netloc}{path}"
     return base, urllib.parse.unquote(name.strip("/").partition("/")[0]) or None
@@ -177,7 +192,7 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPHandler,
         urllib.request.HTTPSHandler,
         urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
+        Redirects,
         urllib.request.HTTPErrorProcessor,
         urllib.request.UnknownHandler,
     ):

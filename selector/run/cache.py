@@ -29,11 +29,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import onnxruntime as ort
-import platformdirs
 
-from device_profiles.host import cpu_features, cpu_model
+from device_profiles.host import cache_folder, cpu_features, cpu_model
 from exporter.bundle import Bundle
-from exporter.bundle.session import CPU, SessionOptions, open_session, relative_error, run_session
+from exporter.bundle.session import CPU, SessionError, SessionOptions, open_session, relative_error, run_session
 
 log = logging.getLogger("sortednet.cache")
 
@@ -45,23 +44,29 @@ _ABANDONED_SECONDS = 600.0
 _SAME = 1e-5  # relative; on the CPUs that were tried the outputs of a copy are equal to the bit
 
 
-def default_folder() -> Path:
-    """The platform's folder for caches, or what the environment variable SORTEDNET_CACHE says."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("sortednet", appauthor=False)) / "models"
+def default_folder() -> Path | None:
+    """What the environment variable SORTEDNET_CACHE says, or a folder in the user's caches; None where there are none."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named)
+    caches = cache_folder()
+    return None if caches is None else caches / "models"
 
 
 class ModelCache:
     """A folder of optimized copies, at most `max_bytes` of them; the least recently used go first.
 
     Any number of processes may use the same folder at once. Nothing that goes wrong with it reaches the caller: a session
-    is then opened from the bundle, and the log (`sortednet.cache`) says why. Raises ValueError for a negative `max_bytes`.
+    is then opened from the bundle, and the log (`sortednet.cache`) says why. Raises ValueError for a negative `max_bytes`, and
+    for a user without a home where no folder is named.
     """
 
     def __init__(self, folder: str | Path | None = None, *, max_bytes: int = MAX_BYTES) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes = {max_bytes}: allowed are whole numbers from 0")
-        self.folder = Path(folder) if folder is not None else default_folder()
+        found = Path(folder) if folder is not None else default_folder()
+        if found is None:
+            raise ValueError(f"folder = None: this user has no home; name a folder here or in {FOLDER_VARIABLE}")
+        self.folder = found
         self.max_bytes = max_bytes
         self._failed: set[Path] = set()
 
@@ -77,6 +82,8 @@ class ModelCache:
                 if not _is_whole(entry):
                     self._make(bundle, submodel, entry)
                 session = open_session(entry / MODEL, chosen, optimized=True)
+            except SessionError:
+                raise
             except Exception as error:  # ONNX Runtime has one exception type per status code
                 if last:
                     log.warning("%s is opened without a cached copy: %s", submodel, error)
@@ -121,7 +128,8 @@ class ModelCache:
         """Down to `max_bytes`, which the newest alone may exceed; and what killed processes have left goes."""
         for leftover in self.folder.glob(".*-*"):
             with suppress(OSError):
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                # Also one from the future: a clock was fast then.
+                if abs(time.time() - leftover.stat().st_mtime) > _ABANDONED_SECONDS:
                     shutil.rmtree(leftover, ignore_errors=True)
         last_used = {}
         for entry in self._entries():
@@ -145,8 +153,9 @@ class ModelCache:
 def session_opener(
     bundle: Bundle, options: SessionOptions, cache: ModelCache | bool = True
 ) -> Callable[[str], ort.InferenceSession]:
-    """How `Runtime` and `sortednet profile` open a sub-model. `cache`: True is the default one, False none."""
-    chosen = ModelCache() if cache is True else cache
+    """How `Runtime` and `sortednet profile` open a sub-model. `cache`: True is the default one, if this user may have one,
+    False none."""
+    chosen = ModelCache() if cache is True and default_folder() is not None else cache
     if isinstance(chosen, ModelCache):
         return lambda submodel: chosen.open_session(bundle, submodel, options)
     return lambda submodel: open_session(bundle.graph_path(submodel), options)

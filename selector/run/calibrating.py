@@ -19,7 +19,7 @@ from device_profiles import Profile
 from exporter.bundle import Bundle
 from exporter.bundle.session import open_session
 from selector.choose.budget import ACCURACY, BudgetError
-from selector.choose.cascades import Cascade, read_cascades, write_cascades
+from selector.choose.cascades import Cascade, add_cascade, check_cascades
 from selector.choose.profiles import find_profile
 from selector.run.inputs import check_inputs
 from selector.run.margins import Logits, margins
@@ -44,20 +44,25 @@ def calibrate_cascade(
     floor: float,
     confidence: float,
     device: str | None = None,
+    keep: bool = True,
+    overwrite: bool = False,
 ) -> Cascade:
-    """Finds the cheapest pair on the device's frontier that keeps the floor, and adds it to the bundle's cascades.
+    """Finds the cheapest pair on the device's frontier that keeps the floor, and with `keep` adds it to the bundle's cascades
+    (`selector.choose.cascades.add_cascade`, which also says what `overwrite` does).
 
     `inputs` by name, each (N, …), and `labels` (N,) are of a validation split. Raises BudgetError or InputError when nothing
-    keeps the floor, the data are not what the bundle takes, or its metric is not accuracy.
+    keeps the floor, the data are not what the bundle takes, its metric is not accuracy, or it could not be kept.
     """
     if bundle.metric != ACCURACY:
         raise BudgetError(f"cascade: the metric of this bundle is {bundle.metric}; allowed is accuracy, which a cascade keeps")
+    if keep:
+        check_cascades(bundle, overwrite=overwrite)
     feed = check_inputs(bundle, inputs)
     classes = checked_labels(bundle, labels, len(next(iter(feed.values()))))
     logits, costs = candidates(bundle, find_profile(bundle, device), feed, classes)
     found = find_cascade(logits, classes, costs, floor, confidence)
-    others = [cascade for cascade in read_cascades(bundle) if cascade.id != found.id]
-    write_cascades(bundle, [*others, found])
+    if keep:
+        add_cascade(bundle, found, overwrite=overwrite)
     return found
 
 
@@ -155,6 +160,7 @@ def find_cascade(
             floor=floor,
             confidence=confidence,
             examples=len(certifying),
+            then_accuracy=float(right[then][certifying].mean()),
         )
     if kept is not None:
         return kept

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from device_profiles.atomic import check_writable, replacing
 from exporter.bundle import Bundle
 from exporter.bundle.preprocessing import SUFFIXES, AudioPreprocessing, ImageError, ImagePreprocessing, read_image
 from selector.run.inputs import InputError
 
 _BEGINNINGS = {b"\xff\xd8\xff": "image", b"\x89PNG": "image", b"RIFF": "audio", b"fLaC": "audio"}
 """What JPEG, PNG, WAV and FLAC files begin with, and the kind of preprocessing that makes an input of them."""
+_ARRAYS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
+"""What .npy and .npz files begin with; the last is a .npz of no arrays."""
 _WORDS = {"image": "picture", "audio": "sound"}
 
 
@@ -30,11 +36,23 @@ def read_inputs(path: Path, bundle: Bundle | None = None) -> dict[str, NDArray[A
         return _preprocessed(path, bundle, kind)
     try:
         with path.open("rb") as file:
+            beginning = file.read(6)
+            if not beginning.startswith(_ARRAYS):  # numpy would speak of pickles
+                raise ValueError(_instead(beginning))
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except Exception as error:  # a damaged file raises whatever numpy, zipfile and zlib each have, MemoryError included
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"input {str(path)!r}: cannot be read as .npy or .npz{_nor(bundle)}: {why}") from None
+
+
+def _instead(beginning: bytes) -> str:
+    """What a file that is no arrays is, as far as its first bytes say."""
+    kind = next((kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)), None)
+    if kind is not None:
+        return f"it is a {_WORDS[kind]}"
+    return "it does not begin as one does" if beginning else "it is empty"
 
 
 def _nor(bundle: Bundle | None) -> str:
@@ -87,10 +105,46 @@ def _sound(path: Path, spec: AudioPreprocessing) -> NDArray[Any]:
         raise InputError(f"input {error}") from None
 
 
-def write_outputs(path: Path, outputs: Mapping[str, NDArray[Any]]) -> None:
-    """Raises InputError when the file cannot be written."""
+def check_output(path: Path, input: Path, bundle: Bundle, *, overwrite: bool = False) -> None:
+    """Looks, before the run, whether its outputs may be written there. Raises InputError for a name that is not .npz, a folder
+    that is not there or takes nothing, and without `overwrite` for the input itself and for a file that no run of this bundle
+    has written."""
+    what = f"output {str(path)!r}"
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{what}: allowed is FILE.npz, which is what is written")
     try:
-        with path.open("wb") as file:
-            np.savez(file, **outputs)  # type: ignore[arg-type]
+        if not path.parent.is_dir():
+            raise NotADirectoryError(errno.ENOENT, os.strerror(errno.ENOENT))
+        check_writable(path.parent)
+    except OSError as error:
+        raise InputError(f"{what}: cannot be written: {error.strerror}") from None
+    if path.exists() and not overwrite:
+        if path.resolve() == input.resolve():
+            raise InputError(f"{what}: is the input; choose another file, or replace it with --overwrite")
+        if not _written_by(path, bundle):
+            raise InputError(f"{what}: was not written by a run of this bundle; choose another, or replace it with --overwrite")
+
+
+def _mark(bundle: Bundle) -> bytes:
+    """The comment of a .npz file, which is a zip archive, that a run of this bundle has written."""
+    return f"outputs of sortednet run {bundle.name}".encode()
+
+
+def _written_by(path: Path, bundle: Bundle) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == _mark(bundle)
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def write_outputs(path: Path, outputs: Mapping[str, NDArray[Any]], bundle: Bundle) -> None:
+    """Raises InputError when the file cannot be written; one that stood there is unchanged then."""
+    try:
+        with replacing(path) as partial:
+            with partial.open("wb") as file:
+                np.savez(file, **outputs)  # type: ignore[arg-type]
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.comment = _mark(bundle)
     except OSError as error:
         raise InputError(f"output {str(path)!r}: cannot be written: {error.strerror}") from None

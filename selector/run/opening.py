@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
-from exporter.bundle.session import CPU, SessionOptions
+from exporter.bundle.session import CPU, SessionError, SessionOptions
 from selector.choose.candidates import Key
 from selector.choose.cascades import Cascade
 from selector.run.options import RuntimeOptions
@@ -32,6 +32,8 @@ def opener(
         name, device = key
         try:
             return openers[device](name)
+        except SessionError:
+            raise
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
 
@@ -54,7 +56,7 @@ def memory_of(bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Ca
 
 
 def _session_options(profile: Profile | None, options: RuntimeOptions) -> SessionOptions:
-    threads, provider = options.threads, options.provider
+    threads, provider, spinning = options.threads, options.provider, options.spinning
     if profile is not None:
         if threads not in (None, 0, profile.device.threads):
             log.warning(
@@ -63,4 +65,5 @@ def _session_options(profile: Profile | None, options: RuntimeOptions) -> Sessio
             )  # fmt: skip
         threads = profile.device.threads if threads is None else threads
         provider = provider or profile.device.execution_provider
-    return SessionOptions(threads or 0, provider or CPU, options.spinning)
+        spinning = profile.device.spinning if spinning is None else spinning
+    return SessionOptions(threads or 0, provider or CPU, spinning is not False)

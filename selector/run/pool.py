@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import count
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -65,7 +64,9 @@ class SessionPool(Generic[K]):
         ]
         if asked:
             self._asked.update(asked)
-            _later(self._background, self._load_ahead, asked, {*asked, *keep})
+            if not _later(self._background, self._load_ahead, asked, {*asked, *keep}):
+                self._asked.difference_update(asked)
+                asked.clear()  # of those that stay in the queue of a thread that could not be started
 
     def fit_together(self, *names: K) -> bool:
         """Whether the memory budget lets these be open at the same time."""
@@ -78,8 +79,7 @@ class SessionPool(Generic[K]):
             self.memory_mb = memory_mb
             closed = self._make_room(0.0, ())
             self._changed.notify_all()
-        if closed:
-            _later(self._closing, _close, closed)
+        _close_later(self._closing, closed)
 
     @property
     def loaded(self) -> Collection[K]:
@@ -139,8 +139,8 @@ class SessionPool(Generic[K]):
                         break
                 self._changed.wait()
             self._opening.add(name)
-        if closed and keep is None:  # whoever is waiting to run does not wait for that too
-            _later(self._closing, _close, closed)
+        if keep is None:  # whoever is waiting to run does not wait for that too
+            _close_later(self._closing, closed)
         elif closed:
             _close(closed)
         try:
@@ -156,8 +156,7 @@ class SessionPool(Generic[K]):
             self._last_used.setdefault(name, next(self._clock))
             closed = self._make_room(0.0, (name,))  # the limit may have fallen meanwhile
             self._changed.notify_all()
-        if closed:
-            _later(self._closing, _close, closed)
+        _close_later(self._closing, closed)
         return session
 
     def _make_room(self, memory_mb: float, keep: Collection[K]) -> list[Any]:
@@ -176,10 +175,19 @@ class SessionPool(Generic[K]):
         return sum(map(self._memory_of, [*(self._sessions if sessions is None else sessions), *self._opening]))
 
 
-def _later(executor: ThreadPoolExecutor, do: Callable[..., object], *given: object) -> None:
-    """On that thread; not at all where the pool has been closed meanwhile."""
-    with suppress(RuntimeError):
+def _later(executor: ThreadPoolExecutor, do: Callable[..., object], *given: object) -> bool:
+    """On that thread; False where the pool has been closed meanwhile, or the system lets this process have no more threads."""
+    try:
         executor.submit(do, *given)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _close_later(executor: ThreadPoolExecutor, sessions: list[Any]) -> None:
+    """Or now, where that cannot be."""
+    if sessions and not _later(executor, _close, sessions):
+        _close(sessions)
 
 
 def _close(sessions: list[Any]) -> None:

@@ -1,15 +1,18 @@
-"""`Program`: one call of a graph, or of a cascade's two. Whoever runs one asks no more which it is."""
+"""`Program`: one call of a graph, or of a cascade's two. Whoever runs one asks no more which it is. Large batches within a
+limit of memory are run in parts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bundle import Bundle
-from exporter.bundle.session import SessionOptions
+from exporter.bundle.session import CPU, SessionOptions, shrinking
 from selector.choose.cascades import Cascade
 from selector.run.cache import ModelCache, session_opener
 from selector.run.margins import margin_of, passed_on
@@ -34,15 +37,17 @@ class Ran(NamedTuple):
 
 
 class Program(Protocol):
-    """For any number of threads. Raises what ONNX Runtime raises."""
+    """For any number of threads. Raises what ONNX Runtime raises. `shrink`: holds no more memory after it than it needs."""
 
-    def run(self, feed: Feed) -> Ran: ...
+    def run(self, feed: Feed, *, shrink: bool = False) -> Ran: ...
 
 
 class Session(Protocol):
     """What is needed of `onnxruntime.InferenceSession`."""
 
-    def run(self, names: Sequence[str], feed: Feed) -> Sequence[Array]: ...
+    def run(self, names: Sequence[str], feed: Feed, run_options: Any = None) -> Sequence[Array]: ...
+
+    def get_providers(self) -> Sequence[str]: ...
 
 
 class GraphProgram:
@@ -51,9 +56,10 @@ class GraphProgram:
     def __init__(self, submodel: str, session: Session, outputs: Sequence[str]) -> None:
         self.submodel, self.session, self.outputs = submodel, session, list(outputs)
 
-    def run(self, feed: Feed) -> Ran:
+    def run(self, feed: Feed, *, shrink: bool = False) -> Ran:
+        options = (shrinking(),) if shrink and list(self.session.get_providers()) == [CPU] else ()
         begun = time.perf_counter()
-        values = self.session.run(self.outputs, feed)
+        values = self.session.run(self.outputs, feed, *options)
         took = (time.perf_counter() - begun) * 1e3
         return Ran(dict(zip(self.outputs, values, strict=True)), (Part(self.submodel, took),))
 
@@ -65,25 +71,25 @@ class CascadeProgram:
     def __init__(self, cascade: Cascade, first: Program, then: Program) -> None:
         self.cascade, self.first, self.then = cascade, first, then
 
-    def run(self, feed: Feed) -> Ran:
-        ran = self.first.run(feed)
+    def run(self, feed: Feed, *, shrink: bool = False) -> Ran:
+        ran = self.first.run(feed, shrink=shrink)
         logits = next(iter(ran.outputs.values()))
         if len(logits) == 1:  # most calls on a device: 1 instead of 8 us
             sure = margin_of(logits[0]) >= self.cascade.threshold
-            return ran if sure else self._all(ran, feed)
+            return ran if sure else self._all(ran, feed, shrink)
         passed = passed_on(self.cascade, logits)
         if passed.all():
-            return self._all(ran, feed)
+            return self._all(ran, feed, shrink)
         if not passed.any():
             return ran
-        better = self.then.run({name: array[passed] for name, array in feed.items()})
+        better = self.then.run({name: array[passed] for name, array in feed.items()}, shrink=shrink)
         outputs = {name: value.copy() for name, value in ran.outputs.items()}
         for name, value in outputs.items():
             value[passed] = better.outputs[name]
         return Ran(outputs, ran.parts + better.parts)
 
-    def _all(self, ran: Ran, feed: Feed) -> Ran:
-        outputs, parts = self.then.run(feed)
+    def _all(self, ran: Ran, feed: Feed, shrink: bool) -> Ran:
+        outputs, parts = self.then.run(feed, shrink=shrink)
         return Ran(outputs, ran.parts + parts)
 
 
@@ -103,3 +109,38 @@ def program_opener(
         return CascadeProgram(cascade, opened(cascade.first), opened(cascade.then))
 
     return opened
+
+
+def divisible(bundle: Bundle) -> bool:
+    """Whether examples can be computed in parts: the first axis of every input and output is the same free one."""
+    specs = [*bundle.manifest.inputs, *bundle.manifest.outputs]
+    first = {spec.shape[0] if spec.shape else None for spec in specs}
+    return len(first) == 1 and isinstance(first.pop(), str)
+
+
+def examples_within(limit_mb: float, memory_mb: float) -> int | None:
+    """How many examples at once stay below the limit, of a program that takes `memory_mb` with one; None: any number. Half
+    of what would fit by that, because the arena grows in powers of two; at least one."""
+    if limit_mb == inf or memory_mb <= 0:
+        return None
+    return max(1, int(limit_mb / (2 * memory_mb)))
+
+
+def run_in_parts(program: Program, feed: Feed, examples: int, most: int) -> Ran:
+    """Runs so many examples, `most` at once, and gives the arena back in the end. Raises what the program raises.
+
+    ONNX Runtime's arena grows with the batch and keeps what it has: a network whose session takes 0.2 MB held 137 MB after a
+    batch of 512. In parts it computes the same, in no more time: what a part needs stays in the processor's caches.
+    """
+    rans = [
+        program.run({name: array[start : start + most] for name, array in feed.items()}, shrink=start + most >= examples)
+        for start in range(0, examples, most)
+    ]
+    if len(rans) == 1:
+        return rans[0]
+    took: dict[str, float] = {}
+    for ran in rans:
+        for submodel, latency_ms in ran.parts:
+            took[submodel] = took.get(submodel, 0.0) + latency_ms
+    outputs = {name: np.concatenate([ran.outputs[name] for ran in rans]) for name in rans[0].outputs}
+    return Ran(outputs, tuple(Part(*one) for one in took.items()))

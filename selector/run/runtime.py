@@ -7,33 +7,35 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from numpy.typing import NDArray
 
 from device_profiles import Profile
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, BundleError
 from selector.adapt.battery_reader import BatteryReader
-from selector.adapt.controller import Controller, pooled
+from selector.adapt.controller import Controller
 from selector.adapt.memory import MemoryGuard, default_reserve_mb
+from selector.adapt.quiet import pooled
 from selector.adapt.sensors import Sensors, shared_sensors
 from selector.choose.battery import Battery
-from selector.choose.budget import Budget, BudgetError, Selection
+from selector.choose.budget import Budget, BudgetError, Selection, not_a_budget
 from selector.choose.candidates import Candidates, Key
 from selector.choose.cascades import read_cascades
 from selector.choose.clock import seconds
-from selector.choose.profiles import find_profiles
+from selector.choose.metrics import metric_name
+from selector.choose.profiles import Device, find_profiles
 from selector.choose.reasons import best
 from selector.choose.selector import Selector
 from selector.run.inputs import InputCheck, InputError, examples_in
 from selector.run.opening import NOT_MEASURED, memory_of, opener
 from selector.run.options import RuntimeOptions
 from selector.run.pool import SessionPool
-from selector.run.program import Part, Program
+from selector.run.program import Part, Program, Ran, divisible, examples_within, run_in_parts
 from selector.run.results import RunRecord, RunResult
 
 log = logging.getLogger("sortednet.runtime")
@@ -47,7 +49,8 @@ class Runtime:
     """A bundle on this device: chooses for every run, opens what it chose, and learns from what the run took.
 
     `options` are described in `RuntimeOptions`; each may be given by its name instead (`Runtime(bundle, memory_mb=50)`), or
-    beside them. `history` holds the latest HISTORY runs. A runtime may be used from several threads at once.
+    beside them. `history` holds the latest HISTORY runs. A runtime may be used from several threads at once. In a `with`
+    statement it is closed at the end.
 
     Raises BundleError when the bundle is damaged or has no such profile, BudgetError when it is not clear which of
     several profiles is meant, nothing fits `memory_mb` or `cascades.json` is damaged, SessionError for an execution provider
@@ -55,6 +58,10 @@ class Runtime:
     """
 
     def __init__(self, bundle: str | Path | Bundle, options: RuntimeOptions | None = None, **named: Any) -> None:
+        if not isinstance(options, RuntimeOptions | None):
+            raise BudgetError(f"options = {options!r}: allowed are RuntimeOptions(…), or each option by its name")
+        if not isinstance(bundle, str | Path | Bundle):
+            raise BundleError(f"bundle = {bundle!r}: allowed are the path of its folder and a Bundle")
         self.options = options = replace(options or RuntimeOptions(), **named)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         cascades = read_cascades(self.bundle) if options.cascades else []
@@ -71,6 +78,7 @@ class Runtime:
         self.controller = Controller(self.selector, profiles, feedback=options.feedback) if self.selector else None
         self.history: deque[RunRecord] = deque(maxlen=HISTORY)
         self.check_inputs = InputCheck(self.bundle)
+        self._divisible = divisible(self.bundle)
         self._learning = threading.Lock()
         self._ran: weakref.WeakSet[Program] = weakref.WeakSet()
         opened = opener(self.bundle, profiles, cascades, options)
@@ -94,20 +102,29 @@ class Runtime:
         Raises InputError naming the input when it does not fit the graph, BudgetError when a limit is given and this
         device has not been measured, BundleError when the graph cannot be opened.
         """
+        if budget is not None and not isinstance(budget, Budget):
+            raise BudgetError(not_a_budget(budget))
         feed = self.check_inputs(inputs)
         selection, program = self._choose(budget or _NO_LIMITS)
         begun = time.perf_counter()
         try:
-            ran = program.run(feed)
+            examples = examples_in(self.bundle, feed)
+            ran = (
+                program.run(feed)
+                if examples == 1
+                else self._run_batch(program, selection, feed, budget or _NO_LIMITS, examples)
+            )
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
-        self._note(selection, program, ran.parts[0], elapsed, budget or _NO_LIMITS, examples_in(self.bundle, feed))
+        self._note(selection, program, ran.parts[0], elapsed, budget or _NO_LIMITS, examples)
         return RunResult(ran.outputs, selection, elapsed, self.bundle.manifest.task)
 
     def select(self, budget: Budget) -> Selection:
         """The best for the budget now, whether it is open or not. Raises BudgetError where there is no profile, or no accuracy
         is known, and the budget has limits."""
+        if not isinstance(budget, Budget):
+            raise BudgetError(not_a_budget(budget))
         if self.controller is not None:
             battery = self.battery()
             with self._learning:
@@ -120,7 +137,7 @@ class Runtime:
         if budget in (_NO_LIMITS, _MOST_ACCURATE):
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
-            raise BudgetError(f"no {self.bundle.metric} is known for any sub-model: export with test data")
+            raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")
         raise BudgetError(f"this device has not been measured: run `sortednet profile {self.bundle.path}` first")
 
     def battery(self) -> Battery | None:
@@ -148,6 +165,18 @@ class Runtime:
         self._unwatch()
         self.pool.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        path = str(self.bundle.path)
+        raise TypeError(
+            f"a Runtime holds open sessions and cannot be pickled or copied; open Runtime({path!r}) in each process"
+        )
+
     def _choose(self, budget: Budget) -> tuple[Selection, Program]:
         wanted = self.select(budget)
         key = (wanted.submodel, wanted.device)
@@ -170,6 +199,17 @@ class Runtime:
         program = self.pool.load(key)
         self._open_neighbours(key)
         return wanted, program
+
+    def _run_batch(
+        self, program: Program, selection: Selection, feed: Mapping[str, Array], budget: Budget, examples: int
+    ) -> Ran:
+        """Within the memory of the budget and of the sessions: in parts, where the bundle's axes let it be."""
+        own = self._memory[selection.submodel, selection.device]
+        left = self.pool.memory_mb - (self.pool.memory_used_mb - own if self.pool.memory_mb < inf else 0.0)
+        most = examples_within(max(own, min(left, budget.memory_mb or inf)), own)
+        if most is None:
+            return program.run(feed)
+        return run_in_parts(program, feed, examples, most if self._divisible else examples)
 
     def _note(self, selection: Selection, program: Program, first: Part, elapsed: float, budget: Budget, examples: int) -> None:
         """Keeps the run in the history and learns from its first part: what the others take depends on the examples."""
@@ -212,7 +252,7 @@ class Runtime:
         if self.options.load_ahead and self.selector is not None:
             self.pool.load_ahead(self.selector.neighbours(key), keep=(key,))
 
-    def _profiles(self, device: str | Sequence[str] | None) -> list[Profile]:
+    def _profiles(self, device: Device) -> list[Profile]:
         if not device and not self.bundle.devices():
             return []
         return find_profiles(self.bundle, device)

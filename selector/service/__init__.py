@@ -1,12 +1,12 @@
 """The REST service: budget queries over HTTP (CONTRACT.md, `/v1`). Errors are problem details (RFC 9457).
 
-`create_app` makes the WSGI application of opened bundles, `serve` runs it. A file of `routes/` holds one group of paths; what
-all of them share is in `state.py`, what goes in and out in `web/`, what runs inputs in `predict/`, what serves artefacts in
-`files/`, the store of profiles and tokens in `fleet/`, the dashboard in `pages/`.
+`create_app` makes the WSGI application of opened bundles, `serve` runs it on what `listening` gives. A file of `routes/` holds
+one group of paths; what all of them share is in `state.py`, what goes in and out in `web/`, what runs inputs in `predict/`,
+what serves artefacts in `files/`, the store of profiles and tokens in `fleet/`, the dashboard in `pages/`.
 """
 
 from selector.service.app import create_app
 from selector.service.predict import PredictOptions
-from selector.service.server import serve
+from selector.service.server import ListenError, listening, serve, shown_url
 
-__all__ = ["PredictOptions", "create_app", "serve"]
+__all__ = ["ListenError", "PredictOptions", "create_app", "listening", "serve", "shown_url"]

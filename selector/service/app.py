@@ -14,7 +14,7 @@ from selector.service.predict.predictor import PredictOptions, Predictor
 from selector.service.routes import bundle, docs, file, health, page, profile, select
 from selector.service.routes import predict as predict_routes
 from selector.service.state import State
-from selector.service.web import metrics, problems
+from selector.service.web import hosts, metrics, problems
 from selector.service.web.access import Access
 
 _origin = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?").fullmatch
@@ -42,11 +42,13 @@ def create_app(
     predict: PredictOptions | None = _PREDICT,
     workers: int = 1,
     cors_origins: Sequence[str] = (),
+    allowed_hosts: Sequence[str] | None = None,
 ) -> Flask:
     """The WSGI application for opened bundles, to be run by so many processes. Without a store it keeps no profiles of the
     fleet; `predict` None: no `POST /v1/predict`. Pages of `cors_origins` may read its answers, others only through a server.
+    `allowed_hosts`: names and addresses that it is asked under beside those of loopback (see `Hosts`); None: any.
 
-    Raises BundleError when two bundles have the same name, OriginError for an origin that is none.
+    Raises BundleError when two bundles have the same name, OriginError for an origin that is none, HostError for a host.
     """
     for origin in cors_origins:
         if not _origin(origin):
@@ -59,6 +61,8 @@ def create_app(
     measured = metrics.Metrics(workers)
     metrics.register(app, measured)  # first: it notes when the request was received
     problems.register(app)
+    if allowed_hosts is not None:
+        hosts.register(app, hosts.Hosts(allowed_hosts))
     for routes in (health, docs, bundle, file, profile, select, page, metrics):
         app.register_blueprint(routes.blueprint)
     if predict is not None:

@@ -22,6 +22,7 @@ from selector.service.fleet.database import StoreUnavailable
 from selector.service.fleet.fleet import Cascades, Fleet
 from selector.service.fleet.rates import RateLimit
 from selector.service.fleet.store import Store
+from selector.service.served import Served
 from selector.service.web.problems import Problem, without_folder, wrong_field
 
 LOOK_AGAIN_S = 1.0
@@ -37,11 +38,7 @@ class State:
     """Raises BundleError when two bundles have the same name."""
 
     def __init__(self, bundles: Sequence[Bundle], store: Store | None = None) -> None:
-        self.bundles: dict[str, Bundle] = {}
-        for bundle in bundles:
-            if bundle.name in self.bundles:
-                raise BundleError(f"two bundles are named {bundle.name!r}; rename a folder")
-            self.bundles[bundle.name] = bundle
+        self.served = Served(bundles, self._forget)
         self._files: dict[str, _Files] = {}
         self._fleet = None if store is None else Fleet(store)
         self._put_limit = None if store is None else RateLimit(store.engine, limits.parse(PUT_LIMIT))
@@ -50,13 +47,25 @@ class State:
 
     def bundle(self, name: str | None) -> Bundle:
         """By name; without one the only one. Raises Problem 404 for an unknown name, 422 where it is not clear which."""
+        if name is not None and (found := self.served.get(name)) is not None:
+            return found
+        bundles = self.bundles
         if name is None:
-            if len(self.bundles) != 1:
-                raise wrong_field("bundle", None, f"allowed are {', '.join(self.bundles)}", "which bundle?")
-            return next(iter(self.bundles.values()))
-        if name not in self.bundles:
-            raise Problem(404, f"bundle {name!r} is not served; there are {', '.join(self.bundles)}")
-        return self.bundles[name]
+            if len(bundles) != 1:
+                raise wrong_field("bundle", None, f"allowed are {', '.join(bundles)}", "which bundle?")
+            return next(iter(bundles.values()))
+        raise Problem(404, f"bundle {name!r} is not served; there are {', '.join(bundles)}")
+
+    @property
+    def bundles(self) -> dict[str, Bundle]:
+        """By name, as they are now."""
+        return self.served.all()
+
+    def _forget(self, name: str) -> None:
+        """What is known of a bundle: it is another one now."""
+        self._files.pop(name, None)
+        self._cascades.pop(name, None)
+        self._selectors = {key: kept for key, kept in [*self._selectors.items()] if key[0] != name}
 
     @property
     def fleet(self) -> Fleet:
@@ -110,9 +119,12 @@ class State:
         """Of the newest profile that the device sent, else of the one in the bundle, else of the devices of that model; with
         these cascades among the candidates.
 
-        Built once per bundle and device, and again when profiles come or go or are measured anew. Those that were sent to
-        another replica are seen after `fleet.FRESH_S`. Raises Problem 404.
+        Without a device where none was measured in the bundle, the only one that sent a profile counts. Built once per bundle
+        and device, and again when profiles come or go or are measured anew. Those that were sent to another replica are seen
+        after `fleet.FRESH_S`. Raises Problem 404.
         """
+        if device is None and self._fleet is not None and not bundle.devices():
+            device = _only(self._fleet, bundle)
         if device is not None and self._fleet is not None:
             found = self._sent(self._fleet, bundle, device, cascades)
             if found is not None:
@@ -178,6 +190,19 @@ def _named_and_timed(folder: str) -> Iterator[str]:
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(FileNotFoundError):  # gone in the meantime
             yield f"{path.name}:{path.stat().st_mtime_ns}"
+
+
+def _only(fleet: Fleet, bundle: Bundle) -> str | None:
+    """The device that sent a profile, None where there is none or the store does not answer. Raises Problem 404 where there are
+    several."""
+    try:
+        sent = [one.device for one in fleet.store.devices(bundle.name, bundle.fingerprint, limit=4)]
+    except StoreUnavailable:
+        return None
+    if len(sent) > 1:
+        more = ", …" if len(sent) == 4 else ""
+        raise Problem(404, f"device: which one? There are {', '.join(sent[:3])}{more} of /v1/bundles/{bundle.name}/profiles")
+    return sent[0] if sent else None
 
 
 def _there(found: T | None) -> T:

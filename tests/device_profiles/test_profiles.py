@@ -140,13 +140,11 @@ def document() -> dict[str, Any]:
         ("submodels.s.energy_mj", 5.0, "submodels.s: .*source names"),
         ("submodels.s.source.energy_mj", "measured", "submodels.s: .*source names"),
         ("submodels.s.source.load_ms", "guessed", "submodels.s.source.load_ms"),
-        ("submodels.s.flops", 5, "submodels.s.flops"),
         ("submodels", {}, "submodels"),
         ("device.name", "../up", "device.name"),
         ("device.threads", 0, "device.threads"),
         ("bundle", "abc", "bundle"),
         ("measured_at", "2026-01-01T00:00:00", "measured_at"),
-        ("owner", "me", "owner"),
     ],
 )
 def test_a_figure_that_makes_no_sense_is_refused_by_file_and_field(tmp_path: Path, place: str, value: Any, named: str) -> None:

@@ -33,7 +33,7 @@ def slowly(self, sub, template):
     return path
 exporter.writer._Writer._write_graph = slowly
 {before}
-exporter.writer.export(calibrated(small("resnet")), sys.argv[1], show_progress=False)
+exporter.writer.export(calibrated(small("resnet")), sys.argv[1], overwrite=True, show_progress=False)
 """
 
 

@@ -184,5 +184,7 @@ def test_from_the_command_line(trained: NestedModel, digits: DataSet, tmp_path: 
     assert call("train", *options, "--grid", "width=0.5,1.0", "--out", tmp_path / "run").exit_code == 0
     result = call("export", tmp_path / "run", "--out", tmp_path / "bundle", "--int8", "--submodels", "w0.50-d1")
     assert result.exit_code == 0
+    error = Bundle(tmp_path / "bundle").submodels["w0.50-d1-int8"].int8_error
+    assert f"fp32 equal to torch; int8 at most {error:.1%} off fp32 (RMS)." in " ".join(result.stdout.split())
     assert list(Bundle(tmp_path / "bundle").submodels) == ["w0.50-d1", "w0.50-d1-int8"]
     assert call("verify", tmp_path / "bundle").exit_code == 0

@@ -89,6 +89,26 @@ def test_data_that_have_changed_are_refused(photos: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "bundle").exists()
 
 
+def test_relative_paths_are_from_where_the_training_was_begun(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(photos.with_name("run"), tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    assert record["folder"] == str(Path.cwd())
+    absolute = record["data"]["name"]
+    for prefix in ("", "image-folder:"):
+        record |= {"folder": str(photos.parent), "data": {**record["data"], "name": f"{prefix}photos"}}
+        (run / "run.json").write_text(json.dumps(record))
+        monkeypatch.chdir(tmp_path)
+        bundle = export_run(run, tmp_path / "bundle")
+        assert bundle.manifest.quality_from == "graph"
+        assert str(photos.parent) not in (bundle.path / "manifest.json").read_text()  # a device need not know
+        write_pictures(tmp_path / "photos", classes=["owl"], per_class=8, seed=5)  # others, which have the same name here
+    assert train_run(
+        "resnet", absolute, run, grid={}, settings=SMALL, options=record["options"], resume=True, show_progress=False
+    )["steps"]
+
+
 def test_of_large_data_what_the_run_recorded_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "HASHED_BYTES", 1000)
     write_pictures(tmp_path / "photos", per_class=8)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.testing import CliRunner, Result
 
 import sortednet
@@ -23,6 +24,16 @@ SELECTION = (
     "device",
 )
 """What a `select` document has where the metric is accuracy (CONTRACT.md), in this order; a cascade's fields follow."""
+
+
+def commands() -> dict[str, Any]:
+    """By name, `token create` among them."""
+    group: Any = typer.main.get_command(sortednet.app)
+    found = {}
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {inside}": inner[inside] for inside in inner}
+    return found
 
 
 def call(*arguments: str | Path) -> Result:

@@ -31,7 +31,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 needs_a_browser = [
-    pytest.mark.skipif(sync_api is None, reason="needs playwright: pip install 'sortednet[dev]'"),
+    pytest.mark.skipif(sync_api is None, reason="needs playwright: pip install '.[dev]'"),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: apt-get install chromium"),
 ]
 

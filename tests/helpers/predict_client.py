@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -40,6 +41,13 @@ def send(server: Server, path: str, body: bytes | Iterator[bytes], **headers: st
         return Reply(response.status, response.headers, response.read())
     finally:
         connection.close()
+
+
+def slowly(body: bytes, seconds: float) -> Iterator[bytes]:
+    """A body whose second half comes so much later."""
+    yield body[: len(body) // 2]
+    time.sleep(seconds)
+    yield body[len(body) // 2 :]
 
 
 def send_json(server: Server, document: Any, **headers: str) -> Reply:

@@ -25,10 +25,12 @@ class Proxy(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, prefix: str = "") -> None:
+        """`prefix`: below which the service is put, such as `/models`; nothing else is there."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream.removeprefix("http://")
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.prefix = prefix
         self.seen: list[Request] = []
         self.fault: Fault = lambda request, status, body: None
 
@@ -42,10 +44,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
         headers = {name: value for name, value in self.headers.items() if name not in ("Host", "Connection")}
-        request = Request(self.command, self.path, headers)
+        if not self.path.startswith(f"{self.server.prefix}/"):
+            self.send_error(404)
+            return
+        request = Request(self.command, self.path.removeprefix(self.server.prefix), headers)
         self.server.seen.append(request)
         connection = http.client.HTTPConnection(self.server.upstream, timeout=ANSWERS_WITHIN_S)
-        connection.request(self.command, self.path, body, headers)
+        connection.request(self.command, request.path, body, headers)
         response = connection.getresponse()
         content = response.read()
         connection.close()

@@ -74,15 +74,17 @@ def serving(
     log: Path, *bundles: Path, host: str = "127.0.0.1", options: Sequence[str] = (), held_by: Path | None = None
 ) -> Iterator[Server]:
     """`held_by`: while that file is there, inputs that have their turn are not run yet (`tests.helpers.held`)."""
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+    bare = host.strip("[]")
+    with socket.create_server((bare, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         port = free.getsockname()[1]
     program = ["-m", "sortednet"] if held_by is None else [str(HELD), str(held_by)]
     command = [sys.executable, *program, "serve", *map(str, bundles), "--host", host, "--port", str(port), *options]
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, cwd=log.parent, stdout=output, stderr=output, start_new_session=True) as process,
+        log.with_suffix(".said").open("wb") as said,
+        subprocess.Popen(command, cwd=log.parent, stdout=said, stderr=output, start_new_session=True) as process,
     ):
-        server = Server(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", process, log)
+        server = Server(f"http://[{bare}]:{port}" if ":" in host else f"http://{host}:{port}", process, log)
         try:
             _wait_until_ready(server)
             yield server
@@ -96,15 +98,17 @@ def serving(
 
 def _wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + STARTS_WITHIN_S
-    while True:
-        try:
-            server.get("/readyz")
-        except OSError:
-            assert server.process.poll() is None, server.log.read_text()
-            assert time.monotonic() < deadline, server.log.read_text()
-            time.sleep(0.05)
-        else:
-            return
+    while not _is_ready(server):
+        assert server.process.poll() is None, server.log.read_text()
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.05)
+
+
+def _is_ready(server: Server) -> bool:
+    try:
+        return server.get("/readyz").status == 200
+    except OSError:
+        return False
 
 
 def problem(answer: Answer, status: int) -> dict[str, Any]:

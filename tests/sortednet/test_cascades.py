@@ -17,7 +17,7 @@ import sortednet
 from device_profiles import write_profile
 from exporter.bundle import Bundle
 from selector import Runtime
-from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades
+from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades, write_cascades
 from selector.service import create_app
 from sortednet.validation import validation
 from tests.conftest import DEVICE
@@ -147,3 +147,17 @@ def test_from_the_command_line(bundle_path: Path, tmp_path: Path) -> None:
 def test_a_data_set_of_another_shape_is_one_line(bundle_path: Path) -> None:
     line = refused("cascade", bundle_path, "--data", "mnist", "--floor", "0.9")
     assert "shape (750, 1, 28, 28); allowed is (batch, 1, 8, 8)" in line
+
+
+def test_its_quality_is_on_the_scale_of_the_sub_models(with_cascade: tuple[Bundle, Cascade]) -> None:
+    """The second sub-model is 0.95 on the test split and was 0.99 on the certifying examples, the cascade there 0.98."""
+    bundle, cascade = with_cascade
+    assert bundle.qualities[cascade.then] == 0.95
+    paired = cascade.model_copy(update={"accuracy": 0.98, "then_accuracy": 0.99})
+    write_cascades(bundle, [paired])
+    chosen = document("select", bundle.path, "--min-accuracy", "0.935", "--objective", "latency")
+    assert (chosen["submodel"], chosen["accuracy"]) == (cascade.id, pytest.approx(0.94))
+    assert document("select", bundle.path, "--min-accuracy", "0.945")["submodel"] == cascade.then
+    shown = call("inspect", bundle.path).stdout
+    assert "0.9400" in shown
+    assert "its accuracy is expected on the test split: 0.9800 on 1000 validation examples, above 0.9" in shown

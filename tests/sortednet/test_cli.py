@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 
-import sortednet
 from device_profiles import write_profile
 from exporter.bundle import Bundle
 from exporter.bundle.manifest import sealed
 from tests.conftest import DEVICE
-from tests.helpers.commands import SELECTION, call, document, refused
+from tests.helpers.commands import SELECTION, call, commands, document, refused
 
 BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
 
@@ -38,33 +36,39 @@ CONTRACT: dict[str, set[str]] = {
 }
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
-    "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option"},
-    "export": CONTRACT["export"] | {"--data"},
+    "train": CONTRACT["train"]
+    | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"}
+    | {"--from", "--teacher", "--teacher-share", "--temperature", "--sort", "--expect-quality"},
+    "export": CONTRACT["export"] | {"--data", "--overwrite"},
     "inspect": CONTRACT["inspect"] | {"--device"},
-    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache"},
+    "verify": CONTRACT["verify"] | {"--accept"},
+    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite"},
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
-    | {"--device", "--cache", "--plan", "--policy", "--watch", "--rate", "--seconds", "--feedback", "--cascades"},
-    "cascade": {"--data", "--floor", "--confidence", "--device", "--json"},
-    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--json"} | BUDGET,
-    "report": CONTRACT["report"] | {"--device"},
+    | {
+        "--device",
+        "--cache",
+        "--plan",
+        "--policy",
+        "--watch",
+        "--rate",
+        "--seconds",
+        "--feedback",
+        "--cascades",
+        "--spinning",
+        "--overwrite",
+    },
+    "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
+    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json"} | BUDGET,
+    "report": CONTRACT["report"] | {"--device", "--overwrite"},
     "serve": CONTRACT["serve"]
-    | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch"},
+    | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
+    | {"--allowed-host", "--keep-versions"},
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
     "token revoke": {"--store", "--json"},
 }
 HEAVY = {"torch", "onnx", "onnxruntime", "flask", "plotly", "jinja2", "sklearn", "numpy"}
-
-
-def commands() -> dict[str, Any]:
-    """By name, `token create` among them."""
-    group: Any = typer.main.get_command(sortednet.app)
-    found = {}
-    for name, command in group.commands.items():
-        inner = getattr(command, "commands", None)
-        found |= {name: command} if inner is None else {f"{name} {inside}": inner[inside] for inside in inner}
-    return found
 
 
 def options() -> dict[str, set[str]]:

@@ -98,5 +98,5 @@ def test_a_command_whose_extra_is_missing_says_which(
     assert ran.returncode == 2, ran.stderr
     (line,) = ran.stderr.splitlines()
     assert re.match(rf"error: {arguments[0]}( list)? needs ", line)
-    assert f"pip install 'sortednet[{extra}]'" in line
+    assert f"pip install '.[{extra}]'" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == [copied.name]  # and leaves nothing behind

@@ -17,6 +17,7 @@ from device_profiles import write_profile
 from device_profiles.schema import PredictionError
 from exporter.bundle import Bundle
 from selector import Budget, selector_for
+from selector.choose.cascades import Cascade
 from tests.conftest import DEVICE
 
 LOADS = {"src", "href", "srcset", "data", "poster", "action", "formaction", "background", "xlink:href", "manifest"}
@@ -85,7 +86,7 @@ def test_every_device_and_submodel_is_named_with_its_figures(copied: Path) -> No
         assert name in text
         assert name in html
     for entry in bundle.submodels.values():
-        assert f"{100 * entry.accuracy:.2f} %" in text
+        assert f"{entry.accuracy:.4f}" in text
         assert f"{bundle.profile(DEVICE).submodels[entry.id].latency_ms.p90:.3f}" in text
 
 
@@ -108,7 +109,7 @@ def test_names_cannot_become_markup(copied: Path) -> None:
 
 
 def charted(html: str) -> dict[str, Any]:
-    found = re.search(r"const { costs, devices, metric, percents } = (.*);\n", html)
+    found = re.search(r"const { costs, devices, metric } = (.*);\n", html)
     assert found
     document: dict[str, Any] = json.loads(found[1])
     return document
@@ -156,3 +157,23 @@ def test_a_page_that_cannot_be_written_is_an_error(copied: Path, tmp_path: Path)
     result = CliRunner().invoke(sortednet.app, ["report", str(copied), "--out", str(tmp_path / "none" / "x.html")])
     assert result.exit_code == 2
     assert "x.html" in result.stderr
+
+
+def test_cascades_are_listed_with_what_their_accuracy_is_of(with_cascade: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = with_cascade
+    html = report(bundle.path)
+    text = Page(html).text
+    assert f"{cascade.id} is {cascade.words}" in " ".join(text.split())
+    assert "accuracy is of the validation split: 0.9990 on 1000 validation examples, above 0.9 with 95 %" in text
+    (device,) = charted(html)["devices"]
+    assert device["submodels"][cascade.id]["kind"] == "cascade"
+    assert [name for _, name in device["frontiers"]["latency_ms.p50"]].count(cascade.id) == 1
+
+
+def test_its_tables_scroll_and_show_it_and_marks_have_the_colour_of_their_device(copied: Path) -> None:
+    add_device(copied, "phone")
+    html = report(copied)
+    regions = re.findall(r'<div class="scroll" tabindex="0" role="region"[^>]*?(?:style="--mark: (#\w+)")?>', html)
+    assert regions == ["", *(device["colour"] for device in charted(html)["devices"])]
+    assert html.count("<table") == len(regions)  # each of them
+    assert "no-repeat local" in html

@@ -140,7 +140,14 @@ class _Anything:
         ({"x": IMAGES, "targets": LABELS, "split": np.array(["dev"] * N)}, "array 'split': 'dev' at position 0"),
         ({"x": IMAGES, "targets": LABELS, "split": LABELS / 2}, r"array 'split': shape \(60,\), dtype float64"),
         ({"x": IMAGES, "targets": LABELS, "split": np.ones(N, int)}, "array 'split': names no example for training"),
-        ({"x": IMAGES, "targets": np.arange(N)}, "cannot be split by class"),
+        (
+            {"x": IMAGES, "targets": np.arange(N)},
+            "60 examples cannot be split by class: class 0 has 1; allowed are 2 and more of every class",
+        ),
+        (
+            {"x": IMAGES[:12], "targets": np.arange(12) // 3},
+            "12 examples cannot be split by class: 20% of them for 4 classes; allowed are 16 examples and more",
+        ),
     ],
 )
 def test_what_is_no_data_is_refused_in_one_line(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -109,6 +109,26 @@ def test_axes_and_settings_that_a_family_does_not_have_are_refused_by_name(name:
 
 
 @EVERY_IMAGE_FAMILY
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": 4}, r"blocks = 4: allowed is a list of numbers, for example \["),
+        ({"channels": None}, r"channels = null: allowed is a list of numbers, for example \["),
+        ({"channels": ["a", "b"]}, r"channels = \[\"a\", \"b\"\]: allowed is a list of numbers"),
+        ({"channels": [8, 2.5]}, r"channels = \[8, 2\.5\]: allowed are whole numbers from 1"),
+        ({"widths": 1}, r"widths = 1: allowed is a list of numbers, for example \[0\.25"),
+        ({"mean": 0.5}, r"mean = 0\.5: allowed is a list"),
+        ({"stem_stride": [2]}, r"stem_stride = \[2\]: allowed is a number, for example 1"),
+        ({"stem_stride": 0}, "stem_stride = 0: allowed are whole numbers from 1"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_setting_of_another_kind_is_refused_with_an_example(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainerError, match=message):
+        small(name, **settings)
+
+
+@EVERY_IMAGE_FAMILY
 def test_fewer_blocks_need_no_other_setting(name: str) -> None:
     """`--set blocks=[1,2]` alone: the depths that a family has by itself follow."""
     settings = {key: value for key, value in SMALL[name].items() if key != "depths"}

@@ -231,7 +231,7 @@ def test_a_half_written_last_line_of_the_log_does_not_stop_a_resume(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("lr", 0.05), ("seed", 1), ("epochs", 4), ("update", "sum"), ("batch_size", 8)],
+    [("lr", 0.05), ("seed", 1), ("update", "sum"), ("batch_size", 8)],
 )
 def test_resuming_with_another_option_is_refused_by_name(option: str, value: object, tmp_path: Path) -> None:
     nested, data = hard()
@@ -239,6 +239,16 @@ def test_resuming_with_another_option_is_refused_by_name(option: str, value: obj
     fit(nested, data, run=tmp_path, show_progress=False, **options)
     with pytest.raises(TrainerError, match=f"resume: {option} = {value!r}, but the run was begun with"):
         fit(nested, data, run=tmp_path, resume=True, show_progress=False, **{**options, option: value})
+
+
+def test_resuming_goes_on_to_more_epochs_and_not_back_to_fewer(tmp_path: Path) -> None:
+    nested, data = hard()
+    options = {"batch_size": 4, "run": tmp_path, "show_progress": False}
+    fit(nested, data, epochs=2, **options)
+    assert fit(nested, data, epochs=3, resume=True, **options).steps == 30
+    assert [line["step"] for line in log_of(tmp_path)] == [10, 20, 30]
+    with pytest.raises(TrainerError, match="resume: epochs = 2: 3 are begun; allowed are 3 and more, in all"):
+        fit(nested, data, epochs=2, resume=True, **options)
 
 
 def test_resuming_what_was_never_begun_is_refused(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from exporter.bundle.preprocessing import ImagePreprocessing, OpenedImage, read_image
+from exporter.bundle.preprocessing import ImagePreprocessing, read_image
 from tests.helpers.pictures import CLASSES, shorten, write_pictures
 from trainer import NestedModel, TrainerError, fit
-from trainer.data import DataSet, folders, load_data, loading
-from trainer.data.images import PictureFiles, Pictures
+from trainer.data import DataSet, folders, load_data
+from trainer.data.images import PictureFiles
 from trainer.data.loading import Asked, read
 from trainer.families import ResNet
 
@@ -209,29 +209,6 @@ def test_a_picture_that_has_lost_its_colours_since_is_named_when_it_is_read(tmp_
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_small_folder_is_read_once_and_trains_to_the_same_bits_as_one_that_is_streamed(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_pictures(tmp_path, suffix=".jpg", per_class=12, size=(20, 24))
-    data = load(tmp_path)
-    weights, opened = [], []
-    for limit in (loading.HELD_BYTES, len(data.train) * 3 * 20 * 24 - 1):
-        monkeypatch.setattr(loading, "HELD_BYTES", limit)
-        read: list[int] = []
-        train = parts_of(data)["train"]
-        monkeypatch.setattr(train, "pictures", _Counting(train.pictures, read))
-        torch.manual_seed(0)
-        nested = NestedModel(ResNet.for_data(data.spec, channels=[4], blocks=[1], widths=[1.0], multiple=4))
-        fit(nested, train, data.validation, epochs=3, batch_size=6, workers=workers, augment=data.augment, show_progress=False)
-        weights.append(nested.full.state_dict())
-        opened.append(len(read))
-    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-    if not workers:  # of which each counts for itself
-        assert opened[0] == len(data.train) + 1  # whose first says how large they are
-        assert opened[1] > 3 * len(data.train)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_truncated_in_the_middle_of_an_epoch_is_named(workers: int, tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", suffix=".jpg", per_class=16, size=(64, 64))
     data = load(tmp_path / "data")
@@ -252,23 +229,6 @@ def test_a_damaged_picture_is_named_before_the_training_where_it_is_met(tmp_path
     damaged.write_text("no picture")
     with pytest.raises(TrainerError, match=f"^{re.escape(str(damaged))}: is no picture; allowed are JPEG and PNG"):
         load(tmp_path)
-
-
-class _Counting:
-    """Pictures that note which of them is opened."""
-
-    def __init__(self, pictures: Pictures, read: list[int]) -> None:
-        self.pictures, self.read = pictures, read
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def name(self, index: int) -> str:
-        return self.pictures.name(index)
-
-    def opened(self, index: int) -> OpenedImage:
-        self.read.append(index)
-        return self.pictures.opened(index)
 
 
 def rename(root: Path, old: str, new: str) -> None:

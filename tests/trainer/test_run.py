@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -188,7 +189,10 @@ def test_an_out_that_is_no_folder_is_an_error(blocked: bool, tmp_path: Path) -> 
             {"settings": {**SETTINGS, "input_shape": [3, 8, 8], "mean": [], "std": []}},
             r"shape \(1, 8, 8\); the model takes \(3, 8, 8\)",
         ),
-        ({"settings": {**SETTINGS, "channels": ["a", "b"]}}, "ResNet cannot build"),
+        (
+            {"settings": {**SETTINGS, "channels": ["a", "b"]}},
+            r"channels = .*: allowed is a list of numbers, for example \[32, 64, 128\]",
+        ),
         ({"options": {"seed": 10**30}}, "seed = "),
         ({"grid": {"depth": [(1, 2, 3)]}}, "axis 'depth' = 1x2x3"),
     ],
@@ -231,6 +235,13 @@ def test_init_starts_from_the_weights_of_a_run(tmp_path: Path) -> None:
         assert equal(load_file(out / "model.safetensors"), before)
     with pytest.raises(TrainerError, match=r"first.*parameter 'stem\.weight' is of shape .*; this model needs"):
         train(tmp_path / "other", init=tmp_path / "first", settings={**SETTINGS, "channels": [12, 16]})
+
+
+def test_init_takes_a_state_dict_as_torch_saves_it(tmp_path: Path) -> None:
+    torch.save({"stem.weight": torch.rand(4)}, tmp_path / "weights.pth")
+    with pytest.raises(TrainerError, match=r"weights\.pth: parameter 'stem\.weight' is of shape \(4,\); this model needs"):
+        train(tmp_path / "run", init=tmp_path / "weights.pth")
+    assert not (tmp_path / "run").exists()
 
 
 def test_init_belongs_to_a_run_that_is_resumed(tmp_path: Path) -> None:

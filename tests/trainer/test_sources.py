@@ -232,4 +232,4 @@ def test_a_missing_library_is_told_with_the_extra_that_brings_it(
     with pytest.raises(typer.Exit) as left:
         train()
     assert left.value.exit_code == 2
-    assert f"train needs {module}: pip install 'sortednet[{extra}]'" in capsys.readouterr().err
+    assert f"train needs {module}: pip install '.[{extra}]'" in capsys.readouterr().err

@@ -27,8 +27,9 @@ from trainer.tasks import checks
 def data_folder(name: str) -> Path | None:
     """Where a named data set lies: under $SORTEDNET_DATA, or where Debian's package puts it; None if nowhere."""
     places = [Path(os.environ["SORTEDNET_DATA"]) / name] if os.environ.get("SORTEDNET_DATA") else []
+    home = os.path.expanduser("~")  # which stays as it is where the user has none, as in many containers
     places += [
-        Path.home() / ".cache" / "sortednet" / name,
+        *([] if home == "~" else [Path(home) / ".cache" / "sortednet" / name]),
         Path("/usr/share/datasets") / name,
         Path("/usr/share") / f"dataset-{name}",
     ]

@@ -54,13 +54,14 @@ def registered_sources() -> dict[str, Source]:
     return dict(_SOURCES)
 
 
-def load_data(name: str, options: Mapping[str, Any] | None = None) -> DataSet:
+def load_data(name: str, options: Mapping[str, Any] | None = None, folder: Path | None = None) -> DataSet:
     """A data set by name, prefix or path (CONTRACT: `--data`), with options of its source (`--data-option`), which its record
-    keeps too: `load_data(record["name"], record.get("options"))` is the same data set again.
+    keeps too: `load_data(record["name"], record.get("options"))` is the same data set again. `folder`: where a relative path is
+    looked for before it is in the working directory.
 
     Raises TrainerError naming what is known, what was found at a path, or where to get what is missing.
     """
-    source, rest = _found(name)
+    source, rest = _found(name, folder or Path())
     given = dict(options or {})
     parameters = inspect.signature(source.load).parameters
     allowed = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
@@ -79,11 +80,11 @@ def load_data(name: str, options: Mapping[str, Any] | None = None) -> DataSet:
 
 def options_of(name: str) -> list[str]:
     """The names of the options that `load_data(name)` takes. Raises TrainerError for a source that is not known."""
-    parameters = inspect.signature(_found(name)[0].load).parameters
+    parameters = inspect.signature(_found(name, Path())[0].load).parameters
     return [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
-def _found(name: str) -> tuple[Source, str]:
+def _found(name: str, folder: Path) -> tuple[Source, str]:
     if not name:
         raise TrainerError(f"data = '': allowed are {_known()}, or a path")
     if name in _SOURCES and not _SOURCES[name].rest:
@@ -92,17 +93,22 @@ def _found(name: str) -> tuple[Source, str]:
     if colon and prefix and prefix in _SOURCES and _SOURCES[prefix].rest:
         if not rest:
             raise TrainerError(f"data = {name!r}: nothing follows the prefix; write {prefix}:{_SOURCES[prefix].rest}")
-        return _SOURCES[prefix], rest
-    path = Path(name)
+        return _SOURCES[prefix], _place(rest, folder)
+    path = Path(_place(name, folder))
     if path.exists():
         for source in _SOURCES.values():
             if source.recognises is not None and source.recognises(path):
-                return source, name
+                return source, _place(name, folder)
         raise TrainerError(f"data {name!r}: {_contents(path)}, which is none of the formats known: {_known()}")
     own = _SOURCES.get("")
     if rest and own is not None and all(part.isidentifier() for part in prefix.split(".")):
         return own, name
     raise TrainerError(f"unknown data set {name!r}; known are {_known()}, or the path of a folder in one of their formats")
+
+
+def _place(path: str, folder: Path) -> str:
+    """The path in the folder if there is such a thing; else, an absolute one too, as it is."""
+    return str(folder / path) if folder != Path() and (folder / path).exists() else path
 
 
 def _known() -> str:

@@ -33,10 +33,15 @@ def stratified(indices: Array, labels: Array, share: float) -> tuple[Array, Arra
     """The indices in two parts, that share of every class in the second."""
     from sklearn.model_selection import train_test_split
 
-    try:
-        first, second = train_test_split(indices, test_size=share, stratify=labels, random_state=SPLIT_SEED)
-    except ValueError as error:
-        raise TrainerError(f"data: {len(labels)} examples cannot be split by class: {error}") from None
+    classes, counts = np.unique(labels, return_counts=True)
+    cannot, taken = f"data: {len(labels)} examples cannot be split by class", int(np.ceil(share * len(labels)))
+    if not len(classes) or counts.min() < 2:
+        fewest = f"class {classes[counts.argmin()]} has {counts.min()}" if len(classes) else "there are none"
+        raise TrainerError(f"{cannot}: {fewest}; allowed are 2 and more of every class")
+    if min(taken, len(labels) - taken) < len(classes):
+        enough = int((len(classes) - 1) / share) + 1
+        raise TrainerError(f"{cannot}: {share:.0%} of them for {len(classes)} classes; allowed are {enough} examples and more")
+    first, second = train_test_split(indices, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     return np.sort(first), np.sort(second)
 
 

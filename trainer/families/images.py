@@ -38,6 +38,12 @@ class NormalizePixels(nn.Module):
         return (pixels - self.mean) / self.std
 
 
+def whole_numbers(name: str, value: int | Sequence[int]) -> None:
+    """Raises TrainerError unless it is a whole number from 1, or a sequence of them."""
+    if any(type(number) is not int or number < 1 for number in (value if isinstance(value, Sequence) else (value,))):
+        raise TrainerError(f"{name} = {value!r}: allowed are whole numbers from 1")
+
+
 class ImageFamily(Family):
     """Base of the image families: an input of (N, C, H, W) floats in [0, 1]; axes width and depth.
 
@@ -64,8 +70,7 @@ class ImageFamily(Family):
             raise TrainerError(f"classes = {classes!r}: allowed are whole numbers from 1")
         if not blocks or any(type(b) is not int or b < 1 for b in blocks):
             raise TrainerError(f"blocks = {tuple(blocks)}: allowed is at least one block in each of at least one stage")
-        if type(multiple) is not int or multiple < 1:
-            raise TrainerError(f"multiple = {multiple!r}: allowed are whole numbers from 1")
+        whole_numbers("multiple", multiple)
         self.input_shape = tuple(input_shape)
         self.classes = classes
         self.blocks = tuple(blocks)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.families.images import ImageFamily, NormalizePixels, scaled
+from trainer.families.images import ImageFamily, NormalizePixels, scaled, whole_numbers
 from trainer.submodel import SubModel, TrainerError
 
 _EXPANSION = (1, 6, 6, 6, 6, 6, 6)
@@ -50,6 +50,10 @@ class MobileNetV2(ImageFamily):
                 f"channels, blocks, strides and expansion have {len(channels)}, {len(blocks)}, {len(strides)} and "
                 f"{len(expansion)} entries: allowed is one per stage in each"
             )
+        for name, numbers in (("channels", channels), ("strides", strides), ("expansion", expansion)):
+            whole_numbers(name, numbers)
+        for name, number in (("stem", stem), ("head", head), ("stem_stride", stem_stride)):
+            whole_numbers(name, number)
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.expansion = tuple(expansion)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.families.images import ImageFamily, NormalizePixels, scaled
+from trainer.families.images import ImageFamily, NormalizePixels, scaled, whole_numbers
 from trainer.submodel import SubModel, TrainerError
 
 
@@ -38,6 +38,8 @@ class ResNet(ImageFamily):
     ) -> None:
         if len(channels) != len(blocks):
             raise TrainerError(f"channels and blocks have {len(channels)} and {len(blocks)} entries: allowed is one per stage")
+        whole_numbers("channels", channels)
+        whole_numbers("stem_stride", stem_stride)
         self.channels = tuple(channels)
         self.stem_stride = stem_stride
         super().__init__(

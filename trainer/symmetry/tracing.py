@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.symmetry import layers  # noqa: F401  # its rules
 from trainer.symmetry.axes import Node, frozen
 from trainer.symmetry.rules import POINTWISE, RULES, SAME, Axes, Trace
 

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
+from device_profiles.host import cache_folder
 from exporter.bundle import Bundle, BundleError
 
 FOLDER_VARIABLE = "SORTEDNET_SUBSETS"
@@ -40,11 +41,11 @@ class BusyError(Exception):
 
 
 def default_folder() -> Path:
-    """The platform's folder for caches, or what the environment variable SORTEDNET_SUBSETS says."""
-    import platformdirs
-
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("sortednet", appauthor=False)) / "subsets"
+    """What the environment variable SORTEDNET_SUBSETS says, or a folder in the user's caches; a new one where these are not."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named)
+    caches = cache_folder()
+    return Path(mkdtemp(prefix="sortednet-subsets-")) if caches is None else caches / "subsets"
 
 
 def key_of(bundle: Bundle, submodels: Collection[str]) -> str:
@@ -139,7 +140,8 @@ class SubsetStore:
         path = self.folder / f".lock-{name}"
         while True:
             with path.open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                with suppress(OSError):  # a file system without locks: at worst two cut the same part, each beside its place
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 # Whoever had it before has removed it: the next has made another file, and waits for that one.
                 if not _is_still(path, file.fileno()):
                     continue

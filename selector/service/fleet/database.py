@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ _DRIVERS = {
     "postgresql+psycopg": "postgresql+psycopg",
 }
 """By what a URL may begin with; others are not installed."""
+_creating = threading.Lock()
+_NAME_ONE = "name one with --store sqlite:///FILE or in SORTEDNET_STORE"
 
 
 class StoreError(ValueError):
@@ -41,8 +45,14 @@ class StoreUnavailable(Exception):
 
 
 def default_url() -> str:
-    """A SQLite file in the user's data folder."""
-    return f"sqlite:///{user_data_path('sortednet', appauthor=False) / 'store.db'}"
+    """A SQLite file in the user's data folder. Raises StoreError where there is no such folder."""
+    try:
+        folder = user_data_path("sortednet", appauthor=False)
+        if not folder.is_absolute():  # the home of a user without an entry is not known, and stays as `~`
+            raise RuntimeError(f"{folder} is no folder")
+    except (RuntimeError, KeyError):
+        raise StoreError(f"store: this user has no home folder to keep one in; {_NAME_ONE}") from None
+    return f"sqlite:///{folder / 'store.db'}"
 
 
 def open_engine(url: str) -> sa.Engine:
@@ -56,6 +66,10 @@ def open_engine(url: str) -> sa.Engine:
         raise StoreError("store: is no URL; allowed are sqlite:///FILE and postgresql://USER@HOST/NAME") from None
     if address.drivername not in _DRIVERS:
         raise StoreError(f"store {_shown(address)!r}: allowed are sqlite:///FILE and postgresql://USER@HOST/NAME")
+    if (
+        address.get_backend_name() == "sqlite" and "?" in url
+    ):  # SQLAlchemy would drop it, and what follows, from the file's name
+        raise StoreError(f"store {url!r}: a ? is not allowed, neither in the file's name nor with options after it")
     address = address.set(drivername=_DRIVERS[address.drivername])
     engine = _sqlite(address) if address.get_backend_name() == "sqlite" else _postgresql(address)
     try:
@@ -109,10 +123,9 @@ def _sqlite(address: sa.URL) -> sa.Engine:
     if not address.database or address.database == ":memory:":
         raise StoreError("store: a SQLite file needs a name: sqlite:///FILE")
     try:
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(address.database, os.O_RDWR | os.O_CREAT, 0o600))  # what it holds is for its owner alone
+        _create(Path(address.database))
     except OSError as error:
-        raise StoreError(f"store {_shown(address)!r}: cannot be written: {error.strerror}") from None
+        raise StoreError(f"store {_shown(address)!r}: cannot be written: {error.strerror}; {_NAME_ONE}") from None
     engine = sa.create_engine(address, connect_args={"timeout": BUSY_S}, pool_timeout=BUSY_S)
 
     @sa.event.listens_for(engine, "connect")
@@ -126,6 +139,19 @@ def _sqlite(address: sa.URL) -> sa.Engine:
         connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
 
     return engine
+
+
+def _create(file: Path) -> None:
+    """Makes the file where there is none, and opens none that is there: a process that closes any handle on a file loses all
+    its locks on it, those of other connections too (POSIX; sqlite.org/howtocorrupt.html, section 2.2). Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file = Path(os.path.realpath(file))  # of a link, that which it leads to
+    with _creating:  # until the handle is closed nobody else in this process may think that the file is there
+        try:
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # what it holds is for its owner alone
+        except FileExistsError:
+            if not os.access(file, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
 
 
 def _write_ahead_log(connection: Any) -> None:

@@ -45,7 +45,8 @@ class _Storage(Storage):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         now = time.time()
-        over = hits.c.expires_at <= now
+        # One that lies farther off than a window was written by a clock that was fast, and would lock the key until then.
+        over = (hits.c.expires_at <= now) | (hits.c.expires_at > now + expiry)
         statement = self._insert(hits).values(key=key, count=amount, expires_at=now + expiry)
         statement = statement.on_conflict_do_update(
             index_elements=[hits.c.key],

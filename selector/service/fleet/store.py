@@ -1,4 +1,4 @@
-"""`Store`: the profiles that the fleet's devices sent, every version of them, and the tokens that may write them."""
+"""`Store`: the profiles that the fleet's devices sent, the latest versions of each, and the tokens that may write them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ from selector.service.fleet.tokens import Tokens
 
 TRIES = 50
 """Of giving a profile the next version, when others take it first. More than a few happens only to one device's name."""
+
+
+KEPT = 20
+"""Versions of a device's profile, the latest ones: one of 160 sub-models has 74 kB."""
 
 
 class Stored(NamedTuple):
@@ -52,8 +56,10 @@ class Store:
     All methods raise StoreUnavailable when the database does not answer.
     """
 
-    def __init__(self, url: str | None = None) -> None:
-        """Raises StoreError when it cannot be opened. The tables are made, or upgraded, where needed."""
+    def __init__(self, url: str | None = None, *, keep: int = KEPT) -> None:
+        """`keep`: so many versions of a device's profile, 1 or more. Raises StoreError when it cannot be opened. The tables are
+        made, or upgraded, where needed."""
+        self.keep = keep
         self.engine = open_engine(url or default_url())
         self.tokens = Tokens(self.engine)
 
@@ -115,6 +121,7 @@ class Store:
                 raise VersionConflict
             new = {**row, "version": newest.version + 1 if newest else 1, "received_at": datetime.now(UTC)}
             connection.execute(profiles.insert().values(new))
+            connection.execute(profiles.delete().where(*here, profiles.c.version <= new["version"] - self.keep))
         return Stored(**{name: new[name] for name in Stored._fields}), True
 
     def newest(self, bundle: str, fingerprint: str, device: str, version: int | None = None) -> Stored | None:

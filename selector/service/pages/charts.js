@@ -97,7 +97,7 @@ function logTicks(low, high) {
 export function qualityAxis(values, name = metric()) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const pad = 0.06 * (high - low) || 0.01;
-  return { title: { text: capital(name), standoff: 6 }, nticks: 7, tickformat: high - low > 0.06 ? ".2f" : ".3f", range: [low - pad, high + 2 * pad] };
+  return { title: { text: capital(name), standoff: 6 }, nticks: 7, tickformat: high - low > 0.06 ? ".2f" : ".3f", range: [low - 2 * pad /* for the name of the least */, high + 2 * pad] };
 }
 
 /**
@@ -140,6 +140,8 @@ export function frontierLine(steps, entries, axis, line, more) {
 }
 
 function cloud(points, edge, name, symbol, colour) {
+  // Colours of their own: of opacities the legend would show the mean, a colour that is nowhere in the chart.
+  const shades = points.map((point) => (edge.has(point.id) ? colour : colour.replace("rgb(", "rgba(").replace(")", ", 0.5)")));
   return {
     name,
     mode: "markers",
@@ -147,7 +149,7 @@ function cloud(points, edge, name, symbol, colour) {
     y: points.map((point) => point.y),
     text: points.map(about),
     hovertemplate: "%{text}<extra></extra>",
-    marker: { symbol, color: colour, size: points.map((p) => (edge.has(p.id) ? 9 : 6)), opacity: points.map((p) => (edge.has(p.id) ? 1 : 0.5)), line: { width: 1.5, color: colour } },
+    marker: { symbol, opacity: 1, color: shades, size: points.map((p) => (edge.has(p.id) ? 9 : 6)), line: { width: 1.5, color: shades } },
   };
 }
 
@@ -168,7 +170,8 @@ export function about({ id, costs, entry }) {
 
 function choiceMark(point, axis, colour) {
   const [low, high] = axis.range;
-  const atLeft = point && ((axis.type === "log" ? Math.log10(point.x) : point.x) - low) / (high - low) < 0.25;
+  const place = point && ((axis.type === "log" ? Math.log10(point.x) : point.x) - low) / (high - low);
+  const atLeft = point && place * (byId("frontier-chart").clientWidth - 80) < 9 * point.id.length + 12; // no room for its name
   return {
     x: point ? [point.x] : [],
     y: point ? [point.y] : [],
@@ -178,6 +181,7 @@ function choiceMark(point, axis, colour) {
     textfont: { size: 13, color: colour },
     marker: { symbol: "circle-open", size: 19, color: colour, line: { width: 2.5 } },
     hoverinfo: "skip",
+    cliponaxis: false,
     showlegend: false,
   };
 }

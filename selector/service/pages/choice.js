@@ -12,13 +12,13 @@ export function showChoice(selection, query, precision, sources) {
   byId("submodel").textContent = selection.submodel;
   byId("verdict").textContent = selection.feasible ? precision : "Nothing fits; this is the nearest";
   byId("reason").textContent = sentence(selection.reason);
-  for (const [key, name] of Object.entries(LIMIT_OF)) figure(key, selection[key], query.budget[name], sources?.[key] ?? splitOf(selection));
+  for (const [key, name] of Object.entries(LIMIT_OF)) figure(key, selection[key], query.budget[name], sources?.[key] ?? "test split");
   const figures = `${metric()} ${share(selection.quality)}, latency ${digits(selection.latency_ms)} milliseconds`;
   byId("said").textContent = `${selection.feasible ? "" : "Nothing fits. Nearest: "}${selection.submodel}, ${figures}`;
 }
 
-/** Says in the choice's place why there is none. */
-export function showProblem(message) {
+/** Says in the choice's place why there is none. `quality`: the best that is known of any sub-model, all the same. */
+export function showProblem(message, quality) {
   const panel = byId("choice");
   panel.dataset.state = "none";
   panel.setAttribute("aria-busy", "false");
@@ -26,10 +26,10 @@ export function showProblem(message) {
   byId("verdict").textContent = "";
   byId("reason").textContent = byId("said").textContent = message;
   for (const key of Object.keys(LIMIT_OF)) figure(key, null);
+  if (quality === undefined) return;
+  figure("quality", quality, undefined, "of the sub-models, test split");
+  document.querySelector('[data-figure="quality"] b').prepend("≤ ");
 }
-
-/** What a quality is of: a cascade's of the examples that certified it. */
-const splitOf = ({ stages }) => (stages?.length ? "validation split" : "test split");
 
 function figure(key, value, limit, source) {
   const box = document.querySelector(`[data-figure="${key}"]`);
@@ -43,14 +43,14 @@ function figure(key, value, limit, source) {
 
 const sentence = (text) => `${capital(text)}.`;
 
-/** Shows the query in the language that is chosen. */
-export function showCode(query) {
-  byId("code").textContent = (chosen("language") === "curl" ? curl : python)(query);
+/** Shows the query in the language that is chosen; above it, as a comment, what it needs before it has an answer. */
+export function showCode(query, needs) {
+  byId("code").textContent = (needs ? `# ${needs}\n` : "") + (chosen("language") === "curl" ? curl : python)(query);
 }
 
 function curl(query) {
   const body = JSON.stringify(query).replaceAll("'", "'\\''");
-  return `curl -s ${location.origin}/v1/select \\\n  -H 'Content-Type: application/json' \\\n  -d '${body}'`;
+  return `curl -s ${new URL("v1/select", document.baseURI)} \\\n  -H 'Content-Type: application/json' \\\n  -d '${body}'`;
 }
 
 function python(query) {
@@ -59,7 +59,7 @@ function python(query) {
     "from urllib.request import Request, urlopen",
     "",
     `query = ${literal(query)}`,
-    `request = Request(${JSON.stringify(`${location.origin}/v1/select`)}, json.dumps(query).encode(), {"Content-Type": "application/json"})`,
+    `request = Request(${JSON.stringify(new URL("v1/select", document.baseURI))}, json.dumps(query).encode(), {"Content-Type": "application/json"})`,
     "selection = json.load(urlopen(request))",
     'print(selection["submodel"], selection["reason"])',
   ].join("\n");

@@ -80,15 +80,16 @@ export async function chart(cost) {
 
 /** Of the column of qualities, and of the axis: the metric, where all rows have the same. */
 const measure = () => (new Set(rows.map((row) => row.metric)).size === 1 ? rows[0].metric : "quality");
-const headings = () => ["", "chosen", measure(), "latency, ms", "energy, mJ", "memory, MB", "fits"];
+const headings = () => ["", "chosen", "fits", measure(), "latency, ms", "energy, mJ", "memory, MB"];
 
 function table() {
+  byId("compare-table").hidden = !rows.length;
   const [head, body] = [byId("compare-table").tHead, byId("compare-table").tBodies[0]];
-  head.replaceChildren(element("tr", {}, ...headings().map((text, i) => element(i ? "th" : "td", { text, ...(i && { scope: "col" }), ...(i > 1 && i < 6 && { class: "number" }) }))));
+  head.replaceChildren(element("tr", {}, ...headings().map((text, i) => element(i ? "th" : "td", { text, ...(i && { scope: "col" }), ...(i > 2 && { class: "number" }) }))));
   body.replaceChildren(
     ...rows.map((row, n) => {
       const { selection: one, profile } = row;
-      const key = element("span", { class: `key series-${(n % 6) + 1}`, "aria-hidden": "true" });
+      const key = element("span", { class: `key series-${(n % 6) + 1} dash-${Math.floor(n / 6) % 4}`, "aria-hidden": "true" });
       const about = element("small", { text: `${profile.device.cpu}, ${profile.device.threads} thread${profile.device.threads > 1 ? "s" : ""}` });
       const name = element("th", { scope: "row" }, key, row.label, about);
       if (one instanceof ServiceError) return element("tr", {}, name, element("td", { colspan: 6, text: one.message }));
@@ -98,8 +99,8 @@ function table() {
         { title: one.reason, ...(!one.feasible && { class: "missed" }) },
         name,
         element("td", { text: one.submodel }),
+        element("td", { text: one.feasible ? "yes" : "no, nearest", class: "fits" }),
         ...figures.map((text) => element("td", { text, class: "number" })),
-        element("td", { text: one.feasible ? "yes" : "no, nearest" }),
       );
     }),
   );

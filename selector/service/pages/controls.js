@@ -1,6 +1,6 @@
 // The budget's sliders and exact fields. One end of every slider means that there is no limit.
 
-import { byId, choose, chosen, costOf } from "./format.js";
+import { byId, choose, chosen, costOf, metric } from "./format.js";
 
 const STEPS = 120;
 const BATTERY = "battery";
@@ -16,12 +16,13 @@ export function watchControls(changed) {
     range.addEventListener("input", () => {
       const value = scales[key].value(Number(range.value));
       exact.value = value ?? "";
+      judge(key);
       describe(key, value);
       changed(key);
     });
     exact.addEventListener("input", () => {
       const value = limit(key);
-      exact.setAttribute("aria-invalid", String(exact.value !== "" && value === null));
+      judge(key);
       range.value = scales[key].place(value);
       describe(key, value);
       changed(key);
@@ -39,10 +40,28 @@ export function limit(key) {
   return key === FLOOR ? (value >= 0 && value <= 1 ? value : null) : value > 0 ? value : null;
 }
 
+/** Says below the field why what stands in it is no limit, and that it does not count. */
+function judge(key) {
+  const [, exact] = inputs(key);
+  const wrong = exact.validity.badInput || (exact.value !== "" && limit(key) === null);
+  exact.setAttribute("aria-invalid", String(wrong));
+  const hint = byId(`${key}-hint`);
+  hint.dataset.usual ??= hint.textContent;
+  hint.textContent = wrong ? `Not counted: ${complaint(key, exact)}` : hint.dataset.usual;
+  hint.classList.toggle("wrong", wrong);
+}
+
+function complaint(key, { validity, valueAsNumber: value }) {
+  if (validity.badInput) return "this is not a number";
+  if (key === BATTERY) return `${value} is no charge; allowed are 0 to 100 %`;
+  if (key !== FLOOR) return `${value} is no limit; allowed is what is above 0`;
+  return `${value} is no ${metric()}; allowed is 0 to 1${value > 1 && value <= 100 ? `, such as ${value / 100}` : ""}`;
+}
+
 export function setLimit(key, value) {
   const [range, exact] = inputs(key);
   exact.value = value ?? "";
-  exact.setAttribute("aria-invalid", "false");
+  judge(key);
   if (scales[key]) range.value = scales[key].place(limit(key));
   describe(key, limit(key));
 }
@@ -66,19 +85,19 @@ export function restore(found) {
   byId("discharging").checked = found.get("discharging") === "true";
 }
 
-/** Spreads the sliders over what the device's sub-models cost. `device` is null where nothing is known. */
+/** Spreads the sliders over what the device's sub-models cost. `device` is null where nothing was measured. */
 export function spread(device, qualities) {
   const measured = device ? Object.entries(device.profile.submodels).filter(([name]) => qualities[name] !== null) : [];
   for (const key of ["latency_ms", "energy_mj", "memory_mb"]) {
     const cost = key === "latency_ms" ? `latency_ms.p${chosen("percentile")}` : key;
     const values = measured.map(([, costs]) => costOf(costs, cost)).filter((value) => value > 0);
-    rule(key, values.length ? fromAbove(Math.min(...values), Math.max(...values)) : null);
+    rule(key, values.length ? fromAbove(Math.min(...values), Math.max(...values)) : null, device ? "not known" : "no profile");
     rug(key, values.length ? device.frontiers[cost].map(([value]) => value) : []);
   }
   const known = measured.map(([name]) => qualities[name]);
-  rule(FLOOR, known.length ? fromBelow(Math.min(...known), Math.max(...known)) : null);
+  rule(FLOOR, known.length ? fromBelow(Math.min(...known), Math.max(...known)) : null, device ? "not known" : "no profile");
   rug(FLOOR, known.length ? device.frontiers["latency_ms.p50"].map(([, name]) => qualities[name]) : []);
-  rule(BATTERY, known.length ? charge : null);
+  rule(BATTERY, known.length ? charge : null, device ? "not known" : "no profile");
 }
 
 /** At most: logarithmic, a little beyond both ends; the last step is no limit. */
@@ -112,10 +131,11 @@ const charge = {
 
 const bounded = (step) => Math.max(0, Math.min(STEPS, Math.round(step)));
 
-function rule(key, scale) {
+/** `without`: what the field says where there is no scale. */
+function rule(key, scale, without = "not known") {
   const [range, exact] = inputs(key);
   range.disabled = exact.disabled = scale === null;
-  exact.placeholder = scale === null ? "not known" : scale.none;
+  exact.placeholder = scale === null ? without : scale.none;
   if (scale === null) return;
   scales[key] = scale;
   range.min = 0;

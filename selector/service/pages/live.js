@@ -45,7 +45,7 @@ async function show(bundle) {
   byId("live-view").hidden = name === undefined;
   if (name === undefined) return;
   const history = found[name].history.slice(-SHOWN).map((run) => ({ ...run, at: moment(run.at) }));
-  byId("live-state").textContent = `${name}: the latest ${history.length} runs`;
+  byId("live-state").textContent = `${name}: the latest ${history.length} run${history.length === 1 ? "" : "s"}`;
   figures(history, found[name].sensors ?? {});
   const { submodels, cascades } = await bundleOf(name);
   const macs = Object.fromEntries(submodels.map((one) => [one.id, one.macs]));

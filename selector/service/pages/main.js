@@ -1,6 +1,6 @@
 // The page: what is looked at, and when what is asked and drawn anew.
 
-import { bundleOf, deviceOf, entriesOf, measuredOf, offering, select, ServiceError } from "./api.js";
+import { bundleOf, deviceOf, entriesOf, measuredOf, offering, search, select, ServiceError } from "./api.js";
 import { drawFrontier, empty, loadPlotly } from "./charts.js";
 import { copyCode, showChoice, showCode, showProblem } from "./choice.js";
 import { chart as compareChart, compare, firstDevices, showCompared } from "./compare.js";
@@ -32,14 +32,39 @@ async function openBundle(name, device = config.bundles[name]?.device) {
   const [document, measured] = await Promise.all([bundleOf(name), measuredOf(name)]);
   if (view.bundle !== name) return; // another one was picked meanwhile
   view.submodels = document.submodels;
-  const { devices, models } = measured ?? { devices: document.devices, models: [] };
-  view.devices = [...devices, ...models];
-  byId("device").replaceChildren(...options(devices), ...(models.length ? [element("optgroup", { label: "median of a device model" }, ...options(models))] : []));
+  const { devices, models, more } = measured ?? { devices: document.devices, models: [], more: false };
+  byId("find-device").hidden = !more;
+  offer(devices, models);
+  if (more && device && !view.devices.includes(device)) {
+    const others = await search(name, device); // an address may name one that is not listed
+    if (view.bundle !== name) return;
+    if ([...others.devices, ...others.models].includes(device)) offer([...devices, ...others.devices], [...models, ...others.models]);
+  }
   byId("device").disabled = !view.devices.length;
   const found = [device, config.bundles[name].device, ...view.devices].find((one) => view.devices.includes(one)) ?? null;
   shownDevices = firstDevices(view.devices, found).filter(Boolean);
   await openDevice(found);
+  if (device && found !== device && view.bundle === name) byId("device-about").textContent = `${device} is not known here; shown is ${found ?? "none"}`;
   await loadCompared();
+}
+
+/** What may be chosen as the device. */
+function offer(devices, models) {
+  view.devices = [...devices, ...models];
+  byId("device").replaceChildren(...options(devices), ...(models.length ? [element("optgroup", { label: "median of a device model" }, ...options(models))] : []));
+}
+
+/** Where there are more devices than can be listed: those whose names begin with what is typed. */
+async function findDevices() {
+  const { bundle } = view;
+  const beginning = byId("find").value.trim();
+  if (!beginning) return;
+  const { devices, models } = await search(bundle, beginning);
+  if (view.bundle !== bundle || byId("find").value.trim() !== beginning) return;
+  byId("found").textContent = devices.length + models.length ? `${devices.length + models.length} found, listed under Device` : "no name begins so";
+  if (!devices.length && !models.length) return;
+  offer(devices, models);
+  await openDevice(view.devices[0]);
 }
 
 const options = (names) => names.map((one) => element("option", { value: one, text: one }));
@@ -48,13 +73,15 @@ async function openDevice(name) {
   busy();
   view.name = name;
   view.device = view.selection = null;
-  if (name === null) return nothing("No device has measured this bundle yet. Measure one with: sortednet profile BUNDLE");
+  view.entries = entriesOf(view.submodels, {});
+  if (name === null) return nothing("No device has measured this bundle yet. Measure one with: sortednet profile BUNDLE", "Answered once a device has measured the bundle: sortednet profile BUNDLE");
   byId("device").value = name;
   const { bundle } = view;
   const found = await deviceOf(bundle, name);
   if (view.bundle !== bundle || view.name !== name) return undefined;
   if (found.problem) return nothing(found.problem);
   view.device = found;
+  view.needs = undefined;
   view.entries = entriesOf(view.submodels, found.cascades);
   const { cpu, threads, execution_provider: provider, label } = found.profile.device;
   byId("device-about").textContent = label || `${cpu}, ${threads} thread${threads > 1 ? "s" : ""}, ${provider}`;
@@ -65,12 +92,14 @@ async function openDevice(name) {
 
 const qualities = () => Object.fromEntries(Object.entries(view.entries).map(([id, { quality }]) => [id, quality]));
 
-/** The empty state: no profile, no quality, or a profile of another bundle. */
-function nothing(message) {
+/** The empty state: no profile, no quality, or a profile of another bundle. `needs`: what the query lacks. */
+function nothing(message, needs = message) {
   byId("device-about").textContent = "no figures";
-  spread(null);
-  showProblem(message);
-  showCode(query());
+  spread(null, {});
+  const known = Object.values(qualities()).filter((one) => one !== null);
+  showProblem(message, known.length ? Math.max(...known) : undefined);
+  view.needs = needs;
+  showCode(query(), needs);
   byId("frontier-about").textContent = "\u00a0";
   byId("frontier-table").replaceChildren();
   return empty("frontier-chart", message);
@@ -103,6 +132,7 @@ async function ask() {
 const busy = () => byId("choice").setAttribute("aria-busy", "true");
 
 const askSoon = settled(ask, ASK_AFTER_MS);
+const findSoon = settled(() => findDevices().catch(failed), COMPARE_AFTER_MS);
 const compareSoon = settled(() => showCompared(wanted(), view.cost), COMPARE_AFTER_MS);
 
 function changed() {
@@ -111,11 +141,14 @@ function changed() {
   compareSoon();
 }
 
+/** On the horizontal axis, where nothing else was chosen: the latency that the budget limits. */
+const usualCost = () => `latency_ms.p${chosen("percentile")}`;
+
 /** The address holds the query, so that it can be sent to a colleague. */
 function remember() {
   const { budget, battery } = view.query;
   const entries = { bundle: view.bundle, device: view.name, ...budget, ...(battery && { battery: battery.percent, discharging: battery.discharging }) };
-  if (view.cost !== "latency_ms.p50") entries.cost = view.cost;
+  if (view.cost !== usualCost()) entries.cost = view.cost;
   history.replaceState(null, "", `?${new URLSearchParams(entries)}${location.hash}`);
 }
 
@@ -167,19 +200,22 @@ function showCost(cost) {
   compareChart(cost);
 }
 
+/** The axis and the sliders follow the percentile. */
+function percentileChosen(percentile) {
+  if (view.cost.startsWith("latency") && view.cost !== `latency_ms.p${percentile}`) {
+    choose("cost", `latency_ms.p${percentile}`);
+    showCost(`latency_ms.p${percentile}`);
+  }
+  if (view.device) spread(view.device, qualities());
+  changed();
+}
+
 function wire() {
   watchControls(changed);
   onChoice("objective", changed);
-  onChoice("percentile", (percentile) => {
-    if (view.cost.startsWith("latency")) {
-      choose("cost", `latency_ms.p${percentile}`);
-      showCost(`latency_ms.p${percentile}`);
-    }
-    if (view.device) spread(view.device, qualities());
-    changed();
-  });
+  onChoice("percentile", percentileChosen);
   onChoice("cost", showCost);
-  onChoice("language", () => showCode(query()));
+  onChoice("language", () => showCode(query(), view.needs));
   onChoice("compared", () => loadCompared().catch(failed));
   onChoice("theme", (theme) => {
     if (theme === "auto") delete document.documentElement.dataset.theme;
@@ -198,12 +234,16 @@ function wire() {
   byId("clear").addEventListener("click", () => {
     for (const key of LIMITS) setLimit(key, null);
     restore(new URLSearchParams());
-    changed();
+    percentileChosen("50");
   });
+  byId("find").addEventListener("input", findSoon);
+  byId("another").addEventListener("input", () => byId("another").setCustomValidity(""));
   byId("copy").addEventListener("click", copyCode);
   byId("add-device").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!view.devices.includes(byId("another").value)) return;
+    const known = view.devices.includes(byId("another").value);
+    byId("another").setCustomValidity(known ? "" : "There is no device of this name");
+    if (!known) return byId("another").reportValidity();
     shownDevices = [...new Set([...shownDevices, byId("another").value])].sort();
     byId("another").value = "";
     loadCompared().catch(failed);
@@ -224,9 +264,9 @@ async function begin() {
   const asked = new URLSearchParams(location.search);
   const bundle = Object.hasOwn(config.bundles, asked.get("bundle")) ? asked.get("bundle") : Object.keys(config.bundles)[0];
   choose("theme", document.documentElement.dataset.theme ?? "auto");
-  choose("cost", asked.get("cost") ?? "latency_ms.p50");
-  view.cost = chosen("cost");
   restore(asked);
+  choose("cost", asked.get("cost") ?? usualCost());
+  view.cost = chosen("cost");
   wire();
   byId("bundle").value = bundle;
   watchRuntime(config, () => view.bundle);

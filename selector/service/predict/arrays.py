@@ -86,6 +86,14 @@ def from_lists(value: Any, spec: TensorSpec, limits: ShapeLimits) -> Array:
         return np.ascontiguousarray(array.astype(dtype))
 
 
+def finite_lists(name: str, array: Array) -> Any:
+    """The array as nested lists for JSON, which has no number for NaN and infinity. Raises ArrayError naming the output."""
+    wrong = array.size - np.count_nonzero(np.isfinite(array)) if array.dtype.kind == "f" else 0
+    if wrong:
+        raise ArrayError(f"output {name!r}: {wrong} of {array.size} values are NaN or infinite for these inputs", name)
+    return array.tolist()
+
+
 def to_npy(array: Array) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
@@ -129,7 +137,7 @@ def _header(data: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any
     except Exception as error:  # numpy's reader evaluates a literal, which fails in many ways
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise ArrayError(f"input {name!r}: cannot be read as .npy: {why}", name) from None
-    if any(size < 0 for size in shape):
+    if any(type(size) is not int or size < 0 for size in shape):  # True is an int to Python, and to numpy's reader
         raise ArrayError(f"input {name!r}: shape {shape}; allowed are positive sizes", name)
     return shape, fortran_order, dtype, file.tell()
 

@@ -6,7 +6,8 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the
 RUNTIMES = 8  # at most in one process; each keeps sessions of its own
 GAUGES_S = 1.0  # after so long a run says anew how this process is doing
 SHORTEST_MS = 1e-6
+READING_S = 0.005  # so much of what a request took before its run is the service's own work, and not waiting
+NEAREST_S = 0.1  # so long a request may wait whose deadline nothing meets even without waiting
+Stamp = tuple[str, int, int]
+"""Of the manifest, of the folder of profiles and of the cascades' file."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class PredictOptions:
     cores: int | None = None  # that runs may use at once; default: as this process may use
     waiting: int | None = None  # requests in the queue; default: four for each core, at most 64
     wait_seconds: float = 10.0  # at most, for a request without a deadline
+    spinning: bool | None = None  # of the sessions' idle threads; default: as their profiles were measured
 
     @property
     def shapes(self) -> ShapeLimits:
@@ -57,7 +63,7 @@ class Prediction(NamedTuple):
 class Kept(NamedTuple):
     """A runtime, and what it was opened with."""
 
-    stamp: tuple[int, int]  # of the folder of profiles and of the cascades' file
+    stamp: Stamp
     profiles: list[Profile]
     cascades: list[Cascade]
     runtime: Runtime
@@ -79,16 +85,21 @@ class Predictor:
         self._runtimes: dict[tuple[str, str | None], Kept] = {}
         self._opening = threading.Lock()
         self._gauges_until = 0.0
+        self.warming = False
 
     @property
     def threads(self) -> int:
         """That a server needs so that one is free to refuse, or to answer something else, when all places are taken."""
         return self.gate.slots + self.gate.waiting + 4
 
-    def predict(self, bundle: Bundle, query: PredictQuery, inputs: Mapping[str, Array], received: float) -> Prediction:
+    def predict(
+        self, bundle: Bundle, query: PredictQuery, inputs: Mapping[str, Array], received: float, begun: float | None = None
+    ) -> Prediction:
         """Runs what fits the budget less what the request has waited since it was received (monotonic seconds).
 
-        Raises Overloaded where that cannot be in time, Problem for wrong inputs or an unknown device.
+        What was done with it since `begun` is no waiting: a deadline that only that made impossible is answered by the
+        nearest, as one that nothing meets. Raises Overloaded where that cannot be in time, Problem for wrong inputs or an
+        unknown device.
         """
         from selector.run.inputs import InputError, check_inputs, examples_in
 
@@ -99,19 +110,28 @@ class Predictor:
         refuse_other_metric(query.budget, bundle.metric)
         limit = query.budget.latency_ms
         now = time.monotonic()
+        begun = now if begun is None else begun
         try:
-            if limit is not None and now >= received + limit / 1e3:
-                raise Overloaded("deadline_passed", "the deadline had passed before the request could be looked at")
             kept = self._kept(bundle, query.device)
             cores = kept.profiles[0].device.threads if kept.profiles else self.gate.slots  # that a run keeps busy
             examples = examples_in(bundle, feed)
             until = now + self.options.wait_seconds
-            if limit is not None:  # less what even the fastest takes: to begin later is in vain
-                until = min(until, received + (limit - _least_ms(kept.runtime, query.budget, examples)) / 1e3)
+            if limit is not None:
+                reading_ms = min(now - begun, READING_S) * 1e3
+                least_ms = _least_ms(kept.runtime, query.budget, examples)
+                if least_ms == 0 or limit - reading_ms < least_ms:  # the nearest will do, where it need not wait
+                    until = min(until, now + NEAREST_S)
+                elif now >= received + limit / 1e3:
+                    raise Overloaded("deadline_passed", "the deadline had passed before the request could be looked at")
+                else:  # less what even the fastest takes: to begin later is in vain
+                    until = min(until, max(received + (limit - least_ms) / 1e3, now + READING_S))
+            asked = time.monotonic()
             with self.gate.entered(examples, max(1, cores), until):
-                queued_ms = (time.monotonic() - received) * 1e3
+                entered = time.monotonic()
+                queued_ms = (entered - received) * 1e3
+                own_ms = min(entered - begun - (entered - asked), READING_S) * 1e3
                 try:
-                    result = self._run(kept.runtime, query, feed, examples, queued_ms)
+                    result = self._run(kept.runtime, query, feed, examples, queued_ms, own_ms)
                 except BudgetError as error:
                     raise wrong_field("budget", None, without_folder(error, bundle)) from None
         except Overloaded as error:
@@ -137,6 +157,18 @@ class Predictor:
                     before.runtime.close()  # its runs in flight finish
             return kept
 
+    def warm(self, bundles: Sequence[Bundle]) -> None:
+        """Opens of each bundle what a request without limits gets, so that the first one does not wait for that; `warming` is
+        true meanwhile. What cannot be opened is said to whoever asks for it."""
+        try:
+            for bundle in bundles[:RUNTIMES]:
+                with suppress(Problem, BundleError, BudgetError):
+                    runtime = self._kept(bundle, None).runtime
+                    chosen = runtime.select(Budget())
+                    runtime.program(chosen.submodel, chosen.device)
+        finally:
+            self.warming = False
+
     def opened(self, bundle: Bundle) -> list[Kept]:
         """The bundle's runtimes in this process."""
         return [kept for (name, _), kept in list(self._runtimes.items()) if name == bundle.name]
@@ -159,7 +191,7 @@ class Predictor:
                     for device in runtime.controller.slow_downs:
                         self._metrics.slow_down(name, device, runtime.controller.slow_down(device))
 
-    def _opened(self, bundle: Bundle, device: str | None, stamp: tuple[int, int], kept: Kept | None) -> Kept:
+    def _opened(self, bundle: Bundle, device: str | None, stamp: Stamp, kept: Kept | None) -> Kept:
         from exporter.bundle.session import SessionError
         from selector.run.runtime import Runtime
 
@@ -177,15 +209,19 @@ class Predictor:
             raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
         try:
             profiles = find_profiles(bundle, device) if device or bundle.devices() else []
-            if kept is not None and (kept.profiles, kept.cascades) == (profiles, cascades):
+            same = kept is not None and kept.stamp[0] == stamp[0]
+            if kept is not None and same and (kept.profiles, kept.cascades) == (profiles, cascades):
                 return kept._replace(stamp=stamp)
-            return Kept(stamp, profiles, cascades, Runtime(bundle, device=device))
+            return Kept(stamp, profiles, cascades, Runtime(bundle, device=device, spinning=self.options.spinning))
         except (BundleError, BudgetError) as error:
             raise Problem(404, without_folder(error, bundle)) from None
         except SessionError as error:
             raise Problem(503, f"device {device!r}: {error}") from None
 
-    def _run(self, runtime: Runtime, query: PredictQuery, feed: dict[str, Array], examples: int, queued_ms: float) -> RunResult:
+    def _run(
+        self, runtime: Runtime, query: PredictQuery, feed: dict[str, Array], examples: int, queued_ms: float, own_ms: float
+    ) -> RunResult:
+        """`own_ms` of `queued_ms` are the service's own, and no waiting."""
         from selector.run.inputs import InputError
 
         asked = query.budget
@@ -198,7 +234,9 @@ class Predictor:
         chosen = {id(one): runtime.select(one) for one in tries}
         fitting = next((one for one in tries if chosen[id(one)].feasible), tries[-1])
         in_time = chosen[id(fitting)].feasible or asked.latency_ms is None
-        if not in_time and runtime.select(_per_example(asked, 0.0, examples)).feasible:  # it is the waiting that was too long
+        if (
+            not in_time and runtime.select(_per_example(asked, own_ms, examples)).feasible
+        ):  # it is the waiting that was too long
             message = f"after {queued_ms:.3g} ms of waiting no sub-model is fast enough for {examples} example(s)"
             raise Overloaded("too_late_to_fit", message, self.gate.expected_wait())
         try:
@@ -244,8 +282,8 @@ def _per_example(budget: Budget, queued_ms: float, examples: int) -> Budget:
     return budget.model_copy(update={"latency_ms": max(left / examples, SHORTEST_MS)})
 
 
-def _stamp(bundle: Bundle) -> tuple[int, int]:
-    """Changes when a profile's file or that of the cascades comes, goes or is replaced."""
+def _stamp(bundle: Bundle) -> Stamp:
+    """Changes when the bundle is another one, or when a profile's file or that of the cascades comes, goes or is replaced."""
 
     def changed(name: str) -> int:
         try:
@@ -253,7 +291,7 @@ def _stamp(bundle: Bundle) -> tuple[int, int]:
         except OSError:
             return 0
 
-    return changed(PROFILES_FOLDER), changed(CASCADES_FILE)
+    return bundle.manifest.sha256, changed(PROFILES_FOLDER), changed(CASCADES_FILE)
 
 
 def _usable_cores() -> int:

@@ -1,5 +1,7 @@
 """`/`: the dashboard. The page's own files and the charting library are served from here; no outside address is used.
 
+All addresses in it are relative to the page's own, so that it works below any prefix of a proxy (`/models/`).
+
 Which sub-model a budget gets is asked from `POST /v1/select`, and a frontier is what `Selector.afforded_by` says: the page
 computes neither.
 """
@@ -67,10 +69,10 @@ def page() -> Response:
     rules = {rule.rule for rule in current_app.url_map.iter_rules()}
     html = _template().render(
         bundles=bundles,
-        assets=f"/assets/{_version()}",
+        assets=f"assets/{_version()}",
         api_pages="/docs" in rules,
         config={
-            "charts": f"/assets/{_charts_version()}/{CHARTS}",
+            "charts": f"assets/{_charts_version()}/{CHARTS}",
             "bundles": {
                 bundle.name: {"device": _default_device(bundle), "metric": metric_name(bundle.metric)} for bundle in bundles
             },
@@ -120,7 +122,11 @@ def frontiers(bundle: str, device: str) -> Response:
     except Problem as problem:
         return json_answer({"frontiers": {}, "cascades": {}, "problem": problem.detail})
     costs = {offer.submodel: offer.costs.model_dump() for offer in selector.offered if offer.stages}
-    known = {one.id: {**one.model_dump(), "costs": costs[one.id]} for one in cascades if one.id in costs}
+    known = {
+        one.id: {**one.model_dump(), "quality": one.quality(opened.qualities), "split": one.split, "costs": costs[one.id]}
+        for one in cascades
+        if one.id in costs
+    }
     found = {}
     for cost in COSTS:
         name, _, percentile = cost.partition(".p")
@@ -132,7 +138,7 @@ def frontiers(bundle: str, device: str) -> Response:
 @blueprint.get("/dashboard/runtime")
 @not_in_the_api
 def runtimes() -> Response:
-    """Of every bundle that this process has run: the latest runs of all its runtimes, and the sensors."""
+    """Of every bundle that this process has run: the latest runs of all its runtimes, and the sensors in words."""
     found = {}
     for bundle in state().bundles.values() if "sortednet.predictor" in current_app.extensions else ():
         opened = [kept.runtime for kept in predictor().opened(bundle)]
@@ -140,7 +146,7 @@ def runtimes() -> Response:
             runs = sorted((run for runtime in opened for run in list(runtime.history)[-RUNS:]), key=lambda run: run.at)
             found[bundle.name] = {
                 "history": [_run(run) for run in runs[-RUNS:]],
-                "sensors": {name: value for name, value in opened[0].sensors.values().items() if value is not None},
+                "sensors": opened[0].sensors.shown(),
             }
     return json_answer({"bundles": found})
 

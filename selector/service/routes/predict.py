@@ -15,7 +15,18 @@ from pydantic_core import from_json
 from werkzeug.exceptions import NotAcceptable
 
 from exporter.bundle import Bundle
-from selector.service.predict.arrays import NPY, NPZ, Array, ArrayError, from_lists, from_npy, from_npz, to_npy, to_npz
+from selector.service.predict.arrays import (
+    NPY,
+    NPZ,
+    Array,
+    ArrayError,
+    finite_lists,
+    from_lists,
+    from_npy,
+    from_npz,
+    to_npy,
+    to_npz,
+)
 from selector.service.predict.gate import Overloaded
 from selector.service.predict.predictor import Prediction, Predictor, input_problem
 from selector.service.predict.schemas import PredictAnswer, PredictQuery, PredictRequest, RuntimeAnswer
@@ -48,7 +59,7 @@ blueprint = Blueprint("predict", __name__, url_prefix="/v1")
     problems={
         404: "No such bundle or device",
         406: "No such type of answer",
-        500: "The bundle's cascades.json is damaged",
+        500: "An output that is NaN or infinite, which JSON has no number for; or the bundle's cascades.json is damaged",
         503: "Overload: it would be late; try again later",
     },
 )
@@ -63,7 +74,7 @@ def predict() -> Response:
     query, bundle, inputs = _from_json() if kind == JSON else _from_arrays(kind)
     if wanted == NPY and len(bundle.manifest.outputs) != 1:
         raise NotAcceptable(f"{NPY} holds one array; this bundle has {len(bundle.manifest.outputs)} outputs: ask for {NPZ}")
-    return _answer(bundle, predictor().predict(bundle, query, inputs, g.received), wanted)
+    return _answer(bundle, predictor().predict(bundle, query, inputs, g.received, g.begun), wanted)
 
 
 @blueprint.get("/bundles/<name>/runtime")
@@ -181,7 +192,10 @@ def _answer_type(kind: str) -> str:
 def _answer(bundle: Bundle, prediction: Prediction, wanted: str) -> Response:
     selection = prediction.selection.document()
     if wanted == JSON:
-        outputs = {name: array.tolist() for name, array in prediction.outputs.items()}
+        try:
+            outputs = {name: finite_lists(name, array) for name, array in prediction.outputs.items()}
+        except ArrayError as error:  # .npy and .npz say such values as they are
+            raise Problem(500, f"{error}; {NPY} and {NPZ} can hold them, JSON cannot") from None
         times = {"latency_ms": prediction.latency_ms, "queued_ms": prediction.queued_ms}
         return json_answer({"outputs": outputs, **_classes(bundle, prediction), "selection": selection, **times})
     data = to_npz(prediction.outputs) if wanted == NPZ else to_npy(next(iter(prediction.outputs.values())))

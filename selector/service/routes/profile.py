@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -14,12 +15,13 @@ from pydantic import Field
 
 from device_profiles import Profile
 from device_profiles.schema import Name
+from device_profiles.seal import SEAL, SealError, check_seal
 from exporter.bundle import Bundle, BundleError
 from selector.service.fleet.store import Stored, VersionConflict, canonical, sha256_of
 from selector.service.fleet.tokens import Token
 from selector.service.state import state
 from selector.service.web.arguments import checked_name, integer_argument
-from selector.service.web.bodies import compressed, conditional, model_answer, parsed_body, plain_etag
+from selector.service.web.bodies import body, compressed, conditional, model_answer, plain_etag, validated
 from selector.service.web.openapi import Answer, Parameter, describe
 from selector.service.web.problems import Problem, without_folder, wrong_field
 from selector.service.web.profile_schemas import (
@@ -231,8 +233,13 @@ def _unauthorized(detail: str, why: str) -> NoReturn:
 
 
 def _sent(bundle: Bundle, device: str) -> Profile:
-    """The request's profile, checked against the bundle. Raises Problem 409 and 422, and what `parsed_body` raises."""
-    profile = parsed_body(Profile, MAX_PROFILE_BYTES)
+    """The request's profile, checked against the bundle. Raises Problem 409 and 422, and what `body` raises."""
+    sent = body(MAX_PROFILE_BYTES)
+    profile = validated(Profile, sent)
+    try:
+        check_seal(json.loads(sent))
+    except SealError as error:
+        raise wrong_field(SEAL, None, str(error)) from None
     if profile.device.name != device:
         raise wrong_field("device.name", profile.device.name, f"the path names {device!r}")
     if profile.bundle != bundle.fingerprint:

@@ -94,6 +94,15 @@ def access_log() -> Any:
     ).bind()
 
 
+class WithoutTheUsual(logging.Filter):
+    """Keeps back what the server says at each start: `sortednet serve` says where it is, in a line for people."""
+
+    USUAL = ("Starting gunicorn", "Listening at", "Using worker", "Booting worker", "Control socket")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.levelno == logging.INFO and str(record.msg).startswith(self.USUAL))
+
+
 def log_settings() -> dict[str, Any]:
     """For `logging`: what the server and the application have to say becomes lines of JSON on stderr too."""
     stamped = [structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder(LOGGED), _timestamp()]
@@ -108,7 +117,15 @@ def log_settings() -> dict[str, Any]:
         "formatters": {
             "json": {"()": structlog.stdlib.ProcessorFormatter, "foreign_pre_chain": stamped, "processors": processors}
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+        "filters": {"usual": {"()": WithoutTheUsual}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "json",
+                "stream": "ext://sys.stderr",
+                "filters": ["usual"],
+            }
+        },
         "root": {"level": "INFO", "handlers": ["stderr"]},
         "loggers": {
             "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},

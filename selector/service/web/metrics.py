@@ -8,14 +8,16 @@ added up, except for the slow-down, of which the worst counts.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, g, request
 
 from selector.service.web.openapi import Answer, describe
-from selector.service.web.receipt import received_at
+from selector.service.web.receipt import receipt
 
 if TYPE_CHECKING:
     from selector.choose.budget import Selection
@@ -25,16 +27,52 @@ SUBMODELS = 100
 """At most so many sub-models of a bundle get a label of their own, in the order in which they are first chosen."""
 _HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RUN_SECONDS = (0.0001, 0.00025, 0.0005, *_HTTP_SECONDS)
+_VALUES = re.compile(r"(?:counter|histogram|summary|gauge_[a-z]+)_([0-9]{1,18})\.db")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 blueprint = Blueprint("metrics", __name__)
+
+
+class MetricsError(ValueError):
+    """A folder for shared values that is none, or holds something else."""
+
+    exit_code = 2
+
+
+def check_folder() -> None:
+    """Of `PROMETHEUS_MULTIPROC_DIR`, where it is set: it must be there, be writable, and hold nothing but values that processes
+    which have ended left behind: those are removed. To be called before an application is made. Raises MetricsError."""
+    if FOLDER_VARIABLE not in os.environ:
+        return
+    folder = Path(os.environ[FOLDER_VARIABLE])
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise MetricsError(f"{FOLDER_VARIABLE} = {str(folder)!r}: allowed is a folder that is there and can be written")
+    for path in folder.iterdir():
+        left = _VALUES.fullmatch(path.name)
+        if left is None:
+            raise MetricsError(f"{FOLDER_VARIABLE} = {str(folder)!r}: holds {path.name!r}; allowed is an empty folder")
+        if _lives(int(left[1])):
+            raise MetricsError(f"{FOLDER_VARIABLE} = {str(folder)!r}: is used by process {left[1]}; allowed is one of its own")
+        path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if process == os.getpid():
+        return False  # it has only begun: an earlier one had its number
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 class Metrics:
     """Made before the server forks. `workers` above 1: the values are shared, in `PROMETHEUS_MULTIPROC_DIR` or a new folder."""
 
     def __init__(self, workers: int = 1) -> None:
-        self.shared = workers > 1
+        self.shared = workers > 1 or FOLDER_VARIABLE in os.environ  # by which prometheus_client goes
         self.folder: str | None = None  # made here, to be removed by whoever made the application
         if self.shared and FOLDER_VARIABLE not in os.environ:  # read when prometheus_client is imported
             self.folder = os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="sortednet-metrics-")
@@ -177,8 +215,8 @@ def register(app: Flask, found: Metrics) -> None:
     @app.before_request
     def begun() -> None:
         g.begun = time.monotonic()
-        g.received = received_at()
-        found.waited(g.begun - g.received)
+        waited, g.received = receipt()
+        found.waited(waited)
 
     @app.after_request
     def ended(response: Response) -> Response:

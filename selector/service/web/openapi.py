@@ -15,8 +15,8 @@
 `describe` goes below the route's decorator. It only leaves a note on the function, so a request pays nothing for it; bodies
 are validated by `state.parsed_body`, from the raw bytes. A model stands for `application/json`; other kinds of content are
 a mapping from media type to model, or to None for bytes: `answers={200: {"application/octet-stream": None}}`. What any path
-may answer is added: 400, 414, 431; 401 and 403 where there is a scope; 413, 415 and 422 where there is a body; `X-Request-Id`.
-A page or file that is no part of the API is marked `@not_in_the_api`. A test fails for a path that has neither.
+may answer is added: 400, 408, 414, 421, 431, 503; 401 and 403 where there is a scope; 413, 415 and 422 where there is a body;
+`X-Request-Id`. A page or file that is no part of the API is marked `@not_in_the_api`. A test fails for a path that has neither.
 """
 
 from __future__ import annotations
@@ -38,9 +38,25 @@ from selector.service.web.schemas import ProblemDocument
 View = TypeVar("View", bound=Callable[..., Any])
 
 JSON, PROBLEM = "application/json", "application/problem+json"
-ALWAYS = {400: "The request is malformed", 414: "The address is too long", 431: "Too many headers, or too long ones"}
+ALWAYS = {
+    400: "The request is malformed",
+    408: "The request did not arrive in time",
+    414: "The address is too long",
+    421: "The service is not known under this host's name",
+    431: "Too many headers, or too long ones",
+    503: "Too many requests wait already, or the path says another reason; try again later",
+}
 WITH_A_BODY = {413: "The body is too large", 415: "The body is of another media type", 422: "The body does not fit its schema"}
 WITH_A_SCOPE = {401: "No token, or an unknown one", 403: "The token lacks the scope"}
+TAGS = {
+    "select": "Which sub-model fits a budget",
+    "predict": "Inputs are run",
+    "bundles": "What is served",
+    "files": "What a device needs of a bundle",
+    "profiles": "What devices measured",
+    "service": "Whether it is alive and ready, and what it does",
+}
+"""In the order in which they are shown: what most come for is first."""
 _REFERENCE = "#/components/schemas/{model}"
 _VARIABLE = re.compile(r"<(?:\w+(?:\(.*?\))?:)?(\w+)>")
 
@@ -120,10 +136,12 @@ def document(app: Flask) -> dict[str, Any]:
         title="sortednet",
         version=version("sortednet"),
         openapi_version="3.1.0",
+        tags=[{"name": name, "description": said} for name, said in TAGS.items()],
         info={"description": "Which sub-model fits a budget; what a device needs of a bundle; what devices measured."},
     )
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
-    described = sorted(_described(app), key=lambda one: one[0].rule)
+    order = list(TAGS)
+    described = sorted(_described(app), key=lambda one: (order.index(one[1].tag), one[0].rule))
     schemas = _Schemas([operation for _, operation in described])
     for name, schema in sorted(schemas.components.items()):
         spec.components.schema(name, schema)

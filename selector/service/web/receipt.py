@@ -1,4 +1,4 @@
-"""How long a request has waited in the server before the application saw it."""
+"""When a request began to arrive, and how long it waited for a thread, before the application saw it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import time
 _local = threading.local()
 
 
-def note_wait(seconds: float) -> None:
-    """Called by the server on the thread that is about to answer the request."""
-    _local.waited = seconds
+def note_wait(seconds: float, received: float) -> None:
+    """Called by the server on the thread that is about to answer the request: how long it waited for that thread, and when its
+    first byte came (monotonic seconds)."""
+    _local.noted = seconds, received
 
 
-def received_at() -> float:
-    """When the request was there to be answered, in monotonic seconds; asked once, when the application begins with it.
+def receipt() -> tuple[float, float]:
+    """The wait for a thread, in seconds, and when the request's first byte came, in monotonic seconds; asked once, when the
+    application begins with it.
 
-    The time between its first bytes and a free thread counts, the time in which the client had sent nothing does not.
+    The time between its first byte and a free thread counts against a deadline, the time in which the client had sent nothing
+    does not.
     """
-    waited = getattr(_local, "waited", 0.0)
-    _local.waited = 0.0
-    return time.monotonic() - waited
+    waited, received = getattr(_local, "noted", None) or (0.0, time.monotonic())
+    _local.noted = None
+    return waited, received

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from selector import Battery, Budget, Selector
-from selector.adapt.controller import Controller, quiet_shape
+from selector.adapt.controller import Controller
 from selector.adapt.feedback import SlowDown
+from selector.adapt.quiet import Quiet, Tail, fitted, pooled
 from tests.helpers.costs import ACCURACIES, MEDIANS, profile_of
 
 STEP_S = 0.02
@@ -115,24 +116,24 @@ def test_a_sub_model_that_alone_is_slower_is_avoided_and_tried_again_later() -> 
 
 
 def test_the_first_run_after_an_idle_gap_is_taken_for_what_it_is() -> None:
-    slow_down = SlowDown(quiet_shape(profile_of(MEDIANS)))
+    slow_down = SlowDown(Quiet.of(profile_of(MEDIANS)))
     now = 0.0
     for _ in range(60):  # bursts of five: the first takes twice as long
         now += 2.0
         for place in range(5):
             slow_down.observe("s3", 1.0, 2.0 if place == 0 else 1.0, now)
             now += 0.01
-    assert slow_down.factor(50, now) == pytest.approx(1.0, abs=0.05)
-    assert slow_down.factor(50, now + 2.0) == pytest.approx(2.0, abs=0.3)
+    assert slow_down.latency(50, 1.0, now) == pytest.approx(1.0, abs=0.05)
+    assert slow_down.latency(50, 1.0, now + 2.0) == pytest.approx(2.0, abs=0.3)
 
 
 @pytest.mark.parametrize("latency", [nan, inf, 0.0, -1.0])
 def test_what_is_no_time_is_left_out(latency: float) -> None:
-    slow_down = SlowDown(quiet_shape(profile_of(MEDIANS)))
+    slow_down = SlowDown(Quiet.of(profile_of(MEDIANS)))
     slow_down.observe("s3", 1.0, 1.3, 0.0)
-    before = slow_down.factor(99, 0.1)
+    before = slow_down.latency(99, 1.0, 0.1)
     slow_down.observe("s3", 1.0, latency, 0.05)
-    assert slow_down.factor(99, 0.1) == before
+    assert slow_down.latency(99, 1.0, 0.1) == before
 
 
 def test_a_clock_that_jumps_back_or_far_ahead_stops_nothing() -> None:
@@ -189,13 +190,61 @@ def test_what_is_slower_by_itself_counts_as_it_is_where_nothing_fits(slower: flo
 
 @pytest.mark.parametrize("expected", [1e-320, 1e-9, 1e9, 1e308])
 def test_a_profile_that_is_far_off_gives_finite_factors(expected: float) -> None:
-    slow_down = SlowDown(lambda share: 0.1)
+    slow_down = SlowDown(Quiet(dict.fromkeys((50, 90, 99), Tail(0.0, 0.1, 0.1))))
     for step in range(30):
         slow_down.observe("s0", expected, 1.0 + step % 3, step * 0.01)
-        assert isfinite(slow_down.factor(99, step * 0.01))
+        assert isfinite(slow_down.latency(99, expected, step * 0.01))
+        assert isfinite(slow_down.reach(99, 1.0, step * 0.01))
 
 
 def test_nothing_to_choose_among_is_everything() -> None:
     profiles = [profile_of(MEDIANS, "one"), profile_of(MEDIANS, "other")]
     controller = Controller(Selector(profiles, ACCURACIES), profiles)
     assert controller.choose(Budget(latency_ms=5.0), 0.0, among=()).submodel in MEDIANS
+
+
+@pytest.mark.parametrize(("stall", "share"), [(0.0, 0.2), (4.1, 0.0), (0.07, 0.03), (4.0, 0.5)])
+def test_the_tail_of_a_device_is_a_part_in_milliseconds_and_a_part_in_proportion(stall: float, share: float) -> None:
+    medians = [0.1 * 1.5**step for step in range(12)]
+    tail = fitted(medians, [stall + share * ms + (30.0 if step == 7 else 0.0) for step, ms in enumerate(medians)])
+    assert (tail.stall_ms, tail.share) == pytest.approx((stall, share), abs=1e-2)  # one that was off moves nothing
+
+
+def stalled(runs: int, share: float, seed: int = 0) -> tuple[Controller, list[str], list[bool]]:
+    """What is chosen for 8.49 ms at the 99th percentile, where a share of the runs waits 4 ms for the processor."""
+    medians = {f"s{i}": ms for i, ms in enumerate((0.1, 0.2, 0.4, 0.8, 1.53, 6.0))}
+    profile = profile_of(medians)
+    waits = {
+        name: measured.model_copy(update={"latency_ms": measured.latency_ms.model_copy(update={"p99": medians[name] + 4.13})})
+        for name, measured in profile.submodels.items()
+    }
+    profile = pooled(profile.model_copy(update={"submodels": waits}))
+    controller = Controller(Selector(profile, {f"s{i}": 0.8 + 0.02 * i for i in range(6)}), [profile])
+    random, budget, chosen, met = np.random.default_rng(seed), Budget(latency_ms=8.49, percentile=99), [], []
+    for step in range(runs):
+        selection = controller.choose(budget, step * STEP_S)
+        latency = medians[selection.submodel] * random.normal(1, 0.02) + 4.1 * (random.random() < share)
+        controller.observe(selection, latency, step * STEP_S)
+        chosen.append(selection.submodel)
+        met.append(latency <= 8.49)
+    return controller, chosen, met
+
+
+@pytest.mark.parametrize("share", [0.0, 0.006, 0.05])
+def test_stalls_of_a_fixed_length_keep_no_network_from_a_deadline_that_it_meets_with_one(share: float) -> None:
+    """Multiplied with what is typical, 41 times a network of 0.1 ms, nothing would fit."""
+    _, chosen, met = stalled(2000, share)
+    assert chosen[0] == "s4"
+    assert chosen.count("s4") >= 0.97 * len(chosen)
+    assert np.mean(met) >= 0.99
+
+
+def test_a_stall_of_a_small_network_is_added_to_a_large_one_and_not_multiplied() -> None:
+    controller, *_ = stalled(1, 0.0)
+    (slow_down,) = controller.slow_downs.values()
+    for step in range(40):
+        slow_down.observe("s0", 0.1, 4.2 if step % 10 == 5 else 0.1, step * STEP_S)
+    now = 40 * STEP_S
+    assert slow_down.latency(99, 0.1, now) == pytest.approx(4.4, rel=0.1)
+    assert slow_down.latency(99, 1.53, now) == pytest.approx(5.9, rel=0.1)
+    assert slow_down.latency(99, slow_down.reach(99, 8.49, now), now) == pytest.approx(8.49, rel=0.02)

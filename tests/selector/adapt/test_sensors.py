@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from selector.adapt.sensors import Sensor, Sensors, cgroup_memory, default_sensors
+from selector.adapt.sensors import Sensor, Sensors, default_sensors
 
 
 @pytest.fixture
@@ -266,18 +266,3 @@ def test_it_reads_again_after_a_stop() -> None:
         sensors.stop()
         thread.join(30)
         assert not thread.is_alive()
-
-
-def test_a_control_groups_limit(tmp_path: Path) -> None:
-    own, group = tmp_path / "own", tmp_path / "system.slice" / "app"
-    group.mkdir(parents=True)
-    own.write_text("0::/system.slice/app\n")
-    (group / "memory.max").write_text(f"{512 * 2**20}\n")
-    (group / "memory.current").write_text(f"{300 * 2**20}\n")
-    (group / "memory.stat").write_text(f"anon 1\ninactive_file {100 * 2**20}\n")
-    assert cgroup_memory(tmp_path, own) == (512.0, 200.0)
-    (group / "memory.max").write_text("max\n")
-    assert cgroup_memory(tmp_path, own) == (float("inf"), 0.0)
-    (group / "memory.max").write_text("lots\n")
-    assert cgroup_memory(tmp_path, own) == (float("inf"), 0.0)
-    assert cgroup_memory(tmp_path / "none", tmp_path / "none") == (float("inf"), 0.0)

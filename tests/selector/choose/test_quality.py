@@ -30,11 +30,11 @@ def test_reasons_name_the_metric() -> None:
     budget = Budget(latency_ms=3.0, min_quality=0.7)
     assert selector("accuracy").select(budget).reason == "most accurate with latency 2 of 3 ms, accuracy 0.71, at least 0.7"
     found = selector("mean_iou").select(budget)
-    assert found.reason == "highest mean_iou with latency 2 of 3 ms, mean_iou 0.71, at least 0.7"
+    assert found.reason == "highest mean IoU with latency 2 of 3 ms, mean IoU 0.71, at least 0.7"
     assert (found.quality, found.metric, found.accuracy) == (0.71, "mean_iou", None)
     missed = selector("mean_iou").select(Budget(latency_ms=3.0, min_quality=0.8))
-    assert (missed.feasible, missed.reason.endswith("has mean_iou 0.71, wanted 0.8")) == (False, True)
-    assert selector("r2").select(Budget()).reason == "highest r2 of all"
+    assert (missed.feasible, missed.reason.endswith("has mean IoU 0.71, wanted 0.8")) == (False, True)
+    assert selector("r2").select(Budget()).reason == "highest R² of all"
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 import sortednet
 from device_profiles import read_profile, write_profile
 from exporter import export
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, atomic
 from exporter.bundle.verify import self_test
 from exporter.subset import subset
 from selector.choose.cascades import Cascade, read_cascades, write_cascades
 from tests.conftest import DEVICE
+from tests.helpers.disks import read_only
 from tests.helpers.proxy import Proxy
 from tests.helpers.pulls import SMALL, contents, files_asked, pulled
 from tests.helpers.server import Server, serving
@@ -28,6 +29,7 @@ def test_one_sub_model_is_the_subset_and_runs(server: Server, untrained_path: Pa
     document = pulled(server.url, "--out", tmp_path / "mine", "--submodels", SMALL)
     part = subset(Bundle(untrained_path), [SMALL], tmp_path / "part")
     shutil.rmtree(part.path / "profiles")
+    (part.path / "written.json").unlink()  # which names the profile
     assert contents(tmp_path / "mine") == contents(part.path)
     assert (document["submodels"], document["changed"], document["fetched_files"]) == ([SMALL], True, 3)
     assert self_test(Bundle(tmp_path / "mine")).submodels == 1
@@ -37,6 +39,7 @@ def test_one_sub_model_is_the_subset_and_runs(server: Server, untrained_path: Pa
 def test_without_a_choice_the_whole_bundle_comes(server: Server, untrained_path: Path, tmp_path: Path) -> None:
     pulled(f"{server.url}/v1/bundles/digits", "--out", tmp_path / "mine", "--device", DEVICE)
     mine, served = contents(tmp_path / "mine"), contents(untrained_path)
+    assert list(json.loads(mine.pop("written.json"))["documents"]) == [f"profiles/{DEVICE}.json"]
     profiles = [json.loads(found.pop(f"profiles/{DEVICE}.json")) for found in (mine, served)]  # it is written anew
     assert mine == served
     assert profiles[0] == profiles[1]
@@ -155,8 +158,56 @@ def test_a_cascade_found_here_stays_while_its_sub_models_answer_as_before(server
     write_cascades(Bundle(mine), [cascade])
     pulled(server.url, "--out", mine, "--submodels", f"{SMALL},w1.00-d1,w0.75-d2")
     assert read_cascades(Bundle(mine)) == [cascade]
-    pulled(server.url, "--out", mine, "--submodels", SMALL)
+    before = contents(mine)
+    line = pulled(server.url, "--out", mine, "--submodels", SMALL, code=2)
+    assert "would lose cascades.json" in line
+    assert "--overwrite" in line
+    assert contents(mine) == before
+    assert pulled(server.url, "--out", mine, "--submodels", SMALL, "--overwrite")["lost"] == ["cascades.json"]
     assert read_cascades(Bundle(mine)) == []
+
+
+def test_what_was_measured_here_goes_only_with_a_word(proxy: Proxy, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    pulled(proxy.url, "--out", mine, "--submodels", f"{SMALL},w0.75-d1", "--device", DEVICE)
+    profile = Bundle(mine).profile(DEVICE)
+    own = profile.model_copy(update={"device": profile.device.model_copy(update={"name": "here"})})
+    write_profile(own, mine / "profiles" / "here.json")
+    proxy.seen.clear()
+    line = pulled(proxy.url, "--out", mine, "--submodels", "w1.00-d1", "--device", DEVICE, code=2)
+    assert "would lose profiles/here.json;" in line
+    assert files_asked(proxy) == []  # it is told before anything is fetched
+    assert read_profile(mine / "profiles" / "here.json") == own
+    document = pulled(proxy.url, "--out", mine, "--submodels", f"{SMALL},w1.00-d1", "--device", DEVICE)
+    assert document["lost"] == ["w0.75-d1 in profiles/here.json"]
+    done = pulled(proxy.url, "--out", mine, "--submodels", "w1.00-d1", "--device", DEVICE, "--overwrite")
+    assert done["lost"] == ["profiles/here.json"]
+    assert Bundle(mine).devices() == [DEVICE]
+
+
+def test_an_empty_volume_is_filled_in_place(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    monkeypatch.setattr(atomic, "is_mount", lambda path: path == volume)
+    monkeypatch.setattr(atomic, "_exchanged", lambda one, other: pytest.fail("a mount point was renamed"))
+    inode = volume.stat().st_ino
+    pulled(server.url, "--out", volume, "--submodels", SMALL)
+    assert (list(Bundle(volume).submodels), volume.stat().st_ino) == ([SMALL], inode)
+    assert [path.name for path in tmp_path.iterdir()] == ["volume"]
+    assert not [path for path in volume.iterdir() if path.name.startswith(".")]
+    assert not pulled(server.url, "--out", volume, "--submodels", SMALL)["changed"]
+    assert "is a mount point" in pulled(server.url, "--out", volume, "--submodels", "w0.75-d1", code=2)
+    pulled(server.url, "--out", volume, "--submodels", "w0.75-d1", "--overwrite")
+    assert (list(Bundle(volume).submodels), volume.stat().st_ino) == (["w0.75-d1"], inode)
+
+
+def test_a_read_only_place_is_told_before_anything_is_fetched(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_only(monkeypatch, tmp_path)
+    line = pulled(proxy.url, "--out", tmp_path / "mine", "--submodels", SMALL, code=2)
+    assert "cannot be written: Read-only file system" in line
+    assert [request.path for request in proxy.seen] == ["/v1/bundles"]
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(server: Server, tmp_path: Path) -> None:

@@ -151,4 +151,4 @@ def test_without_pillow_the_extra_is_named(photos: Path, folder: Path, monkeypat
     monkeypatch.setitem(sys.modules, "PIL", None)
     refused = call(photos, "--input", folder / "cat" / "1.jpg")
     assert refused.exit_code == 2
-    assert "pip install 'sortednet[image]'" in refused.stderr
+    assert "pip install '.[image]'" in refused.stderr

@@ -25,7 +25,7 @@ from selector.service.predict.predictor import PredictOptions, Predictor
 from selector.service.predict.schemas import PredictQuery
 from selector.service.web.metrics import SUBMODELS, Metrics
 from tests.conftest import DEVICE
-from tests.helpers.predict_client import NPY, budget_path, npy_of, send
+from tests.helpers.predict_client import NPY, budget_path, npy_of, send, slowly
 from tests.helpers.server import ANSWERS_WITHIN_S, Server, serving
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -69,7 +69,7 @@ def test_requests_are_counted_by_what_became_of_them(server: Server, bundle: Bun
     assert [answer.status for answer in answers] == [200] * 3
     chosen = [answer.document["submodel"] for answer in answers]
     assert send(server, budget_path({"latency_ms": 60_000}), body, Content_Type=NPY).status == 200
-    assert send(server, budget_path({"latency_ms": 1e-3}), body, Content_Type=NPY).status == 503
+    assert send(server, budget_path({"latency_ms": 300}), slowly(body, 0.35), Content_Type=NPY).status == 503
     assert server.get(f"/v1/bundles/{name}").status == 200
     assert server.get("/nope/1").status == server.get("/nope/2").status == 404
     after = scraped(server)

@@ -23,7 +23,7 @@ from selector.service.predict.schemas import PredictQuery
 from selector.service.web.metrics import Metrics
 from selector.service.web.schemas import QueryBudget
 from tests.conftest import DEVICE, taking
-from tests.helpers.predict_client import JSON, NPY, budget_path, input_name, npy_of, refused, send
+from tests.helpers.predict_client import JSON, NPY, budget_path, input_name, npy_of, refused, send, slowly
 from tests.helpers.server import ANSWERS_WITHIN_S, ENDS_WITHIN_S, Server, serving
 
 
@@ -76,9 +76,34 @@ def test_a_deadline_that_nothing_meets_by_itself_is_answered_by_the_nearest_but_
 
 
 def test_a_deadline_that_has_passed_is_refused(server: Server, images: np.ndarray[Any, Any]) -> None:
-    passed = send(server, budget_path({"latency_ms": 1e-3}), npy_of(images), Content_Type=NPY)
+    passed = send(server, budget_path({"latency_ms": 300}), slowly(npy_of(images), 0.35), Content_Type=NPY)
     assert refused(passed, 503)["reason"] == "deadline_passed"
     assert int(passed.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("limit_ms", [1e-6, 1e-3, 0.1, 0.3])
+def test_a_deadline_that_is_too_short_for_anything_is_answered_by_the_nearest(
+    server: Server, images: np.ndarray[Any, Any], limit_ms: float
+) -> None:
+    """As `select` does; nobody had to wait."""
+    reply = send(server, budget_path({"latency_ms": limit_ms}), npy_of(images[:1]), Content_Type=NPY, Accept=JSON)
+    assert reply.status == 200, reply.body
+    assert reply.document["selection"]["feasible"] is False
+
+
+def test_the_time_that_reading_a_request_takes_is_no_waiting(
+    bundle_path: Path, images: np.ndarray[Any, Any], tmp_path: Path
+) -> None:
+    """A sub-model of half a millisecond would fit the deadline, were the request not to be read before; nor does it wait."""
+    bundle = slow_on_paper(bundle_path, tmp_path / "quick", 0.5)
+    query = PredictQuery(budget=QueryBudget(latency_ms=1.0))
+    predictor = Predictor(PredictOptions(), Metrics())
+    predictor.warm([bundle])
+    begun = time.monotonic() - 0.002
+    found = predictor.predict(bundle, query, {input_name(bundle): images[:1]}, begun, begun)
+    assert not found.selection.feasible
+    with pytest.raises(Overloaded):  # the same wait before anything was done with it
+        predictor.predict(bundle, query, {input_name(bundle): images[:1]}, begun, time.monotonic())
 
 
 def test_a_profile_that_is_measured_anew_is_used(bundle_path: Path, images: np.ndarray[Any, Any], tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.lib import format as npy
+from typer.testing import CliRunner
 
+import sortednet
 from exporter.bundle import Bundle
 from tests.conftest import DEVICE
 from tests.helpers.predict_client import JSON, NPY, NPZ, Reply, budget_path, input_name, npy_of, refused, send, send_json
@@ -113,6 +115,30 @@ def test_arrays_go_in_and_come_out_as_npy_and_npz(server: Server, bundle: Bundle
                 loaded = np.load(io.BytesIO(reply.body), allow_pickle=False)
                 found = loaded[output] if answered == NPZ else loaded
             np.testing.assert_allclose(found, by_onnxruntime(bundle, selection["submodel"], images), rtol=1e-4, atol=1e-4)
+
+
+def test_an_output_that_is_no_number_is_a_problem_in_json_and_itself_in_arrays(
+    server: Server, bundle: Bundle, images: np.ndarray[Any, Any], tmp_path: Path
+) -> None:
+    """Of inputs that are finite, but so large that what is computed of them is not."""
+    huge, output = np.full_like(images, 3e38), bundle.manifest.outputs[0].name
+    reply = send_json(server, {"inputs": {input_name(bundle): huge.tolist()}})
+    assert f"output {output!r}" in refused(reply, 500)["detail"]
+    assert "NaN" not in reply.body.decode().replace("are NaN or infinite", "")
+    arrays = send(server, "/v1/predict", npy_of(huge), Content_Type=NPY)
+    assert arrays.status == 200
+    assert not np.isfinite(np.load(io.BytesIO(arrays.body))).all()
+    np.save(tmp_path / "huge.npy", huge)
+    ran = CliRunner().invoke(sortednet.app, ["run", str(bundle.path), "--input", str(tmp_path / "huge.npy"), "--json"])
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert f"output {output!r}" in ran.stderr
+
+
+@pytest.mark.parametrize("size", ["True", "False", "1.0", "None", "-1"])
+def test_a_size_that_is_no_number_is_refused(server: Server, images: np.ndarray[Any, Any], size: str) -> None:
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': (2, {size}, 8, 8), }}".ljust(117) + "\n"
+    body = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(2 * 64 * 4)
+    assert refused(send(server, "/v1/predict", body, Content_Type=NPY), 422)
 
 
 def chosen(ask: Callable[[], Reply]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import sortednet
 from benchmarks.service.postgres import cluster, programs
-from device_profiles import Profile, read_profile
+from device_profiles import Profile, profile_document, read_profile
 from selector.service.fleet.store import Store
 from selector.service.fleet.tables import hits
 from selector.service.state import PUT_LIMIT
@@ -211,6 +211,7 @@ def test_a_profile_that_does_not_fit_the_bundle_or_its_schema_is_refused(fleet: 
     cost = good["submodels"][one]
     assert field({**good, "device": {**good["device"], "name": "else"}}) == "device.name"
     assert field({**good, "bundle": "0" * 64}, 409) == "bundle"
+    assert field({**profile_document(profile), "measured_at": "2020-01-01T00:00:00Z"}) == "sha256"  # altered on its way
     assert field({**good, "submodels": {"w9": cost}}) == "submodels.w9"
     assert field({**good, "submodels": {one: {**cost, "memory_mb": -1.0}}}) == f"submodels.{one}.memory_mb"
     assert field({**good, "measured_at": "yesterday"}) == "measured_at"
@@ -221,6 +222,7 @@ def test_a_profile_that_does_not_fit_the_bundle_or_its_schema_is_refused(fleet: 
     problem(fleet.send("PUT", "/v1/bundles/none/profiles/refused", json.dumps(good).encode()), 404)
     problem(fleet.server.get(path), 404)
     assert fleet.send("PUT", path, json.dumps(good).encode().ljust(2**20)).status == 201
+    assert fleet.send("PUT", path, json.dumps(profile_document(profile)).encode()).status == 200  # the same, as a file has it
 
 
 def test_too_many_are_refused_until_some_time_has_passed(fleet: Fleet) -> None:

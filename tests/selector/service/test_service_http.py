@@ -49,7 +49,7 @@ SURFACE = CONTRACT | {
 }
 """What there is: a path that is new here is a promise, so that it is added with intent."""
 
-CHUNKED = b"Host: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = b"Host: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_body_that_ends_early_is_refused(server: Server) -> None:
     """It would be a whole document."""
     place = urlsplit(server.url)
     with socket.create_connection((place.hostname, place.port), timeout=ANSWERS_WITHIN_S) as connection:
-        head = b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        head = b"POST /v1/select HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
         connection.sendall(head + b"{}")
         connection.shutdown(socket.SHUT_WR)
         response = http.client.HTTPResponse(connection)
@@ -200,19 +200,19 @@ def test_a_body_of_another_kind_is_refused(server: Server, headers: dict[str, st
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (b"GET /healthz HTTP/1.1\r\n" + b"X-Many: 1\r\n" * 200 + b"\r\n", 431),
-        (b"GET /healthz HTTP/9.9\r\nHost: a\r\n\r\n", 400),
+        (b"GET /healthz HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
         (b"no request\r\n\r\n", 400),
         (b"GET /healthz HTTP/1.1\r\nBad Header: 1\r\n\r\n", 400),
-        (b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST /v1/select HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (b"POST /v1/select HTTP/1.1\r\n" + CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", 400),  # no length
         (b"POST /v1/select HTTP/1.1\r\n" + CHUNKED + b"2\r\n{}, and more\r\n0\r\n\r\n", 400),  # longer than it says
-        (b"BREW /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-        (b"OPTIONS /v1/select HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-        (b"GET /v1//bundles HTTP/1.1\r\nHost: a\r\n\r\n", 404),
-        (b"GET /v1/bundles/%00%ff%2f.. HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"BREW /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+        (b"OPTIONS /v1/select HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+        (b"GET /v1//bundles HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /v1/bundles/%00%ff%2f.. HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
     ],
 )
 def test_what_the_server_itself_refuses_is_a_problem_too(server: Server, request_bytes: bytes, status: int) -> None:
@@ -258,7 +258,9 @@ def test_an_origin_that_is_none_is_refused(bundle_path: Path, origin: str) -> No
 
 def test_a_request_in_flight_is_answered_when_the_server_stops(bundle_path: Path, tmp_path: Path) -> None:
     body = b'{"budget": {}}'
-    head = b"POST /v1/select HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    head = b"POST /v1/select HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(
+        body
+    )
     with serving(tmp_path / "log", bundle_path, options=["--workers", "2", "--threads", "2"]) as server:
         place = urlsplit(server.url)
         with socket.create_connection((place.hostname, place.port), timeout=ANSWERS_WITHIN_S) as connection:

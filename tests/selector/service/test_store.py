@@ -110,6 +110,8 @@ def test_a_store_of_a_newer_version_is_refused(url: str) -> None:
         ("nonsense", "allowed are sqlite"),
         ("sqlite://", "sqlite:///FILE"),
         ("sqlite:////proc/none/store.db", "/proc/none/store.db"),
+        ("sqlite:////proc/none/store.db", "--store sqlite:///FILE"),
+        ("sqlite:////tmp/a?b.db", "a ? is not allowed"),
         ("postgresql://me:secret@127.0.0.1:1/name", "127.0.0.1:1"),
         ("postgresql://me:secret@host:port/name", "allowed are sqlite"),
         ("postgresql+psycopg2://me:secret@host/name", "allowed are sqlite"),
@@ -172,7 +174,9 @@ def test_expecting_a_version_keeps_one_from_overwriting_another(store: Store) ->
     assert seen == [None, None, first.sha256, second.sha256]
 
 
-def test_versions_are_neither_lost_nor_doubled_by_many_at_once(store: Store) -> None:
+def test_versions_are_neither_lost_nor_doubled_by_many_at_once(url: str) -> None:
+    store = Store(url, keep=60)
+
     def many(writer: int) -> list[int]:
         return [store.put("digits", profile(ms=writer * 100 + turn + 1.0))[0].version for turn in range(10)]
 
@@ -183,6 +187,20 @@ def test_versions_are_neither_lost_nor_doubled_by_many_at_once(store: Store) -> 
         same = list(pool.map(lambda _: store.put("digits", profile("tablet")), range(12)))
     assert sum(created for _, created in same) == 1
     assert versions(store, "tablet") == [1.0]
+    store.close()
+
+
+def test_of_a_device_the_latest_versions_are_kept(url: str) -> None:
+    """Of this one, not of others, and they go on counting."""
+    with Store(url, keep=2) as store:
+        store.put("digits", profile("tablet", 9.0))
+        for turn in range(5):
+            assert store.put("digits", profile(ms=turn + 1.0))[0].version == turn + 1
+        found = [store.profile("digits", FINGERPRINT, "phone", version) for version in range(1, 6)]
+        assert [one is not None for one in found] == [False, False, False, True, True]
+        assert (newest := store.newest("digits", FINGERPRINT, "phone")) is not None
+        assert newest.version == 5
+        assert versions(store, "tablet") == [9.0]
 
 
 def pages(page: Callable[[str], list[str]]) -> list[list[str]]:

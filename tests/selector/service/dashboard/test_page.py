@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.helpers.dashboard import (
     opened,
     settled,
 )
+from tests.helpers.proxy import Proxy
 from tests.helpers.server import Server
 
 pytestmark = needs_a_browser
@@ -130,14 +132,32 @@ def test_its_headers_keep_scripts_of_others_out_and_assets_in_the_cache(server: 
     policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
     assert (policy["default-src"], policy["script-src"]) == ("'none'", "'self'")
     assert request.get(server.url, headers={"If-None-Match": page.headers["etag"]}).status == 304
-    assets = re.findall(r'"(/assets/[^"]+)"', page.text())
+    assets = re.findall(r'"(assets/[^"]+)"', page.text())
     assert len(assets) >= 10
     for path in assets:
-        asset = request.get(server.url + path)
+        asset = request.get(f"{server.url}/{path}")
         assert (asset.status, asset.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
-    version = assets[0].split("/")[2]
+    version = assets[0].split("/")[1]
     for path in (f"/assets/{version}/index.html", f"/assets/{version}/..%2fpage_routes.py", "/assets/0/page.css"):
         assert request.get(server.url + path).status == 404
+
+
+def test_the_page_works_below_a_prefix_of_a_proxy(server: Server, browser: Any) -> None:
+    context = browser.new_context()
+    with Proxy(server.url, "/models") as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        try:
+            page, failed = context.new_page(), []
+            page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+            opened(page, f"{proxy.url}/models/")
+            expect(page.locator("#code")).to_contain_text(f"{proxy.url}/models/v1/select")
+            assert page.locator("nav a", has_text="API").evaluate("a => a.href") == f"{proxy.url}/models/docs"
+            assert failed == []
+        finally:
+            context.close()
+            proxy.shutdown()
+            thread.join()
 
 
 def test_no_file_of_the_page_names_an_address() -> None:

@@ -1,0 +1,45 @@
+"""What becomes of a profile where one of the same name stands: measurements of the same conditions are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from device_profiles.schema import DeviceInfo, Profile, ProfileError
+
+_SAYS_NOTHING = {"name", "label", "ram_mb"}
+"""Fields of a device on which no figure depends."""
+_CHANGES = {"os", "onnxruntime", "energy"}
+"""Fields that an update changes: figures from before it and after it are not put together, but it is the same device."""
+
+
+def check_merge(old: Profile, device: DeviceInfo, measured: Collection[str]) -> None:
+    """Raises ProfileError naming the condition that differs where measurements of `old` would be lost to those of `measured`
+    on `device`: always where it is another device, or used otherwise; after an update where not all are measured again."""
+    lost = [name for name in _measured(old) if name not in measured]
+    for field, here in device.model_dump(exclude=_SAYS_NOTHING).items():
+        there = getattr(old.device, field)
+        if there == here or (field in _CHANGES and not lost):
+            continue
+        count = len(lost) if field in _CHANGES else len(_measured(old))
+        raise ProfileError(
+            f"profile {old.device.name!r}: its {count} measurements are of {field} = {there!r}, these of {here!r}; "
+            "give this one another name with --device, or replace that with --overwrite"
+        )
+
+
+def merged(old: Profile, new: Profile) -> Profile:
+    """Both measurements: the new one of each sub-model, but none that is predicted in place of a measured one. Raises
+    ProfileError as `check_merge` does."""
+    check_merge(old, new.device, _measured(new))
+    here, there = set(_measured(new)), set(_measured(old))
+    kept = {n: found for n, found in old.submodels.items() if n not in new.submodels or (n in there and n not in here)}
+    order = [*old.submodels, *(name for name in new.submodels if name not in old.submodels)]
+    submodels = {name: kept.get(name) or new.submodels[name] for name in order}
+    still = {figure for found in submodels.values() for figure, source in found.source.items() if source == "predicted"}
+    errors = {figure: error for figure, error in {**old.prediction, **new.prediction}.items() if figure in still}
+    device = new.device.model_copy(update={"label": new.device.label or old.device.label})
+    return new.model_copy(update={"device": device, "submodels": submodels, "prediction": errors})
+
+
+def _measured(profile: Profile) -> list[str]:
+    return [name for name, found in profile.submodels.items() if found.source["latency_ms"] != "predicted"]

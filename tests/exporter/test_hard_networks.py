@@ -1,0 +1,311 @@
+"""Networks that are hard to write as a graph: right in both precisions, or refused with the reason, never wrong in silence.
+
+Shapes: N batch, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exporter import ExportError, export
+from exporter.bundle.session import open_session, relative_error, rms_error, run_session
+from tests.helpers.exports import calibrated
+from trainer import Family, NestedModel, SubModel, TrainerError
+from trainer.data import Samples
+from trainer.macs import MacCounter
+
+Inputs = Callable[[int], dict[str, Tensor]]
+
+
+class One(Family):
+    """A network of one width."""
+
+    axes: ClassVar[dict[str, Sequence[int]]] = {"width": (8, 16)}
+
+    def __init__(
+        self, network: Callable[[int], nn.Module], inputs: Inputs, fused: Mapping[str, int] | None = None, **free: str
+    ) -> None:
+        self.network, self.inputs, self.fused = network, inputs, fused or {}
+        if free:
+            self.dynamic_axes = {name: {0: "batch", 1: axis} for name, axis in free.items()}
+
+    def build(self, sub: SubModel) -> nn.Module:
+        return self.network(int(sub["width"]))  # type: ignore[arg-type]
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        return self.inputs(batch_size)
+
+    def fused_blocks(self, sub: SubModel) -> Mapping[str, Mapping[int, Sequence[int]]]:
+        """Three blocks on an axis of each parameter of `fused`."""
+        return {name: {axis: (int(sub["width"]),) * 3} for name, axis in self.fused.items()}  # type: ignore[arg-type]
+
+
+def vectors(count: int) -> dict[str, Tensor]:
+    return {"x": torch.rand(count, 32)}
+
+
+def tokens(count: int) -> dict[str, Tensor]:
+    return {"d": torch.randn(count, 6, 32)}
+
+
+class PicksAToken(nn.Module):
+    """Its constants are equal to indices that a cut needs, so that ONNX Runtime keeps those in the optimized graph."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.pos, self.fc = nn.Linear(32, width), nn.Parameter(torch.randn(1, 6, width)), nn.Linear(width, 4)
+
+    def forward(self, d: Tensor) -> Tensor:
+        hidden = self.inp(d) + self.pos
+        result: Tensor = self.fc(hidden.index_select(1, torch.tensor([2])).squeeze(1))
+        return result
+
+
+class Patches(nn.Module):
+    """A vision transformer of one layer with a fused projection."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patch, self.norm, self.qkv = nn.Conv2d(3, width, 4, 4), nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.first, self.pos = nn.Parameter(torch.randn(1, 1, width)), nn.Parameter(torch.randn(1, 5, width))
+        self.fc = nn.Linear(width, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        patches = self.patch(image).flatten(2).transpose(1, 2)
+        x = torch.cat([self.first.expand(image.shape[0], -1, -1), patches], 1) + self.pos
+        n, t, width = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, width // 4, 4).permute(2, 0, 3, 1, 4)
+        x = x + ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(n, t, width)
+        result: Tensor = self.fc(x[:, 0])
+        return result
+
+
+class InByOut(nn.Module):
+    """A linear layer whose weight is (in, out), as GPT-2 has them."""
+
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(into, out) / into**0.5), nn.Parameter(torch.zeros(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).reshape(*x.shape[:-1], -1)
+
+
+class LikeGpt2(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.embedding, self.attention = width, nn.Embedding(50, width), InByOut(width, 3 * width)
+        self.out, self.fc = InByOut(width, width), nn.Linear(width, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:  # (N, T)
+        x = self.embedding(ids)
+        q, k, v = self.attention(x).split(self.width, dim=-1)
+        result: Tensor = self.fc((x + self.out((q @ k.transpose(1, 2)).softmax(-1) @ v))[:, -1])
+        return result
+
+
+class NamedLikeOurs(nn.Module):
+    """Tensors that are called like the input, the output, and what an export or ONNX Runtime's quantizer adds to a graph."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        names = ("x_scale", "x_quantized", "statistics", "recurrent", "v3", "t0", "w0", "c0")
+        for name in names:
+            setattr(self, name, nn.Parameter(torch.rand(width)))
+        self.index, self.constant = (nn.ParameterList([nn.Parameter(torch.rand(width))]) for _ in range(2))
+        self.logits, self.x, self.names = nn.Parameter(torch.randn(4)), nn.Linear(32, width), names
+        self.register_buffer("y", torch.full((32,), 2.0))
+        self.norm, self.fc = nn.BatchNorm1d(width), nn.Linear(width, 4)
+
+    def forward(self, y: Tensor, v7: Tensor) -> Tensor:
+        hidden = self.norm(self.x(y * self._buffers["y"] + v7))
+        for name in self.names:
+            hidden = hidden * getattr(self, name) + 0.5
+        result: Tensor = self.fc((hidden * self.index[0] + self.constant[0]).relu()) + self.logits
+        return result
+
+
+class NamedLikeAWeight(nn.Module):
+    """Input and weight are both `w`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.w, self.fc = nn.Parameter(torch.randn(32, width)), nn.Linear(width, 4)
+
+    def forward(self, w: Tensor) -> Tensor:
+        result: Tensor = self.fc((w @ self.w).relu())
+        return result
+
+
+class WithAttention(nn.Module):
+    """torch's own encoder layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.fc = nn.Linear(32, width), nn.Linear(width, 4)
+        self.layer = nn.TransformerEncoderLayer(width, width // 4, 2 * width, batch_first=True)
+
+    def forward(self, d: Tensor) -> Tensor:
+        result: Tensor = self.fc(self.layer(self.inp(d)).mean(dim=1))
+        return result
+
+
+class Positive(nn.Module):
+    """Has an answer for positive numbers alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(32, width), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(self.hidden((x + 0.1).log()).relu())
+        return result
+
+
+IN_PROJECTION = {"layer.self_attn.in_proj_weight": 0, "layer.self_attn.in_proj_bias": 0}
+RIGHT = {
+    "picks a token": One(PicksAToken, tokens),
+    "patches": One(Patches, lambda n: {"image": torch.rand(n, 3, 8, 8)}, {"qkv.weight": 0, "qkv.bias": 0}),
+    "like GPT-2": One(
+        LikeGpt2, lambda n: {"ids": torch.randint(50, (n, 6))}, {"attention.weight": 1, "attention.bias": 0}, ids="time"
+    ),
+    "named like ours": One(NamedLikeOurs, lambda n: {"y": torch.rand(n, 32), "v7": torch.rand(n, 32)}),
+    "named like a weight": One(NamedLikeAWeight, lambda n: {"w": torch.randn(n, 32)}),
+    "attention": One(WithAttention, tokens, IN_PROJECTION),
+    "positive": One(Positive, vectors),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_both_precisions_of_every_size_answer_as_torch_does(name: str, tmp_path: Path) -> None:
+    nested = calibrated(RIGHT[name])
+    inputs = nested.family.example_inputs(64)
+    data = Samples(inputs, torch.zeros(64, dtype=torch.int64))
+    bundle = export(nested, tmp_path / "bundle", int8_calibration=data, show_progress=False)
+    feed = {key: tensor.numpy() for key, tensor in inputs.items()}
+    for sub in nested.submodels:
+        with torch.no_grad():
+            wanted = {"logits": nested.extract(sub)(*inputs.values()).numpy()}
+        fp32, int8 = (run_session(open_session(bundle.graph_path(i)), feed) for i in (sub.id, f"{sub.id}-int8"))
+        assert relative_error(fp32, wanted) < 1e-4
+        assert rms_error(int8, wanted) < 0.1
+    int8_bytes, fp32_bytes = ((bundle.path / "models" / f).stat().st_size for f in ("weights.int8.bin", "weights.bin"))
+    assert int8_bytes > 0.1 * fp32_bytes
+
+
+def test_an_attention_layers_products_are_counted_and_torch_is_left_as_it_was(tmp_path: Path) -> None:
+    nested = calibrated(RIGHT["attention"])
+    assert torch.backends.mha.get_fastpath_enabled()
+    bundle = export(nested, tmp_path / "bundle", show_progress=False)
+    assert torch.backends.mha.get_fastpath_enabled()
+    counter = MacCounter()
+    with counter:  # with gradients no fast path is taken
+        nested(nested.family.example_inputs(1))
+    assert bundle.submodels["w16"].macs == counter.macs > 6 * 16 * (32 + 8 * 16)
+
+
+class Branch(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(32, width), nn.Linear(32, width), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(self.a(x) if x.sum() > 0 else self.b(x))
+        return result
+
+
+class Sizes(nn.Module):
+    """What is done with two free sizes, as numbers of Python."""
+
+    def __init__(self, width: int, use: Callable[[Tensor, int, int], Tensor]) -> None:
+        super().__init__()
+        self.hidden, self.fc, self.use = nn.Linear(5, width), nn.Linear(width, 4), use
+
+    def forward(self, s: Tensor, t: Tensor) -> Tensor:  # (N, S, 5), (N, T, 5)
+        hidden = self.use(self.hidden(s), int(s.shape[1]), int(t.shape[1])).mean(1) + self.hidden(t).mean(1)
+        result: Tensor = self.fc(hidden)
+        return result
+
+
+def of_sizes(use: Callable[[Tensor, int, int], Tensor]) -> One:
+    return One(
+        lambda width: Sizes(width, use),
+        lambda n: {"s": torch.rand(n, 6, 5), "t": torch.rand(n, 4, 5)},
+        s="length",
+        t="time",
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "inputs", "constant"),
+    [
+        (One(Branch, vectors), "other values", "boolean"),
+        (of_sizes(lambda h, s, t: h / s), "another size of 'length'", "integer"),
+        (of_sizes(lambda h, s, t: h.narrow(1, 0, s)), "another size of 'length'", "integer"),  # right where it is shorter
+        (of_sizes(lambda h, s, t: h * (s / t)), "another size of 'length'", "integer"),  # right where both are halved
+    ],
+    ids=["branch", "length", "cut", "ratio"],
+)
+def test_what_tracing_made_constant_is_noticed_and_shown(family: One, inputs: str, constant: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=rf"sub-model w8: on inputs with {inputs} .*made constant: test_hard.*line \d+: .*{constant}"
+    ):
+        export(calibrated(family), tmp_path / "bundle", show_progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def linear(width: int, wrapped: Callable[[nn.Linear], nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
+    return nn.Sequential(wrapped(nn.Linear(32, width, dtype=dtype)), nn.ReLU(), nn.Linear(width, 4, dtype=dtype))
+
+
+def normed(width: int) -> nn.Module:
+    return nn.Sequential(nn.Conv1d(6, width, 1), nn.InstanceNorm1d(width, track_running_stats=True), nn.Flatten())
+
+
+def halves(count: int) -> dict[str, Tensor]:
+    return {"x": torch.rand(count, 32, dtype=torch.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs", "message"),
+    [
+        (lambda w: linear(w, nn.utils.parametrizations.spectral_norm), vectors, "layer '0' has spectral_norm.*weight_norm"),
+        (lambda w: linear(w, nn.utils.spectral_norm), vectors, "layer '0' has spectral_norm.*weight_norm"),
+        (normed, tokens, "layer '1' is InstanceNorm1d with running statistics.*track_running_stats=False"),
+        (lambda w: linear(w, nn.Sequential, torch.bfloat16), halves, r"parameter '0\.0\.weight' holds bfloat16.*float32"),
+        (lambda w: linear(w, nn.Sequential), halves, "input 'x' holds bfloat16.*float32"),
+    ],
+    ids=["spectral_norm", "spectral_norm of old", "InstanceNorm", "bfloat16", "bfloat16 inputs"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_what_cannot_be_nested_is_refused_before_the_work(network: Any, inputs: Inputs, message: str) -> None:
+    with pytest.raises(TrainerError, match=message):
+        NestedModel(One(network, inputs))
+
+
+def test_what_cannot_be_written_is_refused_with_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def refused(network: Callable[[int], nn.Module], inputs: Inputs, message: str, **options: Any) -> None:
+        with pytest.raises((ExportError, TrainerError), match=message):
+            export(NestedModel(One(network, inputs)), tmp_path / "bundle", show_progress=False, **options)
+
+    def doubles(count: int) -> dict[str, Tensor]:
+        return {"x": torch.rand(count, 32, dtype=torch.float64)}
+
+    data = Samples(doubles(8), torch.zeros(8, dtype=torch.int64))
+    message = "int8: parameter '0.weight' holds float64; allowed are networks whose parameters are float32"
+    refused(lambda w: linear(w, lambda layer: layer, torch.float64), doubles, message, int8_calibration=data)
+    refused(lambda w: nn.Sequential(linear(w, nn.Sequential), Unwritable()), vectors, "sub-model w8: .* as ONNX: .*vdot")
+    refused(lambda w: linear(w, nn.Sequential), lambda n: {"logits": torch.rand(n, 32)}, "'logits' has the name of an output")
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().out == ""  # torch prints the whole graph
+
+
+class Unwritable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.vdot(x[0], x[0])
