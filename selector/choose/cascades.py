@@ -145,5 +145,7 @@ def _listed(path: Path) -> Any:
             return document
         check_seal(document)
         return document.get("cascades")
+    except UnicodeDecodeError:
+        raise BudgetError(f"{CASCADES_FILE}: document: is no text; allowed is JSON in UTF-8") from None
     except (ValueError, RecursionError) as error:  # no JSON, no text, a checksum that does not fit
         raise BudgetError(f"{CASCADES_FILE}: {error}") from None

@@ -182,9 +182,13 @@ def test_a_writer_that_is_killed_on_the_way_leaves_nothing_that_looks_altered(wr
         assert [one.problem for one in check_written(written.path) if one.fault] == []
 
 
-def test_a_writing_that_fails_leaves_the_index_as_it_was(written: Bundle) -> None:
+def test_a_writing_that_fails_leaves_the_index_as_it_was(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (written.path / WRITTEN_FILE).read_bytes()
-    (written.path / "profiles" / "watch.json").mkdir()
+
+    def failing(profile: Profile, path: Path) -> None:
+        raise ProfileError(f"profile {str(path)!r}: cannot be written: no space")
+
+    monkeypatch.setattr("exporter.bundle.bundle.write_profile", failing)
     with pytest.raises(ProfileError, match=r"watch\.json.*cannot be written"):
         written.save_profile(renamed(written.profile("phone"), "watch"))
     assert (written.path / WRITTEN_FILE).read_bytes() == before

@@ -160,8 +160,17 @@ def test_half_precision_is_for_the_passes_of_training_alone(tmp_path: Path) -> N
     """Parameters, gradients, optimizer, calibration and scores stay in single precision."""
     torch.manual_seed(0)
     nested, data = NestedModel(_Watched()), Samples(torch.rand(40, 5), torch.arange(40) % 4)
-    _Watched.seen.clear()
-    fit(nested, data, data, precision="bf16", epochs=2, batch_size=8, update="sandwich", run=tmp_path, show_progress=False)
+    begun = False
+
+    def augment(inputs: Any, targets: Any, generator: torch.Generator) -> tuple[Any, Any]:
+        nonlocal begun
+        if not begun:  # what comes before the first batch are checks
+            begun = True
+            _Watched.seen.clear()
+        return inputs, targets
+
+    options: dict[str, Any] = {"precision": "bf16", "epochs": 2, "batch_size": 8, "update": "sandwich", "augment": augment}
+    fit(nested, data, data, run=tmp_path, show_progress=False, **options)
     assert _Watched.seen == {(True, torch.bfloat16), (False, torch.float32)}
     assert {p.dtype for p in nested.full.parameters()} == {torch.float32}
     with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as file:

@@ -45,8 +45,9 @@ class _Storage(Storage):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         now = time.time()
-        # One that lies farther off than a window was written by a clock that was fast, and would lock the key until then.
-        over = (hits.c.expires_at <= now) | (hits.c.expires_at > now + expiry)
+        # One that lies farther off than two windows was written by a clock that was fast, and would lock the key until then.
+        # Not than one: a request that waited for its turn has an earlier `now` than the one that began the window.
+        over = (hits.c.expires_at <= now) | (hits.c.expires_at > now + 2 * expiry)
         statement = self._insert(hits).values(key=key, count=amount, expires_at=now + expiry)
         statement = statement.on_conflict_do_update(
             index_elements=[hits.c.key],
