@@ -165,7 +165,7 @@ def preprocessing_of(folder: Path) -> dict[str, Any]:
 def _of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     config = record.get("config", {})
     found = {name: config[name] for name in ("mean", "std") if config.get(name)}
-    said = next(iter(record.get("preprocessing", {}).values()), {})
+    said: Mapping[str, Any] = next(iter(record.get("preprocessing", {}).values()), {})
     if said.get("kind") == "image":
         found |= {name: said[name] for name in ("size", "resize", "crop", "interpolation") if said.get(name) is not None}
     return found

@@ -75,7 +75,9 @@ def test_a_resumed_run_has_begun_with_the_same(alone: Path, tmp_path: Path, monk
         train(tmp_path / "run", start=Start(alone, sort="magnitude"), options=options, resume=True)
     train(tmp_path / "run", start=Start(alone), options=options, resume=True)
     assert equal(weights(load_run(tmp_path / "whole").nested), weights(load_run(tmp_path / "run").nested))
-    assert record_of(tmp_path / "run")["start"]["sorted"] == 4
+    assert (
+        record_of(tmp_path / "run")["start"]["sorted"] == 3
+    )  # of the second stage: its stream, and what lies within its two blocks
 
 
 def test_a_teacher_may_be_of_another_family_or_none(alone: Path, tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_what_a_checkpoint_says_of_pictures_is_taken_over_where_nobody_says_othe
         (["--teacher", "nowhere"], "weights = 'nowhere': allowed are a run, a folder with weights, or a file"),
         (["--set", "blocks=[2,2]", "--from", "RUN"], "is of another network: parameter"),
         (["--init", "RUN"], "init: the weights of --from go into the same places; allowed is one of the two"),
-        (["--temperature", "0"], "temperature = 0.0: allowed are numbers above 0"),
+        (["--temperature", "0"], "temperature = 0: allowed are numbers above 0"),
     ],
 )
 def test_wrong_beginnings_stop_it_before_the_work(start: Sequence[str], message: str, alone: Path, tmp_path: Path) -> None:
