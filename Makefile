@@ -30,7 +30,7 @@ demo: $(READY)  ## train, export, profile, select on real data: the whole path
 	@echo "  $(BIN)/sortednet serve $(DEMO)/bundle"
 
 test: $(READY)  ## the test suite
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

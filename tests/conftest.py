@@ -39,6 +39,14 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 
+LONG = ("test_readme.py", "test_extending.py", "test_day.py", "test_examples.py", "test_device_install.py", "test_run.py")
+"""Files of few long tests. They are begun first: at the end one process would run them while the other has nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
     """Two at most, as on the machines that the tests run on, or as many as the variable says."""

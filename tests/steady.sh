@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 python="${PYTHON:-.venv/bin/python}"
-suite() { "$python" -m pytest -m "not slow" -n 2 --dist loadfile "$@"; }
+suite() { "$python" -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder "$@"; }
 
 echo "1. torch's plain kernels, oneDNN and MKL with AVX2 at most"
 (

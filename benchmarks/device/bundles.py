@@ -23,8 +23,8 @@ TRAINED_EPOCHS = 4
 
 
 def made(name: str) -> Bundle:
-    """`resnet`, `mobilenetv2` (160 sub-models), `encoder` (42, 20 million parameters), `cnn` (40, 17 MB), or `trained`
-    (the ResNet after a short training on Fashion-MNIST, its accuracies measured), each in fp32 and int8."""
+    """`resnet`, `mobilenetv2` (160 sub-models), `encoder` (42, 20 million parameters), `cnn` (40, 17 MB), `demo` (28), or
+    `trained` (the ResNet after a short training on Fashion-MNIST, its accuracies measured), each in fp32 and int8."""
     path = WORK / name
     if (path / "manifest.json").exists():
         return Bundle(path)
@@ -41,7 +41,8 @@ def made(name: str) -> Bundle:
         return export(nested, path, int8_calibration=Samples(tokens, torch.zeros(64, dtype=torch.int64)))
     calibrate(nested, calibration_batches(data.train, 1))
     some = data.train if name != "cnn" else None
-    return export(nested, path, int8_calibration=some)
+    measured = data.test if name == "demo" else None  # `select` asks for accuracies
+    return export(nested, path, test_data=measured, int8_calibration=some)
 
 
 def _family(name: str, data: DataSet) -> Family:
@@ -52,4 +53,6 @@ def _family(name: str, data: DataSet) -> Family:
         return ResNet.for_data(
             data.spec, channels=[56, 112, 224], blocks=[4, 4, 4], stem_stride=2, widths=widths, depths=depths
         )
+    if name == "demo":
+        return ResNet.for_data(data.spec, channels=[8, 16], blocks=[4, 4], multiple=1)
     return SETUPS[name].build(data)
