@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from whole_path import whole_path
 
+from exporter.bundle import Bundle
 from trainer import Family, SubModel
 from trainer.data import load_data
 from trainer.start import Start
@@ -76,12 +77,12 @@ class Elastic(Family):
         return {"image": torch.rand(batch_size, 1, 28, 28)}
 
 
-def main(weights: Path, **options: Any) -> None:
+def main(weights: Path, **options: Any) -> Bundle:
     if not weights.exists():
         train_alone(weights)
         print(f"trained {weights} as anybody would")
     options = {"epochs": 12, "batch_size": 64, "temperature": 2.0, **options}
-    whole_path("own_weights:Elastic", "mnist-5k", start=Start(weights, expect_quality=0.9), **options)
+    return whole_path("own_weights:Elastic", "mnist-5k", start=Start(weights, expect_quality=0.9), **options)
 
 
 if __name__ == "__main__":
