@@ -12,6 +12,7 @@ from exporter.bundle.verify import self_test
 from exporter.run import export_run
 from selector import Budget, Runtime, profile_bundle
 from trainer.run import train_run
+from trainer.start import Start
 
 
 def whole_path(
@@ -21,15 +22,26 @@ def whole_path(
     *,
     grid: Mapping[str, Sequence[float]] | None = None,
     data_options: Mapping[str, Any] | None = None,
+    start: Start | None = None,
     **options: Any,
 ) -> Bundle:
     """Trains `module:Family` on a data source into `out` (default: a new temporary folder), and prints what came of it.
 
-    `grid`: other sizes than the family's. `options` are those of the training (see `trainer.FitOptions`). Returns the bundle,
-    measured on this machine.
+    `grid`: other sizes than the family's. `start`: a trained model to begin with. `options` are those of the training (see
+    `trainer.FitOptions`). Returns the bundle, measured on this machine.
     """
     out = out or Path(tempfile.mkdtemp(prefix="sortednet-"))
-    trained = train_run(family, data, out / "run", grid=grid or {}, settings={}, data_options=data_options, options=options)
+    trained = train_run(
+        family,
+        data,
+        out / "run",
+        grid=grid or {},
+        settings={},
+        data_options=data_options,
+        start=start,
+        options=options,
+        say=print,
+    )
     bundle = export_run(out / "run", out / "bundle")
     error = self_test(bundle).largest_error
     print(f"trained {len(bundle.submodels)} sub-models in {trained['seconds']:.0f} s; graphs and torch differ by {error:.0e}")

@@ -56,7 +56,27 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=JSON of the family, such as blocks=[4,4,4].")
     ] = None,
-    init: Annotated[Path | None, typer.Option(help="Start from these weights: a run, or a safetensors file.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from these weights as they are: of the same parameters.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Start from a trained model: a run, a .safetensors, a state dict (.pth), or a folder of Hugging Face or timm. "
+            "It is measured, its units are sorted by importance, and it teaches the sub-models.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Weights that teach instead, a run of any family among them, or none.", show_default=False),
+    ] = None,
+    teacher_share: Annotated[float, typer.Option(help="Of the loss, 0 to 1; the rest is against the targets.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="By which the teacher's logits are divided.")] = 1.0,
+    sort: Annotated[str, typer.Option(help="Importance of units: taylor, saliency, magnitude or none.")] = "taylor",
+    expect_quality: Annotated[
+        float | None,
+        typer.Option(help="Stop where the loaded model has less of it on the validation split.", show_default=False),
+    ] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, by automatic mixed precision.")] = "fp32",
     deterministic: Annotated[
@@ -73,11 +93,14 @@ def train(
     # networks beside busy processes takes twenty to two hundred times as long; with this ten, and on a quiet machine the same.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from selector.choose.metrics import metric_name
-    from trainer.run import parse_grid, parse_settings, train_run
+    from trainer.parsing import parse_grid, parse_settings
+    from trainer.run import train_run
+    from trainer.start import Start
 
     options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "batch_size": batch_size}
     options |= {} if epochs is None else {"epochs": epochs}
     options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
+    options |= {"teacher_share": teacher_share, "temperature": temperature}
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}
     summary = train_run(
         family,
@@ -89,6 +112,7 @@ def train(
         task_settings=parse_settings(task_settings or [], "task-set", "label_smoothing=0.1"),
         data_options=parse_settings(data_options or [], "data-option", "size=64"),
         init=init,
+        start=Start(weights, teacher, sort, expect_quality),
         threads=threads,
         resume=resume,
         options=options,

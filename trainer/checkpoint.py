@@ -96,25 +96,3 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise TrainerError(f"{path} is damaged: {error}") from None
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that the user names; raises TrainerError for one in another format too, and says what to do."""
-    other = _other_format(path) if path.is_file() else ""
-    if other:
-        raise TrainerError(
-            f"{path}: is {other}, allowed is a safetensors file; convert it where you trust it: "
-            f"safetensors.torch.save_file(torch.load({path.name!r}), 'weights.safetensors')"
-        )
-    return load_tensors(path)[0]
-
-
-def _other_format(path: Path) -> str:
-    """The format in words where it is one that torch writes; a safetensors file begins with its header's length and `{`."""
-    with path.open("rb") as file:
-        begin = file.read(9)
-    if begin[8:] == b"{":
-        return ""
-    if begin.startswith(b"PK\x03\x04"):
-        return "a zip archive, as torch.save writes"
-    return "a pickle, as torch.save wrote it" if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05" else ""

@@ -31,6 +31,8 @@ class FitOptions:
     warmup: float = 0.05  # share of all steps with a rising rate; then a cosine down to 0
     clip_norm: float = 1.0  # of the whole gradient; 0 means no clipping
     label_smoothing: float = 0.0  # shorthand for the setting of the task classification; refused for others
+    teacher_share: float = 1.0  # of the loss, that is against a teacher's answers instead of the targets, where there is one
+    temperature: float = 1.0  # by which its logits are divided
     seed: int = 0
     accelerator: str = "auto"  # auto | cpu | cuda | mps
     precision: str = "fp32"  # fp32 | bf16 | fp16, by automatic mixed precision
@@ -50,10 +52,15 @@ class FitOptions:
             "clip_norm",
             "label_smoothing",
             "edges",
+            "teacher_share",
         ):
             _at_least(name, getattr(self, name), 0)
-        if not self.edges <= 1:
-            raise TrainerError(f"edges = {self.edges}: allowed are values from 0 to 1")
+        for name in ("edges", "teacher_share"):
+            if not getattr(self, name) <= 1:
+                raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values from 0 to 1")
+        _at_least("temperature", self.temperature, 0)
+        if self.temperature == 0:
+            raise TrainerError("temperature = 0: allowed are numbers above 0")
         for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values below 1")

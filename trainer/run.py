@@ -12,9 +12,8 @@ files/                     what a device needs to prepare inputs (a tokenizer)
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.accelerator import find_accelerator
-from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, load_weights, replacing, save_tensors
+from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
 from trainer.compatibility import check_fits
 from trainer.data.sources import load_data
 from trainer.distributed import joined
@@ -45,9 +44,11 @@ from trainer.folder import (
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
 from trainer.speed.layout import laid_out
-from trainer.submodel import AxisValue, TrainerError, parse_value
+from trainer.start import ASKED, Start, begin, data_options_of, data_spec, teacher_of
+from trainer.submodel import AxisValue, TrainerError
 from trainer.task import Score, Task, find_task, own, task_name
 from trainer.training import FREE_TO_CHANGE, fit
+from trainer.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ def train_run(
     task_settings: Mapping[str, Any] | None = None,
     data_options: Mapping[str, Any] | None = None,
     init: Path | None = None,
+    start: Start | None = None,
     threads: int = 0,
     resume: bool = False,
     show_progress: bool = True,
@@ -203,6 +205,9 @@ def train_run(
     A run that ended before its first checkpoint is replaced. A resumed run, finished or not, goes on to the epochs of
     `options`, in all, or without these to those that it was to have; `say` is told what becomes of the learning rate where they
     are others. Until a finished run has them, it stays as it was and can be exported.
+
+    `start`: begin with somebody's weights and a teacher. What their checkpoint says of pictures goes for the data, where
+    `data_options` say nothing else.
 
     Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), for one that holds
     something else or cannot be written to, and when a resumed run was begun with something else or has more epochs already.
@@ -217,7 +222,13 @@ def train_run(
     begun = read_record(folder) if resume else {}
     chosen_options = FitOptions.of(None, {**({"epochs": epochs_of(begun)} if resume else {}), **options})
     accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
-    loaded = load_data(data, data_options)
+    start = start or Start()
+    if start.weights is not None and init is not None:
+        raise TrainerError("init: the weights of --from go into the same places; allowed is one of the two")
+    weights = read_weights(start.weights) if start.weights is not None else None
+    loaded = load_data(data, data_options_of(weights, data, data_options or {}))
+    if weights is not None:
+        loaded = replace(loaded, spec=data_spec(weights, loaded.spec))
     with own(f"family {family!r}"):
         chosen = kind_of_family.for_data(loaded.spec, **settings)
     chosen.with_grid(grid)
@@ -226,20 +237,23 @@ def train_run(
         with own(f"task {kind.kind}"):
             chosen.with_task(kind.configured(task_settings or {}))
     record = describe_run(chosen, loaded.record, asdict(chosen_options), init)
-    record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing)}
+    record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing), "start": start.record()}
     if resume:
         _refuse_other_run(begun, record)
+        record["start"] = {**begun.get("start", {}), **record["start"]}  # with what was found then
         if schedule := check_epochs(folder, begun, chosen_options.epochs):
             say(schedule)
     torch.manual_seed(chosen_options.seed)  # the initial weights
     nested = NestedModel(chosen)
     if init is not None:
-        source = init / MODEL_FILE if init.is_dir() else init
-        if (init / RUN_FILE).is_file():
-            check_unaltered(init, read_record(init))
-        load_parameters(nested, load_weights(source), source)
+        load_parameters(nested, dict(read_weights(init).tensors), init)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
+    teacher = None
+    if (path := start.teacher_path) is not None:
+        teacher = teacher_of(chosen, loaded, path, lambda p: load_run(p).nested if (p / RUN_FILE).is_file() else None)
+    if weights is not None and not resume:
+        record["start"] |= begin(nested, loaded, weights, start, say)
     with joined(accelerator.device) as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
@@ -257,6 +271,7 @@ def train_run(
             run=folder,
             resume=resume and (folder / CHECKPOINT_FILE).exists(),
             augment=loaded.augment,
+            teacher=teacher,
             show_progress=show_progress,
             options=chosen_options,
         )
@@ -266,6 +281,7 @@ def train_run(
         "largest": chosen.largest.id,
         "steps": result.steps,
         "gradient_computations": result.gradient_computations,
+        "teacher_passes": result.teacher_passes,
         "seconds": round(result.seconds, 2),
         "loss": None if result.loss is None else round(result.loss, 6),
         "task": chosen.task.kind,
@@ -290,7 +306,7 @@ def _rounded(score: Score) -> dict[str, Any]:
 
 def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     begun, asked = _comparable(begun), _comparable(asked)
-    for name in ("family", "config", "grid", "task", "data", "options", "init"):
+    for name in ("family", "config", "grid", "task", "data", "options", "init", "start"):
         if begun.get(name) != asked[name]:
             differing = asked[name]
             if isinstance(asked[name], Mapping) and isinstance(begun.get(name), Mapping):
@@ -305,39 +321,5 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(record["data"])
     if "content_sha256" in data:  # they are known by that: the path from another folder is another
         del data["name"]
-    return {"task": {"name": "classification", "config": {}}, **record, "options": kept, "data": data}
-
-
-def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
-    """AXIS=V,V,… each. Raises TrainerError naming the item; also where an axis is given twice."""
-    grid: dict[str, list[Any]] = {}
-    for item in items:
-        axis, equals, values = item.partition("=")
-        if not equals or not values:
-            raise TrainerError(f"grid = {item!r}: write AXIS=V,V,… for example width=0.25,0.5,1")
-        if axis in grid:
-            raise TrainerError(f"grid = {item!r}: {axis} is given twice; write {axis}=V,V,… once, with all its values")
-        grid[axis] = [parse_value(axis, value) for value in values.split(",")]
-    return grid
-
-
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
-
-
-def parse_settings(items: Sequence[str], field: str = "set", example: str = "channels=[32,64,128]") -> dict[str, Any]:
-    """NAME=JSON each; a single word needs no quotes. Raises TrainerError naming the item; also where a name is given twice."""
-    settings: dict[str, Any] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        twice = name in settings
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-            if not _WORD.fullmatch(value):
-                equals = ""
-        if not equals or not name:
-            raise TrainerError(f"{field} = {item!r}: write NAME=JSON, for example {example}")
-        if twice:
-            raise TrainerError(f"{field} = {item!r}: {name} is given twice; allowed is once")
-    return settings
+    began = {name: value for name, value in record.get("start", {}).items() if name in ASKED}
+    return {"task": {"name": "classification", "config": {}}, **record, "options": kept, "data": data, "start": began}

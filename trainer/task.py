@@ -13,7 +13,7 @@ import os
 import sys
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from traceback import walk_tb
@@ -63,6 +63,9 @@ class Task(ABC):
     """Output name, in the order of a tuple → axes that may be of free size. One is free in an exported graph where it has the
     name of a free axis of an input (axis 0, the batch, always)."""
 
+    logits: ClassVar[Sequence[str]] = ()
+    """Outputs that `distil` makes probabilities of: a teacher's temperature divides them."""
+
     @abstractmethod
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         """Scalar: the mean over the batch."""
@@ -72,7 +75,9 @@ class Task(ABC):
 
         Raises TrainerError for a task that has none.
         """
-        raise TrainerError(f"task {self.kind}: it has no distillation (`Task.distil`), which update = 'sandwich' needs")
+        raise TrainerError(
+            f"task {self.kind}: it has no distillation (`Task.distil`), which update = 'sandwich' and a teacher need"
+        )
 
     @abstractmethod
     def check(self, outputs: Outputs, targets: Targets) -> None:

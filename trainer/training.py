@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from trainer.accelerator import Accelerator, deterministic, find_accelerator, single_precision
 from trainer.calibration import calibrate
@@ -38,6 +38,7 @@ from trainer.schedule import learning_rate, make_optimizer
 from trainer.speed.layout import laid_out, suits_channels_last, to_device
 from trainer.submodel import SubModel, TrainerError
 from trainer.task import Outputs, Targets, own
+from trainer.teacher import Teacher
 from trainer.updates import UpdateRule, make_rule
 
 LOG_FILE = "log.jsonl"
@@ -55,6 +56,7 @@ class FitResult:
 
     steps: int
     gradient_computations: int  # forward and backward passes of one sub-model over one batch
+    teacher_passes: int  # forward passes of the teacher over one batch; each costs a third of the above
     seconds: float
     loss: float | None  # mean over the last epoch; None when a resumed run had no step left
     validation: Mapping[str, float]  # quality of the smallest and the largest sub-model
@@ -68,11 +70,15 @@ def fit(
     run: str | Path | None = None,
     resume: bool = False,
     augment: Augmentation | None = None,
+    teacher: nn.Module | None = None,
     show_progress: bool = True,
     options: FitOptions | None = None,
     **fields_of_options: Any,
 ) -> FitResult:
     """Trains in place with the update rule of SortedNet (arXiv 2309.00255, section 3), then calibrates BatchNorm.
+
+    With a `teacher`, any module that takes the model's inputs and gives its outputs, the sub-models learn from what it answers
+    for the same augmented examples, and from the targets as much as `teacher_share` leaves; it stays as it is.
 
     Under torchrun every rank calls this with the same arguments; the batch is shared out, gradients are averaged. The fields
     of `FitOptions` may be given as keywords instead. The model moves to the accelerator and stays there. With `run`, a
@@ -84,7 +90,7 @@ def fit(
     chosen = FitOptions.of(options, fields_of_options)
     examples = held(as_examples(train_data), chosen.workers)
     validation = held(as_examples(validation_data), chosen.workers) if validation_data is not None else None
-    training = _Training(nested, examples, validation, chosen, augment, Path(run) if run else None)
+    training = _Training(nested, examples, validation, chosen, augment, Path(run) if run else None, teacher)
     if resume:
         training.restore()
     else:
@@ -116,6 +122,7 @@ class _Training:
         options: FitOptions,
         augment: Augmentation | None,
         run: Path | None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.task = check_fits(nested, examples, validation, options)
         self.nested, self.examples, self.validation = nested, examples, validation
@@ -124,6 +131,7 @@ class _Training:
         self.device = self.accelerator.device
         nested.full.to(self.device)
         self.parameters = list(nested.full.parameters())
+        self.teacher = Teacher(teacher, nested, options.teacher_share, options.temperature) if teacher is not None else None
         self.scaler = self.accelerator.scaler()
         # For all devices at once, seen or not, `torch.manual_seed` takes most of a millisecond.
         self._seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
@@ -197,7 +205,8 @@ class _Training:
                         f"stopped after step {self.step} of {self.total_steps}; the same command with --resume goes on"
                     )
         loss = sum(losses) / len(losses) if losses else None
-        return FitResult(self.step, self.gradient_computations, time.monotonic() - begun, loss, validation)
+        passes = self.step if self.teacher else 0
+        return FitResult(self.step, self.gradient_computations, passes, time.monotonic() - begun, loss, validation)
 
     def _order(self) -> Iterator[Asked]:
         """Every batch that is left: of each epoch a permutation, and this rank's share of each batch of it."""
@@ -232,12 +241,16 @@ class _Training:
         earlier: dict[SubModel, Outputs] = {}
         targets = each(given, lambda t: to_device(t, self.device))
         total = torch.zeros((), device=self.device)
+        answers = self.teacher.answers(inputs, self.accelerator) if self.teacher else {}  # once for all sub-models of the step
 
         def loss_of(outputs: dict[str, Tensor]) -> Tensor:
             outputs = single_precision(outputs)
             if not earlier and not isinstance(self.examples, Samples):  # of those in memory all were checked before
                 self._check(outputs, given)
-            loss = self.rule.loss(self.task, outputs, targets, earlier) / len(submodels)
+            loss = self.rule.loss(self.task, outputs, targets, earlier)
+            if self.teacher:
+                loss = self.teacher.loss(self.task, outputs, answers, loss)
+            loss = loss / len(submodels)
             total.add_(loss.detach())
             return self.scaler.scale(loss)
 

@@ -279,3 +279,16 @@ def test_at_full_length(name: str) -> None:
     qualities = [entry.quality for entry in bundle.submodels.values() if entry.quality is not None]
     assert qualities[-1] > LEAST[name]
     assert min(qualities) > LEAST[name] / 2
+
+
+def test_a_network_of_ones_own_becomes_elastic(path: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from own_weights import main, train_alone
+
+    weights = tmp_path / "alone.pth"
+    train_alone(weights, epochs=2)
+    bundle = main(weights, epochs=1, workers=0)
+    said = capsys.readouterr().out
+    assert "Sorted 4 groups of units by taylor" in said
+    assert "Not sorted" not in said
+    assert self_test(bundle).submodels == len(bundle.submodels) == 15
+    assert len({entry.topology for entry in bundle.submodels.values()}) == 1

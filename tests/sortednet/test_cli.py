@@ -36,7 +36,9 @@ CONTRACT: dict[str, set[str]] = {
 }
 # What there is: a name that is new here is a promise, so that it is added with intent.
 SURFACE: dict[str, set[str]] = CONTRACT | {
-    "train": CONTRACT["train"] | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"},
+    "train": CONTRACT["train"]
+    | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"}
+    | {"--from", "--teacher", "--teacher-share", "--temperature", "--sort", "--expect-quality"},
     "export": CONTRACT["export"] | {"--data", "--overwrite"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "verify": CONTRACT["verify"] | {"--accept"},

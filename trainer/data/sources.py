@@ -78,6 +78,12 @@ def load_data(name: str, options: Mapping[str, Any] | None = None, folder: Path 
         raise TrainerError(f"data {name!r}: {where(error)}") from error
 
 
+def options_of(name: str) -> list[str]:
+    """The names of the options that `load_data(name)` takes. Raises TrainerError for a source that is not known."""
+    parameters = inspect.signature(_found(name, Path())[0].load).parameters
+    return [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+
+
 def _found(name: str, folder: Path) -> tuple[Source, str]:
     if not name:
         raise TrainerError(f"data = '': allowed are {_known()}, or a path")

@@ -5,7 +5,7 @@ Shapes: N batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ class Classification(Task):
     kind: ClassVar[str] = "classification"
     metric: ClassVar[str] = "accuracy"
     outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}  # type: ignore[misc]
+    logits: ClassVar[Sequence[str]] = ("logits",)
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -73,6 +74,7 @@ class MultiLabel(Task):
     kind: ClassVar[str] = "multi-label"
     metric: ClassVar[str] = "f1"
     outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}  # type: ignore[misc]
+    logits: ClassVar[Sequence[str]] = ("logits",)
 
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         logits = outputs["logits"]

@@ -5,7 +5,7 @@ Shapes: N batch, C classes or vocabulary, H height, W width, T tokens. Targets m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class Segmentation(Task):
     kind: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "mean_iou"
     outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch", 2: "height", 3: "width"}}  # type: ignore[misc]
+    logits: ClassVar[Sequence[str]] = ("logits",)
 
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         return _cross_entropy(outputs["logits"], checks.single(targets), self.ignored)
@@ -62,6 +63,7 @@ class TokenClassification(Task):
     kind: ClassVar[str] = "token-classification"
     metric: ClassVar[str] = "token_accuracy"
     outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch", 1: "sequence"}}  # type: ignore[misc]
+    logits: ClassVar[Sequence[str]] = ("logits",)
 
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         return _cross_entropy(outputs["logits"].movedim(-1, 1), checks.single(targets), self.ignored)

@@ -1,0 +1,136 @@
+"""Puts the units that matter most first, so that a sub-model, which keeps the first ones, keeps those.
+
+Prefixes of a network that was trained alone are arbitrary parts of it. Its units can be put in another order without changing
+what it computes (`trainer.symmetry`); in the order of their importance the prefixes are what pruning would keep. Structured
+pruning by first-order importance: Molchanov et al. 2019 (arXiv 1906.10771, section 3); sorting before a nested training: Cai et
+al. 2020 (arXiv 1908.09791, section 3.2, by L1 norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.data.dataset import Data, as_examples, as_inputs, each
+from trainer.data.loading import batches_of
+from trainer.nested import NestedModel
+from trainer.submodel import TrainerError
+from trainer.symmetry import Symmetry, find_symmetry, scores_by_unit
+
+CRITERIA = {
+    "taylor": "by how much the loss would change without a unit: |Σ weight · gradient| over what belongs to it",
+    "saliency": "the same, each weight for itself: Σ |weight · gradient|",
+    "magnitude": "Σ |weight|, without data",
+}
+EXAMPLES = 1024
+BATCH = 64
+TOLERANCE = 1e-5
+"""Of the largest output: by how much a new order may change what the full model answers, in single precision."""
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """What `sort_by_importance` has done."""
+
+    groups: Mapping[str, int]  # that were sorted: name after a parameter and its axis, number of units
+    fixed: Mapping[str, str]  # axes that sub-models cut and that cannot be sorted, and why
+    error: float  # largest change of an output of the full model, relative to its largest
+
+
+def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion: str = "taylor", seed: int = 0) -> Sorting:
+    """Sorts the full model's units in place, the most important first; what it computes stays as it is.
+
+    `data`: training examples, of which it looks at up to 1,024. Raises TrainerError for an unknown criterion, for data that
+    are missing, and where the full model answers otherwise afterwards (its parameters are put back first).
+    """
+    if criterion not in CRITERIA:
+        raise TrainerError(f"sort = {criterion!r}: allowed are {', '.join(CRITERIA)}")
+    if criterion != "magnitude" and data is None:
+        raise TrainerError(f"sort = {criterion!r}: needs training data; without them allowed is magnitude")
+    symmetry = find_symmetry(nested)
+    if criterion == "magnitude":
+        scores = scores_by_unit(symmetry, {name: p.detach().abs() for name, p in nested.full.named_parameters()})
+    else:
+        assert data is not None
+        scores = _by_gradient(nested, symmetry, data, criterion, seed)
+    orders = {name: np.argsort(-of_units, kind="stable") for name, of_units in scores.items()}
+    error = reorder(nested, symmetry, orders)
+    return Sorting({group.name: group.size for group in symmetry.groups}, symmetry.fixed, error)
+
+
+def reorder(nested: NestedModel, symmetry: Symmetry, orders: Mapping[str, NDArray[np.int64]]) -> float:
+    """Puts units in the given orders, in place; statistics that were calibrated for the full model move with them.
+
+    Returns the largest relative change of an output. Raises TrainerError, with everything put back, where it is above 1e-5.
+    """
+    module, largest = nested.full, nested.family.largest
+    state: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    was = {name: tensor.detach().clone() for name, tensor in state.items()}
+    before = _answers(nested)
+    statistics = nested.calibration.get(largest)
+    with torch.no_grad():
+        for name, tensor in symmetry.permuted(was, orders).items():
+            state[name].copy_(tensor)
+    nested.calibration.clear()  # of smaller sizes: they are other networks now
+    if statistics is not None:
+        nested.calibration[largest] = symmetry.permuted(statistics, orders)
+    after = _answers(nested)
+    error = max(
+        float((after[name] - answer).abs().max() / answer.abs().max().clamp_min(1e-30)) for name, answer in before.items()
+    )
+    if not error <= TOLERANCE:
+        with torch.no_grad():
+            for name, tensor in was.items():
+                state[name].copy_(tensor)
+        if statistics is not None:
+            nested.calibration[largest] = statistics
+        raise TrainerError(
+            f"{type(nested.family).__name__}: with its units in another order the full model answers otherwise, by {error:.1e} "
+            f"of its largest output; allowed is {TOLERANCE:.0e}. Train without sorting (sort = none)"
+        )
+    return error
+
+
+@torch.no_grad()
+def _answers(nested: NestedModel) -> dict[str, Tensor]:
+    """Of the full model, for the family's example inputs, in eval mode; what it draws is the same every time."""
+    module, training = nested.full, nested.training
+    device = next(module.parameters()).device
+    nested.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        inputs = {name: tensor.to(device) for name, tensor in nested.family.example_inputs(4).items()}
+        torch.default_generator.manual_seed(0)
+        found = nested.outputs(inputs)
+    nested.train(training)
+    return {name: output.double().cpu() for name, output in found.items()}
+
+
+def _by_gradient(
+    nested: NestedModel, symmetry: Symmetry, data: Data, criterion: str, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Mean over batches. In eval mode where the full model's statistics are known, else in train mode."""
+    examples, largest, training = as_examples(data), nested.family.largest, nested.training
+    chosen = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
+    parameters = dict(nested.full.named_parameters())
+    device = next(iter(parameters.values())).device
+    total: dict[str, NDArray[np.float64]] = {}
+    nested.train(nested.needs_calibration(largest))
+    for batch in batches_of(examples, BATCH, chosen):
+        nested.full.zero_grad(set_to_none=True)
+        inputs = {name: t.to(device) for name, t in as_inputs(batch.inputs, nested.input_names).items()}
+        targets = each(batch.targets, lambda t: t.to(device))
+        nested.accumulate_gradients(largest, inputs, lambda outputs, t=targets: nested.family.task.loss(outputs, t))  # type: ignore[misc]
+        values = {name: p.detach() * p.grad for name, p in parameters.items() if p.grad is not None}
+        if criterion == "saliency":
+            values = {name: value.abs() for name, value in values.items()}
+        for name, of_units in scores_by_unit(symmetry, values).items():
+            total[name] = total.get(name, np.zeros(1)) + of_units
+    nested.full.zero_grad(set_to_none=True)
+    nested.train(training)
+    return total

@@ -1,0 +1,45 @@
+"""What the command line's NAME=VALUE options mean."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.submodel import TrainerError, parse_value
+
+
+def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
+    """AXIS=V,V,… each. Raises TrainerError naming the item; also where an axis is given twice."""
+    grid: dict[str, list[Any]] = {}
+    for item in items:
+        axis, equals, values = item.partition("=")
+        if not equals or not values:
+            raise TrainerError(f"grid = {item!r}: write AXIS=V,V,… for example width=0.25,0.5,1")
+        if axis in grid:
+            raise TrainerError(f"grid = {item!r}: {axis} is given twice; write {axis}=V,V,… once, with all its values")
+        grid[axis] = [parse_value(axis, value) for value in values.split(",")]
+    return grid
+
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
+
+
+def parse_settings(items: Sequence[str], field: str = "set", example: str = "channels=[32,64,128]") -> dict[str, Any]:
+    """NAME=JSON each; a single word needs no quotes. Raises TrainerError naming the item; also where a name is given twice."""
+    settings: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        twice = name in settings
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+            if not _WORD.fullmatch(value):
+                equals = ""
+        if not equals or not name:
+            raise TrainerError(f"{field} = {item!r}: write NAME=JSON, for example {example}")
+        if twice:
+            raise TrainerError(f"{field} = {item!r}: {name} is given twice; allowed is once")
+    return settings

@@ -1,0 +1,143 @@
+"""What a training begins with, where it does not begin with random numbers: somebody's weights, sorted, and a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from trainer.calibration import calibrate
+from trainer.data.dataset import DataSet, Examples
+from trainer.data.sources import options_of
+from trainer.evaluate import scores_of
+from trainer.family import DataSpec, Family
+from trainer.importance import CRITERIA, sort_by_importance
+from trainer.nested import NestedModel
+from trainer.submodel import TrainerError
+from trainer.training import calibration_batches
+from trainer.weights import Weights, load_weights, read_weights
+
+Say = Callable[[str], None]
+NONE = "none"
+ASKED = ("weights_sha256", "sort", "teacher_sha256")
+"""Of what a run remembers: what a resumed one must have asked for too; places may have changed."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """`sortednet train --from WEIGHTS --teacher WEIGHTS --expect-quality X --sort CRITERION`."""
+
+    weights: Path | None = None
+    teacher: str | None = None  # a path, or "none"; None: the weights that it begins with
+    sort: str = "taylor"  # or "none"
+    expect_quality: float | None = None  # that the full model must have before it is trained, on the validation split
+
+    def __post_init__(self) -> None:
+        if self.teacher == "":
+            raise TrainerError("teacher = '': allowed are weights, or none")
+        if self.sort not in (*CRITERIA, NONE):
+            raise TrainerError(f"sort = {self.sort!r}: allowed are {', '.join(CRITERIA)}, {NONE}")
+        if self.expect_quality is not None:
+            if self.weights is None:
+                raise TrainerError("expect_quality: it is the quality of the weights of --from, and there are none")
+            if not 0 <= self.expect_quality <= 1:
+                raise TrainerError(f"expect_quality = {self.expect_quality}: allowed are values from 0 to 1")
+
+    @property
+    def teacher_path(self) -> Path | None:
+        if self.teacher is None:
+            return self.weights
+        return None if self.teacher == NONE else Path(self.teacher)
+
+    def record(self) -> dict[str, Any]:
+        """What a run remembers, with hashes of the files; empty where nothing was asked for."""
+        found: dict[str, Any] = {}
+        if self.weights is not None:
+            found |= {"weights": str(self.weights), "weights_sha256": hash_of(self.weights), "sort": self.sort}
+        if (teacher := self.teacher_path) is not None:
+            found |= {"teacher": str(teacher), "teacher_sha256": hash_of(teacher)}
+        return found
+
+
+def hash_of(weights: Path) -> str:
+    """Of the files that hold the tensors."""
+    digest = hashlib.sha256()
+    files = [weights] if weights.is_file() else sorted(p for p in weights.glob("*") if p.suffix in (".safetensors", ".bin"))
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def data_options_of(weights: Weights | None, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the data source with what the weights' checkpoint says of pictures, where nobody says otherwise and the
+    source has such an option."""
+    if weights is None or not weights.preprocessing:
+        return dict(given)
+    allowed = options_of(source)
+    return {**{name: value for name, value in weights.preprocessing.items() if name in allowed}, **given}
+
+
+def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
+    """With mean and deviation as the weights were trained with."""
+    mean, std = weights.preprocessing.get("mean"), weights.preprocessing.get("std")
+    if mean is None or std is None:
+        return spec
+    channels = spec.input_shape[0] if len(spec.input_shape) == 3 else 0
+    if len(mean) != channels or len(std) != channels:
+        raise TrainerError(
+            f"{weights.source}: says a mean and deviation of {len(mean)} channels, the data have {channels}; "
+            "give their number: --data-option channels=…"
+        )
+    return replace(spec, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> dict[str, Any]:
+    """Puts the weights into the full model, measures it, and sorts its units. Returns what the run remembers of that.
+
+    Raises TrainerError for weights of another network, a quality below the one expected, and a sorting that changed what the
+    model answers.
+    """
+    task, largest = nested.family.task, nested.family.largest
+    say(f"{weights.source}: {load_weights(nested, weights, data.spec.outputs)}.")
+    _calibrated(nested, data.train)
+    (score,) = scores_of(nested, [largest], data.validation).values()
+    say(f"The full model before training: {task.metric} {score.quality:.4f} on the validation split.")
+    if start.expect_quality is not None and score.quality < start.expect_quality:
+        raise TrainerError(
+            f"expect_quality = {start.expect_quality}: the weights reach {score.quality:.4f} on the validation split; look at "
+            "what was begun anew, at the inputs' mean and deviation, and at the order of the classes"
+        )
+    found: dict[str, Any] = {"quality": round(score.quality, 6)}
+    if start.sort != NONE:
+        sorting = sort_by_importance(nested, data.train, start.sort)
+        say(f"Sorted {len(sorting.groups)} groups of units by {start.sort}; the full model changed by {sorting.error:.0e}.")
+        for name, why in sorting.fixed.items():
+            say(f"Not sorted: {name}: {why}.")
+        found |= {"sorted": len(sorting.groups), "not_sorted": dict(sorting.fixed), "sorting_error": sorting.error}
+    return found
+
+
+def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> nn.Module:
+    """The full network of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of
+    a run's folder, None for any other place."""
+    nested = run_of(path)
+    if nested is None:
+        nested = NestedModel(family)
+        loaded = load_weights(nested, read_weights(path), data.spec.outputs)
+        if loaded.anew:
+            raise TrainerError(
+                f"teacher = {str(path)!r}: its head is of another number of outputs; allowed is that of the data"
+            )
+        _calibrated(nested, data.train)
+    return nested.eval().extract(nested.family.largest)
+
+
+def _calibrated(nested: NestedModel, train: Examples) -> None:
+    """Statistics of the full model, where it came without."""
+    if nested.needs_calibration(nested.family.largest):
+        calibrate(nested, calibration_batches(train), [nested.family.largest])

@@ -1,0 +1,257 @@
+"""Weights that somebody has trained: from a run, a file of tensors, or a folder of Hugging Face or timm, into a full model.
+
+Nothing in them is run: a `.pth` is read as tensors alone (`torch.load(weights_only=True)`).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.checkpoint import load_tensors
+from trainer.folder import RUN_FILE, check_unaltered, read_record
+from trainer.nested import NestedModel, batchnorm_names
+from trainer.submodel import TrainerError
+
+FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""That a checkpoint's folder has one of, the first that is there."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+INSIDE = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "network", "weights")
+"""Under which name scripts save a state dict beside other things, the first that is there."""
+
+SHOWN = 6  # names that a message lists
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, and what is known of the inputs that they were trained with."""
+
+    source: Path
+    tensors: Mapping[str, Tensor]
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # size, mean, std, interpolation, crop; empty: not known
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of loading weights into a model."""
+
+    parameters: int  # numbers that were taken
+    prefix: str  # that their names have had before the model's
+    anew: Sequence[str]  # parameters of the head that had another shape or were missing, and keep their initial values
+    left_over: Sequence[str]  # tensors that the model has no place for
+    converted: str  # half-precision type that they were stored in; empty: none
+
+    def __str__(self) -> str:
+        parts = [f"{self.parameters:,} parameters taken over"]
+        if self.prefix:
+            parts.append(f"their names without {self.prefix!r}")
+        if self.converted:
+            parts.append(f"{self.converted} made fp32")
+        if self.anew:
+            parts.append(f"begun anew, another number of outputs: {_listed(self.anew)}")
+        if self.left_over:
+            parts.append(f"left over: {_listed(self.left_over)}")
+        return "; ".join(parts)
+
+
+def read_weights(path: Path) -> Weights:
+    """A run's folder, a checkpoint's folder of Hugging Face or timm, a `.safetensors`, or a state dict in a `.pth` or `.pt`.
+
+    Raises TrainerError naming what is not there, cannot be read, would run code, or is no tensor of real numbers.
+    """
+    if path.is_dir():
+        file = next((path / name for name in FILES if (path / name).is_file()), None)
+        if file is None:
+            raise TrainerError(
+                f"weights = {str(path)!r}: a folder without weights; allowed are folders with {' or '.join(FILES)}"
+            )
+        if (path / RUN_FILE).is_file():
+            check_unaltered(path, read_record(path))
+        tensors = _of_index(file) if file.suffix == ".json" else _of_file(file)
+        return Weights(path, _checked(path, tensors), preprocessing_of(path))
+    if path.suffix.lower() not in SUFFIXES:
+        raise TrainerError(
+            f"weights = {str(path)!r}: allowed are a run, a folder with weights, or a file {', '.join(SUFFIXES)}"
+        )
+    return Weights(path, _checked(path, _of_file(path)))
+
+
+def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loaded:
+    """Puts them into the full model; BatchNorm statistics among them become the full model's.
+
+    `outputs`: numbers that the head gives. Its parameters are begun anew where only their number of outputs is another, or
+    where they are missing altogether. Raises TrainerError for weights of another network: naming parameters that are
+    missing, or of another shape.
+    """
+    wanted = dict(nested.full.named_parameters())
+    buffers = dict(nested.full.named_buffers())
+    prefix = _prefix(weights.tensors, wanted)
+    given = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items() if name.startswith(prefix)}
+    missing = [name for name in wanted if name not in given]
+    other = [name for name, p in wanted.items() if name in given and given[name].shape != p.shape]
+    head = [name for name in wanted if _is_of_the_head(name, wanted, outputs)]
+    resized = [name for name in other if name in head and given[name].shape[1:] == wanted[name].shape[1:]]
+    anew = [*resized, *(name for name in missing if name in head)]
+    wrong = [name for name in [*missing, *other] if name not in anew]
+    if wrong:
+        name = wrong[0]
+        seen = "missing" if name not in given else f"of shape {tuple(given[name].shape)}"
+        more = f" ({len(wrong)} of {len(wanted)} are not there as they should be)" if len(wrong) > 1 else ""
+        raise TrainerError(
+            f"{weights.source}: is of another network: parameter {name!r} is {seen}, this model needs "
+            f"{tuple(wanted[name].shape)}{more}; it has {_listed(list(weights.tensors))}"
+        )
+    running = [name for name in buffers if name.rpartition(".")[0] in batchnorm_names(nested.full)]
+    for name in buffers.keys() & given.keys() - set(running):
+        if not torch.equal(given[name].to(buffers[name]), buffers[name]):
+            raise TrainerError(
+                f"{weights.source}: the buffer {name!r} has other values than this model's, which follow from the family and "
+                "the data (a mean of the pixels, say): build the family with those that the weights were trained with"
+            )
+    halves = sorted({str(given[n].dtype).removeprefix("torch.") for n in wanted if n not in anew} - {"float32", "float64"})
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            if name not in anew:
+                parameter.copy_(given[name])
+    if running and all(name in given for name in running):
+        nested.calibration[nested.family.largest] = {name: given[name].to(buffers[name].dtype) for name in running}
+    used = {prefix + name for name in [*wanted, *buffers]}
+    left_over = [name for name in weights.tensors if name not in used]
+    taken = sum(p.numel() for name, p in wanted.items() if name not in anew)
+    return Loaded(taken, prefix, anew, left_over, ", ".join(halves))
+
+
+def preprocessing_of(folder: Path) -> dict[str, Any]:
+    """How a checkpoint of timm (`config.json`: `pretrained_cfg`) or Hugging Face (`preprocessor_config.json`) wants pictures.
+
+    Size (H, W), resize (shorter side), mean and std of each channel, interpolation, crop; what is not said is left out. A run
+    of ours says so of its network (`mean`, `std`) and of its data.
+    """
+    if (folder / RUN_FILE).is_file():
+        return _of_run(read_record(folder))
+    of_timm, of_transformers = _json(folder / "config.json"), _json(folder / "preprocessor_config.json")
+    found: dict[str, Any] = {}
+    if isinstance(said := of_timm.get("pretrained_cfg"), Mapping):
+        found |= {key: said[key] for key in ("mean", "std", "interpolation") if key in said}
+        if "input_size" in said:
+            found["size"] = list(said["input_size"][1:])
+            share = float(said.get("crop_pct") or 1.0)
+            found["resize"] = int(min(found["size"]) / share)
+        found["crop"] = "none" if said.get("crop_mode") == "squash" else "center"
+    elif of_transformers:
+        said = dict(of_transformers)
+        if said.get("do_normalize", True):
+            found |= {ours: said[its] for ours, its in (("mean", "image_mean"), ("std", "image_std")) if its in said}
+        size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
+        if sides := _sides(size):
+            found["size"] = sides
+        if said.get("do_center_crop") and (resized := _sides(said.get("size"))):
+            found["resize"] = min(resized)
+        found["crop"] = "center" if said.get("do_center_crop") else "none"
+        if (number := said.get("resample")) in (0, 2, 3):  # PIL.Image.Resampling
+            found["interpolation"] = {0: "nearest", 2: "bilinear", 3: "bicubic"}[number]
+    return found
+
+
+def _of_run(record: Mapping[str, Any]) -> dict[str, Any]:
+    config = record.get("config", {})
+    found = {name: config[name] for name in ("mean", "std") if config.get(name)}
+    said: Mapping[str, Any] = next(iter(record.get("preprocessing", {}).values()), {})
+    if said.get("kind") == "image":
+        found |= {name: said[name] for name in ("size", "resize", "crop", "interpolation") if said.get(name) is not None}
+    return found
+
+
+def _sides(size: Any) -> list[int]:
+    if isinstance(size, int):
+        return [size, size]
+    if isinstance(size, Mapping):
+        sides = [size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))]
+        return [int(side) for side in sides if side]
+    return []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _of_index(index: Path) -> dict[str, Tensor]:
+    """Of a checkpoint in several files. They lie beside the index, which says what is where."""
+    files = _json(index).get("weight_map", {})
+    if not files or any(Path(name).name != name for name in files.values()):
+        raise TrainerError(f"{index} is damaged: its weight_map names no files beside it")
+    return {name: tensor for file in sorted(set(files.values())) for name, tensor in _of_file(index.parent / file).items()}
+
+
+def _of_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_tensors(path)[0]
+    if not path.is_file():
+        raise TrainerError(f"{path} does not exist")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's, that something may go wrong: then it does
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise TrainerError(
+            f"{path}: holds Python objects beside tensors, which only running its code could load; allowed is a state dict: "
+            "torch.save(model.state_dict(), FILE)"
+        ) from None
+    except Exception as error:  # a damaged archive raises whatever torch's readers meet
+        raise TrainerError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+    for name in INSIDE:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+            break
+    tensors = {str(n): t for n, t in found.items() if isinstance(t, Tensor)} if isinstance(found, Mapping) else {}
+    if not tensors:
+        raise TrainerError(f"{path}: holds a {type(found).__name__} without tensors; allowed is a state dict")
+    return tensors
+
+
+def _checked(source: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for name, tensor in tensors.items():
+        if tensor.is_quantized or tensor.dtype in (torch.int8, torch.uint8) or "float8" in str(tensor.dtype):
+            raise TrainerError(f"{source}: {name!r} is quantised ({tensor.dtype}); allowed are weights in fp32, bf16 or fp16")
+        if tensor.is_complex():
+            raise TrainerError(f"{source}: {name!r} is of complex numbers; allowed are real ones")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise TrainerError(f"{source}: {name!r} has a value that is no finite number")
+    return tensors
+
+
+def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What stands before the model's own names in most of the given ones, such as `module.`."""
+    counts: dict[str, int] = {"": sum(name in given for name in wanted)}
+    for name in given:
+        for own in wanted:
+            if name.endswith("." + own):
+                before = name[: -len(own)]
+                counts[before] = counts.get(before, 0) + 1
+    return max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
+
+
+def _is_of_the_head(name: str, parameters: Mapping[str, Tensor], outputs: int) -> bool:
+    """Whether a parameter is of a layer that gives the outputs: its first axis has one place for each."""
+    layer = name.rpartition(".")[0]
+    others = [p for n, p in parameters.items() if n.rpartition(".")[0] == layer]
+    return bool(outputs) and all(p.ndim >= 1 and p.shape[0] == outputs for p in others)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
