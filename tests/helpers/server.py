@@ -65,7 +65,8 @@ class Server(NamedTuple):
         self.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + ENDS_WITHIN_S
         while "Handling signal: term" not in self.log.read_text():
-            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.01)
 
 

@@ -202,7 +202,7 @@ def test_a_task_that_answers_wrong_is_told(lines: dict[str, str], message: str, 
 
 def test_a_task_without_distillation_is_refused_by_a_rule_that_needs_it(write: Any, tmp_path: Path) -> None:
     write(distil="return super().distil(outputs, teacher)")
-    with pytest.raises(TrainerError, match=r"task mine: it has no distillation .* update = 'sandwich' needs"):
+    with pytest.raises(TrainerError, match=r"task mine: it has no distillation .* update = 'sandwich' and a teacher need"):
         train(tmp_path / "run")
     train(tmp_path / "run", options={"update": "sorted"})
 
