@@ -80,8 +80,8 @@ def test_a_resumed_run_has_begun_with_the_same(alone: Path, tmp_path: Path, monk
     )  # of the second stage: its stream, and what lies within its two blocks
 
 
-def test_a_teacher_may_be_of_another_family_or_none(alone: Path, tmp_path: Path) -> None:
-    train(tmp_path / "other", family="mobilenetv2", settings={"widths": [0.5, 1.0], "depths": [1]})
+def test_a_teacher_may_be_of_another_architecture_or_none(alone: Path, tmp_path: Path) -> None:
+    train(tmp_path / "other", settings={**SETTINGS, "channels": [8], "blocks": [1], "depths": [1]})
     results = train(tmp_path / "run", start=Start(None, str(tmp_path / "other")))
     assert results["teacher_passes"] == results["steps"]
     assert set(record_of(tmp_path / "run")["start"]) == {"teacher", "teacher_sha256"}
