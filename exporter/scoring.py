@@ -23,7 +23,8 @@ BATCH = 256
 def score_of(session: ort.InferenceSession, task: Task, examples: Examples, names: Sequence[str]) -> Score:
     """What the task's scorer says of the session's answers. Raises TrainerError for a target that is none."""
     scorer = task.scorer()
-    for batch in batches_of(examples, BATCH):
+    # Scores are computed in threads beside each other, and a process that is forked from one may find a lock held for good.
+    for batch in batches_of(examples, BATCH, workers=0):
         outputs = run_session(session, as_feed(batch.inputs, names))
         try:
             task.check({name: torch.from_numpy(array) for name, array in outputs.items()}, batch.targets)

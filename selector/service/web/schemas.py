@@ -139,8 +139,14 @@ class BundleList(BaseModel):
     bundles: list[BundleSummary]
 
 
+def _with_accuracy(schema: dict[str, Any]) -> None:
+    schema["properties"]["accuracy"] = {"type": "number", "description": "Where the metric is that: the quality."}
+
+
 class SubModelDocument(SubModelEntry):
     """A sub-model; `bytes` are its graph's: what it takes beside the shared weights."""
+
+    model_config = ConfigDict(json_schema_extra=_with_accuracy)
 
     layers: tuple[tuple[int, int], ...] = Field(default=(), exclude=True)
     bytes: int
