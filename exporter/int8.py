@@ -79,7 +79,7 @@ def int8_entries(
     """
     from exporter.quantize import Quantizer
 
-    batches = batches_of(int8.calibration, _BATCH, _spread(len(int8.calibration), _EXAMPLES))
+    batches = batches_of(int8.calibration, _BATCH, _spread(len(int8.calibration), _EXAMPLES), workers=0)  # as scores are
     feeds = [as_feed(batch.inputs, nested.input_names) for batch in batches]
     graphs = {sub: models.parent / entry["graph"] for sub, entry in entries.items()}
     with (models / INT8_WEIGHTS_FILE).open("wb") as file:
