@@ -252,7 +252,7 @@ def train_run(
     teacher = None
     if (path := start.teacher_path) is not None:
         teacher = teacher_of(chosen, loaded, path, lambda p: load_run(p).nested if (p / RUN_FILE).is_file() else None)
-    if weights is not None and not resume:
+    if weights is not None and not (resume and (folder / CHECKPOINT_FILE).exists()):
         record["start"] |= begin(nested, loaded, weights, start, say)
     with joined(accelerator.device) as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it

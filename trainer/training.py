@@ -95,10 +95,11 @@ def fit(
         training.restore()
     else:
         training.begin()
-    with deterministic(chosen.deterministic), stop_flag() as stopped:
-        result = training.run(stopped, show_progress)
-    nested.eval()
-    calibrate(nested, calibration_batches(examples, workers=chosen.workers))
+    with deterministic(chosen.deterministic):
+        with stop_flag() as stopped:
+            result = training.run(stopped, show_progress)
+        nested.eval()
+        calibrate(nested, calibration_batches(examples, workers=chosen.workers))
     return result
 
 

@@ -80,6 +80,21 @@ def test_a_resumed_run_has_begun_with_the_same(alone: Path, tmp_path: Path, monk
     )  # of the second stage: its stream, and what lies within its two blocks
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_begins_with_the_weights_again(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    train(tmp_path / "whole", start=Start(alone))
+    monkeypatch.setattr("trainer.run.fit", ended)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", start=Start(alone))
+    monkeypatch.undo()
+    train(tmp_path / "run", start=Start(alone), resume=True)
+    assert equal(weights(load_run(tmp_path / "whole").nested), weights(load_run(tmp_path / "run").nested))
+
+
 def test_a_teacher_may_be_of_another_architecture_or_none(alone: Path, tmp_path: Path) -> None:
     train(tmp_path / "other", settings={**SETTINGS, "channels": [8], "blocks": [1], "depths": [1]})
     results = train(tmp_path / "run", start=Start(None, str(tmp_path / "other")))
