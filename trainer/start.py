@@ -41,6 +41,8 @@ class Start:
             raise TrainerError("teacher = '': allowed are weights, or none")
         if self.sort not in (*CRITERIA, NONE):
             raise TrainerError(f"sort = {self.sort!r}: allowed are {', '.join(CRITERIA)}, {NONE}")
+        if self.weights is None and self.sort != Start.sort:
+            raise TrainerError(f"sort = {self.sort!r}: it is the order of the weights of --from, and there are none")
         if self.expect_quality is not None:
             if self.weights is None:
                 raise TrainerError("expect_quality: it is the quality of the weights of --from, and there are none")

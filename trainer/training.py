@@ -132,6 +132,9 @@ class _Training:
         self.device = self.accelerator.device
         nested.full.to(self.device)
         self.parameters = list(nested.full.parameters())
+        for name in ("teacher_share", "temperature"):
+            if teacher is None and getattr(options, name) != 1:
+                raise TrainerError(f"{name} = {getattr(options, name)}: there is no teacher; allowed is 1")
         self.teacher = Teacher(teacher, nested, options.teacher_share, options.temperature) if teacher is not None else None
         self.scaler = self.accelerator.scaler()
         # For all devices at once, seen or not, `torch.manual_seed` takes most of a millisecond.

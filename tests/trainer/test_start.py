@@ -173,6 +173,18 @@ def test_wrong_beginnings_stop_it_before_the_work(start: Sequence[str], message:
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--sort", "magnitude"], "sort = 'magnitude': it is the order of the weights of --from, and there are none"),
+        (["--temperature", "2"], "temperature = 2.0: there is no teacher; allowed is 1"),
+        (["--teacher-share", "0.5"], "teacher_share = 0.5: there is no teacher; allowed is 1"),
+    ],
+)
+def test_an_option_without_effect_is_refused(option: list[str], message: str, tmp_path: Path) -> None:
+    assert message in refused("train", "--family", "resnet", "--data", "digits", "--out", str(tmp_path / "run"), *option)
+
+
 def test_expected_quality_needs_weights(tmp_path: Path) -> None:
     arguments = ["train", "--family", "resnet", "--data", "digits", "--out", str(tmp_path / "run"), "--expect-quality", "0.5"]
     assert "it is the quality of the weights of --from, and there are none" in refused(*arguments)
