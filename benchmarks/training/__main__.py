@@ -16,15 +16,18 @@ import typer
 from benchmarks.summary import commit, environment, write_summary
 from benchmarks.training import cost as costs
 from benchmarks.training import report as reports
+from benchmarks.training import sorting as sortings
 from benchmarks.training.experiment import Experiment, run
-from benchmarks.training.methods import METHODS, VARIANTS, Method
+from benchmarks.training.methods import CONVERTING, METHODS, SORT, VARIANTS, Method
 from benchmarks.training.setups import SETUPS
+from trainer.data import load_data
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("build/training")
 EPOCHS = 16
 ABLATION_EPOCHS = 8
-MAIN = ("ours", "sandwich", "sorted-1", "separate")  # with two seeds
+MAIN = ("ours", "sandwich", "sorted-1", "separate", "convert", "sorted-total")  # with two seeds
+ONE_SETUP = ("convert-1", "convert-4")  # the sweep over the budget, on the first
 
 Data = Annotated[str, typer.Option(help="A data set as for `sortednet train`, cifar10 for example.")]
 Seed = Annotated[int, typer.Option(min=0)]
@@ -52,7 +55,8 @@ def run_experiment(
     again: Annotated[bool, typer.Option("--again", help="Also where results are there: trains the model once more.")] = False,
 ) -> None:
     """Trains SETUP by METHOD and measures every sub-model on the test split. Goes on where it was stopped."""
-    experiment, known = Experiment(_known_setup(setup), method, seed, epochs, data), _known(METHODS, method, "method")
+    experiment = Experiment(_known_setup(setup), method, seed, epochs, data)
+    known = _known(METHODS | CONVERTING, method, "method")
     _experiment(experiment, known, "runs", {"validation": 32, "test": 0}, threads, again)
 
 
@@ -68,6 +72,17 @@ def ablate(
     """Trains a VARIANT of our recipe and measures 32 sub-models on the validation split."""
     experiment = Experiment(_known_setup(setup), variant, seed, epochs, data)
     _experiment(experiment, _known(VARIANTS, variant, "variant"), "ablation", {"validation": 32}, threads)
+
+
+@app.command()
+def sorting(setup: str, seed: Seed = 0, epochs: Epochs = EPOCHS, threads: Threads = 0, data: Data = "fashion-mnist") -> None:
+    """Measures what the order of units is worth at half width before any training, and which blocks to keep."""
+    if threads:
+        torch.set_num_threads(threads)
+    rows = sortings.measure(_known_setup(setup), seed, epochs, load_data(data), WORK / "runs")
+    _write(RESULTS / "sorting" / f"{setup}-s{seed}.json", {"rows": rows, "environment": environment(), "commit": commit()})
+    for row in rows:
+        print(row)
 
 
 @app.command()
@@ -98,6 +113,11 @@ def report(epochs: Epochs = EPOCHS, data: Data = "fashion-mnist") -> None:
         figures |= {f"{setup}.{name}": value for name, value in runs.figures().items()}
         rows += runs.table()
         reports.plot(runs, RESULTS / f"{setup}.png", f"{reports.NAMES[setup]} on {data}: 160 sub-models of one training")
+        if runs.seeds("convert", "separate"):
+            reports.plot_sweep(runs, RESULTS / f"{setup}-budget.png", f"{reports.NAMES[setup]} on {data}")
+    sorted_rows = reports.sorting_table(reports.read_results(RESULTS / "sorting"))
+    figures |= reports.sorting_figures(sorted_rows, SORT)
+    reports.write_csv(RESULTS / "sorting.csv", sorted_rows)
     for setup, found in reports.overheads(RESULTS / "cost.json").items():
         figures[f"{setup}.trainer_overhead"] = found
     reports.write_csv(RESULTS / "methods.csv", rows)
@@ -110,16 +130,21 @@ def report(epochs: Epochs = EPOCHS, data: Data = "fashion-mnist") -> None:
 
 def everything() -> None:
     """Two experiments at a time, each on one thread, then the costs, then the report."""
-    commands = [["ablate", variant] for variant in VARIANTS]
+    first = [["ablate", variant] for variant in VARIANTS]
+    then: list[list[str]] = []
     for setup in SETUPS:
-        for method in METHODS:
+        for method in METHODS | CONVERTING:
+            if method in ONE_SETUP and setup != next(iter(SETUPS)):
+                continue
+            commands = first if method in METHODS else then  # which begin with what `separate` has trained
             commands += [["run", setup, method, "--seed", str(seed)] for seed in range(2 if method in MAIN else 1)]
 
     def start(command: list[str]) -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.training", *command, "--threads", "1"], check=True)
 
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(start, commands))
+    for commands in (first, then):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(start, commands))
     cost()
     report()
 

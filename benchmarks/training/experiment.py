@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.summary import commit, environment
-from benchmarks.training.methods import Method
+from benchmarks.training.methods import METHODS, TEACHER_COST, Method
+from benchmarks.training.peers import RandomLinear
 from benchmarks.training.setups import SETUPS
 from trainer import NestedModel, SubModel
 from trainer.calibration import calibrate
@@ -23,6 +24,7 @@ from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.data import DataSet, Samples, load_data
 from trainer.evaluate import scores_of
 from trainer.family import Family
+from trainer.importance import sort_by_importance
 from trainer.macs import MacCounter
 from trainer.options import FitOptions
 from trainer.run import describe_run, save_run, write_record
@@ -72,8 +74,11 @@ def run(experiment: Experiment, method: Method, work: Path, splits: Mapping[str,
     }
     macs = macs_of(family)
     trained = spread(macs, method.sizes) if method.sizes else family.grid()
-    train = _each_alone if method.alone else _together
-    models = train(family, trained, data, work / experiment.name, options)
+    original = full_alone(experiment, data, work) if method.begins else None
+    if method.alone:
+        models = _each_alone(family, trained, data, work / experiment.name, options)
+    else:
+        models = [_together(family, trained, data, work / experiment.name, options, original, method)]
     wanted = {split: trained if method.alone else spread(macs, count or len(macs)) for split, count in splits.items()}
     return {
         **asdict(experiment),
@@ -82,10 +87,36 @@ def run(experiment: Experiment, method: Method, work: Path, splits: Mapping[str,
         "environment": {**environment(), "threads": torch.get_num_threads()},
         "commit": commit(),
         "data_sha256": data.record["content_sha256"],
-        "cost": {name: round(sum(model.cost[name] for model in models), 1) for name in models[0].cost},
+        "cost": _cost(models, original),
         "macs": {sub.id: count for sub, count in macs.items()},
         "accuracy": {split: _accuracies(models, subs, getattr(data, split)) for split, subs in wanted.items()},
+        **({"original": {split: _accuracies([original], None, getattr(data, split)) for split in wanted}} if original else {}),
     }
+
+
+def full_alone(experiment: Experiment, data: DataSet, work: Path) -> _Model:
+    """The full model trained by itself for as many epochs from the same seed: one of those that `separate` trains."""
+    family, method = SETUPS[experiment.setup].build(data), METHODS["separate"]
+    options = {"update": method.update, "epochs": experiment.epochs, "seed": experiment.seed, **method.options}
+    (model,) = _each_alone(family, [family.largest], data, work / replace(experiment, method="separate").name, options)
+    return model
+
+
+def begin_with(nested: NestedModel, original: _Model) -> None:
+    """The full model's parameters and statistics are those of the original."""
+    with torch.no_grad():
+        for (_, own), (_, theirs) in zip(nested.full.named_parameters(), original.nested.full.named_parameters(), strict=True):
+            own.copy_(theirs)
+    (statistics,) = original.nested.calibration.values()
+    nested.calibration[nested.family.largest] = dict(statistics)
+    nested.eval()
+
+
+def _cost(models: Sequence[_Model], original: _Model | None) -> dict[str, float]:
+    """`total_gradients`: with a teacher's passes, and with the training of what it began with."""
+    cost = {name: round(sum(model.cost[name] for model in models), 1) for name in models[0].cost}
+    total = cost["gradient_computations"] + TEACHER_COST * cost["teacher_passes"]
+    return {**cost, "total_gradients": round(total + (original.cost["gradient_computations"] if original else 0), 1)}
 
 
 def macs_of(family: Family) -> dict[SubModel, int]:
@@ -116,19 +147,31 @@ class _Model:
 
 
 def _together(
-    family: Family, trained: Sequence[SubModel], data: DataSet, folder: Path, options: Mapping[str, Any]
-) -> list[_Model]:
+    family: Family,
+    trained: Sequence[SubModel],
+    data: DataSet,
+    folder: Path,
+    options: Mapping[str, Any],
+    original: _Model | None,
+    method: Method,
+) -> _Model:
     """One nested model, written as a run too, so that `sortednet export` takes it."""
     torch.manual_seed(options["seed"])
     nested = NestedModel(family)
+    if original and not (folder / CHECKPOINT_FILE).exists():
+        begin_with(nested, original)
+        if method.sort != "none":
+            sort_by_importance(nested, data.train, method.sort)
     nested.submodels = list(trained)
-    cost = _fit(nested, data, folder, options)
+    RandomLinear.steps = options["epochs"] * (len(data.train) // FitOptions(**options).batch_size)
+    teacher = original.nested.extract(original.nested.family.largest) if original and method.teacher else None
+    cost = _fit(nested, data, folder, options, teacher)
     nested.submodels = family.grid()
     if len(trained) < len(nested.submodels):  # `fit` has calibrated those that were trained
         calibrate(nested, calibration_batches(data.train))
     write_record(folder, describe_run(family, data.record, asdict(FitOptions(**options))))
     save_run(folder, nested)
-    return [_Model(nested, {sub: sub for sub in nested.submodels}, cost)]
+    return _Model(nested, {sub: sub for sub in nested.submodels}, cost)
 
 
 def _each_alone(
@@ -142,14 +185,26 @@ def _each_alone(
     return models
 
 
-def _fit(nested: NestedModel, data: DataSet, folder: Path, options: Mapping[str, Any]) -> dict[str, float]:
+def _fit(
+    nested: NestedModel, data: DataSet, folder: Path, options: Mapping[str, Any], teacher: nn.Module | None = None
+) -> dict[str, float]:
     resume = (folder / CHECKPOINT_FILE).exists()
-    result = fit(nested, data.train, run=folder, resume=resume, augment=data.augment, show_progress=False, **options)
+    result = fit(
+        nested,
+        data.train,
+        run=folder,
+        resume=resume,
+        augment=data.augment,
+        teacher=teacher,
+        show_progress=False,
+        **options,
+    )
     nested.eval()
     return {
         "seconds": _seconds(folder / LOG_FILE),
         "steps": result.steps,
         "gradient_computations": result.gradient_computations,
+        "teacher_passes": result.teacher_passes,
     }
 
 
@@ -163,10 +218,11 @@ def _seconds(log: Path) -> float:
     return total + latest
 
 
-def _accuracies(models: Sequence[_Model], wanted: Sequence[SubModel], examples: Samples) -> dict[str, float]:
+def _accuracies(models: Sequence[_Model], wanted: Sequence[SubModel] | None, examples: Samples) -> dict[str, float]:
+    """None: of all that the models have."""
     found = {}
     for model in models:
-        chosen = [sub for sub, of_grid in model.grid.items() if of_grid in wanted]
+        chosen = [sub for sub, of_grid in model.grid.items() if wanted is None or of_grid in wanted]
         for sub, score in scores_of(model.nested, chosen, examples).items():
             found[model.grid[sub].id] = round(score.quality, 6)
     return found

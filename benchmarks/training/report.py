@@ -22,6 +22,13 @@ LABELS = {
     "sandwich": "sandwich",
     "sum-4": "sum over 4 sizes",
     "separate": "trained separately",
+    "convert": "ours from the trained full model",
+    "convert-1": "the same, half of the gradients",
+    "convert-4": "the same, twice the gradients",
+    "sorted-total": "sorted, as many gradients in all",
+    "sandwich-total": "sandwich, as many gradients in all",
+    "random-linear": "random_linear from the trained full model",
+    "ats": "ats from the trained full model",
 }
 COLOURS = {
     "ours": "#d1495b",
@@ -32,8 +39,12 @@ COLOURS = {
     "sandwich": "#e0a030",
     "sum-4": "#8a8f98",
     "separate": "#111111",
+    "convert": "#3a9d6e",
 }
 SORTED = ("sorted-1", "sorted-2", "sorted-4")
+PEERS = ("random-linear", "ats")
+SWEEP = {1: "convert-1", 2: "convert", 4: "convert-4"}
+"""By how many trainings of the full model the nested training may cost."""
 NAMES = {"resnet": "ResNet", "mobilenetv2": "MobileNetV2"}
 NOTES = {
     "min_retention": "test accuracy of the least accurate of 160 sub-models and all seeds, relative to the full model that was "
@@ -43,6 +54,12 @@ NOTES = {
     "gain_over_sorted_mean": "in points, averaged over the seeds; over the best of G = 1, 2 and 4, at as many gradient "
     "computations",
     "four_per_step": "one seed, four sub-models per step: four times the gradients at the epochs of those trained separately",
+    "convert.gap_separate_mean": "from the trained full model, the frozen original as teacher: three times the gradient "
+    "computations of that one training in all (its own, the nested one, and a third of one for each of the teacher's passes), where seven "
+    "sizes trained separately take seven times",
+    "convert.full_change": "points of the full size against the original",
+    "convert.gain_over_sorted_mean": "over plain `sorted` from random numbers, with as many gradient computations in all",
+    "convert.sorted_gain_half_width": "points that sorting brings at half width before any training, over unsorted prefixes",
     "trainer_overhead": "time of 120 whole steps of fit over that of the bare forward and backward of the same sub-models "
     "built alone, same layout, the two taking turns; per_step_ratio in cost.json is the median over the steps",
 }
@@ -80,10 +97,26 @@ class Runs:
         """The names of the README's table; accuracies and gaps in points, averaged over the seeds."""
         found: dict[str, float] = {"mac_span": max(self.macs.values()) / min(self.macs.values())}
         found |= self._against_separate("ours")
-        found |= self._gain("sandwich", ["sandwich"])
-        found |= self._gain("sorted", SORTED)
+        found |= self._gain("ours", "sandwich", ["sandwich"])
+        found |= self._gain("ours", "sorted", SORTED)
         if self.seeds("ours-4"):
             found |= {f"four_per_step.{name}": value for name, value in self._against_separate("ours-4").items()}
+        if self.seeds("convert", "separate"):
+            found |= {f"convert.{name}": value for name, value in self._converted().items()}
+        return found
+
+    def _converted(self) -> dict[str, float]:
+        """What there is of the methods that begin with the trained full model, and of those with as many gradients in all."""
+        found = self._against_separate("convert")
+        largest, runs = self.submodels[-1], self.by_method["convert"]
+        changes = [r["accuracy"]["test"][largest] - next(iter(r["original"]["test"].values())) for r in runs.values()]
+        found["full_change"] = 100 * float(np.mean(changes))
+        for name, method in (("sorted", "sorted-total"), ("sandwich", "sandwich-total"), *((m, m) for m in PEERS)):
+            if self.seeds("convert", method):
+                found |= self._gain("convert", name.replace("-", "_"), [method])
+        for budget, method in SWEEP.items():
+            if self.seeds(method, "separate"):
+                found[f"sweep_{budget}.gap_separate_mean"] = self._against_separate(method)["gap_separate_mean"]
         return found
 
     def _against_separate(self, method: str) -> dict[str, float]:
@@ -100,12 +133,12 @@ class Runs:
             "seeds": len(seeds),
         }
 
-    def _gain(self, name: str, methods: Sequence[str]) -> dict[str, float]:
-        """Over the best of these methods, in the mean and in the least accuracy of the grid."""
+    def _gain(self, own: str, name: str, methods: Sequence[str]) -> dict[str, float]:
+        """Of one method over the best of these, in the mean and in the least accuracy of the grid."""
         means, minima = [], []
         for method in methods:
-            seeds = self.seeds("ours", method)
-            ours, theirs = self.accuracies("ours", seeds), self.accuracies(method, seeds)
+            seeds = self.seeds(own, method)
+            ours, theirs = self.accuracies(own, seeds), self.accuracies(method, seeds)
             means.append(100 * float((ours.mean(axis=1) - theirs.mean(axis=1)).mean()))
             minima.append(100 * float((ours.min(axis=1) - theirs.min(axis=1)).mean()))
         return {f"gain_over_{name}_mean": min(means), f"gain_over_{name}_min": min(minima)}
@@ -124,6 +157,7 @@ class Runs:
                         "seed": seed,
                         "epochs": result["options"]["epochs"],
                         "gradient_computations": result["cost"]["gradient_computations"],
+                        "total_gradients": result["cost"].get("total_gradients", result["cost"]["gradient_computations"]),
                         "minutes": round(result["cost"]["seconds"] / 60, 1),
                         "sizes": len(accuracies),
                         "mean_accuracy": round(float(accuracies.mean()), 2),
@@ -132,6 +166,54 @@ class Runs:
                     }
                 )
         return rows
+
+
+def sorting_table(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A row per setup, seed and order."""
+    return [row for result in results for row in result["rows"]]
+
+
+def sorting_figures(rows: Sequence[Mapping[str, Any]], criterion: str) -> dict[str, float]:
+    """By setup: points on the test split at half width over unsorted prefixes, averaged over the seeds."""
+    found = {}
+    for setup in NAMES:
+        of = {o: [row["test"] for row in rows if (row["setup"], row["order"]) == (setup, o)] for o in ("none", criterion)}
+        if of["none"]:
+            found[f"{setup}.convert.sorted_gain_half_width"] = float(np.mean(of[criterion]) - np.mean(of["none"]))
+    return found
+
+
+def plot_sweep(runs: Runs, path: Path, title: str) -> None:
+    """How far the sizes are from those trained separately, over the gradient computations in all."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    alone = next(iter(runs.by_method["separate"].values()))["cost"]["gradient_computations"] / len(runs.measured("separate"))
+    for name, methods, colour in (
+        ("from the trained full model", SWEEP.values(), COLOURS["convert"]),
+        ("from random numbers, SortedNet", ("sorted-1", "sorted-total"), COLOURS["sorted-2"]),
+        ("sandwich rule", ("sandwich", "sandwich-total"), COLOURS["sandwich"]),
+    ):
+        points = []
+        for method in methods:
+            if runs.seeds(method, "separate"):
+                cost = next(iter(runs.by_method[method].values()))["cost"]
+                total = cost.get("total_gradients", cost["gradient_computations"]) / alone
+                points.append((total, runs._against_separate(method)["gap_separate_mean"]))
+        if points:
+            axis.plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=name)
+    axis.axhline(0, color=COLOURS["separate"], lw=1, label="seven sizes trained separately: 7")
+    axis.set_xlabel("gradient computations in all, in trainings of the full model")
+    axis.set_ylabel("mean gap to the same sizes alone (points)")
+    axis.set_title(title)
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def ablation_table(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -198,7 +280,7 @@ def plot(runs: Runs, path: Path, title: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(3, 2), layout="constrained")
-    shown = [m for m in ("sum-4", "sandwich", "sorted-2", "ours", "ours-4", "separate") if runs.by_method[m]]
+    shown = [m for m in ("sum-4", "sandwich", "sorted-2", "ours", "ours-4", "convert", "separate") if runs.by_method[m]]
     reference = float(runs.accuracies("separate", runs.seeds("separate"), [runs.submodels[-1]]).mean())
     found = {method: runs.accuracies(method, runs.seeds(method), runs.measured(method)).mean(axis=0) for method in shown}
     lowest = min(float(found[method].min()) for method in shown if method != "sum-4") - 0.01

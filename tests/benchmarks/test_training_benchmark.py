@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.training import experiment as experiments
 from benchmarks.training.experiment import Experiment, macs_of, run
-from benchmarks.training.methods import METHODS, VARIANTS, Method
-from benchmarks.training.report import Runs, plot
+from benchmarks.training.methods import CONVERTING, METHODS, TEACHER_COST, VARIANTS, Method
+from benchmarks.training.peers import RandomLinear
+from benchmarks.training.report import Runs, plot, plot_sweep, sorting_figures
 from benchmarks.training.setups import SETUPS, Setup
 from exporter import export
 from trainer.data import DataSet
@@ -41,6 +42,29 @@ def test_every_method_computes_as_many_gradients(name: str, digits: DataSet) -> 
         assert method.epochs(12) * method.per_step == 12
 
 
+@pytest.mark.parametrize("name", CONVERTING)
+def test_methods_that_convert_keep_to_their_budget(name: str, digits: DataSet) -> None:
+    method = CONVERTING[name]
+    FitOptions(update=method.update, samples_per_step=method.samples_per_step, **method.options)
+    gradients = 12 * method.budget
+    each = method.per_step + (TEACHER_COST if method.teacher else 0)
+    assert abs(method.epochs(12) * each - gradients) <= each / 2
+    assert gradients + 12 * method.begins == 36 or name in ("convert-1", "convert-4")
+
+
+def test_the_peers_draw_as_their_papers_say(digits: DataSet) -> None:
+    submodels = SETUPS["resnet"].build(digits).grid()
+    alternating = make_rule("ats", submodels, 1)
+    assert all(alternating.sample(step, 0) == [submodels[-1]] for step in range(1, 40, 2))
+    assert len({sub for step in range(0, 200, 2) for sub in alternating.sample(step, 0)}) > 50
+    linear = make_rule("random-linear", submodels, 1)
+    RandomLinear.steps = 2000
+    full = [linear.sample(step, 0) == [submodels[-1]] for step in range(2000)]
+    assert full[0]
+    assert 0.8 < sum(full[:500]) / 500 < 0.95  # 1 - 1/8 expected
+    assert 0.05 < sum(full[1500:]) / 500 < 0.2
+
+
 TINY = Setup("resnet", {"channels": (4, 8), "blocks": (1, 2), "widths": (0.5, 1.0), "multiple": 2})
 
 
@@ -67,9 +91,25 @@ def test_an_experiment_measures_what_it_trained_and_its_model_can_be_exported(
     again = run(asked, method, tmp_path, {"validation": 2, "test": 0})  # from the last checkpoint: no step is left
     assert again["accuracy"] == result["accuracy"]
     assert again["cost"] == result["cost"]
+    assert again["cost"]["total_gradients"] == steps * method.per_step
     if not method.alone:
         nested = load_run(tmp_path / asked.name).nested
         export(nested, out=tmp_path / "bundle", test_data=digits.test)
+
+
+def test_converting_begins_with_the_original_and_counts_what_it_cost(
+    digits: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(experiments.SETUPS, "tiny", TINY)
+    method = Method("sorted", 1, 1, {"edges": 0.0, "lr": 1e-9}, budget=2, begins=True, sort="magnitude", teacher=True)
+    found = run(Experiment("tiny", "m", seed=0, epochs=2, data="digits"), method, tmp_path, {"test": 0})
+    steps = len(digits.train) // 128
+    assert method.epochs(2) == 3
+    assert found["cost"]["teacher_passes"] == found["cost"]["gradient_computations"] == 3 * steps
+    assert found["cost"]["total_gradients"] == pytest.approx(3 * steps * 4 / 3 + 2 * steps)
+    (original,) = found["original"]["test"].values()
+    full = found["accuracy"]["test"][TINY.build(digits).largest.id]
+    assert abs(full - original) < 0.01  # at this learning rate it stays what it was
 
 
 def result(method: str, seed: int, accuracy: Mapping[str, float]) -> dict[str, Any]:
@@ -106,3 +146,30 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     plot(runs, tmp_path / "plot.png", "title")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     assert not Runs(results[:3], "resnet").complete
+
+
+def test_figures_of_converting_by_hand(tmp_path: Path) -> None:
+    sizes = ("small", "middle", "large")
+    values = {"ours": (0.9, 0.9, 0.9), "sandwich": (0.9, 0.9, 0.9), "separate": (0.91, 0.93, 0.95)}
+    values |= dict.fromkeys(("sorted-1", "sorted-2", "sorted-4"), (0.9, 0.9, 0.9))
+    values |= {"sorted-total": (0.90, 0.92, 0.93), "convert-4": (0.91, 0.93, 0.95)}
+    results = [result(method, 0, dict(zip(sizes, found, strict=True))) for method, found in values.items()]
+    converted = result("convert", 0, dict(zip(sizes, (0.90, 0.93, 0.945), strict=True)))
+    results.append(converted | {"original": {"test": {"size1": 0.95}}})
+    runs = Runs(results, "resnet")
+    found = runs.figures()
+    assert found["convert.gap_separate_mean"] == pytest.approx(-0.5)
+    assert found["convert.gap_separate_min"] == pytest.approx(-1)
+    assert found["convert.min_retention"] == pytest.approx(0.90 / 0.95)
+    assert found["convert.full_change"] == pytest.approx(-0.5)
+    assert found["convert.gain_over_sorted_mean"] == pytest.approx(100 * (2.775 - 2.75) / 3)
+    assert found["convert.gain_over_sorted_min"] == pytest.approx(0)
+    assert found["convert.sweep_4.gap_separate_mean"] == pytest.approx(0)
+    assert "convert.gain_over_sandwich_mean" not in found
+    plot_sweep(runs, tmp_path / "sweep.png", "title")
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    rows = [
+        {"setup": "resnet", "order": o, "test": t}
+        for o, t in (("none", 20.0), ("taylor", 50.0), ("none", 30.0), ("taylor", 50.0))
+    ]
+    assert sorting_figures(rows, "taylor") == {"resnet.convert.sorted_gain_half_width": pytest.approx(25)}
