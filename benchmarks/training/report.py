@@ -54,9 +54,9 @@ NOTES = {
     "gain_over_sorted_mean": "in points, averaged over the seeds; over the best of G = 1, 2 and 4, at as many gradient "
     "computations",
     "four_per_step": "one seed, four sub-models per step: four times the gradients at the epochs of those trained separately",
-    "convert.gap_separate_mean": "from the trained full model, the frozen original as teacher: three times the gradient "
-    "computations of that one training in all (its own, the nested one, and a third of one for each of the teacher's passes), where seven "
-    "sizes trained separately take seven times",
+    "convert.gap_separate_mean": "from the trained full model, the frozen original as teacher: with its own training three "
+    "times the gradient computations of that (a teacher's pass counts a third), where seven sizes trained separately take "
+    "seven times",
     "convert.full_change": "points of the full size against the original",
     "convert.gain_over_sorted_mean": "over plain `sorted` from random numbers, with as many gradient computations in all",
     "convert.sorted_gain_half_width": "points that sorting brings at half width before any training, over unsorted prefixes",
