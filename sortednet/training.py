@@ -28,8 +28,8 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="classification, multi-label, regression, segmentation, token-classification, language-modelling, or "
-            "module:Class for your own. Default: the family's.",
+            help="classification, multi-label, regression, segmentation, token-classification, question-answering, embedding, "
+            "language-modelling, or module:Class for your own. Default: the family's.",
             show_default=False,
         ),
     ] = None,

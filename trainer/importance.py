@@ -125,7 +125,7 @@ def _by_gradient(
         nested.full.zero_grad(set_to_none=True)
         inputs = {name: t.to(device) for name, t in as_inputs(batch.inputs, nested.input_names).items()}
         targets = each(batch.targets, lambda t: t.to(device))
-        nested.accumulate_gradients(largest, inputs, lambda outputs, t=targets: nested.family.task.loss(outputs, t))  # type: ignore[misc]
+        nested.accumulate_gradients(largest, inputs, lambda outputs, t=targets: nested.family.task.importance(outputs, t))  # type: ignore[misc]
         values = {name: p.detach() * p.grad for name, p in parameters.items() if p.grad is not None}
         if criterion == "saliency":
             values = {name: value.abs() for name, value in values.items()}
