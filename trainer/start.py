@@ -8,20 +8,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from trainer.calibration import calibrate
+from trainer.checkpoint import load_tensors, save_tensors
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import options_of
 from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
-from trainer.importance import CRITERIA, sort_by_importance
+from trainer.folder import ORDER_FILE
+from trainer.importance import CRITERIA, reorder, sort_by_importance
 from trainer.nested import NestedModel
 from trainer.submodel import TrainerError
+from trainer.symmetry import find_symmetry
 from trainer.training import calibration_batches
 from trainer.weights import Weights, load_weights, read_weights
 
 Say = Callable[[str], None]
+Orders = Mapping[str, NDArray[np.int64]]
+"""Of each group of units by name: which of them came to each place."""
+
 NONE = "none"
 ASKED = ("weights_sha256", "sort", "teacher_sha256")
 """Of what a run remembers: what a resumed one must have asked for too; places may have changed."""
@@ -54,6 +62,15 @@ class Start:
         if self.teacher is None:
             return self.weights
         return None if self.teacher == NONE else Path(self.teacher)
+
+    @property
+    def original(self) -> Path:
+        """Whose answers are the targets of a task that takes them for such. Raises TrainerError where there is none."""
+        if (found := self.weights or self.teacher_path) is None:
+            raise TrainerError(
+                "targets: the data have no real numbers; allowed are such, or weights (--from) whose answers are taken for them"
+            )
+        return found
 
     def record(self) -> dict[str, Any]:
         """What a run remembers, with hashes of the files; empty where nothing was asked for."""
@@ -98,8 +115,17 @@ def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
     return replace(spec, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
-def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> dict[str, Any]:
-    """Puts the weights into the full model, measures it, and sorts its units. Returns what the run remembers of that.
+def usual_options(family: type[Family], pretrained: bool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given, with the family's own where nobody says otherwise."""
+    usual = dict(family.usual_options(pretrained))
+    if given.get("optimizer", usual.get("optimizer")) != usual.get("optimizer"):  # these go with its optimizer
+        usual = {name: value for name, value in usual.items() if name not in ("lr", "weight_decay")}
+    return {**usual, **given}
+
+
+def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> tuple[dict[str, Any], Orders]:
+    """Puts the weights into the full model, measures it, and sorts its units. Returns what the run remembers of that, and in
+    which order the units are.
 
     Raises TrainerError for weights of another network, a quality below the one expected, and a sorting that changed what the
     model answers.
@@ -115,18 +141,20 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
             "what was begun anew, at the inputs' mean and deviation, and at the order of the classes"
         )
     found: dict[str, Any] = {"quality": round(score.quality, 6)}
+    orders: Orders = {}
     if start.sort != NONE:
         sorting = sort_by_importance(nested, data.train, start.sort)
         say(f"Sorted {len(sorting.groups)} groups of units by {start.sort}; the full model changed by {sorting.error:.0e}.")
         for name, why in sorting.fixed.items():
             say(f"Not sorted: {name}: {why}.")
         found |= {"sorted": len(sorting.groups), "not_sorted": dict(sorting.fixed), "sorting_error": sorting.error}
-    return found
+        orders = sorting.orders
+    return found, orders
 
 
-def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> nn.Module:
-    """The full network of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of
-    a run's folder, None for any other place."""
+def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> NestedModel:
+    """The model of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of a run's
+    folder, None for any other place."""
     nested = run_of(path)
     if nested is None:
         nested = NestedModel(family)
@@ -136,7 +164,40 @@ def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path
                 f"teacher = {str(path)!r}: its head is of another number of outputs; allowed is that of the data"
             )
         _calibrated(nested, data.train)
-    return nested.eval().extract(nested.family.largest)
+    return nested.eval()
+
+
+def in_order(teacher: NestedModel, pupil: NestedModel, orders: Orders) -> NestedModel:
+    """A teacher of the pupil's family with its units in the pupil's order: what it has between its layers can be compared.
+
+    Raises TrainerError for one of another network.
+    """
+    wanted = {name: p.shape for name, p in pupil.full.named_parameters()}
+    given = {name: p.shape for name, p in teacher.full.named_parameters()}
+    other = next((name for name in {**wanted, **given} if wanted.get(name) != given.get(name)), None)
+    if other is not None:
+        here, there = (str(tuple(shapes[other])) if other in shapes else "none" for shapes in (wanted, given))
+        raise TrainerError(
+            f"teacher_hidden: the teacher is of another network: parameter {other!r} is {there}, in the one to train {here}; "
+            "allowed is a teacher of the same family and full size, or 0"
+        )
+    alike = NestedModel(pupil.family)  # whose grid cuts the same groups of units
+    alike.full.load_state_dict(teacher.full.state_dict())
+    if (statistics := teacher.calibration.get(teacher.family.largest)) is not None:
+        alike.calibration[alike.family.largest] = statistics
+    if orders:
+        reorder(alike, find_symmetry(alike), orders)
+    return alike.eval()
+
+
+def save_orders(folder: Path, orders: Orders) -> None:
+    """Into a run's folder: its checkpoints are in this order."""
+    save_tensors({name: torch.from_numpy(order) for name, order in orders.items()}, folder / ORDER_FILE)
+
+
+def read_orders(folder: Path) -> Orders:
+    """Those of a run that is resumed. Raises TrainerError where they are missing."""
+    return {name: order.numpy() for name, order in load_tensors(folder / ORDER_FILE)[0].items()}
 
 
 def _calibrated(nested: NestedModel, train: Examples) -> None:
