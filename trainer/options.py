@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
@@ -92,6 +93,13 @@ class FitOptions:
         for name in sorted(set(given) - set(names)):
             raise TrainerError(f"unknown option {name!r}; allowed are {', '.join(names)}")
         return options or cls(**given)
+
+
+def with_usual(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are given, with a family's usual ones where nobody says otherwise (`Family.usual_options`)."""
+    if given.get("optimizer", usual.get("optimizer")) != usual.get("optimizer"):  # these go with its optimizer
+        usual = {name: value for name, value in usual.items() if name not in ("lr", "weight_decay")}
+    return {**usual, **given}
 
 
 def _at_least(name: str, value: float, minimum: float, kind: type = Real) -> None:

@@ -44,21 +44,10 @@ from trainer.folder import (
     write_record,
 )
 from trainer.nested import NestedModel
-from trainer.options import FitOptions
+from trainer.options import FitOptions, with_usual
+from trainer.order import Orders, in_order, read_orders, save_orders
 from trainer.rebuild import check_rebuilds, family_of
-from trainer.start import (
-    ASKED,
-    Orders,
-    Start,
-    begin,
-    data_options_of,
-    data_spec,
-    in_order,
-    read_orders,
-    save_orders,
-    teacher_of,
-    usual_options,
-)
+from trainer.start import ASKED, Start, begin, data_options_of, data_spec, teacher_of
 from trainer.submodel import AxisValue, TrainerError
 from trainer.targets import answered, needs_targets, save_targets, with_targets
 from trainer.task import Score, Task, find_task, own, task_name
@@ -177,7 +166,7 @@ def train_run(
     start = start or Start()
     given = {**({"epochs": epochs_of(begun)} if resume else {}), **options}
     pretrained = start.weights is not None or init is not None
-    chosen_options = FitOptions.of(None, usual_options(kind_of_family, pretrained, given))
+    chosen_options = FitOptions.of(None, with_usual(kind_of_family.usual_options(pretrained), given))
     accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
     if start.weights is not None and init is not None:
         raise TrainerError("init: the weights of --from go into the same places; allowed is one of the two")

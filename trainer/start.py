@@ -8,28 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from trainer.calibration import calibrate
-from trainer.checkpoint import load_tensors, save_tensors
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import options_of
 from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
-from trainer.folder import ORDER_FILE
-from trainer.importance import CRITERIA, reorder, sort_by_importance
+from trainer.importance import CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
+from trainer.order import Orders
 from trainer.submodel import TrainerError
-from trainer.symmetry import find_symmetry
 from trainer.training import calibration_batches
 from trainer.weights import Weights, load_weights, read_weights
 
 Say = Callable[[str], None]
-Orders = Mapping[str, NDArray[np.int64]]
-"""Of each group of units by name: which of them came to each place."""
-
 NONE = "none"
 ASKED = ("weights_sha256", "sort", "teacher_sha256")
 """Of what a run remembers: what a resumed one must have asked for too; places may have changed."""
@@ -115,14 +106,6 @@ def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
     return replace(spec, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
-def usual_options(family: type[Family], pretrained: bool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are given, with the family's own where nobody says otherwise."""
-    usual = dict(family.usual_options(pretrained))
-    if given.get("optimizer", usual.get("optimizer")) != usual.get("optimizer"):  # these go with its optimizer
-        usual = {name: value for name, value in usual.items() if name not in ("lr", "weight_decay")}
-    return {**usual, **given}
-
-
 def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> tuple[dict[str, Any], Orders]:
     """Puts the weights into the full model, measures it, and sorts its units. Returns what the run remembers of that, and in
     which order the units are.
@@ -165,39 +148,6 @@ def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path
             )
         _calibrated(nested, data.train)
     return nested.eval()
-
-
-def in_order(teacher: NestedModel, pupil: NestedModel, orders: Orders) -> NestedModel:
-    """A teacher of the pupil's family with its units in the pupil's order: what it has between its layers can be compared.
-
-    Raises TrainerError for one of another network.
-    """
-    wanted = {name: p.shape for name, p in pupil.full.named_parameters()}
-    given = {name: p.shape for name, p in teacher.full.named_parameters()}
-    other = next((name for name in {**wanted, **given} if wanted.get(name) != given.get(name)), None)
-    if other is not None:
-        here, there = (str(tuple(shapes[other])) if other in shapes else "none" for shapes in (wanted, given))
-        raise TrainerError(
-            f"teacher_hidden: the teacher is of another network: parameter {other!r} is {there}, in the one to train {here}; "
-            "allowed is a teacher of the same family and full size, or 0"
-        )
-    alike = NestedModel(pupil.family)  # whose grid cuts the same groups of units
-    alike.full.load_state_dict(teacher.full.state_dict())
-    if (statistics := teacher.calibration.get(teacher.family.largest)) is not None:
-        alike.calibration[alike.family.largest] = statistics
-    if orders:
-        reorder(alike, find_symmetry(alike), orders)
-    return alike.eval()
-
-
-def save_orders(folder: Path, orders: Orders) -> None:
-    """Into a run's folder: its checkpoints are in this order."""
-    save_tensors({name: torch.from_numpy(order) for name, order in orders.items()}, folder / ORDER_FILE)
-
-
-def read_orders(folder: Path) -> Orders:
-    """Those of a run that is resumed. Raises TrainerError where they are missing."""
-    return {name: order.numpy() for name, order in load_tensors(folder / ORDER_FILE)[0].items()}
 
 
 def _calibrated(nested: NestedModel, train: Examples) -> None:

@@ -14,7 +14,7 @@ from trainer import NestedModel, Samples, TrainerError, fit
 from trainer.blocks import blocks_above
 from trainer.hidden import distance
 from trainer.importance import sort_by_importance
-from trainer.start import in_order
+from trainer.order import in_order
 from trainer.teacher import Answers, Teacher
 
 ONE_STEP: dict[str, Any] = {"epochs": 1, "batch_size": 16, "update": "full", "show_progress": False}

@@ -18,8 +18,9 @@ from trainer import NestedModel, Samples, TrainerError
 from trainer.checkpoint import load_tensors
 from trainer.data import load_data
 from trainer.importance import sort_by_importance
+from trainer.options import with_usual
 from trainer.run import load_run
-from trainer.start import Start, usual_options
+from trainer.start import Start
 from trainer.targets import Targeted, teacher_targets
 
 FAMILY = "tests.helpers.embedders:Embedder"
@@ -128,7 +129,7 @@ def test_units_are_sorted_by_what_they_matter_though_nothing_is_to_be_learnt_yet
     ],
 )
 def test_a_familys_own_options_are_taken_where_nobody_says_otherwise(given: dict[str, Any], found: dict[str, Any]) -> None:
-    assert usual_options(Embedder, True, given) == found
+    assert with_usual(Embedder.usual_options(True), given) == found
 
 
 def test_a_run_over_tags_of_entities_is_measured_by_whole_entities(tmp_path: Path) -> None:
