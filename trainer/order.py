@@ -1,5 +1,5 @@
-"""In which order a run's units are: a teacher of the same family is put in the same one, so that both can be compared unit by unit
-between their layers, and a resumed run must know it still."""
+"""In which order a run's units are: a teacher of the same family is put in the same one, so that both can be compared unit by
+unit between their layers, and a resumed run must know it still."""
 
 from __future__ import annotations
 
