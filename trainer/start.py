@@ -116,6 +116,7 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
     task, largest = nested.family.task, nested.family.largest
     say(f"{weights.source}: {load_weights(nested, weights, data.spec.outputs)}.")
     _calibrated(nested, data.train)
+    nested.eval()  # without dropout, and with its statistics
     (score,) = scores_of(nested, [largest], data.validation).values()
     say(f"The full model before training: {task.metric} {score.quality:.4f} on the validation split.")
     if start.expect_quality is not None and score.quality < start.expect_quality:

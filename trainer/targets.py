@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.calling import named, takes_by_name
 from trainer.checkpoint import load_tensors, save_tensors
-from trainer.data.dataset import Batch, DataSet, Examples, by_length, named_targets
+from trainer.data.dataset import Batch, DataSet, Examples, by_length, named_targets, stays_the_same
 from trainer.data.loading import batches_of, reads_files
 from trainer.folder import TARGETS_FILE
 from trainer.interruption import progress_bar
@@ -34,6 +34,7 @@ class Targeted:
         self.examples, self.targets = examples, targets
         self.reads_files = reads_files(examples)
         self.lengths = getattr(examples, "lengths", None)
+        self.repeats = stays_the_same(examples)
 
     def __len__(self) -> int:
         return len(self.examples)

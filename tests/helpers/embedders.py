@@ -47,10 +47,10 @@ class Embedder(Family):
 class _Block(nn.Module):
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
+        self.up, self.down, self.dropout = nn.Linear(hidden, inner), nn.Linear(inner, hidden), nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(self.up(x).relu())
+        return x + self.dropout(self.down(self.up(x).relu()))
 
 
 class _Network(nn.Module):

@@ -56,6 +56,7 @@ def test_what_the_original_answers_is_learnt_and_still_known_at_export(texts: Pa
         part: (record["data"]["sizes"][part], 8) for part in ("validation", "test")
     }
     bundle = export_run(tmp_path / "run", tmp_path / "bundle", ["h8-i16-b2", "h4-i8-b1"])
+    assert bundle.manifest.outputs[0].shape == ("batch", "dimensions")  # another number of them in every size
     for name, quality in bundle.qualities.items():
         assert quality == pytest.approx(results["test"][name]["quality"], abs=1e-5)
     (tmp_path / "run" / "targets.safetensors").unlink()
@@ -100,6 +101,7 @@ def test_answers_are_each_examples_own_whatever_they_are_read_with() -> None:
     found = teacher_targets(module, examples)
     with torch.no_grad():
         torch.testing.assert_close(found, module(inputs))
+    assert Targeted(examples, found).repeats  # so that a teacher's answers are remembered
     chosen = torch.tensor([7, 100])
     assert torch.equal(Targeted(examples, found).batch(chosen).targets, found[chosen])  # type: ignore[arg-type]
     with pytest.raises(TrainerError, match="targets: 3 for 150 examples; allowed is one for each"):

@@ -72,6 +72,7 @@ def stays_the_same(examples: Examples) -> bool:
         isinstance(examples, Samples)
         or hasattr(examples, "packed_batch")
         or getattr(examples, "lengths", None) is not None  # token ids, grouped by length
+        or bool(getattr(examples, "repeats", False))
     )
 
 
