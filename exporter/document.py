@@ -18,7 +18,7 @@ from exporter.bundle.manifest import Manifest, sealed
 from exporter.template import dynamic_axes
 from trainer.family import family_name
 from trainer.nested import NestedModel
-from trainer.task import Score, task_name
+from trainer.task import Score, Task, task_name
 
 
 def write_manifest(folder: Path, document: Mapping[str, Any]) -> Manifest:
@@ -44,8 +44,13 @@ def network_fields(nested: NestedModel, outputs: Mapping[str, NDArray[Any]], lab
         "axes": {name: [list(v) if isinstance(v, tuple) else v for v in values] for name, values in family.axes.items()},
         "task": {**described, "labels": list(labels)},
         "inputs": [_tensor_spec(name, t.numpy(), free.get(name, {})) for name, t in inputs.items()],
-        "outputs": [_tensor_spec(name, array, free[name]) for name, array in outputs.items()],
+        "outputs": [_tensor_spec(name, array, {**free[name]} | _sized(task, name, array)) for name, array in outputs.items()],
     }
+
+
+def _sized(task: Task, output: str, array: NDArray[Any]) -> dict[int, str]:
+    """The axis of an output that is shorter in smaller sub-models, with a name."""
+    return {array.ndim - 1: "dimensions"} if output in task.prefixes else {}
 
 
 def score_fields(score: Score | None) -> dict[str, Any]:

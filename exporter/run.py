@@ -15,6 +15,7 @@ from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import load_data
 from trainer.run import Run, load_run
 from trainer.submodel import TrainerError
+from trainer.targets import run_data
 from trainer.task import Score
 
 
@@ -62,7 +63,7 @@ def export_run(
         needed=sum(p.numel() * p.element_size() for p in run.nested.full.parameters()),
         overwrite=overwrite,
     )
-    measured = _measured(run, data)
+    measured = _measured(folder, run, data)
     if measured.why:
         say(f"Quality is what the run measured in torch: {measured.why}; --data SOURCE measures it on the graphs.")
     if int8 and measured.data is None:
@@ -83,7 +84,7 @@ def export_run(
     )
 
 
-def _measured(run: Run, data: str | None) -> _Measured:
+def _measured(folder: Path, run: Run, data: str | None) -> _Measured:
     record = run.record["data"]
     options = record.get("options")
     if data is not None:
@@ -101,6 +102,7 @@ def _measured(run: Run, data: str | None) -> _Measured:
         return _Measured(None, None, recorded, f"its data are not at hand ({error})")
     if loaded.record != record:
         raise TrainerError(f"data set {loaded.name!r} has changed since the training: it was split or read otherwise")
+    loaded = run_data(folder, loaded)
     if "content_sha256" not in record and recorded:
         return _Measured(loaded, None, recorded, "its data are large")
     return _Measured(loaded, loaded.test, {}, "")

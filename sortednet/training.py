@@ -28,8 +28,8 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="classification, multi-label, regression, segmentation, token-classification, language-modelling, or "
-            "module:Class for your own. Default: the family's.",
+            help="classification, multi-label, regression, segmentation, token-classification, question-answering, embedding, "
+            "language-modelling, or module:Class for your own. Default: the family's.",
             show_default=False,
         ),
     ] = None,
@@ -45,9 +45,21 @@ def train(
         int | None,
         typer.Option(help="In all. Default: 10, or with --resume as many as the run was to have.", show_default=False),
     ] = None,
-    batch_size: int = 128,
-    lr: Annotated[float, typer.Option(help="Peak learning rate; 0: the optimizer's usual one.")] = 0.0,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    batch_size: Annotated[int | None, typer.Option(help="Default: the family's, or 128.", show_default=False)] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate; 0: the optimizer's usual one. Default: the family's, or 0.", show_default=False),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Rate of a layer as a share of the next one's; embeddings have the lowest. Default: the family's, or 1.",
+            show_default=False,
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd or adamw. Default: the family's, or sgd.", show_default=False)
+    ] = None,
     seed: int = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run, or with more --epochs with a finished one.")
@@ -72,6 +84,10 @@ def train(
     ] = None,
     teacher_share: Annotated[float, typer.Option(help="Of the loss, 0 to 1; the rest is against the targets.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="By which the teacher's logits are divided.")] = 1.0,
+    teacher_hidden: Annotated[
+        float,
+        typer.Option(help="Weight of what a teacher of the same family has between its layers, added to the loss."),
+    ] = 0.0,
     sort: Annotated[str, typer.Option(help="Importance of units: taylor, saliency, magnitude or none.")] = "taylor",
     expect_quality: Annotated[
         float | None,
@@ -97,10 +113,10 @@ def train(
     from trainer.run import train_run
     from trainer.start import Start
 
-    options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "batch_size": batch_size}
-    options |= {} if epochs is None else {"epochs": epochs}
-    options |= {"lr": lr, "optimizer": optimizer, "seed": seed}
-    options |= {"teacher_share": teacher_share, "temperature": temperature}
+    options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "seed": seed}
+    usual = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay, "optimizer": optimizer}
+    options |= {name: value for name, value in usual.items() if value is not None}  # the others are the run's or the family's
+    options |= {"teacher_share": teacher_share, "temperature": temperature, "teacher_hidden": teacher_hidden}
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}
     summary = train_run(
         family,

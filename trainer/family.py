@@ -10,12 +10,15 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Self
 
 from torch import Tensor, nn
 
+from trainer.blocks import named_blocks
+from trainer.hidden import collected
 from trainer.submodel import AxisValue, SubModel, TrainerError, at_most, format_value
 from trainer.task import Task, imported
 from trainer.tasks import Classification
@@ -106,6 +109,23 @@ class Family(ABC):
     def config(self) -> dict[str, Any]:
         """Keyword arguments (JSON values) that build this family again; a run and a bundle carry them."""
         return {}
+
+    @classmethod
+    def usual_options(cls, pretrained: bool) -> Mapping[str, Any]:
+        """Fields of `FitOptions` that `sortednet train` begins with for this family where nobody says otherwise; `pretrained`:
+        from somebody's weights. Of an optimizer other than the one here `lr` and `weight_decay` are not taken."""
+        return {}
+
+    def hidden_states(self, module: nn.Module) -> AbstractContextManager[list[Tensor]]:
+        """Within: a list of what the layers of this module of the family, full or not, have given in a forward pass, the first
+        layer's first, each (N, …, d). A sub-model learns from them with `teacher_hidden`.
+
+        Here the outputs of the blocks in its `ModuleList`s. Raises TrainerError where it has none.
+        """
+        blocks = named_blocks(module)
+        if not blocks:
+            raise TrainerError(f"{type(self).__name__}: has no layers that are known (no ModuleList); give it `hidden_states`")
+        return collected(blocks.values())
 
     # What follows is derived and need not be overridden.
 

@@ -19,6 +19,8 @@ RUN_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
 CALIBRATION_FILE = "calibration.safetensors"
 FILES_FOLDER = "files"
+TARGETS_FILE = "targets.safetensors"  # of what it is measured by, where the data have none
+ORDER_FILE = "order.safetensors"  # of units, where its teacher's must be alike
 
 Record = Mapping[str, Any]
 """What `run.json` says."""
@@ -49,7 +51,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         check_writable(folder)
     if resume:
         return
-    own = (MODEL_FILE, CHECKPOINT_FILE, CALIBRATION_FILE, LOG_FILE, FILES_FOLDER)
+    own = (MODEL_FILE, CHECKPOINT_FILE, CALIBRATION_FILE, LOG_FILE, FILES_FOLDER, TARGETS_FILE, ORDER_FILE)
     there = [name for name in own if (folder / name).exists()]
     if not (folder / RUN_FILE).exists():
         if there:
@@ -65,7 +67,8 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 def clear(folder: Path) -> None:
     """Removes what a run left that ended before its first checkpoint."""
     shutil.rmtree(folder / FILES_FOLDER, ignore_errors=True)
-    (folder / CALIBRATION_FILE).unlink(missing_ok=True)
+    for name in (CALIBRATION_FILE, TARGETS_FILE, ORDER_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def epochs_of(record: Record) -> int:
@@ -92,7 +95,10 @@ def check_epochs(folder: Path, record: Record, epochs: int) -> str:
 
 def hashes_of(folder: Path) -> dict[str, str]:
     """By name, of what an export reads of a finished run."""
-    paths = [folder / MODEL_FILE, folder / CALIBRATION_FILE, *sorted((folder / FILES_FOLDER).glob("*"))]
+    paths = [
+        *(folder / name for name in (MODEL_FILE, CALIBRATION_FILE, TARGETS_FILE)),
+        *sorted((folder / FILES_FOLDER).glob("*")),
+    ]
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths if path.is_file()}
 
 

@@ -40,6 +40,7 @@ class Sorting:
     groups: Mapping[str, int]  # that were sorted: name after a parameter and its axis, number of units
     fixed: Mapping[str, str]  # axes that sub-models cut and that cannot be sorted, and why
     error: float  # largest change of an output of the full model, relative to its largest
+    orders: Mapping[str, NDArray[np.int64]]  # of each group: which unit came to each place
 
 
 def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion: str = "taylor", seed: int = 0) -> Sorting:
@@ -60,7 +61,7 @@ def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion:
         scores = _by_gradient(nested, symmetry, data, criterion, seed)
     orders = {name: np.argsort(-of_units, kind="stable") for name, of_units in scores.items()}
     error = reorder(nested, symmetry, orders)
-    return Sorting({group.name: group.size for group in symmetry.groups}, symmetry.fixed, error)
+    return Sorting({group.name: group.size for group in symmetry.groups}, symmetry.fixed, error, orders)
 
 
 def reorder(nested: NestedModel, symmetry: Symmetry, orders: Mapping[str, NDArray[np.int64]]) -> float:
@@ -125,7 +126,7 @@ def _by_gradient(
         nested.full.zero_grad(set_to_none=True)
         inputs = {name: t.to(device) for name, t in as_inputs(batch.inputs, nested.input_names).items()}
         targets = each(batch.targets, lambda t: t.to(device))
-        nested.accumulate_gradients(largest, inputs, lambda outputs, t=targets: nested.family.task.loss(outputs, t))  # type: ignore[misc]
+        nested.accumulate_gradients(largest, inputs, lambda outputs, t=targets: nested.family.task.importance(outputs, t))  # type: ignore[misc]
         values = {name: p.detach() * p.grad for name, p in parameters.items() if p.grad is not None}
         if criterion == "saliency":
             values = {name: value.abs() for name, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
@@ -29,10 +30,12 @@ class FitOptions:
     momentum: float = 0.9  # sgd, Nesterov
     weight_decay: float = 5e-4  # not on biases and normalisation
     warmup: float = 0.05  # share of all steps with a rising rate; then a cosine down to 0
+    layer_decay: float = 1.0  # the rate of a block is multiplied by it for each block above; embeddings have the lowest
     clip_norm: float = 1.0  # of the whole gradient; 0 means no clipping
     label_smoothing: float = 0.0  # shorthand for the setting of the task classification; refused for others
     teacher_share: float = 1.0  # of the loss, that is against a teacher's answers instead of the targets, where there is one
     temperature: float = 1.0  # by which its logits are divided
+    teacher_hidden: float = 0.0  # weight of the distance from what a teacher of the same family has between its layers
     seed: int = 0
     accelerator: str = "auto"  # auto | cpu | cuda | mps
     precision: str = "fp32"  # fp32 | bf16 | fp16, by automatic mixed precision
@@ -53,14 +56,17 @@ class FitOptions:
             "label_smoothing",
             "edges",
             "teacher_share",
+            "teacher_hidden",
+            "layer_decay",
         ):
             _at_least(name, getattr(self, name), 0)
-        for name in ("edges", "teacher_share"):
+        for name in ("edges", "teacher_share", "layer_decay"):
             if not getattr(self, name) <= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values from 0 to 1")
         _at_least("temperature", self.temperature, 0)
-        if self.temperature == 0:
-            raise TrainerError("temperature = 0: allowed are numbers above 0")
+        for name in ("temperature", "layer_decay"):
+            if getattr(self, name) == 0:
+                raise TrainerError(f"{name} = 0: allowed are numbers above 0")
         for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values below 1")
@@ -87,6 +93,13 @@ class FitOptions:
         for name in sorted(set(given) - set(names)):
             raise TrainerError(f"unknown option {name!r}; allowed are {', '.join(names)}")
         return options or cls(**given)
+
+
+def with_usual(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are given, with a family's usual ones where nobody says otherwise (`Family.usual_options`)."""
+    if given.get("optimizer", usual.get("optimizer")) != usual.get("optimizer"):  # these go with its optimizer
+        usual = {name: value for name, value in usual.items() if name not in ("lr", "weight_decay")}
+    return {**usual, **given}
 
 
 def _at_least(name: str, value: float, minimum: float, kind: type = Real) -> None:

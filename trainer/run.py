@@ -6,6 +6,8 @@ checkpoint.safetensors     parameters, optimizer state and step, while and after
 log.jsonl                  one line per epoch
 model.safetensors          the trained parameters            (written at the end)
 calibration.safetensors    BatchNorm statistics per sub-model (written at the end)
+targets.safetensors        what the original model answered   (where the data have no targets)
+order.safetensors          in which order its units were put  (where a teacher's must be alike)
 files/                     what a device needs to prepare inputs (a tokenizer)
 """
 
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.accelerator import find_accelerator
 from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
@@ -42,10 +44,12 @@ from trainer.folder import (
     write_record,
 )
 from trainer.nested import NestedModel
-from trainer.options import FitOptions
-from trainer.speed.layout import laid_out
+from trainer.options import FitOptions, with_usual
+from trainer.order import Orders, in_order, read_orders, save_orders
+from trainer.rebuild import check_rebuilds, family_of
 from trainer.start import ASKED, Start, begin, data_options_of, data_spec, teacher_of
 from trainer.submodel import AxisValue, TrainerError
+from trainer.targets import answered, needs_targets, save_targets, with_targets
 from trainer.task import Score, Task, find_task, own, task_name
 from trainer.training import FREE_TO_CHANGE, fit
 from trainer.weights import read_weights
@@ -121,67 +125,6 @@ def load_run(folder: Path) -> Run:
     return Run(nested.eval(), record, files)
 
 
-def family_of(record: Mapping[str, Any]) -> Family:
-    """The family that a run was made with, its grid included."""
-    try:
-        name, config = record["family"], record["config"]
-        with own("run.json: the family cannot be built again from it"):
-            family = find_family(name)(**config)
-        grid = {axis: [tuple(v) if isinstance(v, list) else v for v in values] for axis, values in record["grid"].items()}
-        described = record.get("task", {"name": "classification", "config": {}})  # runs of earlier versions had no other
-        task = find_task(described["name"]).configured(described["config"])
-    except KeyError as error:
-        raise TrainerError(f"run.json: {error} is missing") from None
-    return family.with_grid(grid).with_task(task)
-
-
-def check_rebuilds(nested: NestedModel, record: Mapping[str, Any]) -> None:
-    """Raises TrainerError where the family's `config()` does not build it again: an export could not reopen the run.
-
-    Parameters' shapes, buffers and, with the same parameters, the outputs must be those of the network to train.
-    """
-    name = type(nested.family).__name__
-    failed = f"{name}.config() does not build the family again"
-    built = f"{name}.config() = {record['config']} builds another network"
-    remedy = "config() must return every argument that changes the network"
-    try:
-        again = family_of(record)
-    except TrainerError as error:
-        raise TrainerError(f"{failed}: {error}") from error.__cause__
-    with own(failed):
-        full = again.build(again.largest)
-    parameters, wanted = dict(full.named_parameters()), dict(nested.full.named_parameters())
-    for parameter in {**wanted, **parameters}:
-        here, there = (str(tuple(p[parameter].shape)) if parameter in p else "none" for p in (wanted, parameters))
-        if here != there:
-            raise TrainerError(f"{built}: parameter {parameter!r} is {there}, in the one to train {here}; {remedy}")
-    buffers = dict(full.named_buffers())
-    for buffer, value in nested.full.named_buffers():
-        if buffer not in buffers or not torch.equal(value.cpu(), buffers[buffer]):
-            raise TrainerError(f"{built}: buffer {buffer!r} has other values (a random one must follow from a seed); {remedy}")
-    with torch.no_grad():
-        for parameter, tensor in parameters.items():
-            tensor.copy_(wanted[parameter])
-    answers, others = _answers(nested, nested.full), _answers(nested, full)
-    for output, answer in answers.items():
-        other = others[output]
-        if answer.shape != other.shape or not torch.allclose(answer, other, rtol=1e-3, atol=1e-4, equal_nan=True):
-            raise TrainerError(f"{built}: with the same parameters its output {output!r} is another; {remedy}")
-
-
-@torch.no_grad()
-def _answers(nested: NestedModel, module: nn.Module) -> dict[str, Tensor]:
-    """The module's outputs for the family's example inputs; what it draws at random is the same every time."""
-    device, training = next(module.parameters()).device, module.training
-    with torch.random.fork_rng(devices=[]), own(f"{type(nested.family).__name__}: the network's forward pass"):
-        torch.default_generator.manual_seed(0)
-        inputs = laid_out(nested.family.example_inputs(2), device, False)
-        torch.default_generator.manual_seed(0)
-        found = nested.applied(module.eval(), inputs)
-    module.train(training)
-    return {name: output.float().cpu() for name, output in found.items()}
-
-
 def train_run(
     family: str,
     data: str,
@@ -220,9 +163,11 @@ def train_run(
     kind_of_task = find_task(task) if task is not None else None
     check_folder(folder, resume=resume)
     begun = read_record(folder) if resume else {}
-    chosen_options = FitOptions.of(None, {**({"epochs": epochs_of(begun)} if resume else {}), **options})
-    accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
     start = start or Start()
+    given = {**({"epochs": epochs_of(begun)} if resume else {}), **options}
+    pretrained = start.weights is not None or init is not None
+    chosen_options = FitOptions.of(None, with_usual(kind_of_family.usual_options(pretrained), given))
+    accelerator = find_accelerator(chosen_options.accelerator, chosen_options.precision)
     if start.weights is not None and init is not None:
         raise TrainerError("init: the weights of --from go into the same places; allowed is one of the two")
     weights = read_weights(start.weights) if start.weights is not None else None
@@ -236,6 +181,13 @@ def train_run(
         kind = kind_of_task or type(chosen.task)
         with own(f"task {kind.kind}"):
             chosen.with_task(kind.configured(task_settings or {}))
+    chosen.with_task(chosen.task.with_labels(loaded.labels))
+    vectors: Mapping[str, Tensor] = {}
+    if needs_targets(chosen.task, loaded):
+        say(f"Targets are what {start.original} answers.")
+        original = teacher_of(chosen, with_targets(loaded, {}), start.original, _nested_of)
+        network = original.extract(original.family.largest).to(accelerator.device)
+        loaded, vectors = answered(loaded, network, chosen.task, show_progress)
     record = describe_run(chosen, loaded.record, asdict(chosen_options), init)
     record |= {"labels": list(loaded.labels), "preprocessing": dict(loaded.preprocessing), "start": start.record()}
     if resume:
@@ -249,11 +201,17 @@ def train_run(
         load_parameters(nested, dict(read_weights(init).tensors), init)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
-    teacher = None
+    taught_by = None
     if (path := start.teacher_path) is not None:
-        teacher = teacher_of(chosen, loaded, path, lambda p: load_run(p).nested if (p / RUN_FILE).is_file() else None)
-    if weights is not None and not (resume and (folder / CHECKPOINT_FILE).exists()):
-        record["start"] |= begin(nested, loaded, weights, start, say)
+        taught_by = teacher_of(chosen, loaded, path, _nested_of)
+    goes_on = resume and (folder / CHECKPOINT_FILE).exists()
+    orders: Orders = {}
+    if weights is not None and not goes_on:
+        found, orders = begin(nested, loaded, weights, start, say)
+        record["start"] |= found
+    if taught_by is not None and chosen_options.teacher_hidden:
+        orders = read_orders(folder) if goes_on else orders
+        taught_by = in_order(taught_by, nested, orders)
     with joined(accelerator.device) as ranks:
         ranks.wait()  # for every rank's look at the folder, before the first one writes into it
         if ranks.first:
@@ -264,14 +222,18 @@ def train_run(
             for name, content in loaded.files.items():
                 with replacing(folder / FILES_FOLDER / name) as partial:
                     partial.write_bytes(content)
+            if vectors:
+                save_targets(folder, vectors)
+            if chosen_options.teacher_hidden and not goes_on:
+                save_orders(folder, orders)
         result = fit(
             nested,
             loaded.train,
             loaded.validation,
             run=folder,
-            resume=resume and (folder / CHECKPOINT_FILE).exists(),
+            resume=goes_on,
             augment=loaded.augment,
-            teacher=teacher,
+            teacher=taught_by.extract(taught_by.family.largest) if taught_by is not None else None,
             show_progress=show_progress,
             options=chosen_options,
         )
@@ -290,13 +252,20 @@ def train_run(
         "test": {sub.id: _rounded(score) for sub, score in test.items()},
     }
     if result.loss is None:  # nothing was left to train: what the training took and ended with stays
-        results |= {name: value for name, value in begun.get("results", {}).items() if name in ("seconds", "loss")}
+        results |= {
+            name: value for name, value in begun.get("results", {}).items() if name in ("seconds", "loss", "teacher_passes")
+        }
     if chosen.task.metric == "accuracy":
         results["validation_accuracy"] = results["validation_quality"]
     if ranks.first:
         save_run(folder, nested)
         write_record(folder, {**record, "results": results, "sha256": hashes_of(folder)})
     return {"run": str(folder), "family": record["family"], **results}
+
+
+def _nested_of(path: Path) -> NestedModel | None:
+    """Of a run's folder; None for any other place."""
+    return load_run(path).nested if (path / RUN_FILE).is_file() else None
 
 
 def _rounded(score: Score) -> dict[str, Any]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from trainer.blocks import blocks_above
+from trainer.submodel import TrainerError
 
 if TYPE_CHECKING:
     from trainer.options import FitOptions
 
 
 def make_optimizer(module: nn.Module, options: FitOptions) -> torch.optim.Optimizer:
-    """Weight decay for matrices and kernels only."""
-    decayed = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """Weight decay for matrices and kernels only. Raises TrainerError for a layer-wise rate of a network without blocks.
+
+    A group's `scale` is what `learning_rate` is multiplied by there.
+    """
+    groups = _groups(module, options)
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.peak_lr, fused=True)
     momentum = options.momentum
@@ -25,6 +29,26 @@ def make_optimizer(module: nn.Module, options: FitOptions) -> torch.optim.Optimi
         # A block that is sampled late gets its buffer late; the fused kernel wants all of them from the first step.
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _groups(module: nn.Module, options: FitOptions) -> list[dict[str, Any]]:
+    """Parameters of one decay of weights and one rate (Howard & Ruder 2018, arXiv 1801.06146, section 3.2: discriminative
+    fine-tuning)."""
+    named = dict(module.named_parameters())
+    above = dict.fromkeys(named, 0)
+    if options.layer_decay != 1:
+        above = blocks_above(module)
+        if not any(above.values()):
+            raise TrainerError(
+                f"layer_decay = {options.layer_decay}: the network has no blocks (no ModuleList with several); allowed is 1"
+            )
+    found: list[dict[str, Any]] = []
+    for count in sorted(set(above.values())):
+        scale = options.layer_decay**count
+        for matrices, decay in ((True, options.weight_decay), (False, 0.0)):
+            parameters = [p for name, p in named.items() if above[name] == count and (p.ndim > 1) is matrices]
+            found.append({"params": parameters, "weight_decay": decay, "scale": scale, "lr": options.peak_lr * scale})
+    return [group for group in found if group["params"]]
 
 
 def learning_rate(options: FitOptions, step: int, total: int) -> float:

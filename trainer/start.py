@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from trainer.calibration import calibrate
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import options_of
@@ -17,6 +15,7 @@ from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
 from trainer.importance import CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
+from trainer.order import Orders
 from trainer.submodel import TrainerError
 from trainer.training import calibration_batches
 from trainer.weights import Weights, load_weights, read_weights
@@ -54,6 +53,15 @@ class Start:
         if self.teacher is None:
             return self.weights
         return None if self.teacher == NONE else Path(self.teacher)
+
+    @property
+    def original(self) -> Path:
+        """Whose answers are the targets of a task that takes them for such. Raises TrainerError where there is none."""
+        if (found := self.weights or self.teacher_path) is None:
+            raise TrainerError(
+                "targets: the data have no real numbers; allowed are such, or weights (--from) whose answers are taken for them"
+            )
+        return found
 
     def record(self) -> dict[str, Any]:
         """What a run remembers, with hashes of the files; empty where nothing was asked for."""
@@ -98,8 +106,9 @@ def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
     return replace(spec, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
-def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> dict[str, Any]:
-    """Puts the weights into the full model, measures it, and sorts its units. Returns what the run remembers of that.
+def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> tuple[dict[str, Any], Orders]:
+    """Puts the weights into the full model, measures it, and sorts its units. Returns what the run remembers of that, and in
+    which order the units are.
 
     Raises TrainerError for weights of another network, a quality below the one expected, and a sorting that changed what the
     model answers.
@@ -107,6 +116,7 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
     task, largest = nested.family.task, nested.family.largest
     say(f"{weights.source}: {load_weights(nested, weights, data.spec.outputs)}.")
     _calibrated(nested, data.train)
+    nested.eval()  # without dropout, and with its statistics
     (score,) = scores_of(nested, [largest], data.validation).values()
     say(f"The full model before training: {task.metric} {score.quality:.4f} on the validation split.")
     if start.expect_quality is not None and score.quality < start.expect_quality:
@@ -115,18 +125,20 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
             "what was begun anew, at the inputs' mean and deviation, and at the order of the classes"
         )
     found: dict[str, Any] = {"quality": round(score.quality, 6)}
+    orders: Orders = {}
     if start.sort != NONE:
         sorting = sort_by_importance(nested, data.train, start.sort)
         say(f"Sorted {len(sorting.groups)} groups of units by {start.sort}; the full model changed by {sorting.error:.0e}.")
         for name, why in sorting.fixed.items():
             say(f"Not sorted: {name}: {why}.")
         found |= {"sorted": len(sorting.groups), "not_sorted": dict(sorting.fixed), "sorting_error": sorting.error}
-    return found
+        orders = sorting.orders
+    return found, orders
 
 
-def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> nn.Module:
-    """The full network of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of
-    a run's folder, None for any other place."""
+def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> NestedModel:
+    """The model of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of a run's
+    folder, None for any other place."""
     nested = run_of(path)
     if nested is None:
         nested = NestedModel(family)
@@ -136,7 +148,7 @@ def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path
                 f"teacher = {str(path)!r}: its head is of another number of outputs; allowed is that of the data"
             )
         _calibrated(nested, data.train)
-    return nested.eval().extract(nested.family.largest)
+    return nested.eval()
 
 
 def _calibrated(nested: NestedModel, train: Examples) -> None:

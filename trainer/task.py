@@ -66,6 +66,12 @@ class Task(ABC):
     logits: ClassVar[Sequence[str]] = ()
     """Outputs that `distil` makes probabilities of: a teacher's temperature divides them."""
 
+    prefixes: ClassVar[Sequence[str]] = ()
+    """Outputs whose last axis is shorter in smaller models, and may be longer in a teacher's: its first places count."""
+
+    answers_are_targets: ClassVar[bool] = False
+    """Whether what the original model answers are the targets where the data have none of real numbers (`trainer.targets`)."""
+
     @abstractmethod
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         """Scalar: the mean over the batch."""
@@ -78,6 +84,18 @@ class Task(ABC):
         raise TrainerError(
             f"task {self.kind}: it has no distillation (`Task.distil`), which update = 'sandwich' and a teacher need"
         )
+
+    def counting(self, outputs: Outputs, targets: Targets) -> Outputs:
+        """Of outputs, the model's or a teacher's, what `distil` is to see: without positions that count for nothing."""
+        return outputs
+
+    def importance(self, outputs: Outputs, targets: Targets) -> Tensor:
+        """Scalar whose change without a unit tells how much that one matters, when units are sorted: the loss."""
+        return self.loss(outputs, targets)
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The task for data whose classes have these names (none: they are numbers)."""
+        return self
 
     @abstractmethod
     def check(self, outputs: Outputs, targets: Targets) -> None:

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
@@ -38,7 +38,7 @@ from trainer.schedule import learning_rate, make_optimizer
 from trainer.speed.layout import laid_out, suits_channels_last, to_device
 from trainer.submodel import SubModel, TrainerError
 from trainer.task import Outputs, Targets, own
-from trainer.teacher import Teacher
+from trainer.teacher import Answers, teacher_for
 from trainer.updates import UpdateRule, make_rule
 
 LOG_FILE = "log.jsonl"
@@ -132,10 +132,8 @@ class _Training:
         self.device = self.accelerator.device
         nested.full.to(self.device)
         self.parameters = list(nested.full.parameters())
-        for name in ("teacher_share", "temperature"):
-            if teacher is None and getattr(options, name) != 1:
-                raise TrainerError(f"{name} = {getattr(options, name)}: there is no teacher; allowed is 1")
-        self.teacher = Teacher(teacher, nested, options.teacher_share, options.temperature) if teacher is not None else None
+        self.teacher = teacher_for(nested, teacher, options)
+        self.places: Iterator[Asked] | None = None  # where a step's examples lie, whose answers the teacher remembers
         self.scaler = self.accelerator.scaler()
         # For all devices at once, seen or not, `torch.manual_seed` takes most of a millisecond.
         self._seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
@@ -188,6 +186,11 @@ class _Training:
         begun = saved_at = time.monotonic()
         losses: list[float] = []
         validation: dict[str, float] = {}
+        # That pays from more epochs on than there are ranks, each of which remembers all.
+        repeats = self.augment is None and self.options.epochs > self.ranks.count and self.step < self.total_steps
+        here = self.options.workers, show_progress and self.ranks.first
+        if self.teacher and repeats and self.teacher.remember(self.examples, self.batch_size, self.accelerator, *here):
+            self.places = self._order()
         batches = read(self.examples, self._order(), self.options.workers, self.accelerator.pins_memory, self.augment)
         with closing(batches), progress_bar(show_progress and self.ranks.first) as progress:
             task = progress.add_task("training", total=self.total_steps, completed=self.step, loss="")
@@ -209,7 +212,7 @@ class _Training:
                         f"stopped after step {self.step} of {self.total_steps}; the same command with --resume goes on"
                     )
         loss = sum(losses) / len(losses) if losses else None
-        passes = self.step if self.teacher else 0
+        passes = (self.teacher.remembered_passes or self.step) if self.teacher else 0
         return FitResult(self.step, self.gradient_computations, passes, time.monotonic() - begun, loss, validation)
 
     def _order(self) -> Iterator[Asked]:
@@ -234,7 +237,7 @@ class _Training:
         if self.options.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.options, self.step, self.total_steps)
+            group["lr"] = learning_rate(self.options, self.step, self.total_steps) * group["scale"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -245,7 +248,9 @@ class _Training:
         earlier: dict[SubModel, Outputs] = {}
         targets = each(given, lambda t: to_device(t, self.device))
         total = torch.zeros((), device=self.device)
-        answers = self.teacher.answers(inputs, self.accelerator) if self.teacher else {}  # once for all sub-models of the step
+        answers = Answers({})
+        if self.teacher:  # once for all sub-models of the step
+            answers = self.teacher.answers(inputs, self.accelerator, next(self.places).indices if self.places else None)
 
         def loss_of(outputs: dict[str, Tensor]) -> Tensor:
             outputs = single_precision(outputs)
@@ -253,13 +258,15 @@ class _Training:
                 self._check(outputs, given)
             loss = self.rule.loss(self.task, outputs, targets, earlier)
             if self.teacher:
-                loss = self.teacher.loss(self.task, outputs, answers, loss)
+                loss = self.teacher.loss(self.task, outputs, answers.outputs, loss, targets)
+                loss = loss + self.teacher.of_hidden(states, answers, inputs)
             loss = loss / len(submodels)
             total.add_(loss.detach())
             return self.scaler.scale(loss)
 
         for sub in submodels:
-            with own(f"step {self.step}, sub-model {sub.id}"):
+            between = self.teacher.states_of(self.nested.skeleton(sub)) if self.teacher else nullcontext([])
+            with own(f"step {self.step}, sub-model {sub.id}"), between as states:
                 _, found = self.nested.accumulate_gradients(sub, inputs, loss_of, self.accelerator.autocast())
             earlier[sub] = single_precision(found)
         self.gradient_computations += len(submodels)

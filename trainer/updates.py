@@ -92,7 +92,7 @@ class Sandwich(UpdateRule):
     def loss(self, task: Task, outputs: Outputs, targets: Targets, earlier: Mapping[SubModel, Outputs]) -> Tensor:
         if self.largest not in earlier:
             return super().loss(task, outputs, targets, earlier)
-        return task.distil(outputs, earlier[self.largest])
+        return task.distil(task.counting(outputs, targets), task.counting(earlier[self.largest], targets))
 
 
 class Full(UpdateRule):

@@ -7,6 +7,7 @@ _NAMES = {
     "r2": "R²",
     "f1": "F1",
     "map": "mAP",
+    "entity_f1": "entity F1",
     "token_accuracy": "token accuracy",
     "token_probability": "token probability",
 }

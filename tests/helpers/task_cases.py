@@ -11,11 +11,21 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics
+from sklearn.metrics import pairwise
 from torch import Generator, Tensor, nn
 
 from trainer import Family, SubModel, Task
 from trainer.task import Targets
-from trainer.tasks import Classification, LanguageModelling, MultiLabel, Regression, Segmentation, TokenClassification
+from trainer.tasks import (
+    Classification,
+    Embedding,
+    LanguageModelling,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    Segmentation,
+    TokenClassification,
+)
 from trainer.tasks.checks import IGNORED
 
 Named = Mapping[str, Tensor]
@@ -110,6 +120,37 @@ def of_language(outputs: Any, labels: Any) -> dict[str, float]:
     return {**own, **of_tokens(outputs, labels)}
 
 
+def best_spans(outputs: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Of each example the start and end, not before it, with the highest sum: by looking at all."""
+    pairs = zip(outputs["start_logits"].tolist(), outputs["end_logits"].tolist(), strict=True)
+    return [
+        max(((s, e) for s in range(len(a)) for e in range(s, len(b))), key=lambda p, a=a, b=b: a[p[0]] + b[p[1]])  # type: ignore[misc]
+        for a, b in pairs
+    ]
+
+
+def spans(outputs: Named) -> dict[str, Tensor]:
+    """Some are cut off."""
+    found = torch.tensor(best_spans(outputs))
+    found[some_ignored(torch.zeros(len(found))) == IGNORED] = IGNORED
+    return {"start": found[:, 0], "end": found[:, 1]}
+
+
+def of_spans(outputs: Any, wanted: Any) -> dict[str, float]:
+    exact, f1 = [], []
+    for (start, end), first, last in zip(best_spans(outputs), wanted["start"], wanted["end"], strict=True):
+        if first != IGNORED:
+            ours, truth = set(range(start, end + 1)), set(range(first, last + 1))
+            exact.append(ours == truth)
+            f1.append(2 * len(ours & truth) / (len(ours) + len(truth)))
+    return {"exact_match": float(np.mean(exact)), "span_f1": float(np.mean(f1))}
+
+
+def of_vectors(outputs: Any, wanted: Any) -> dict[str, float]:
+    found = outputs["embedding"]
+    return {"cosine": float(pairwise.cosine_similarity(found, wanted[:, : found.shape[1]]).diagonal().mean())}
+
+
 def of_numbers(outputs: Any, wanted: Any) -> dict[str, float]:
     pairs = [(wanted[n].reshape(len(o), -1), o.reshape(len(o), -1)) for n, o in outputs.items()]
 
@@ -186,6 +227,41 @@ CASES: dict[str, Case] = {
         of_tokens,
         TOKENS,
         IGNORING,
+    ),
+    "question-answering": Case(
+        QuestionAnswering(),
+        {"start_logits": (7,), "end_logits": (7,)},
+        spans,
+        of_spans,
+        (
+            (lambda t: t["start"], "targets: one tensor given; allowed are start and end, places of tokens"),
+            (lambda t: {"start": t["start"]}, "targets: start given; allowed are start and end, places of tokens"),
+            (lambda t: {**t, "end": t["end"].float()}, "targets 'end': dtype float32; allowed are whole numbers"),
+            (lambda t: {**t, "end": t["end"][:, None]}, r"targets 'end': shape \(6, 1\); allowed is \(N,\)"),
+            (lambda t: {**t, "end": put(2, 7)(t["end"])}, "targets 'end': token 7 of example 2; allowed are 0 to 6, and -100"),
+            (lambda t: {**t, "start": put(2, -1)(t["start"])}, "targets 'start': token -1 of example 2; allowed are 0 to 6"),
+            (
+                lambda t: {"start": put(1, 5)(t["start"]), "end": put(1, 4)(t["end"])},
+                "targets: start 5 and end 4 of example 1; allowed is an end from the start on, or -100 for both",
+            ),
+            (
+                lambda t: {"start": put(1, 5)(t["start"]), "end": put(1, IGNORED)(t["end"])},
+                "targets: start 5 and end -100 of example 1; allowed is an end from the start on, or -100 for both",
+            ),
+        ),
+        IGNORING,
+    ),
+    "embedding": Case(
+        Embedding(),
+        {"embedding": (5,)},
+        lambda outputs: torch.cat([outputs["embedding"], torch.ones(len(outputs["embedding"]), 2)], dim=1),  # of 7 numbers
+        of_vectors,
+        (
+            (lambda t: t.long(), "targets: dtype int64; allowed are float32 and other floating point numbers"),
+            (put((2, 1), float("nan")), r"targets: nan at position \(2, 1\); allowed are finite numbers"),
+            (lambda t: t[:, :4], r"targets: shape \(6, 4\); allowed is \(N, 5\) or more numbers, a vector each"),
+            (lambda t: t[:, 0], r"targets: shape \(6,\); allowed is \(N, 5\) or more numbers, a vector each"),
+        ),
     ),
     "language-modelling": Case(
         LanguageModelling(),

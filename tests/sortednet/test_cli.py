@@ -38,7 +38,16 @@ CONTRACT: dict[str, set[str]] = {
 SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"]
     | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"}
-    | {"--from", "--teacher", "--teacher-share", "--temperature", "--sort", "--expect-quality"},
+    | {
+        "--from",
+        "--teacher",
+        "--teacher-share",
+        "--teacher-hidden",
+        "--temperature",
+        "--sort",
+        "--expect-quality",
+        "--layer-decay",
+    },
     "export": CONTRACT["export"] | {"--data", "--overwrite"},
     "inspect": CONTRACT["inspect"] | {"--device"},
     "verify": CONTRACT["verify"] | {"--accept"},

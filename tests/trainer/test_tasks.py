@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.helpers.task_cases import CASES, CLASSES, Head, Named, put
@@ -23,8 +24,9 @@ from trainer import NestedModel, Samples, Score, Task, TrainerError, fit, regist
 from trainer.data.dataset import each
 from trainer.evaluate import as_arrays
 from trainer.task import Targets, find_task, task_name
-from trainer.tasks import Classification, LanguageModelling, Regression, Segmentation, TokenClassification
+from trainer.tasks import Classification, Embedding, LanguageModelling, Regression, Segmentation, TokenClassification
 from trainer.tasks.checks import IGNORED
+from trainer.tasks.entities import entities
 
 EVERY_TASK = pytest.mark.parametrize("name", sorted(registered_tasks()))
 
@@ -235,3 +237,66 @@ def test_a_task_name_is_given_once() -> None:
     with pytest.raises(TrainerError, match="task name 'regression' is taken by Regression"):
         register_task(Classification, "regression")
     assert find_task("regression") is Regression
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [  # as seqeval 1.2.2 has them
+        ("O B-a I-a O B-b", {("a", 1, 2), ("b", 4, 4)}),
+        ("B-a B-a I-a", {("a", 0, 0), ("a", 1, 2)}),
+        ("I-a I-a O I-b", {("a", 0, 1), ("b", 3, 3)}),
+        ("B-a I-b I-b", {("a", 0, 0), ("b", 1, 2)}),
+        ("S-a S-a B-a E-a I-a", {("a", 0, 0), ("a", 1, 1), ("a", 2, 3), ("a", 4, 4)}),
+        ("B-a-b I-a-b", {("a-b", 0, 1)}),
+        ("O O", set()),
+        ("", set()),
+    ],
+)
+def test_entities_are_those_that_the_field_counts(tags: str, found: set[tuple[str, int, int]]) -> None:
+    assert entities(tags.split()) == found
+
+
+def test_where_labels_are_tags_whole_entities_count() -> None:
+    """By hand: of three entities one is found, of the two that are found one is right; ignored places are not there."""
+    names = ("O", "B-a", "I-a", "B-b")
+    task = TokenClassification().with_labels(names)
+    wanted = torch.tensor([[1, IGNORED, 2, 0, 3], [IGNORED, 1, 0, 0, IGNORED]])
+    found = torch.tensor([[1, 3, 2, 3, 0], [0, 0, 0, 0, 1]])
+    logits = F.one_hot(found, 4).float()
+    task.check({"logits": logits}, wanted)
+    score = scored(task, [({"logits": logits}, wanted)])
+    assert (task.metric, score.quality) == ("entity_f1", pytest.approx(2 / 5))
+    assert score.metrics == pytest.approx(
+        {"entity_f1": 2 / 5, "entity_precision": 1 / 2, "entity_recall": 1 / 3, "token_accuracy": 4 / 7}
+    )
+    assert TokenClassification().with_labels(["noun", "verb"]) == TokenClassification()
+    with pytest.raises(TrainerError, match="labels: 4 names; allowed are 5, one for each class of 'logits'"):
+        task.check({"logits": torch.zeros(2, 5, 5)}, wanted)
+
+
+def test_what_the_largest_answers_for_padding_is_no_lesson() -> None:
+    from trainer.updates import make_rule
+
+    case = CASES["token-classification"]
+    outputs, targets = case.example(6)
+    assert isinstance(targets, Tensor)
+    family = Head(case)
+    rule = make_rule("sandwich", family.grid(), 1)
+    teacher = case.outputs(6, 9)
+    losses = []
+    for noise in (0.0, 100.0):
+        ignored = (targets == IGNORED)[..., None]
+        disturbed = {"logits": teacher["logits"] + noise * ignored}
+        losses.append(rule.loss(case.task, outputs, targets, {family.largest: disturbed}))
+    assert torch.equal(*losses)
+    nothing = torch.full_like(targets, IGNORED)
+    assert float(rule.loss(case.task, outputs, nothing, {family.largest: teacher})) == 0.0
+
+
+def test_a_smaller_vector_is_measured_by_the_first_numbers_of_the_larger() -> None:
+    task, vectors = Embedding(), torch.randn(6, 8)
+    first = {"embedding": 3 * vectors[:, :3]}
+    assert float(task.loss(first, vectors)) == pytest.approx(0, abs=1e-6)
+    assert float(task.distil(first, {"embedding": vectors})) == pytest.approx(0, abs=1e-6)
+    assert scored(task, [(first, vectors)]).quality == pytest.approx(1)
+    assert scored(task, [({"embedding": -vectors}, vectors)]) == Score(0.0, {"cosine": pytest.approx(-1)})

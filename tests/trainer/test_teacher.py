@@ -110,7 +110,7 @@ def test_a_resumed_run_learns_from_it_to_the_same_bits(tmp_path: Path, monkeypat
     monkeypatch.undo()
     resumed, _ = hard()
     result = fit(resumed, data, teacher=of(resumed), run=tmp_path, resume=True, **options)
-    assert result.teacher_passes == result.steps
+    assert result.teacher_passes == 5 < result.steps  # its answers are remembered
     assert all(torch.equal(p, q) for p, q in zip(whole.full.parameters(), resumed.full.parameters(), strict=True))
 
 
@@ -143,3 +143,46 @@ def test_teachers_that_do_not_fit_are_refused() -> None:
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainerError, match=message):
         FitOptions(**options)
+
+
+@pytest.mark.parametrize("bound", [0, 10**6])
+def test_its_answers_are_computed_once_where_they_are_few(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.teacher.REMEMBERED_BYTES", bound)
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 8, "update": "sandwich", "lr": 0.01, "show_progress": False}
+    asked, data = hard()
+    views = Data(data)  # of somebody's own, which may differ from one reading to the next: asked in every step
+    result = fit(asked, views, teacher=of(asked), **options)
+    assert result.teacher_passes == result.steps == 15
+    nested, _ = hard()
+    teacher = of(nested)
+    calls: list[int] = []
+    teacher.register_forward_hook(lambda *given: calls.append(1))
+    result = fit(nested, data, teacher=teacher, **options)
+    assert len(calls) == 1 + result.teacher_passes == (6 if bound else 16)
+    for one, other in zip(nested.full.parameters(), asked.full.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class Data(torch.utils.data.Dataset[Any]):
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples.inputs["input"][index], self.samples.targets[index]
+
+
+def test_what_it_answers_for_padding_is_no_lesson() -> None:
+    from tests.helpers.task_cases import CASES, IGNORED, Head
+
+    case = CASES["token-classification"]
+    nested = NestedModel(Head(case))
+    teacher = Teacher(nested.extract(nested.family.largest), nested, 1.0, 2.0)
+    outputs, targets = case.example(6)
+    assert isinstance(targets, Tensor)
+    answers = case.outputs(6, 9)
+    disturbed = {"logits": answers["logits"] + 100.0 * (targets == IGNORED)[..., None]}
+    losses = [teacher.loss(case.task, outputs, said, torch.tensor(0.0), targets) for said in (answers, disturbed)]
+    assert torch.equal(*losses)

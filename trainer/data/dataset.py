@@ -66,6 +66,22 @@ class Samples:
         return Batch({n: pixels(t) for n, t in picked.items()}, each(self.targets, lambda t: t[indices]))
 
 
+def stays_the_same(examples: Examples) -> bool:
+    """Whether examples are known to be the same at every reading: somebody's own dataset may draw at random."""
+    return (
+        isinstance(examples, Samples)
+        or hasattr(examples, "packed_batch")
+        or getattr(examples, "lengths", None) is not None  # token ids, grouped by length
+        or bool(getattr(examples, "repeats", False))
+    )
+
+
+def by_length(examples: Examples) -> Tensor:
+    """Their indices, the shortest first where they have lengths, so that a batch has little padding."""
+    lengths = getattr(examples, "lengths", None)
+    return torch.arange(len(examples)) if lengths is None else torch.argsort(torch.as_tensor(lengths), stable=True)
+
+
 def pixels(tensor: Tensor) -> Tensor:
     """Unsigned bytes as float32 in [0, 1]; anything else as it is."""
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor

@@ -2,10 +2,29 @@
 
 from trainer.task import register_task
 from trainer.tasks.classification import Classification, MultiLabel
-from trainer.tasks.dense import LanguageModelling, Segmentation, TokenClassification
+from trainer.tasks.dense import Segmentation
 from trainer.tasks.regression import Regression
+from trainer.tasks.tokens import Embedding, LanguageModelling, QuestionAnswering, TokenClassification
 
-for _task in (Classification, MultiLabel, Regression, Segmentation, TokenClassification, LanguageModelling):
+__all__ = [
+    "Classification",
+    "Embedding",
+    "LanguageModelling",
+    "MultiLabel",
+    "QuestionAnswering",
+    "Regression",
+    "Segmentation",
+    "TokenClassification",
+]
+
+for _task in (
+    Classification,
+    MultiLabel,
+    Regression,
+    Segmentation,
+    TokenClassification,
+    LanguageModelling,
+    QuestionAnswering,
+    Embedding,
+):
     register_task(_task)
-
-__all__ = ["Classification", "LanguageModelling", "MultiLabel", "Regression", "Segmentation", "TokenClassification"]
