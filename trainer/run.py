@@ -228,7 +228,7 @@ def train_run(
     weights = read_weights(start.weights) if start.weights is not None else None
     checkpoint = checkpoint_of(start, settings)
     loaded = load_data(data, data_options_of(weights, data, data_options or {}, checkpoint))
-    for note in (*loaded.notes, *check_tokenizer(checkpoint, loaded)):
+    for note in (*loaded.notes, *check_tokenizer(checkpoint, start.teacher_path, loaded)):
         say(note)
     if weights is not None:
         loaded = replace(loaded, spec=data_spec(weights, loaded.spec))

@@ -98,13 +98,17 @@ def data_options_of(
     return {**{name: value for name, value in said.items() if name in allowed}, **given}
 
 
-def check_tokenizer(checkpoint: Path | None, data: DataSet) -> list[str]:
-    """What is to be said of texts that are not read with the checkpoint's own tokenizer.
+def check_tokenizer(checkpoint: Path | None, teacher: Path | None, data: DataSet) -> list[str]:
+    """What is to be said of texts that are not read with the own tokenizer of the checkpoint, or of the teacher.
 
-    Raises TrainerError where the one that reads them gives ids that the checkpoint has no embedding for.
+    Raises TrainerError where the one that reads them gives ids that there is no embedding for.
     """
+    return [note for folder in dict.fromkeys((checkpoint, teacher)) if folder is not None for note in _of_tokenizer(folder, data)]
+
+
+def _of_tokenizer(checkpoint: Path, data: DataSet) -> list[str]:
     tokenizer = data.files.get(TOKENIZER_FILE)
-    if checkpoint is None or tokenizer is None:
+    if tokenizer is None:
         return []
     rows = vocabulary_size(checkpoint)
     if rows and data.spec.vocabulary > rows:

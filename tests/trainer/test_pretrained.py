@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tests.helpers.texts import CLASSES, WORDS, write_checkpoint, write_texts
 from trainer import TrainerError
@@ -95,6 +96,21 @@ def test_pairs_have_types_where_the_model_looks_at_them(kind: str, types: str | 
         kinds, mask = batch.inputs["token_type_ids"], batch.inputs["attention_mask"]
         assert (kinds.sum(dim=1) == 3).all()  # the, stars, [SEP]
         assert (kinds[mask == 0] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("pair", [False, True])
+def test_ids_are_those_of_transformers(kind: str, pair: bool, tmp_path: Path) -> None:
+    """Cut ones too."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", kind=kind)
+    rows = [{"text": "bread " * i + "and the rivers", "two": "stars of " * (9 - i), "label": i % 2} for i in range(20)]
+    options = {"tokenizer": str(checkpoint), "max_tokens": 12, **({"text_pair": "two"} if pair else {})}
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_file=str(checkpoint / "tokenizer.json"), pad_token=["[PAD]", "<pad>"][kind != "bert"]
+    )
+    given = [[row[name] for row in rows] for name in (("text", "two") if pair else ("text",))]
+    wanted = theirs(*given, truncation=True, max_length=12)["input_ids"]
+    assert sorted(ids for ids, _ in all_of(load_data(write_rows(tmp_path / "rows.jsonl", rows), options))) == sorted(wanted)
 
 
 def test_columns_of_hugging_face_are_pairs_and_tags_where_asked_for(tmp_path: Path) -> None:

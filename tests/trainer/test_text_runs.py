@@ -122,12 +122,13 @@ def test_another_tokenizer_is_refused_or_said(checkpoint: Path, tmp_path: Path) 
     larger = write_checkpoint(tmp_path / "larger", words=[*WORDS, "one", "more"])
     other = write_checkpoint(tmp_path / "other", words=WORDS[::-1])
     own, refused, said = (load_data(source, {"tokenizer": str(place)}) for place in (checkpoint, larger, other))
-    assert check_tokenizer(checkpoint, own) == check_tokenizer(None, refused) == []
+    assert check_tokenizer(checkpoint, checkpoint, own) == check_tokenizer(None, None, refused) == []
     with pytest.raises(
         TrainerError, match=rf"vocabulary has {SIZE + 2} tokens, the embedding of .*checkpoint {SIZE}: it belongs to"
     ):
-        check_tokenizer(checkpoint, refused)
-    (note,) = check_tokenizer(checkpoint, said)
+        check_tokenizer(checkpoint, None, refused)
+    (note,) = check_tokenizer(checkpoint, checkpoint, said)
+    assert check_tokenizer(None, checkpoint, said) == check_tokenizer(other, checkpoint, said) == [note]  # its teacher's
     assert "checkpoint/tokenizer.json, the checkpoint's own: what its embeddings have learnt is of another vocabulary" in note
 
 

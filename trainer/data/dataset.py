@@ -203,7 +203,8 @@ def as_inputs(inputs: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[s
     if len(names) == len(given) == 1:
         return {names[0]: next(iter(given.values()))}
     if set(given) != set(names):
+        told = " (texts: with --data-option tokenizer=CHECKPOINT or =learn)" if INPUT in given and "input_ids" in names else ""
         raise TrainerError(
-            f"inputs: {', '.join(map(repr, given)) or 'none'} given; the model takes {', '.join(map(repr, names))}"
+            f"inputs: {', '.join(map(repr, given)) or 'none'} given; the model takes {', '.join(map(repr, names))}{told}"
         )
     return {name: given[name] for name in names}
