@@ -103,7 +103,8 @@ def check_tokenizer(checkpoint: Path | None, teacher: Path | None, data: DataSet
 
     Raises TrainerError where the one that reads them gives ids that there is no embedding for.
     """
-    return [note for folder in dict.fromkeys((checkpoint, teacher)) if folder is not None for note in _of_tokenizer(folder, data)]
+    folders = [folder for folder in dict.fromkeys((checkpoint, teacher)) if folder is not None]
+    return [note for folder in folders for note in _of_tokenizer(folder, data)]
 
 
 def _of_tokenizer(checkpoint: Path, data: DataSet) -> list[str]:
