@@ -238,7 +238,10 @@ def test_pairs_and_unlabelled_texts_without_a_checkpoint(tmp_path: Path) -> None
     given = write_rows(tmp_path / "rows.jsonl", rows)
     data = load_data(given, {"tokenizer": "learn", "text_pair": "other", "vocabulary": 60})
     assert list(data.train.batch(torch.arange(2)).inputs) == ["input_ids", "attention_mask", "token_type_ids"]
-    assert data.train.batch(torch.arange(2)).targets.shape == (2, 0)  # type: ignore[union-attr]
+    targets = data.train.batch(torch.arange(2)).targets
+    assert isinstance(targets, torch.Tensor)
+    assert (targets.shape, targets.is_floating_point()) == ((2, 0), False)
+    assert data.notes == ("The texts have no labels: that is for tasks that need none, such as embedding.",)
     assert (data.spec.classes, data.spec.outputs, data.spec.vocabulary) == (0, 0, tokenizer_of(data).get_vocab_size())
     assert tokenizer_of(data).encode("bread", "the stars").tokens == ["[CLS]", "bread", "[SEP]", "the", "stars", "[SEP]"]
     assert load_data(given, {"tokenizer": "learn", "text_pair": "other", "vocabulary": 60}).record == data.record

@@ -80,7 +80,8 @@ def token_set(
         targets = None if targets is None else order[targets]
         tags = None if tags is None else [[t if t == IGNORED else int(order[t]) for t in row] for row in tags]
     if targets is None and tags is None:
-        targets = np.zeros((len(texts.texts), 0), dtype=np.float32)
+        targets = np.zeros((len(texts.texts), 0), dtype=np.int64)
+        notes.append("The texts have no labels: that is for tasks that need none, such as embedding.")
     tokenizer = _for_a_device(read, length)
     encoded = _encoded(read, replace(texts, tags=tags))
     types = TYPES if texts.seconds is not None and read.tells_types() else None
