@@ -14,6 +14,7 @@ from exporter.writer import ExportError, export
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import load_data
 from trainer.run import Run, load_run
+from trainer.start import check_same_vocabulary, data_options_of
 from trainer.submodel import TrainerError
 from trainer.targets import run_data
 from trainer.task import Score
@@ -63,7 +64,7 @@ def export_run(
         needed=sum(p.numel() * p.element_size() for p in run.nested.full.parameters()),
         overwrite=overwrite,
     )
-    measured = _measured(folder, run, data)
+    measured = _measured(run, data, folder)
     if measured.why:
         say(f"Quality is what the run measured in torch: {measured.why}; --data SOURCE measures it on the graphs.")
     if int8 and measured.data is None:
@@ -84,11 +85,12 @@ def export_run(
     )
 
 
-def _measured(folder: Path, run: Run, data: str | None) -> _Measured:
+def _measured(run: Run, data: str | None, folder: Path) -> _Measured:
     record = run.record["data"]
     options = record.get("options")
-    if data is not None:
-        loaded = load_data(data, options if data == record["name"] else None)
+    if data is not None:  # other texts are read with the run's own tokenizer
+        loaded = load_data(data, options if data == record["name"] else data_options_of(None, data, {}, folder))
+        check_same_vocabulary(folder, loaded)
         return _Measured(loaded, loaded.test, {}, "")
     recorded = {
         name: Score(one["quality"], one["metrics"]) for name, one in run.record.get("results", {}).get("test", {}).items()

@@ -21,7 +21,8 @@ def train(
         str,
         typer.Option(
             help="digits, mnist, mnist-5k, fashion-mnist, cifar10; image-folder:PATH, audio-folder:PATH, text-folder:PATH, "
-            "arrays:FILE.npz, hf:NAME_OR_PATH, module:function for your own; or a path in one of these formats."
+            "csv:FILE, jsonl:FILE, arrays:FILE.npz, hf:NAME_OR_PATH, module:function for your own; or a path in one of these "
+            "formats."
         ),
     ],
     out: OutOption,

@@ -28,8 +28,11 @@ def validation(bundle: Bundle, data: str) -> tuple[dict[str, NDArray[Any]], NDAr
 
     from trainer.data import load_data
     from trainer.data.dataset import as_inputs
+    from trainer.start import check_same_vocabulary, data_options_of
 
-    examples = load_data(data).validation
+    loaded = load_data(data, data_options_of(None, data, {}, bundle.path))
+    check_same_vocabulary(bundle.path, loaded)
+    examples = loaded.validation
     inputs, targets = examples.batch(torch.arange(len(examples)))
     if not isinstance(targets, torch.Tensor):
         raise BudgetError(f"data = {data!r}: has targets {', '.join(targets)}; allowed is a label for each example")

@@ -23,11 +23,12 @@ def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
     return grid
 
 
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
+_WORD = re.compile(r"(?:[A-Za-z]|(?:\.{0,2}|~)/)[A-Za-z0-9_.:/+-]*")
+"""A word, or a path."""
 
 
 def parse_settings(items: Sequence[str], field: str = "set", example: str = "channels=[32,64,128]") -> dict[str, Any]:
-    """NAME=JSON each; a single word needs no quotes. Raises TrainerError naming the item; also where a name is given twice."""
+    """NAME=JSON each; a word or path needs no quotes. Raises TrainerError naming the item; also where a name is given twice."""
     settings: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")

@@ -47,7 +47,7 @@ from trainer.nested import NestedModel
 from trainer.options import FitOptions, with_usual
 from trainer.order import Orders, in_order, read_orders, save_orders
 from trainer.rebuild import check_rebuilds, family_of
-from trainer.start import ASKED, Start, begin, data_options_of, data_spec, teacher_of
+from trainer.start import ASKED, Start, begin, check_tokenizer, checkpoint_of, data_options_of, data_spec, teacher_of
 from trainer.submodel import AxisValue, TrainerError
 from trainer.targets import answered, needs_targets, save_targets, with_targets
 from trainer.task import Score, Task, find_task, own, task_name
@@ -149,8 +149,8 @@ def train_run(
     `options`, in all, or without these to those that it was to have; `say` is told what becomes of the learning rate where they
     are others. Until a finished run has them, it stays as it was and can be exported.
 
-    `start`: begin with somebody's weights and a teacher. What their checkpoint says of pictures goes for the data, where
-    `data_options` say nothing else.
+    `start`: begin with somebody's weights and a teacher. What their checkpoint says of pictures, and its tokenizer, go for the
+    data, where `data_options` say nothing else. `say` is told what the user should know of the data.
 
     Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), for one that holds
     something else or cannot be written to, and when a resumed run was begun with something else or has more epochs already.
@@ -171,7 +171,10 @@ def train_run(
     if start.weights is not None and init is not None:
         raise TrainerError("init: the weights of --from go into the same places; allowed is one of the two")
     weights = read_weights(start.weights) if start.weights is not None else None
-    loaded = load_data(data, data_options_of(weights, data, data_options or {}))
+    checkpoint = checkpoint_of(start, settings)
+    loaded = load_data(data, data_options_of(weights, data, data_options or {}, checkpoint))
+    for note in (*loaded.notes, *check_tokenizer(checkpoint, start.teacher_path, loaded)):
+        say(note)
     if weights is not None:
         loaded = replace(loaded, spec=data_spec(weights, loaded.spec))
     with own(f"family {family!r}"):
@@ -290,5 +293,6 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(record["data"])
     if "content_sha256" in data:  # they are known by that: the path from another folder is another
         del data["name"]
+        data["options"] = {name: value for name, value in data.get("options", {}).items() if name != "tokenizer"}
     began = {name: value for name, value in record.get("start", {}).items() if name in ASKED}
     return {"task": {"name": "classification", "config": {}}, **record, "options": kept, "data": data, "start": began}

@@ -10,7 +10,9 @@ from typing import Any
 
 from trainer.calibration import calibrate
 from trainer.data.dataset import DataSet, Examples
+from trainer.data.pretrained import same_vocabulary, tokenizer_place, vocabulary_file, vocabulary_size
 from trainer.data.sources import options_of
+from trainer.data.tokens import TOKENIZER_FILE
 from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
 from trainer.importance import CRITERIA, sort_by_importance
@@ -83,13 +85,52 @@ def hash_of(weights: Path) -> str:
     return digest.hexdigest()
 
 
-def data_options_of(weights: Weights | None, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the data source with what the weights' checkpoint says of pictures, where nobody says otherwise and the
-    source has such an option."""
-    if weights is None or not weights.preprocessing:
+def checkpoint_of(start: Start, settings: Mapping[str, Any]) -> Path | None:
+    """The folder of the checkpoint that a training is about: the weights', or the family's `--set checkpoint=FOLDER`."""
+    named = settings.get("checkpoint")
+    path = start.weights or (Path(named) if isinstance(named, str) else None)
+    return path if path is not None and path.is_dir() else None
+
+
+def data_options_of(
+    weights: Weights | None, source: str, given: Mapping[str, Any], checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """The options of the data source with what the weights' checkpoint says of pictures, and its tokenizer, where nobody says
+    otherwise and the source has such an option."""
+    said = dict(weights.preprocessing) if weights is not None else {}
+    if checkpoint is not None and (place := tokenizer_place(checkpoint)) is not None:
+        said["tokenizer"] = str(place)
+    if not said:
         return dict(given)
     allowed = options_of(source)
-    return {**{name: value for name, value in weights.preprocessing.items() if name in allowed}, **given}
+    return {**{name: value for name, value in said.items() if name in allowed}, **given}
+
+
+def check_tokenizer(checkpoint: Path | None, teacher: Path | None, data: DataSet) -> list[str]:
+    """What is to be said of texts that are not read with the own tokenizer of the checkpoint, or of the teacher.
+
+    Raises TrainerError where the one that reads them gives ids that there is no embedding for.
+    """
+    folders = [folder for folder in dict.fromkeys((checkpoint, teacher)) if folder is not None]
+    return [note for folder in folders for note in _of_tokenizer(folder, data)]
+
+
+def _of_tokenizer(checkpoint: Path, data: DataSet) -> list[str]:
+    tokenizer = data.files.get(TOKENIZER_FILE)
+    if tokenizer is None:
+        return []
+    rows = vocabulary_size(checkpoint)
+    if rows and data.spec.vocabulary > rows:
+        raise TrainerError(
+            f"data {data.name!r}: the tokenizer's vocabulary has {data.spec.vocabulary} tokens, the embedding of {checkpoint} "
+            f"{rows}: it belongs to another checkpoint; allowed are {rows} and fewer"
+        )
+    own = vocabulary_file(checkpoint)
+    if own is None or same_vocabulary(tokenizer, own.read_bytes()):
+        return []
+    return [
+        f"The texts are not read with {own}, the checkpoint's own: what its embeddings have learnt is of another vocabulary."
+    ]
 
 
 def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
@@ -104,6 +145,17 @@ def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
             "give their number: --data-option channels=…"
         )
     return replace(spec, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def check_same_vocabulary(made: Path, data: DataSet) -> None:
+    """Raises TrainerError for texts that are read with another vocabulary than those of the run or bundle in the folder `made`:
+    one that is learnt from them gives other ids to the same words."""
+    own, tokenizer = vocabulary_file(made), data.files.get(TOKENIZER_FILE)
+    if own is not None and tokenizer is not None and not same_vocabulary(tokenizer, own.read_bytes()):
+        raise TrainerError(
+            f"data {data.name!r}: are read with another vocabulary than {own}, so that the same words are other ids; allowed "
+            "are the texts and options of the training, or any texts where that one had a checkpoint's tokenizer"
+        )
 
 
 def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> tuple[dict[str, Any], Orders]:

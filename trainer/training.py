@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from trainer.accelerator import Accelerator, deterministic, find_accelerator, single_precision
 from trainer.calibration import calibrate
@@ -28,6 +28,7 @@ from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from trainer.compatibility import check_fits
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, Data, Examples, Samples, as_examples, as_inputs, each
+from trainer.data.lengths import order_of_epoch
 from trainer.data.loading import Asked, held, read
 from trainer.distributed import current_ranks
 from trainer.evaluate import scores_of
@@ -216,10 +217,10 @@ class _Training:
         return FitResult(self.step, self.gradient_computations, passes, time.monotonic() - begun, loss, validation)
 
     def _order(self) -> Iterator[Asked]:
-        """Every batch that is left: of each epoch a permutation, and this rank's share of each batch of it."""
+        """Every batch that is left: of each epoch a permutation, like lengths together, and this rank's share of each batch."""
         seed = self.options.seed
         for epoch in range(self.step // self.steps_per_epoch, self.options.epochs):
-            permuted = torch.randperm(len(self.examples), generator=Generator().manual_seed(_mixed(seed, "order", epoch)))
+            permuted = order_of_epoch(self.examples, self.batch_size, _mixed(seed, "order", epoch))
             begun = epoch * self.steps_per_epoch
             for step in range(max(begun, self.step), begun + self.steps_per_epoch):  # read ahead: `step` is not `self.step`
                 place = (step - begun) * self.batch_size

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from trainer import Family, SubModel
+from trainer import DataSpec, Family, SubModel
 from trainer.tasks import Classification, LanguageModelling
 
 HEAD = 8  # numbers of one attention head
@@ -70,6 +70,14 @@ class Bert(_HuggingFace):
         own: dict[str, Any] = {"hidden_size": heads * HEAD, "num_labels": 3, "hidden_dropout_prob": 0.0}
         module: nn.Module = BertForSequenceClassification(BertConfig(**self.sizes(sub), **own))
         return module
+
+
+class TextBert(Bert):
+    """The same for a data set of texts that a checkpoint's tokenizer reads."""
+
+    @classmethod
+    def for_data(cls, spec: DataSpec, **settings: Any) -> TextBert:
+        return cls(spec.vocabulary, **settings)
 
 
 class Llama(_HuggingFace):

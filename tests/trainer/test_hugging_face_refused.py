@@ -74,7 +74,10 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_pa
     ("columns", "message"),
     [
         ({"text": ["a"] * 30}, r"which column is the label\? Say label=COLUMN; it has text \(string\)"),
-        ({"text": ["a"] * 30, "title": ["b"] * 30}, "texts in text, title; say which: text=text"),
+        (
+            {"text": ["a"] * 30, "title": ["b"] * 30},
+            "texts in text, title; say which: text=text, or for pairs text=text and text_pair=title",
+        ),
         ({"text": ["a"] * 30, "price": [0.5] * 30}, r"texts in text, numbers in price; say text=text or input=\[\"price\"\]"),
         ({}, "no column of pictures, texts or numbers beside 'label': none"),
         ({"at": [{"x": 1}] * 30}, "no column of pictures, texts or numbers beside 'label': at"),

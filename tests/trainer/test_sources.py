@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Callable
@@ -70,6 +71,18 @@ def _saved(folder: Path) -> str:
     return f"hf:{folder / 'saved'}"
 
 
+def _csv(folder: Path) -> str:
+    with (folder / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((f"{'ab'[i % 2]}, {i}\n", "ab"[i % 2]) for i in range(40))])
+    return f"csv:{folder / 'rows.csv'}"
+
+
+def _jsonl(folder: Path) -> str:
+    rows = [json.dumps({"text": f"{'ab'[i % 2]} {i}", "label": "ab"[i % 2]}) + "\n" for i in range(40)]
+    (folder / "rows.jsonl").write_text("".join(rows))
+    return f"jsonl:{folder / 'rows.jsonl'}"
+
+
 def _own(folder: Path) -> str:
     (folder / "own_source.py").write_text(OWN_SOURCE)
     return "own_source:data"
@@ -92,6 +105,8 @@ MAKE: dict[str, Callable[[Path], str]] = {
     "arrays": _arrays,
     "audio-folder": _sounds,
     "hf": _saved,
+    "csv": _csv,
+    "jsonl": _jsonl,
     "": _own,
 }
 """By source: writes a small data set into a folder and returns what is given to `--data`."""
@@ -210,6 +225,7 @@ def test_no_name_and_a_taken_name_are_refused() -> None:
         ("image-folder", "PIL", "exporter.bundle.preprocessing", "image"),
         ("hf", "datasets", "trainer.data.hub", "hf"),
         ("text-folder", "tokenizers", "trainer.data.tokens", "text"),
+        ("csv", "tokenizers", "trainer.data.tokens", "text"),
     ],
 )
 def test_a_missing_library_is_told_with_the_extra_that_brings_it(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +28,7 @@ class Columns:
     """What is read of every row."""
 
     kind: Kind
-    inputs: tuple[str, ...]  # one column of pictures or texts, or one and more of numbers
+    inputs: tuple[str, ...]  # one column of pictures, one of texts or two of pairs, or one and more of numbers
     label: str
 
 
@@ -42,7 +42,12 @@ class Wanted:
 
 
 def columns_of(
-    name: str, features: Features, image: str | None, text: str | None, numbers: str | Sequence[str] | None, label: str | None
+    name: str,
+    features: Mapping[str, Any],
+    image: str | None,
+    text: str | None,
+    numbers: str | Sequence[str] | None,
+    label: str | None,
 ) -> Columns:
     """The columns that were asked for, or that there is one choice for: pictures before texts before numbers.
 
@@ -77,8 +82,44 @@ def columns_of(
             f"data {name!r}: texts in {', '.join(of_kind[kind])}, numbers in {', '.join(real)}; say {_say(of_kind)}"
         )
     if kind != "numbers" and len(of_kind[kind]) > 1:
-        raise TrainerError(f"data {name!r}: {_WORDS[kind]} in {', '.join(of_kind[kind])}; say which: {_say(of_kind)}")
+        both = of_kind[kind][:2] if kind == "text" else []
+        pair = f", or for pairs text={both[0]} and text_pair={both[1]}" if both else ""
+        raise TrainerError(f"data {name!r}: {_WORDS[kind]} in {', '.join(of_kind[kind])}; say which: {_say(of_kind)}{pair}")
     return Columns(kind, tuple(of_kind[kind]), target)
+
+
+def with_pair(name: str, features: Features, pair: str | None, asked: Callable[[Mapping[str, Any]], Columns]) -> Columns:
+    """The columns that `asked` chooses among all but the one of second texts, and that one after them."""
+    if pair is None:
+        return asked(features)
+    if pair not in features or _kind(features[pair]) != "text":
+        texts = [column for column, feature in features.items() if _kind(feature) == "text"]
+        raise TrainerError(f"data {name!r}: text_pair = {pair!r}: allowed are columns of texts: {', '.join(texts) or 'none'}")
+    columns = asked({column: feature for column, feature in features.items() if column != pair})
+    if columns.kind != "text":
+        raise TrainerError(
+            f"data {name!r}: text_pair = {pair!r}: the inputs are {', '.join(columns.inputs)}; allowed are texts"
+        )
+    return Columns(columns.kind, (*columns.inputs, pair), columns.label)
+
+
+def tagged_columns(name: str, features: Features, tokens: str | None, tags: str | None) -> Columns:
+    """The columns of words and of their tags, lists of one length in every row."""
+    for option, column in (("tokens", tokens), ("tags", tags)):
+        if column is None:
+            raise TrainerError(f"data {name!r}: {option} is missing; allowed are tokens and tags together")
+        if column not in features:
+            raise TrainerError(f"data {name!r}: {option} = {column!r}: allowed are its columns {', '.join(features)}")
+    assert tokens is not None
+    assert tags is not None
+    if _leaf(features[tokens]) not in TEXTS or _kind(features[tokens]) != "other":
+        raise TrainerError(f"data {name!r}: tokens = {tokens!r}: holds {_named(features[tokens])}; allowed are lists of words")
+    return Columns("text", (tokens,), tags)
+
+
+def tag_names(features: Features, tags: str) -> tuple[str, ...]:
+    """Names of the tags by number where the column has them."""
+    return tuple(getattr(getattr(features[tags], "feature", None), "names", None) or ())
 
 
 def wanted_of(name: str, table: Dataset, label: str, train: Array) -> Wanted:
@@ -149,7 +190,7 @@ def numbers(name: str, table: Dataset, column: str) -> Array:
     return array.astype(np.uint8) if _leaf(table.features[column]) == "uint8" else array
 
 
-def _only_label(name: str, features: Features, kinds: Mapping[str, str]) -> str:
+def _only_label(name: str, features: Mapping[str, Any], kinds: Mapping[str, str]) -> str:
     classes = [column for column, kind in kinds.items() if kind == "class"]
     usual = [column for column in LABELS if column in kinds]
     if len(classes) == 1:
@@ -160,7 +201,7 @@ def _only_label(name: str, features: Features, kinds: Mapping[str, str]) -> str:
     return usual[0]
 
 
-def _check_asked(what: str, column: str, kind: Kind, features: Features, target: str) -> None:
+def _check_asked(what: str, column: str, kind: Kind, features: Mapping[str, Any], target: str) -> None:
     if column not in features:
         raise TrainerError(f"{what}: {column!r} is none of its columns {', '.join(features)}")
     if column == target:

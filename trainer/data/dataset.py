@@ -35,7 +35,8 @@ class Examples(Protocol):
     Where `batch` reads files the class says so with an attribute `reads_files = True`; worker processes then call it. It raises
     TrainerError naming a file that cannot be read. A method `packed_batch` beside it may leave pixels as unsigned bytes:
     workers call that one, so that a quarter of the bytes pass between processes, and a split that is small is read once and
-    held in memory.
+    held in memory. An attribute `lengths`, a tensor (N,), says how long each is where they differ: batches are then made of
+    like lengths, and `batch` pads to the longest of them.
     """
 
     def __len__(self) -> int: ...
@@ -186,6 +187,7 @@ class DataSet:
     )  # what a device needs to prepare inputs (a tokenizer), by file name
     labels: tuple[str, ...] = ()  # names of the classes, in order; none where they are only numbers
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a file becomes an input, by input: see the manifest
+    notes: tuple[str, ...] = ()  # sentences that the user is to read before the training begins
 
 
 def _by_name(inputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -217,7 +219,8 @@ def as_inputs(inputs: Tensor | Mapping[str, Tensor], names: list[str]) -> dict[s
     if len(names) == len(given) == 1:
         return {names[0]: next(iter(given.values()))}
     if set(given) != set(names):
+        told = " (texts: with --data-option tokenizer=CHECKPOINT or =learn)" if INPUT in given and "input_ids" in names else ""
         raise TrainerError(
-            f"inputs: {', '.join(map(repr, given)) or 'none'} given; the model takes {', '.join(map(repr, names))}"
+            f"inputs: {', '.join(map(repr, given)) or 'none'} given; the model takes {', '.join(map(repr, names))}{told}"
         )
     return {name: given[name] for name in names}

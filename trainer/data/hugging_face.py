@@ -18,13 +18,25 @@ from torch import Tensor
 
 from exporter.bundle.preprocessing import ImageError, OpenedImage
 from trainer.data.arrays import array_set, as_tensor, refuse_channels_last
-from trainer.data.columns import Columns, Wanted, columns_of, has_labels, numbers, wanted_of
+from trainer.data.columns import (
+    Columns,
+    Wanted,
+    columns_of,
+    has_labels,
+    numbers,
+    tag_names,
+    tagged_columns,
+    wanted_of,
+    with_pair,
+)
 from trainer.data.dataset import INPUT, DataSet
+from trainer.data.encoded import Texts
 from trainer.data.folders import HASHED_BYTES, PARTS, completed
 from trainer.data.hub import FILES, SAVED, opened, splits_of
 from trainer.data.images import PictureOptions, check_options, picture_set
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import SPLIT_SEED, Array
+from trainer.data.tags import tagged_texts
 from trainer.data.texts import text_set
 from trainer.data.tokens import TokenOptions
 from trainer.submodel import TrainerError
@@ -46,24 +58,37 @@ def _hugging_face(
     test: str | None = None,
     image: str | None = None,
     text: str | None = None,
+    text_pair: str | None = None,
+    tokens: str | None = None,
+    tags: str | None = None,
+    tokenizer: str | None = None,
     input: str | Sequence[str] | None = None,
     label: str | None = None,
     **reading: Any,
 ) -> DataSet:
     """`config`: of a data set on the hub. `train`, `validation`, `test`: names of its splits; a part that is not there is split
-    off. `image`, `text`, `input`, `label`: names of columns, where they are not to be told from the features. `reading`: the
-    options of an image folder or of a text folder.
+    off. `image`, `text`, `input`, `label`: names of columns, where they are not to be told from the features; `text_pair`: the
+    one of second texts; `tokens` and `tags`: lists of words, and of a tag for each. `reading`, and `tokenizer`: the options of
+    an image folder or of a text folder.
     """
+    reading = reading if tokenizer is None else {**reading, "tokenizer": tokenizer}
     own = opened(name, place, None if config is None else str(config))
     asked = {"train": train, "validation": validation, "test": test}
     splits = splits_of(name, own, asked)
-    columns = columns_of(name, own[splits["train"]].features, image, text, input, label)
+    features = own[splits["train"]].features
+    tagged = tokens is not None or tags is not None
+    if tagged:
+        columns = tagged_columns(name, features, tokens, tags)
+    else:
+        columns = with_pair(name, features, text_pair, lambda f: columns_of(name, f, image, text, input, label))
     options = _options(name, columns.kind, reading)
     tables, words = {}, {}
     for part, split in splits.items():
         if part == "train" or asked[part] is not None or has_labels(own[split], columns.label):
             tables[part], words[part] = own[split], f"split {split}"
     table, parts = _together(name, tables, columns)
+    if tagged:
+        return _tagged_set(name, table, columns, parts, words, options)
     wanted = wanted_of(name, table, columns.label, parts["train"])
     strata = wanted.targets if wanted.classes and wanted.targets.ndim == 1 else np.zeros(len(table), dtype=np.int64)
     parts, words = completed(parts, strata, words)
@@ -73,14 +98,33 @@ def _hugging_face(
     if wanted.names:
         record["class_names"] = list(wanted.names)
     if columns.kind == "text":
-        documents = _documents(name, table, columns.inputs[0])
-        return text_set(name, documents, wanted.targets, wanted.names, parts, options, record, count=wanted.classes)
+        first, *seconds = [_documents(name, table, column) for column in columns.inputs]
+        texts = Texts.of(first, lambda i: f"data {name!r}: row {i}", seconds[0] if seconds else None)
+        return text_set(name, texts, wanted.targets, wanted.names, parts, options, record, count=wanted.classes)
     targets = as_tensor(f"data {name!r}: column {columns.label!r}", wanted.targets)
     if columns.kind == "image":
         pictures = PictureRows(table, columns.inputs[0], name)
         record = {**_described(name, parts), **_content(pictures, wanted, tables), **record}
         return picture_set(name, pictures, targets, wanted.names, parts, options, record, count=wanted.classes)
     return array_set(name, _arrays(name, table, columns), targets, parts, record, wanted.names, count=wanted.classes)
+
+
+def _tagged_set(
+    name: str, table: Dataset, columns: Columns, parts: Mapping[str, Array], words: Mapping[str, str], options: TokenOptions
+) -> DataSet:
+    """Words with a tag each."""
+    values = table.select_columns([*columns.inputs, columns.label])[:]
+    texts, names, count = tagged_texts(
+        values[columns.inputs[0]],
+        values[columns.label],
+        parts["train"],
+        lambda row: f"data {name!r}: row {row}",
+        tag_names(table.features, columns.label),
+    )
+    parts, words = completed(parts, np.zeros(len(table), dtype=np.int64), words)
+    words = {part: said.replace("by class", "at random") for part, said in words.items()}
+    record = {"split": words, "columns": {"inputs": list(columns.inputs), "label": columns.label}}
+    return text_set(name, texts, None, names, parts, options, record, count=count)
 
 
 class PictureRows:
@@ -123,7 +167,7 @@ def _options(name: str, kind: str, reading: Mapping[str, Any]) -> Any:
     own = [field.name for field in fields(made)] if made is not None else []
     for option in reading:
         if option not in own:
-            allowed = ["config", *PARTS, "image", "text", "input", "label", *own]
+            allowed = ["config", *PARTS, "image", "text", "text_pair", "tokens", "tags", "input", "label", *own]
             raise TrainerError(f"data {name!r}: has no option {option!r}; allowed are {', '.join(allowed)}")
     options = made(**reading) if made is not None else None
     if isinstance(options, PictureOptions):
@@ -206,4 +250,4 @@ def _is_saved(path: Path) -> bool:
     return path.suffix.lower() in FILES and path.suffix.lower() != ".json"
 
 
-register_source(Source("hf", _hugging_face, "NAME_OR_PATH", _is_saved))
+register_source(Source("hf", _hugging_face, "NAME_OR_PATH", _is_saved, paths=("tokenizer",)))

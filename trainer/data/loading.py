@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainer.accelerator import local_ranks
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, Examples, Samples, pixels
+from trainer.data.lengths import by_length, lengths_of
 from trainer.submodel import TrainerError
 from trainer.task import own
 
@@ -109,7 +110,8 @@ def held(examples: Examples, workers: int = -1) -> Examples:
     values = {name: torch.empty((len(examples), *shape), dtype=torch.uint8) for name, shape in shapes.items()}
     targets: list[Any] = []
     place = 0
-    for batch in batches_of(examples, HELD_BATCH, workers=workers if count > FEW_BYTES else 0):
+    everything = torch.arange(len(examples))
+    for batch in batches_of(examples, HELD_BATCH, everything, workers if count > FEW_BYTES else 0):
         for name, read_ahead in batch.inputs.items():
             values[name][place : place + len(read_ahead)] = read_ahead.mul_(255).round_()  # exact: they were bytes
         targets.append(batch.targets)
@@ -121,7 +123,14 @@ def held(examples: Examples, workers: int = -1) -> Examples:
 
 
 def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
-    """Batches in order, the last one shorter."""
+    """Batches of these examples in that order, the last one shorter; without `indices` of all examples, once each.
+
+    Those are in order too, except that examples that have lengths come sorted by them, in batches that also hold no more tokens
+    than a machine has memory for (`trainer.data.lengths`).
+    """
+    lengths = lengths_of(examples) if indices is None else None
+    if lengths is not None:
+        return read(examples, (Asked(part, place) for place, part in enumerate(by_length(lengths, batch_size))), workers)
     order = indices if indices is not None else torch.arange(len(examples))
     asked = (Asked(order[begin : begin + batch_size], begin) for begin in range(0, len(order), batch_size))
     return read(examples, asked, workers)

@@ -38,6 +38,9 @@ class Source:
     recognises: Callable[[Path], bool] | None = None
     """Whether a bare path is of this format, told without reading all of it."""
 
+    paths: tuple[str, ...] = ()
+    """Options that are paths: relative ones are looked for where the data are."""
+
 
 _SOURCES: dict[str, Source] = {}
 
@@ -70,7 +73,8 @@ def load_data(name: str, options: Mapping[str, Any] | None = None, folder: Path 
         if option not in allowed and not takes_any:
             raise TrainerError(f"data {name!r}: has no option {option!r}; allowed are {', '.join(allowed) or 'none'}")
     try:
-        loaded = source.load(name, rest, **given)
+        placed = {n: _place(v, folder) if n in source.paths and isinstance(v, str) and folder else v for n, v in given.items()}
+        loaded = source.load(name, rest, **placed)
         return replace(loaded, record={**loaded.record, "options": given}) if given else loaded
     except TrainerError:
         raise

@@ -1,6 +1,7 @@
 """`text-folder:PATH`: one folder per class, one text file per document.
 
-Shapes: N documents, T tokens. Input `input` (N, T) int64, token ids; targets (N,), the class.
+Shapes: N documents, T tokens. Input `input` (N, T) int64, token ids; targets (N,), the class. With a `tokenizer` the inputs are
+`input_ids` and `attention_mask`, as long as the longest of a batch (`trainer.data.encoded`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import Any
 
 from trainer.data import augment
 from trainer.data.dataset import INPUT, DataSet
+from trainer.data.encoded import Texts, token_set
 from trainer.data.folders import class_files, has_class_files
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import Array, description, samples_of
-from trainer.data.tokens import MAX_TOKENS, TOKENIZER_FILE, VOCABULARY, TokenOptions, tokenize
+from trainer.data.tokens import TOKENIZER_FILE, VOCABULARY, TokenOptions, tokenize
 from trainer.family import DataSpec
 from trainer.submodel import TrainerError
 
@@ -22,21 +24,28 @@ MASKED_SHARE = 0.1
 
 
 def _text_folder(
-    name: str, path: str, *, max_tokens: int = MAX_TOKENS, vocabulary: int = VOCABULARY, lowercase: bool = True
+    name: str,
+    path: str,
+    *,
+    max_tokens: int | None = None,
+    vocabulary: int = VOCABULARY,
+    lowercase: bool = True,
+    tokenizer: str | None = None,
 ) -> DataSet:
     """Options: those of `TokenOptions`."""
-    options = TokenOptions(max_tokens, vocabulary, lowercase)
+    options = TokenOptions(max_tokens, vocabulary, lowercase, tokenizer)
     files = class_files(Path(path), what="text", suffixes=())
     documents = [_read(path) for path in files.paths]
     of_folders = any(words.endswith("/") for words in files.split.values())
     record = {"split": dict(files.split)} if of_folders else {}  # runs of earlier versions have none
-    return text_set(name, documents, files.labels, files.classes, files.parts, options, record)
+    texts = Texts.of(documents, lambda i: f"text {str(files.paths[i])!r}")
+    return text_set(name, texts, files.labels, files.classes, files.parts, options, record)
 
 
 def text_set(
     name: str,
-    documents: Sequence[str],
-    targets: Array,
+    texts: Texts,
+    targets: Array | None,
     classes: Sequence[str],
     parts: Mapping[str, Array],
     options: TokenOptions,
@@ -46,9 +55,13 @@ def text_set(
 ) -> DataSet:
     """Documents with targets (N, …), in parts, as a data set. `count`: of the classes, where they have no names.
 
-    `record`: what is to be remembered beside the usual.
+    `record`: what is to be remembered beside the usual. `targets` None: not known, which only ragged ids are made for.
     """
-    tokens, vocabulary, tokenizer = tokenize(documents, parts["train"], options)
+    if options.tokenizer is not None or texts.seconds is not None or texts.tags is not None:
+        return token_set(name, texts, targets, classes, parts, options, record, count=count)
+    if targets is None:
+        raise TrainerError(f"data {name!r}: no column of labels; allowed with tokenizer=…, for a task that needs none")
+    tokens, vocabulary, tokenizer = tokenize(texts.texts, parts["train"], options)
     split = {part: samples_of(tokens, targets, indices) for part, indices in parts.items()}
     files = {TOKENIZER_FILE: tokenizer}
     count = len(classes) if count is None else count
@@ -80,4 +93,4 @@ def _is_text(path: Path) -> bool:
     return b"\0" not in beginning and path.suffix.lower() in ("", ".txt", ".text", ".md")
 
 
-register_source(Source("text-folder", _text_folder, "PATH", lambda path: has_class_files(path, _is_text)))
+register_source(Source("text-folder", _text_folder, "PATH", lambda path: has_class_files(path, _is_text), paths=("tokenizer",)))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 TOKENIZER_FILE = "tokenizer.json"
+LEARN = "learn"
 MAX_TOKENS = 128
 VOCABULARY = 8000
 PADDING, UNKNOWN = 0, 1
@@ -28,20 +29,38 @@ PADDING, UNKNOWN = 0, 1
 class TokenOptions:
     """How documents become token ids. Raises TrainerError naming a wrong value."""
 
-    max_tokens: int = MAX_TOKENS  # T: what is longer is cut at its end, what is shorter is padded there
+    max_tokens: int | None = None  # what is longer is cut at its end; None: 128, with a tokenizer what its checkpoint can take
     vocabulary: int = VOCABULARY  # word pieces at most; more where the documents have more letters
     lowercase: bool = True  # accents are dropped then too
+    tokenizer: str | None = None  # a checkpoint's folder or tokenizer.json; "learn": one of that kind; None: ids of one length
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "vocabulary"):
-            if type(value := getattr(self, name)) is not int or value < 1:
+            value = getattr(self, name)
+            if (type(value) is not int or value < 1) and not (name == "max_tokens" and value is None):
                 raise TrainerError(f"{name} = {value!r}: allowed are whole numbers from 1")
         if type(self.lowercase) is not bool:
             raise TrainerError(f"lowercase = {self.lowercase!r}: allowed are true and false")
+        if self.tokenizer is not None and (not isinstance(self.tokenizer, str) or not self.tokenizer):
+            raise TrainerError(
+                f"tokenizer = {self.tokenizer!r}: allowed are a checkpoint's folder, a file {TOKENIZER_FILE}, {LEARN}"
+            )
+        if self.tokenizer in (None, LEARN):
+            return
+        for name, default in (("vocabulary", VOCABULARY), ("lowercase", True)):
+            if (value := getattr(self, name)) != default:
+                raise TrainerError(
+                    f"{name} = {value!r}: allowed where a vocabulary is learnt; that of tokenizer = {self.tokenizer!r} stays"
+                )
+
+    @property
+    def length(self) -> int:
+        """T, where every example has that many tokens."""
+        return self.max_tokens or MAX_TOKENS
 
     def preprocessing(self) -> dict[str, Any]:
         """What a device needs to do the same, beside the file of the tokenizer."""
-        return {"kind": "text", "tokenizer": TOKENIZER_FILE, "max_tokens": self.max_tokens}
+        return {"kind": "text", "tokenizer": TOKENIZER_FILE, "max_tokens": self.length}
 
 
 def tokenize(documents: Sequence[str], train: Array, options: TokenOptions) -> tuple[Array, int, bytes]:
@@ -55,20 +74,36 @@ def tokenize(documents: Sequence[str], train: Array, options: TokenOptions) -> t
     pieces = _vocabulary([documents[int(i)] for i in train], options)
     tokenizer = _wordpiece(Tokenizer(models.WordPiece(pieces, unk_token="[UNK]")), options)
     tokenizer.add_special_tokens(["[PAD]", "[UNK]"])
-    tokenizer.enable_truncation(options.max_tokens)
-    tokenizer.enable_padding(length=options.max_tokens, pad_id=PADDING, pad_token="[PAD]")
+    tokenizer.enable_truncation(options.length)
+    tokenizer.enable_padding(length=options.length, pad_id=PADDING, pad_token="[PAD]")
     ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(documents))], dtype=np.int64)
     return ids, tokenizer.get_vocab_size(), tokenizer.to_str().encode()
 
 
-def _vocabulary(documents: Sequence[str], options: TokenOptions) -> dict[str, int]:
+def learnt_tokenizer(documents: Sequence[str], options: TokenOptions) -> Tokenizer:
+    """A tokenizer such as BERT's with a vocabulary of these documents: `[CLS]` and `[SEP]` around a text, types for a pair."""
+    from tokenizers import Tokenizer, models, processors
+
+    marks = ["[CLS]", "[SEP]"]
+    pieces = _vocabulary(documents, options, marks)
+    tokenizer = _wordpiece(Tokenizer(models.WordPiece(pieces, unk_token="[UNK]")), options)
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", *marks])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(mark, pieces[mark]) for mark in marks],
+    )
+    return tokenizer
+
+
+def _vocabulary(documents: Sequence[str], options: TokenOptions, marks: Sequence[str] = ()) -> dict[str, int]:
     """The trainer numbers the inner letters in the order of a hash table, another one every time, and breaks ties by
     number: naming them as special tokens gives them numbers before it begins."""
     from tokenizers import Tokenizer, models, trainers
 
     tokenizer = _wordpiece(Tokenizer(models.WordPiece(unk_token="[UNK]")), options)
     letters = sorted({letter for document in documents for letter in tokenizer.normalizer.normalize_str(document)})
-    first = ["[PAD]", "[UNK]", *(f"##{letter}" for letter in letters if not letter.isspace())]
+    first = ["[PAD]", "[UNK]", *marks, *(f"##{letter}" for letter in letters if not letter.isspace())]
     tokenizer.train_from_iterator(
         documents, trainers.WordPieceTrainer(vocab_size=options.vocabulary, special_tokens=first, show_progress=False)
     )

@@ -1,0 +1,157 @@
+"""A training from a checkpoint's folder reads texts with the tokenizer in it; the bundle carries that one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from tokenizers import Tokenizer
+
+from exporter.run import export_run
+from sortednet.validation import validation
+from tests.helpers.hugging_face import TextBert
+from tests.helpers.texts import WORDS, write_checkpoint, write_texts
+from trainer import TrainerError
+from trainer.data import load_data
+from trainer.parsing import parse_settings
+from trainer.run import train_run
+from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of
+
+SIZE = 4 + len(WORDS)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """With weights, as `save_pretrained` writes them."""
+    family = TextBert(SIZE)
+    folder = tmp_path / "checkpoint"
+    family.build(family.largest).save_pretrained(folder)  # type: ignore[operator]
+    return write_checkpoint(folder)
+
+
+def train(folder: Path, texts: Path, checkpoint: Path, said: list[str], **others: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"data_options": {"max_tokens": 6}, "resume": False, **others}
+    return train_run(
+        "tests.helpers.hugging_face:TextBert",
+        f"text-folder:{texts}",
+        folder,
+        grid={},
+        settings={"layers": [1, 2], "heads": [4], "intermediate": [16, 32]},
+        options={"epochs": 1, "batch_size": 8, "accelerator": "cpu", "optimizer": "adamw", "lr": 0.01},
+        start=Start(checkpoint, "none", "none"),
+        show_progress=False,
+        say=said.append,
+        **given,
+    )
+
+
+def test_from_a_checkpoint_to_a_bundle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path / "texts")
+    said: list[str] = []
+    results = train(tmp_path / "run", tmp_path / "texts", Path("checkpoint"), said)
+    assert any("60 of 60 texts are longer than max_tokens = 6 and are cut there" in line for line in said)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["data"]["options"] == {"max_tokens": 6, "tokenizer": "checkpoint"}
+    assert sum(record["data"]["truncated"].values()) == 60
+    monkeypatch.chdir("/")  # what is relative is looked for where the run was begun
+    bundle = export_run(tmp_path / "run", tmp_path / "bundle")
+    assert bundle.manifest.preprocessing["input_ids"]["mask"] == "attention_mask"
+    scored = {sub.id: sub.accuracy for sub in bundle.manifest.submodels}
+    assert scored == {name: pytest.approx(one["quality"], abs=1e-6) for name, one in results["test"].items()}
+    tokenizer = Tokenizer.from_file(str(tmp_path / "bundle" / "tokenizer.json"))
+    both = tokenizer.encode_batch(["bread", "stars and the rivers with bread"])
+    feed = {"input_ids": [e.ids for e in both], "attention_mask": [e.attention_mask for e in both]}
+    (largest,) = [sub for sub in bundle.manifest.submodels if sub.id == results["largest"]]
+    session = ort.InferenceSession(tmp_path / "bundle" / largest.graph)
+    (logits,) = session.run(None, {name: np.array(value, dtype=np.int64) for name, value in feed.items()})
+    assert np.asarray(logits).shape == (2, 3)
+
+    # Where other texts are asked for, or the checkpoint is gone, the run and the bundle have what reads them.
+    write_texts(tmp_path / "others", per_class=30, seed=1)
+    (tmp_path / "checkpoint").rename(tmp_path / "gone")
+    source = f"text-folder:{tmp_path / 'others'}"
+    for place in (tmp_path / "run", tmp_path / "bundle"):
+        again = load_data(source, data_options_of(None, source, {}, place))
+        assert again.files == {"tokenizer.json": (tmp_path / "bundle" / "tokenizer.json").read_bytes()}
+        assert again.preprocessing == record["preprocessing"]
+    export_run(tmp_path / "run", tmp_path / "bundle", data=source, overwrite=True)
+    inputs, labels = validation(bundle, source)
+    assert (sorted(inputs), inputs["input_ids"].shape, labels.shape) == (["attention_mask", "input_ids"], (14, 6), (14,))
+
+
+def test_a_run_with_a_vocabulary_of_its_own_is_no_tokenizer_for_other_texts(tmp_path: Path) -> None:
+    """Learnt from other texts the same ids would be other words."""
+    for name, seed in (("texts", 0), ("others", 1)):
+        write_texts(tmp_path / name, seed=seed)
+    texts, others = (f"text-folder:{tmp_path / name}" for name in ("texts", "others"))
+    options = {"epochs": 1, "batch_size": 32, "accelerator": "cpu"}
+    given: dict[str, Any] = {"grid": {"heads": [3], "layers": [2]}, "settings": {}, "options": options, "show_progress": False}
+    train_run("tests.helpers.user_families:TextEncoder", texts, tmp_path / "run", **given)
+    bundle = export_run(tmp_path / "run", tmp_path / "bundle")
+    assert data_options_of(None, "csv:x", {}, tmp_path / "run") == {}
+    with pytest.raises(TrainerError, match="has a vocabulary of its own; allowed are those that have a checkpoint's"):
+        load_data(others, {"tokenizer": str(tmp_path / "run")})
+    assert len(validation(bundle, texts)[1]) == 9
+    with pytest.raises(TrainerError, match=r"are read with another vocabulary than .*bundle/tokenizer\.json, so that"):
+        validation(bundle, others)
+    with pytest.raises(TrainerError, match=r"are read with another vocabulary than .*run/files/tokenizer\.json, so that"):
+        export_run(tmp_path / "run", tmp_path / "bundle", data=others, overwrite=True)
+
+
+def test_a_run_goes_on_with_its_checkpoint_in_another_place_and_with_no_other_labels(checkpoint: Path, tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    said: list[str] = []
+    train(tmp_path / "run", tmp_path / "texts", checkpoint, said)
+    moved = checkpoint.rename(tmp_path / "moved")
+    train(tmp_path / "run", tmp_path / "texts", moved, said, resume=True)
+    (tmp_path / "texts" / "bread").rename(tmp_path / "texts" / "buns")
+    with pytest.raises(
+        TrainerError, match=r"resume: data = .*'class_names': \['buns', 'rivers', 'stars'\].*begun with something else"
+    ):
+        train(tmp_path / "run", tmp_path / "texts", moved, said, resume=True)
+
+
+def test_another_tokenizer_is_refused_or_said(checkpoint: Path, tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    source = f"text-folder:{tmp_path / 'texts'}"
+    larger = write_checkpoint(tmp_path / "larger", words=[*WORDS, "one", "more"])
+    other = write_checkpoint(tmp_path / "other", words=WORDS[::-1])
+    own, refused, said = (load_data(source, {"tokenizer": str(place)}) for place in (checkpoint, larger, other))
+    assert check_tokenizer(checkpoint, checkpoint, own) == check_tokenizer(None, None, refused) == []
+    with pytest.raises(
+        TrainerError, match=rf"vocabulary has {SIZE + 2} tokens, the embedding of .*checkpoint {SIZE}: it belongs to"
+    ):
+        check_tokenizer(checkpoint, None, refused)
+    (note,) = check_tokenizer(checkpoint, checkpoint, said)
+    assert check_tokenizer(None, checkpoint, said) == check_tokenizer(other, checkpoint, said) == [note]  # its teacher's
+    assert "checkpoint/tokenizer.json, the checkpoint's own: what its embeddings have learnt is of another vocabulary" in note
+
+
+def test_the_tokenizer_is_handed_over_where_the_source_has_the_option(checkpoint: Path, tmp_path: Path) -> None:
+    place = {"tokenizer": str(checkpoint)}
+    for source in ("text-folder:x", "csv:x", "jsonl:x", "hf:x"):
+        assert data_options_of(None, source, {}, checkpoint) == place
+    assert data_options_of(None, "digits", {}, checkpoint) == {}
+    assert data_options_of(None, "csv:x", {"tokenizer": "learn"}, checkpoint) == {"tokenizer": "learn"}
+    (tmp_path / "empty").mkdir()
+    assert data_options_of(None, "csv:x", {}, tmp_path / "empty") == {}
+    assert checkpoint_of(Start(checkpoint), {}) == checkpoint_of(Start(), {"checkpoint": str(checkpoint)}) == checkpoint
+    assert checkpoint_of(Start(), {"checkpoint": 5}) is checkpoint_of(Start(checkpoint / "model.safetensors"), {}) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["checkpoints/mini-lm", "./checkpoint", "../checkpoint/tokenizer.json", "/data/v1.2+x", "~/mini"]
+)
+def test_a_path_needs_no_quotes(path: str) -> None:
+    assert parse_settings([f"tokenizer={path}"], "data-option") == {"tokenizer": path}
+
+
+@pytest.mark.parametrize("value", ["[4,", ".5", "a b", "..", "{", "-"])
+def test_what_is_neither_a_path_nor_json_is_refused(value: str) -> None:
+    with pytest.raises(TrainerError, match="write NAME=JSON"):
+        parse_settings([f"tokenizer={value}"], "data-option")

@@ -1,0 +1,93 @@
+"""Token ids of unequal lengths, held in memory: a batch is as long as the longest in it.
+
+Shapes: N examples, T tokens of the longest of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.dataset import Batch, each, named_targets
+from trainer.submodel import TrainerError
+from trainer.task import Targets
+from trainer.tasks.checks import IGNORED
+
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+"""Names of inputs, as transformers has them."""
+
+
+class Ragged:
+    """Rows of whole numbers, each of its own length, laid one behind the other."""
+
+    def __init__(self, rows: Sequence[Sequence[int]]) -> None:
+        self.lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        self.begins = self.lengths.cumsum(0) - self.lengths
+        self.values = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *(np.asarray(r, dtype=np.int32) for r in rows)]))
+
+    def padded(self, indices: Tensor, fill: int) -> Tensor:
+        """These rows as (N, T) int64, filled up at their ends."""
+        lengths = self.lengths[indices]
+        places = torch.arange(int(lengths.max()) if len(lengths) else 0)
+        inside = places < lengths[:, None]
+        found = torch.full(inside.shape, fill, dtype=torch.int64)
+        found[inside] = self.values[(self.begins[indices][:, None] + places)[inside]].long()
+        return found
+
+
+class TokenExamples:
+    """Examples that are token ids: inputs `input_ids`, `attention_mask`, `token_type_ids` where types are given, (N, T) int64.
+
+    `targets`: (N, …), one for each example; with `tags` instead one for each token, (N, T), where `IGNORED` counts for nothing.
+    `lengths` (N,): how many tokens each has, by which batches are made of examples of like length. Raises TrainerError where
+    counts or lengths differ, and for an example without a token.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[Sequence[int]],
+        targets: Targets | None = None,
+        *,
+        types: Sequence[Sequence[int]] | None = None,
+        tags: Sequence[Sequence[int]] | None = None,
+        pad_id: int = 0,
+    ) -> None:
+        if (targets is None) == (tags is None):
+            raise TrainerError("data: allowed are targets, or tags, one for each token; not both, and not none")
+        self.pad_id = pad_id
+        self._ids = Ragged(ids)
+        self._types = None if types is None else Ragged(types)
+        self._tags = None if tags is None else Ragged(tags)
+        self.targets = targets
+        self.lengths = self._ids.lengths
+        for what, rows in (("token types", self._types), ("tags", self._tags)):
+            if rows is not None and not torch.equal(rows.lengths, self.lengths):
+                raise TrainerError(f"data: {what} of other lengths than the token ids; allowed is one for each token")
+        for name, target in named_targets(targets).items() if targets is not None else ():
+            if len(target) != len(self):
+                raise TrainerError(f"data: {len(self)} examples, {name or 'targets'} {len(target)}; allowed is one for each")
+        if len(self) and int(self.lengths.min()) < 1:
+            raise TrainerError(f"data: example {int(self.lengths.argmin())} has no token; allowed is one and more")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Padded with `pad_id` to the longest of these examples."""
+        ids = self._ids.padded(indices, self.pad_id)
+        inputs = {IDS: ids, MASK: (torch.arange(ids.shape[1]) < self.lengths[indices][:, None]).long()}
+        if self._types is not None:
+            inputs[TYPES] = self._types.padded(indices, 0)
+        if self._tags is not None:
+            return Batch(inputs, self._tags.padded(indices, IGNORED))
+        return Batch(inputs, each(self.targets, lambda tensor: tensor[indices]))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds, for a hash of it."""
+        for rows in (self._ids, self._types, self._tags):
+            if rows is not None:
+                yield from (rows.lengths, rows.values)
+        yield from named_targets(self.targets).values() if self.targets is not None else ()
