@@ -148,7 +148,7 @@ class Runtime:
             reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
             return chosen._replace(reason=reason)
         budget.check(self.bundle.metric)
-        if budget in (_NO_LIMITS, _MOST_ACCURATE):
+        if Budget(**dict(budget)) in (_NO_LIMITS, _MOST_ACCURATE):  # REST has a class of its own, which equals none of these
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
             raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")

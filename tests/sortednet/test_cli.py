@@ -46,6 +46,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
     | {
+        "--text",
+        "--text-pair",
         "--device",
         "--cache",
         "--plan",

@@ -23,7 +23,7 @@ from selector.run.text import PADDED, TextReader, of_like_length
 from tests.helpers import text_bundles
 from tests.helpers.commands import call, document, refused
 from tests.helpers.figures import written_down
-from tests.helpers.runtimes import quiet_runtime
+from tests.helpers.runtimes import quiet_runtime, runtime_of
 from tests.helpers.text_bundles import LABELS, MAX_TOKENS, PIECES, TAGS
 
 LONG = "the rivers and stars of the wider bread . " * 5
@@ -114,7 +114,7 @@ def test_every_answer_is_that_of_the_text_alone_and_in_the_asked_order(padding: 
 
 
 def test_a_budget_chooses_once_for_all_texts(sentences: Path) -> None:
-    runtime = quiet_runtime(sentences)
+    runtime = runtime_of(sentences)
     chosen = {runtime.run_text(MIXED, Budget(latency_ms=ms)).selection.submodel for ms in (1.5, 100)}
     assert len(chosen) == 2
     with pytest.raises(ValueError, match="budget"):
