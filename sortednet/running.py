@@ -157,27 +157,27 @@ def _document(result: RunResult) -> dict[str, Any]:
         more |= {"tokens": list(result.texts.lengths), "truncated": result.texts.truncated}
     if words := result.words():
         more["words"] = [[word._asdict() for word in text] for text in words]
+    if spans := result.spans():
+        more["spans"] = [[span._asdict() for span in text] for text in spans]
     return {"submodel": result.selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **more}
 
 
 def _show(result: RunResult, output: Path | None) -> None:
     """For people. `output`: the file that has the outputs."""
     typer.echo(f"{result.selection.submodel} in {result.latency_ms:.3f} ms: {result.selection.reason}")
-    answers, words = result.answers(), result.words()
-    said = True
+    answers = result.answers()
     if len(answers) == 1:  # of a classification: more than its logits say
-        for answer in answers[0]:
-            typer.echo(f"  {answer.label} {answer.probability:.1%}")
-    elif answers and result.texts is not None:
-        for number, (best, *_) in enumerate(answers, start=1):
-            typer.echo(f"  text {number}: {best.label} {best.probability:.1%}")
-    elif words:
-        for number, text in enumerate(words, start=1):
-            place = "  " if len(words) == 1 else f"  text {number}: "
-            for word in text:
-                typer.echo(f"{place}{word.word} {word.label} {word.probability:.1%}")
+        said = [[(answer.label, answer.probability) for answer in answers[0]]]
+    elif result.texts is not None:
+        said = [[(best[0].label, best[0].probability)] for best in answers]
+        said = said or [[(f"{word.word} {word.label}", word.probability) for word in text] for text in result.words()]
+        said = said or [[(span.text, span.probability) for span in text] for text in result.spans()]
     else:
-        said = False
+        said = []
+    for number, one in enumerate(said, start=1):
+        place = f"text {number}: " if len(said) > 1 else ""
+        for name, probability in one:
+            typer.echo(f"  {place}{name} {probability:.1%}")
     for name, array in result.outputs.items():
         if output is not None or not said:
             typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")

@@ -1,4 +1,4 @@
-"""What a run gives, what its outputs say (names of classes, words with tags), and what is kept of it.
+"""What a run gives, what its outputs say (names of classes, words with tags, parts of a text), and what is kept of it.
 
 Shapes: N examples, T tokens, C classes.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from exporter.bundle.manifest import TaskEntry
 from selector.choose.budget import Selection
-from selector.run.text import TOKENS, Encoded
+from selector.run.text import QUESTIONS, TOKENS, Encoded
 
 CLASSIFICATION = "classification"
 
@@ -34,6 +34,15 @@ class Tagged(NamedTuple):
     end: int
     label: str
     probability: float  # 0 to 1
+
+
+class Span(NamedTuple):
+    """The part of a text that most probably answers a question."""
+
+    text: str
+    start: int  # where it stands in the text, in characters
+    end: int
+    probability: float  # 0 to 1: that it starts there times that it ends there, of all places in the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,11 @@ class RunResult:
         """Of each text its words with their classes; empty where no texts were run, or for another task than token
         classification."""
         return [] if self.task is None or self.texts is None else tagged(self.task, self.outputs, self.texts)
+
+    def spans(self) -> list[list[Span]]:
+        """Of each pair of texts the part of the second that answers the first, none where nothing of it was left; empty for
+        another task than question answering."""
+        return [] if self.task is None or self.texts is None else spans(self.task, self.outputs, self.texts)
 
 
 class RunRecord(NamedTuple):
@@ -106,6 +120,26 @@ def tagged(task: TaskEntry, outputs: Mapping[str, NDArray[Any]], texts: Encoded)
                 for word, of_word, c in zip(words, probabilities, best.tolist(), strict=True)
             ]
         )
+    return found
+
+
+def spans(task: TaskEntry, outputs: Mapping[str, NDArray[Any]], texts: Encoded) -> list[list[Span]]:
+    """For each text the part whose first and last token have the highest sum of both logits, of those that do not end before
+    they start, as it is scored in training; none where no token was kept. Empty for another task than question answering."""
+    if task.kind != QUESTIONS or not {"start_logits", "end_logits"} <= set(outputs):
+        return []
+    found: list[list[Span]] = []
+    for row, (pieces, text) in enumerate(zip(texts.pieces, texts.answering, strict=True)):
+        if not pieces:
+            found.append([])
+            continue
+        tokens = [piece.token for piece in pieces]
+        starts, ends = (outputs[name][row, tokens].astype(np.float64) for name in ("start_logits", "end_logits"))
+        last = int((np.maximum.accumulate(starts) + ends).argmax())
+        first = int(starts[: last + 1].argmax())
+        probability = _softmax(starts[None])[0, first] * _softmax(ends[None])[0, last]
+        start, end = pieces[first].start, pieces[last].end
+        found.append([Span(text[start:end], start, end, float(probability))])
     return found
 
 

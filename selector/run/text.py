@@ -26,6 +26,8 @@ Texts = str | Sequence[str] | Sequence[tuple[str, str]]
 """One text, several, or several pairs."""
 TOKENS = "token-classification"
 """The kind of task that has an answer for every word."""
+QUESTIONS = "question-answering"
+"""The kind of task whose answer is a part of the text: of the second one of a pair."""
 PADDED = 1.25
 """How many times its tokens a batch may be computed as, padding included, before it is cut in two."""
 
@@ -33,7 +35,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Word(NamedTuple):
-    """One word of a text."""
+    """One word of a text, or one piece of a word."""
 
     text: str
     start: int  # where it stands in its text, in characters
@@ -52,6 +54,8 @@ class Encoded:
     types: tuple[Sequence[int], ...]  # of each text: 1 at the tokens of a second one
     truncated: int  # texts that were longer than `max_tokens` and lost their ends
     words: tuple[tuple[Word, ...], ...] = ()  # of each text, where the task has an answer for every word
+    pieces: tuple[tuple[Word, ...], ...] = ()  # of each text that an answer is a part of
+    answering: tuple[str, ...] = ()  # those texts
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,7 +115,7 @@ class TextReader:
     def __init__(self, bundle: Bundle) -> None:
         self.name, self.spec = _described(bundle)
         self._dtypes = {spec.name: spec.dtype for spec in bundle.manifest.inputs}
-        self._with_words = bundle.manifest.task.kind == TOKENS
+        self._task = bundle.manifest.task.kind
         self._tokenizer = _tokenizer(bundle, self.spec)
 
     def encode(self, texts: Texts) -> Encoded:
@@ -125,11 +129,17 @@ class TextReader:
         for place, encoding in enumerate(encodings):
             if not encoding.ids:
                 raise InputError(f"text[{place}]: gives no tokens; allowed is a text that is not empty")
-        firsts = (first for first, _ in parts)
-        words = map(_words, firsts, encodings) if self._with_words else ()
+        words: tuple[tuple[Word, ...], ...] = ()
+        pieces: tuple[tuple[Word, ...], ...] = ()
+        answering: tuple[str, ...] = ()
+        if self._task == TOKENS:
+            words = tuple(_words(first, encoding) for (first, _), encoding in zip(parts, encodings, strict=True))
+        elif self._task == QUESTIONS:
+            answering = tuple(first if second is None else second for first, second in parts)
+            pieces = tuple(_pieces(text, one, int(self.spec.pair)) for text, one in zip(answering, encodings, strict=True))
         ids, types = (tuple(getattr(one, name) for one in encodings) for name in ("ids", "type_ids"))
         truncated = sum(bool(encoding.overflowing) for encoding in encodings)
-        return Encoded(self.name, self.spec, self._dtypes, ids, types, truncated, tuple(words))
+        return Encoded(self.name, self.spec, self._dtypes, ids, types, truncated, words, pieces, answering)
 
     def _parts(self, place: int, given: Any) -> tuple[str, str | None]:
         """A text and None, or the two of a pair, of which each can be encoded."""
@@ -229,12 +239,19 @@ def _words(text: str, encoding: Encoding) -> tuple[Word, ...]:
     spans: dict[int, Word] = {}
     tokens = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
     for token, (sequence, word, (start, end)) in enumerate(tokens):
-        if sequence != 0 or word is None:
-            continue
-        begun = spans.get(word)
-        spans[word] = Word("", start, end, token) if begun is None else begun._replace(end=end)
-    found = []
-    for span in spans.values():  # some tokenizers count the space before a word as its beginning
-        start = span.start + len(text[span.start : span.end]) - len(text[span.start : span.end].lstrip())
-        found.append(span._replace(text=text[start : span.end], start=start))
-    return tuple(found)
+        if sequence == 0 and word is not None:
+            begun = spans.get(word)
+            spans[word] = Word("", start, end, token) if begun is None else begun._replace(end=end)
+    return tuple(_without_space(text, span) for span in spans.values())
+
+
+def _pieces(text: str, encoding: Encoding, sequence: int) -> tuple[Word, ...]:
+    """Those of the text, which is the first or the second (`sequence` 0 or 1)."""
+    tokens = enumerate(zip(encoding.sequence_ids, encoding.offsets, strict=True))
+    return tuple(_without_space(text, Word("", *place, token)) for token, (own, place) in tokens if own == sequence)
+
+
+def _without_space(text: str, span: Word) -> Word:
+    """With its text; some tokenizers count the space before a word as its beginning."""
+    word = text[span.start : span.end].lstrip()
+    return Word(word, span.end - len(word), span.end, span.token)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import BertConfig, BertForTokenClassification
+from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification
 
 from exporter import export
 from exporter.bundle import Bundle
 from tests.helpers.hugging_face import HEAD, Bert
 from trainer import NestedModel, SubModel
-from trainer.tasks import TokenClassification
+from trainer.tasks import Classification, TokenClassification
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "bread", "river", "star", "##s", "the", "and", "of", ".", "wide", "##r")
 LABELS = ("bread", "rivers", "stars")
@@ -69,6 +70,27 @@ class Tags(Small):
         return module
 
 
+@dataclass(frozen=True)
+class Spans(Classification):
+    """As much of question answering as an export needs."""
+
+    kind: ClassVar[str] = "question-answering"
+    metric: ClassVar[str] = "exact_match"
+    outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {  # type: ignore[misc]
+        name: {0: "batch", 1: "sequence"} for name in ("start_logits", "end_logits")
+    }
+
+
+class Questions(Pairs):
+    task = Spans()
+
+    def build(self, sub: SubModel) -> nn.Module:
+        heads = sub["heads"]
+        assert isinstance(heads, int)
+        module: nn.Module = BertForQuestionAnswering(BertConfig(**self.sizes(sub), hidden_size=heads * HEAD))
+        return module
+
+
 def write(path: Path, family: Bert, spec: dict[str, Any], labels: Sequence[str], tokenizer: bytes | None = None) -> Bundle:
     """Random weights, large enough that answers differ clearly."""
     import torch
@@ -90,6 +112,11 @@ def sentences(path: Path, **fields: Any) -> Bundle:
 def pairs(path: Path) -> Bundle:
     """Classifies a pair of texts."""
     return write(path, Pairs(), preprocessing(pair=True, types="token_type_ids"), LABELS)
+
+
+def questions(path: Path) -> Bundle:
+    """Finds the part of the second text that answers the first."""
+    return write(path, Questions(layers=(1,)), preprocessing(pair=True, types="token_type_ids"), ())
 
 
 def tags(path: Path) -> Bundle:

@@ -51,16 +51,26 @@ class WordDocument(BaseModel):
     probability: float
 
 
+class SpanDocument(BaseModel):
+    """The part of a text that answers a question."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
 class PredictAnswer(BaseModel):
     """`queued_ms`: from the server's receipt to the start of the run; `latency_ms`: of the run itself, the whole batch.
     `answers`: of a classification the most probable classes of each example. Of texts: `tokens` of each, how many of them were
-    `truncated`, and for token classification the `words` of each."""
+    `truncated`, for token classification the `words` of each, for question answering its `spans`, one or none."""
 
     outputs: dict[str, list[Any]]
     answers: list[list[ClassDocument]] | None = None
     tokens: list[int] | None = None
     truncated: int | None = None
     words: list[list[WordDocument]] | None = None
+    spans: list[list[SpanDocument]] | None = None
     selection: SelectionDocument
     latency_ms: float
     queued_ms: float

@@ -226,7 +226,7 @@ def _answer(bundle: Bundle, prediction: Prediction, wanted: str) -> Response:
 
 def _said(bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
     """Of a classification the most probable classes of each example, by name; of texts what became of them."""
-    from selector.run.results import answers, tagged
+    from selector.run.results import answers, spans, tagged
 
     task, texts, said = bundle.manifest.task, prediction.texts, dict[str, Any]()
     if found := answers(task, prediction.outputs):
@@ -235,6 +235,8 @@ def _said(bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
         said |= {"tokens": texts.lengths, "truncated": texts.truncated}
         if words := tagged(task, prediction.outputs, texts):
             said["words"] = [[word._asdict() for word in text] for text in words]
+        if parts := spans(task, prediction.outputs, texts):
+            said["spans"] = [[span._asdict() for span in text] for text in parts]
     return said
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter import export
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.manifest import sealed
 from exporter.bundle.preprocessing import TextPreprocessing
@@ -25,6 +27,10 @@ from tests.helpers.commands import call, document, refused
 from tests.helpers.figures import written_down
 from tests.helpers.runtimes import quiet_runtime, runtime_of
 from tests.helpers.text_bundles import LABELS, MAX_TOKENS, PIECES, TAGS
+from tests.helpers.texts import write_texts
+from tests.helpers.user_families import TextEncoder
+from trainer import NestedModel
+from trainer.data import load_data
 
 LONG = "the rivers and stars of the wider bread . " * 5
 MIXED = ["Bread.", LONG, "the rivers", "stars and stars and stars", "", "zzz"]
@@ -88,6 +94,8 @@ def test_a_pair_is_one_example_with_types(pairs: Path) -> None:
     cut = reader.encode([(LONG, "bread")])
     assert (cut.lengths, cut.truncated) == ((MAX_TOKENS,), 1)
     assert cut.ids[0][-2:] == ids("bread", "[SEP]")  # of the longer one
+    exact = reader.encode([("the " * (MAX_TOKENS - 4), "bread")])
+    assert (exact.lengths, exact.truncated) == ((MAX_TOKENS,), 0)
     assert quiet_runtime(pairs).run_text([("the rivers", "stars")]).labels[0] in LABELS
 
 
@@ -158,6 +166,48 @@ def test_words_have_the_tags_of_their_first_pieces(tags: Path) -> None:
     assert [(word.word, word.label) for word in alone] == [(word.word, word.label) for word in first]
     assert found.answers() == []
     runtime.close()
+
+
+def test_a_question_is_answered_by_a_part_of_the_second_text(tmp_path: Path) -> None:
+    path = text_bundles.questions(tmp_path / "questions").path
+    context = "The river of bread.  The stars"
+    asked = [("the river of", context), ("bread", LONG), ("wider and wider and wider rivers", ""), ("the bread", context)]
+    with quiet_runtime(path) as runtime:
+        found = runtime.run_text(asked)
+        (first,), (second,), none, _ = found.spans()
+        starts, ends = (found.outputs[name][0] for name in ("start_logits", "end_logits"))
+        offset = 1 + 3 + 1  # [CLS] the river of [SEP]
+        sums = {(i, j): starts[i] + ends[j] for i in range(offset, offset + 8) for j in range(i, offset + 8)}
+        begin, last = (place - offset for place in max(sums, key=sums.__getitem__))
+        pieces = [(0, 3), (4, 9), (10, 12), (13, 18), (18, 19), (21, 24), (25, 29), (29, 30)]
+        assert (first.start, first.end) == (pieces[begin][0], pieces[last][1])
+        assert first.text == context[first.start : first.end]
+        assert second.text in LONG
+        assert 0 < first.probability <= 1
+        assert none == []
+        assert found.answers() == found.words() == []
+    printed = document("run", path, "--text", asked[0][0], "--text-pair", context)
+    assert printed["spans"] == [[pytest.approx(first._asdict())]]
+    lines = call("run", path, "--text", asked[0][0], "--text-pair", context).stdout.splitlines()
+    assert lines[1:] == [f"  {first.text} {first.probability:.1%}"]
+
+
+def test_a_bundle_of_a_text_folder_reads_texts_as_they_were_in_training(tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    data = load_data(f"text-folder:{tmp_path / 'texts'}", {"max_tokens": 32})
+    nested = NestedModel(TextEncoder.for_data(data.spec)).eval()
+    more = {"labels": data.labels, "preprocessing": data.preprocessing, "files": data.files}
+    path = export(nested, tmp_path / "bundle", test_data=data.test, show_progress=False, **more).path
+    inputs, _ = data.test.batch(torch.arange(len(data.test)))
+    folder = sorted((tmp_path / "texts").glob("*/*.txt"))
+    with quiet_runtime(path) as runtime:
+        read = runtime.texts.encode([file.read_text() for file in folder]).feed["tokens"]
+        assert {tuple(row) for row in inputs["input"].tolist()} <= {tuple(row) for row in read.tolist()}
+        found = runtime.run_text([file.read_text() for file in folder])
+        assert found.texts is not None
+        assert (found.outputs["logits"].shape, found.texts.truncated) == ((len(folder), 3), 0)
+        with pytest.raises(InputError, match=r"text\[0\]: gives no tokens"):
+            runtime.run_text("")
 
 
 @pytest.mark.parametrize(
