@@ -109,7 +109,7 @@ def run(
     if watching:
         from sortednet.watch import watch
 
-        inputs = read_inputs(input, runtime.bundle) if input is not None else runtime.texts.encode(texts).feed
+        inputs = read_inputs(input, runtime.bundle) if input is not None else _encoded(runtime, texts).feed
         history = watch(runtime, inputs, budget, rate=rate, seconds=seconds, console=messages)
         if as_json:
             print_json({"runs": [record._asdict() for record in history]})
@@ -117,11 +117,12 @@ def run(
         return
     if output is not None:
         check_output(output, input, runtime.bundle, overwrite=overwrite)
-    result = runtime.run(read_inputs(input, runtime.bundle), budget) if input is not None else runtime.run_text(texts, budget)
+    if input is not None:
+        result = runtime.run(read_inputs(input, runtime.bundle), budget)
+    else:
+        result = runtime.run_text(_encoded(runtime, texts), budget)
     if output is not None:
         write_outputs(output, result.outputs, runtime.bundle)
-    if result.texts is not None and result.texts.truncated:
-        _tell_of_what_was_cut(result.texts)
     if as_json:
         print_json(_document(result))
     else:
@@ -141,9 +142,13 @@ def _texts(input: Path | None, texts: list[str], seconds: list[str]) -> list[Any
     return list(zip(texts, seconds, strict=True)) if seconds else list(texts)
 
 
-def _tell_of_what_was_cut(texts: Encoded) -> None:
-    whose = "the text is" if len(texts) == 1 else f"{texts.truncated} of {len(texts)} texts are"
-    tell(f"note: {whose} longer than {texts.spec.max_tokens} tokens; what comes after them was cut off")
+def _encoded(runtime: Runtime, texts: list[Any]) -> Encoded:
+    """Says on stderr what of them was cut off."""
+    found = runtime.texts.encode(texts)
+    if found.truncated:
+        whose = "the text is" if len(found) == 1 else f"{found.truncated} of {len(found)} texts are"
+        tell(f"note: {whose} longer than {found.spec.max_tokens} tokens; what comes after them was cut off")
+    return found
 
 
 def _document(result: RunResult) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -121,12 +122,12 @@ class Runtime:
         if budget is not None and not isinstance(budget, Budget):
             raise BudgetError(not_a_budget(budget))
         encoded = texts if isinstance(texts, Encoded) else self.texts.encode(texts)
-        batches = encoded.batches() if self._divisible else [list(range(len(encoded)))]
-        feeds = [self.check_inputs(encoded.rows(rows)) for rows in reversed(batches)]  # the longest first: it decides
+        batches = encoded.batches()[::-1] if self._divisible else [list(range(len(encoded)))]
+        longest = self.check_inputs(encoded.rows(batches[0]))  # what fits it fits all
         selection, program = self._choose(budget or _NO_LIMITS)
+        feeds = chain([longest], map(encoded.rows, batches[1:]))
         ran = [self._compute(program, selection, feed, budget or _NO_LIMITS) for feed in feeds]
-        parts = [(rows, outputs) for rows, (outputs, _) in zip(reversed(batches), ran, strict=True)]
-        outputs = joined(encoded, parts, of_tokens(self.bundle))
+        outputs = joined(encoded, zip(batches, (found for found, _ in ran), strict=True), of_tokens(self.bundle))
         return RunResult(outputs, selection, sum(took for _, took in ran), self.bundle.manifest.task, encoded)
 
     @cached_property

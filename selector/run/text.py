@@ -6,7 +6,7 @@ Shapes: N texts, T tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,8 @@ QUESTIONS = "question-answering"
 """The kind of task whose answer is a part of the text: of the second one of a pair."""
 PADDED = 1.25
 """How many times its tokens a batch may be computed as, padding included, before it is cut in two."""
+MOST_TOKENS = 8192
+"""Of one batch, padding included: what its layers hold grows with them, and a processor is busy with far fewer."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -86,17 +88,21 @@ class Encoded:
         return feed
 
     def batches(self) -> list[list[int]]:
-        """Which texts are best computed together, the shortest first; a single batch where padding is always the same."""
-        return [list(range(len(self)))] if self.spec.padding == "max" else of_like_length(self.lengths)
+        """Which texts are best computed together, the shortest first."""
+        if self.spec.padding == "longest":
+            return of_like_length(self.lengths)
+        most = max(1, MOST_TOKENS // self.spec.max_tokens)
+        return [list(range(first, min(first + most, len(self)))) for first in range(0, len(self), most)]
 
 
 def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
     """All indices in batches, the shortest first: one ends where the next text would make it compute more than PADDED times
-    its tokens."""
+    its tokens, or more than MOST_TOKENS."""
     batches: list[list[int]] = []
     tokens = 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= PADDED * (tokens + lengths[i]):
+        computed = (len(batches[-1]) + 1) * lengths[i] if batches else 0
+        if batches and computed <= min(PADDED * (tokens + lengths[i]), MOST_TOKENS):
             batches[-1].append(i)
             tokens += lengths[i]
         else:
@@ -162,13 +168,14 @@ class TextReader:
 
 
 def joined(
-    encoded: Encoded, parts: Sequence[tuple[Sequence[int], Mapping[str, Array]]], tokens: Mapping[str, bool]
+    encoded: Encoded, ran: Iterable[tuple[Sequence[int], Mapping[str, Array]]], tokens: Mapping[str, bool]
 ) -> dict[str, Array]:
     """The outputs of all batches, each given with the texts that it was of, in the order of the texts.
 
     `tokens`: by output, whether its second axis is of tokens; such a one is as long as the longest text needs, and 0 behind the
     end of each.
     """
+    parts = list(ran)
     outputs = {}
     for name, first in parts[0][1].items():
         if not tokens[name]:

@@ -25,7 +25,7 @@ from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
-    from selector.run import Encoded, RunResult, Runtime
+    from selector.run import Encoded, RunResult, Runtime, TextReader
 
 RUNTIMES = 8  # at most in one process; each keeps sessions of its own
 GAUGES_S = 1.0  # after so long a run says anew how this process is doing
@@ -86,6 +86,7 @@ class Predictor:
         self.deadlines: dict[str, Counter[str]] = defaultdict(Counter)  # by bundle: met, missed, refused
         self._metrics = metrics
         self._runtimes: dict[tuple[str, str | None], Kept] = {}
+        self._readers: dict[str, tuple[str, TextReader]] = {}  # of the manifest with that hash
         self._opening = threading.Lock()
         self._gauges_until = 0.0
         self.warming = False
@@ -149,9 +150,19 @@ class Predictor:
         self._note(bundle.name, result, examples, queued_ms, limit)
         return Prediction(result.outputs, result.selection, result.latency_ms, queued_ms, result.texts)
 
-    def encoded(self, bundle: Bundle, device: str | None, texts: Sequence[Any]) -> Encoded:
+    def encoded(self, bundle: Bundle, texts: Sequence[Any]) -> Encoded:
         """The texts, or pairs of them, for `predict`. Raises Problem."""
-        return encoded(bundle, self._kept(bundle, device).runtime, texts, self.options)
+        return encoded(bundle, self._reader, texts, self.options)
+
+    def _reader(self, bundle: Bundle) -> TextReader:
+        """One for all runtimes of a bundle: a tokenizer takes tens of megabytes. Raises what `TextReader` raises."""
+        from selector.run.text import TextReader
+
+        stamp, kept = self._readers.get(bundle.name, ("", None))
+        if kept is None or stamp != bundle.manifest.sha256:
+            kept = TextReader(bundle)
+            self._readers[bundle.name] = bundle.manifest.sha256, kept
+        return kept
 
     def _kept(self, bundle: Bundle, device: str | None) -> Kept:
         """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
@@ -172,12 +183,17 @@ class Predictor:
     def warm(self, bundles: Sequence[Bundle]) -> None:
         """Opens of each bundle what a request without limits gets, so that the first one does not wait for that; `warming` is
         true meanwhile. What cannot be opened is said to whoever asks for it."""
+        from selector.run.inputs import InputError
+
         try:
             for bundle in bundles[:RUNTIMES]:
                 with suppress(Problem, BundleError, BudgetError):
                     runtime = self._kept(bundle, None).runtime
                     chosen = runtime.select(Budget())
                     runtime.program(chosen.submodel, chosen.device)
+                if any(spec.get("kind") == "text" for spec in bundle.manifest.preprocessing.values()):
+                    with suppress(InputError, BundleError, ModuleNotFoundError):
+                        self._reader(bundle)
         finally:
             self.warming = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import Bundle, BundleError
@@ -11,7 +11,7 @@ from selector.service.predict.schemas import PredictRequest
 from selector.service.web.problems import Problem, without_folder, wrong_field
 
 if TYPE_CHECKING:
-    from selector.run import Encoded, Runtime
+    from selector.run import Encoded, TextReader
     from selector.service.predict.predictor import PredictOptions
 
 PLAIN = "text/plain"
@@ -45,9 +45,9 @@ def plain_text(data: bytes, charset: str | None) -> str:
         raise wrong_field("text", None, f"byte {error.start} of the body is no UTF-8; allowed is text in UTF-8") from None
 
 
-def encoded(bundle: Bundle, runtime: Runtime, texts: Sequence[Any], options: PredictOptions) -> Encoded:
-    """Raises Problem: 422 for texts that the bundle does not take or that are too many or too long, 501 where this service
-    cannot read texts, 500 for a tokenizer that it cannot read."""
+def encoded(bundle: Bundle, reader: Callable[[Bundle], TextReader], texts: Sequence[Any], options: PredictOptions) -> Encoded:
+    """The texts, or pairs of them, as token ids. Raises Problem: 422 for texts that the bundle does not take or that are too
+    many or too long, 501 where this service cannot read texts, 500 for a tokenizer that it cannot read."""
     from selector.run.inputs import InputError
 
     if not 1 <= len(texts) <= options.examples:
@@ -56,7 +56,7 @@ def encoded(bundle: Bundle, runtime: Runtime, texts: Sequence[Any], options: Pre
     if characters > options.text_characters:
         raise wrong_field("text", None, f"{characters} characters; allowed are {options.text_characters} per request")
     try:
-        found = runtime.texts.encode(texts)
+        found = reader(bundle).encode(texts)
         shape = (len(found), max(found.lengths))
         for spec in bundle.manifest.inputs:
             options.shapes.check(spec, shape if found.spec.padding == "longest" else (shape[0], found.spec.max_tokens))

@@ -137,7 +137,7 @@ def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array] | Encoded]:
     query = parsed_body(PredictRequest, predictor().options.json_bytes)
     bundle, texts = state().bundle(query.bundle), texts_of(query)
     if texts is not None:
-        return query, bundle, predictor().encoded(bundle, query.device, texts)
+        return query, bundle, predictor().encoded(bundle, texts)
     given = query.inputs or {}
     specs = {spec.name: spec for spec in bundle.manifest.inputs}
     if unknown := [name for name in given if name not in specs]:
@@ -153,7 +153,7 @@ def _from_text() -> tuple[PredictQuery, Bundle, Encoded]:
     query = _query()
     bundle = state().bundle(query.bundle)
     text = plain_text(body(predictor().options.json_bytes, (PLAIN,)), request.mimetype_params.get("charset"))
-    return query, bundle, predictor().encoded(bundle, query.device, [text])
+    return query, bundle, predictor().encoded(bundle, [text])
 
 
 def _from_arrays(kind: str) -> tuple[PredictQuery, Bundle, dict[str, Array]]:
