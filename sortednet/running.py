@@ -146,8 +146,8 @@ def _encoded(runtime: Runtime, texts: list[Any]) -> Encoded:
     """Says on stderr what of them was cut off."""
     found = runtime.texts.encode(texts)
     if found.truncated:
-        whose = "the text is" if len(found) == 1 else f"{found.truncated} of {len(found)} texts are"
-        tell(f"note: {whose} longer than {found.spec.max_tokens} tokens; what comes after them was cut off")
+        what = "the text was" if len(found) == 1 else f"of {len(found)} texts {found.truncated} were"
+        tell(f"note: {what} cut off after {found.spec.max_tokens} tokens")
     return found
 
 

@@ -288,9 +288,9 @@ def quiet_labels(path: Path, text: str) -> list[str]:
 
 def test_the_command_says_what_was_cut(sentences: Path) -> None:
     result = call("run", sentences, "--text", LONG, "--json")
-    assert result.stderr.strip() == "note: the text is longer than 16 tokens; what comes after them was cut off"
+    assert result.stderr.strip() == "note: the text was cut off after 16 tokens"
     assert (json.loads(result.stdout)["tokens"], json.loads(result.stdout)["truncated"]) == ([16], 1)
-    assert "note: 1 of 2 texts are longer" in call("run", sentences, "--text", LONG, "--text", "bread").stderr
+    assert "note: of 2 texts 1 were cut off after 16 tokens" in call("run", sentences, "--text", LONG, "--text", "bread").stderr
 
 
 def test_the_command_prints_words_with_tags(tags: Path) -> None:
