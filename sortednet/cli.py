@@ -10,7 +10,8 @@ import typer
 
 from sortednet.bundles import inspect, report, verify
 from sortednet.commands import HELP_OPTIONS, Group, add, root
-from sortednet.devices import cascade, profile, run, select
+from sortednet.devices import cascade, profile, select
+from sortednet.running import run
 from sortednet.service import pull, serve, token_create, token_list, token_revoke
 from sortednet.training import export, train
 

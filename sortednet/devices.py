@@ -1,18 +1,20 @@
-"""What a device does with a bundle: `profile`, `select`, `run`, `cascade`."""
+"""What a device does with a bundle before it runs it: `profile`, `select`, `cascade`."""
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sortednet.console import fail, messages, print_json, tell
+from sortednet.console import fail, print_json, tell
 from sortednet.options import (
     AccuracyOption,
     BundlePath,
+    CacheOption,
+    CascadesOption,
     DeviceOption,
+    DevicesOption,
     EnergyOption,
     JsonOption,
     LatencyOption,
@@ -20,31 +22,9 @@ from sortednet.options import (
     ObjectiveOption,
     OverwriteOption,
     PercentileOption,
+    PolicyOption,
     QualityOption,
-    SpinningOption,
 )
-
-if TYPE_CHECKING:
-    from selector.choose.battery import BatteryPolicy
-    from selector.choose.budget import Budget
-    from selector.run.runtime import Runtime
-
-DevicesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--device",
-        help="A profile's name or file. Default: this machine's, or the only one. Several of one device, measured with "
-        "different execution providers or threads, make one frontier.",
-    ),
-]
-PolicyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--policy", help="FILE.json: what a low battery changes. Default: less energy below 20 %.", show_default=False
-    ),
-]
-CascadesOption = Annotated[bool, typer.Option(help="Take the bundle's cascades for candidates too, or single sub-models only.")]
-CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]
 
 
 def profile(
@@ -161,115 +141,6 @@ def select(
         raise typer.Exit(3)
 
 
-def run(
-    bundle: BundlePath,
-    input: Annotated[
-        Path, typer.Option(help="FILE.npy, FILE.npz with one array per input, a picture (JPEG, PNG) or a sound (WAV, FLAC).")
-    ],
-    output: Annotated[Path | None, typer.Option(help="FILE.npz for the outputs.")] = None,
-    device: DevicesOption = None,
-    latency_ms: LatencyOption = None,
-    energy_mj: EnergyOption = None,
-    memory_mb: MemoryOption = None,
-    min_quality: QualityOption = None,
-    min_accuracy: AccuracyOption = None,
-    percentile: PercentileOption = None,
-    objective: ObjectiveOption = None,
-    plan: Annotated[
-        list[str] | None,
-        typer.Option(help="How long the battery is to last: per_hour=600 until=18:00 reserve_percent=10, each with --plan."),
-    ] = None,
-    policy: PolicyOption = None,
-    watching: Annotated[bool, typer.Option("--watch", help="Run again and again and show what is chosen.")] = False,
-    rate: Annotated[float | None, typer.Option(help="With --watch: runs per second. Default: one after the other.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="With --watch: for so long. Default: until Ctrl-C.")] = None,
-    feedback: Annotated[bool, typer.Option(help="Correct the profile by what runs take.")] = True,
-    cascades: CascadesOption = True,
-    cache: CacheOption = True,
-    spinning: SpinningOption = None,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Run the sub-model that fits the budget on an input file. Exits with 3 when nothing fits."""
-    from selector.choose.battery import read_policy
-    from selector.choose.budget import make_budget, parse_plan
-    from selector.run.files import check_output, read_inputs, write_outputs
-    from selector.run.runtime import Runtime
-
-    if watching and output is not None:
-        fail(f"output = {str(output)!r}: allowed without --watch, which shows what is chosen and keeps no outputs", 2)
-    for name, value in (("rate", rate), ("seconds", seconds)):
-        if value is not None and not watching:
-            fail(f"{name} = {value:g}: allowed with --watch", 2)
-    budget = make_budget(
-        latency_ms=latency_ms,
-        energy_mj=energy_mj,
-        memory_mb=memory_mb,
-        min_quality=min_quality,
-        min_accuracy=min_accuracy,
-        percentile=percentile,
-        objective=objective,
-        plan=parse_plan(plan) if plan else None,
-    )
-    saving = read_policy(policy) if policy else None
-    options: dict[str, Any] = {
-        "feedback": feedback,
-        "cascades": cascades,
-        "cache": cache,
-        "policy": saving,
-        "spinning": spinning,
-    }
-    runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
-    if saving is not None or budget.plan is not None:
-        _tell_of_the_battery(runtime, budget, saving)
-    if watching:
-        from sortednet.watch import watch
-
-        history = watch(runtime, read_inputs(input, runtime.bundle), budget, rate=rate, seconds=seconds, console=messages)
-        if as_json:
-            print_json({"runs": [record._asdict() for record in history]})
-        runtime.close()
-        return
-    if output is not None:
-        check_output(output, input, runtime.bundle, overwrite=overwrite)
-    inputs = read_inputs(input, runtime.bundle)
-    result = runtime.run(inputs, budget)
-    if output is not None:
-        write_outputs(output, result.outputs, runtime.bundle)
-    selection = result.selection
-    if as_json:
-        outputs = {name: _finite(name, array).tolist() for name, array in result.outputs.items()}
-        names = ("feasible", "quality", "metric", "accuracy", "reason", "stages", "threshold")
-        chosen = {name: value for name, value in selection.document().items() if name in names}
-        if answers := result.answers():
-            chosen["answers"] = [[answer._asdict() for answer in best] for best in answers]
-        print_json({"submodel": selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **chosen})
-    else:
-        typer.echo(f"{selection.submodel} in {result.latency_ms:.3f} ms: {selection.reason}")
-        answers = result.answers()
-        if len(answers) == 1:  # of a classification: more than its logits say
-            for answer in answers[0]:
-                typer.echo(f"  {answer.label} {answer.probability:.1%}")
-        for name, array in result.outputs.items():
-            if output is not None or len(answers) != 1:
-                typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")
-    if not selection.feasible:
-        raise typer.Exit(3)
-
-
-def _tell_of_the_battery(runtime: Runtime, budget: Budget, policy: BatteryPolicy | None) -> None:
-    """On stderr, where a plan or a policy does nothing on this device as it is."""
-    from sortednet.hints import plan_without_effect, without_effect
-
-    battery = runtime.battery()
-    said = [] if budget.plan is None else [plan_without_effect(battery)]
-    if policy is not None:
-        missing = "no battery was found on this device"
-        said.append(without_effect(policy, battery, given="--policy", missing=missing))
-    for one in filter(None, said):
-        tell(one)
-
-
 def cascade(
     bundle: BundlePath,
     data: Annotated[str, typer.Option(help="A data set as for `train`, or FILE.npz with the inputs and `labels`.")],
@@ -300,14 +171,3 @@ def cascade(
         return
     typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
     typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
-
-
-def _finite(name: str, output: Any) -> Any:
-    """The output, which goes into JSON; NaN and infinity, for which JSON has no numbers, end the command."""
-    if output.dtype.kind == "f":
-        import numpy as np
-
-        wrong = output.size - np.count_nonzero(np.isfinite(output))
-        if wrong:
-            fail(f"output {name!r}: {wrong} of {output.size} values are NaN or infinite; --output FILE.npy keeps them", 1)
-    return output

@@ -41,3 +41,19 @@ SpinningOption = Annotated[
         show_default=False,
     ),
 ]
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        help="A profile's name or file. Default: this machine's, or the only one. Several of one device, measured with "
+        "different execution providers or threads, make one frontier.",
+    ),
+]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", help="FILE.json: what a low battery changes. Default: less energy below 20 %.", show_default=False
+    ),
+]
+CascadesOption = Annotated[bool, typer.Option(help="Take the bundle's cascades for candidates too, or single sub-models only.")]
+CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]

@@ -22,8 +22,7 @@ from exporter.bundle.session import SessionOptions
 from selector import BudgetError, profile_bundle
 from selector.choose.cascades import Cascade
 from selector.run.calibrating import candidates, find_cascade, frontier, logits_of
-from selector.run.margins import Logits, margins, passed_on
-from selector.run.program import program_opener
+from selector.run.program import Logits, margins, passed_on, program_opener
 from sortednet.validation import validation
 from trainer.data import load_data
 from trainer.data.dataset import as_inputs

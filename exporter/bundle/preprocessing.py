@@ -71,11 +71,19 @@ class AudioPreprocessing(_Model):
 
 
 class TextPreprocessing(_Model):
-    """From a text to (1, max_tokens) int64 by the tokenizer that the bundle carries."""
+    """From texts to (N, T) int64 by the tokenizer that the bundle carries; what is longer than `max_tokens` is cut at its end.
+
+    The fields after `max_tokens` are of encoders that know padding; bundles from before them fill every text up.
+    """
 
     kind: Literal["text"] = "text"
     tokenizer: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a file of the bundle
-    max_tokens: Annotated[int, Field(ge=1)]
+    max_tokens: Annotated[int, Field(ge=1)]  # with those that the tokenizer adds
+    mask: str | None = None  # the input that is 1 at a token and 0 at padding
+    types: str | None = None  # the input that is 1 at the tokens of a second text and 0 elsewhere
+    padding: Literal["longest", "max"] = "max"  # T: of the longest text of a batch, or always `max_tokens`
+    pad_id: Annotated[int, Field(ge=0)] = 0
+    pair: bool = False  # two texts make one input
 
 
 Preprocessing = Annotated[ImagePreprocessing | AudioPreprocessing | TextPreprocessing, Field(discriminator="kind")]

@@ -12,11 +12,25 @@ if TYPE_CHECKING:
     from selector.run.program import Part, Program, Ran
     from selector.run.results import RunRecord, RunResult
     from selector.run.runtime import Runtime
+    from selector.run.text import Encoded, TextReader
 
-__all__ = ["InputError", "Part", "Program", "Ran", "RunRecord", "RunResult", "Runtime", "RuntimeOptions", "profile_bundle"]
+__all__ = [
+    "Encoded",
+    "InputError",
+    "Part",
+    "Program",
+    "Ran",
+    "RunRecord",
+    "RunResult",
+    "Runtime",
+    "RuntimeOptions",
+    "TextReader",
+    "profile_bundle",
+]
 
 _MODULES = {"InputError": "inputs", "RuntimeOptions": "options", "profile_bundle": "profiling", "Runtime": "runtime"}
 _MODULES |= dict.fromkeys(("Part", "Program", "Ran"), "program") | dict.fromkeys(("RunRecord", "RunResult"), "results")
+_MODULES |= dict.fromkeys(("Encoded", "TextReader"), "text")
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from selector.choose.budget import ACCURACY, BudgetError
 from selector.choose.cascades import Cascade, add_cascade, check_cascades
 from selector.choose.profiles import find_profile
 from selector.run.inputs import check_inputs
-from selector.run.margins import Logits, margins
+from selector.run.program import Logits, margins
 
 SCREENED = 500
 """Validation examples on which all sub-models are compared."""

@@ -105,10 +105,10 @@ def _sound(path: Path, spec: AudioPreprocessing) -> NDArray[Any]:
         raise InputError(f"input {error}") from None
 
 
-def check_output(path: Path, input: Path, bundle: Bundle, *, overwrite: bool = False) -> None:
+def check_output(path: Path, input: Path | None, bundle: Bundle, *, overwrite: bool = False) -> None:
     """Looks, before the run, whether its outputs may be written there. Raises InputError for a name that is not .npz, a folder
     that is not there or takes nothing, and without `overwrite` for the input itself and for a file that no run of this bundle
-    has written."""
+    has written. `input`: None where it is no file."""
     what = f"output {str(path)!r}"
     if path.suffix.lower() != ".npz":
         raise InputError(f"{what}: allowed is FILE.npz, which is what is written")
@@ -119,7 +119,7 @@ def check_output(path: Path, input: Path, bundle: Bundle, *, overwrite: bool = F
     except OSError as error:
         raise InputError(f"{what}: cannot be written: {error.strerror}") from None
     if path.exists() and not overwrite:
-        if path.resolve() == input.resolve():
+        if input is not None and path.resolve() == input.resolve():
             raise InputError(f"{what}: is the input; choose another file, or replace it with --overwrite")
         if not _written_by(path, bundle):
             raise InputError(f"{what}: was not written by a run of this bundle; choose another, or replace it with --overwrite")

@@ -1,11 +1,16 @@
 """`Program`: one call of a graph, or of a cascade's two. Whoever runs one asks no more which it is. Large batches within a
-limit of memory are run in parts."""
+limit of memory are run in parts.
+
+How sure a sub-model is of its answer is the margin between its two largest softmax probabilities (Scheffer et al. 2001, "Active
+hidden Markov models for information extraction", section 4). It saves a few per cent more than the largest alone: where two
+classes are alike, it sees it.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf
+from math import exp, inf
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,10 +20,11 @@ from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions, shrinking
 from selector.choose.cascades import Cascade
 from selector.run.cache import ModelCache, session_opener
-from selector.run.margins import margin_of, passed_on
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
+Logits = NDArray[np.float32]
+_FEW = 32  # classes: up to so many, adding up in Python costs less than calling numpy
 
 
 class Part(NamedTuple):
@@ -144,3 +150,29 @@ def run_in_parts(program: Program, feed: Feed, examples: int, most: int) -> Ran:
             took[submodel] = took.get(submodel, 0.0) + latency_ms
     outputs = {name: np.concatenate([ran.outputs[name] for ran in rans]) for name in rans[0].outputs}
     return Ran(outputs, tuple(Part(*one) for one in took.items()))
+
+
+def passed_on(cascade: Cascade, logits: Logits) -> NDArray[np.bool_]:
+    """For each example whether the larger sub-model is asked; where a logit is NaN it is. Shape (N, classes) to (N,)."""
+    return ~(margins(logits) >= cascade.threshold)
+
+
+@np.errstate(invalid="ignore")
+def margins(logits: Logits) -> NDArray[np.float64]:
+    """The largest less the second largest softmax probability of each example; NaN where a logit is NaN or the largest is
+    infinite. Shape (N, classes) to (N,)."""
+    exact = logits.astype(np.float64)
+    highest = np.partition(exact, -2, axis=1)
+    powers = np.exp(exact - highest[:, -1:])
+    return np.asarray((1.0 - np.exp(highest[:, -2] - highest[:, -1])) / powers.sum(axis=1))
+
+
+def margin_of(logits: Logits) -> float:
+    """The same of one example. Shape (classes,)."""
+    if logits.shape[0] > _FEW:
+        return float(margins(logits[np.newaxis])[0])
+    values = sorted(logits.tolist())
+    largest, total = values[-1], 0.0
+    for value in values:
+        total += exp(value - largest)
+    return (1.0 - exp(values[-2] - largest)) / total

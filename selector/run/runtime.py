@@ -9,6 +9,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import cached_property
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -37,6 +39,7 @@ from selector.run.options import RuntimeOptions
 from selector.run.pool import SessionPool
 from selector.run.program import Part, Program, Ran, divisible, examples_within, run_in_parts
 from selector.run.results import RunRecord, RunResult
+from selector.run.text import Encoded, TextReader, Texts, joined, of_tokens
 
 log = logging.getLogger("sortednet.runtime")
 
@@ -106,19 +109,31 @@ class Runtime:
             raise BudgetError(not_a_budget(budget))
         feed = self.check_inputs(inputs)
         selection, program = self._choose(budget or _NO_LIMITS)
-        begun = time.perf_counter()
-        try:
-            examples = examples_in(self.bundle, feed)
-            ran = (
-                program.run(feed)
-                if examples == 1
-                else self._run_batch(program, selection, feed, budget or _NO_LIMITS, examples)
-            )
-        except Exception as error:  # ONNX Runtime has one exception type per status code
-            raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
-        elapsed = (time.perf_counter() - begun) * 1e3
-        self._note(selection, program, ran.parts[0], elapsed, budget or _NO_LIMITS, examples)
-        return RunResult(ran.outputs, selection, elapsed, self.bundle.manifest.task)
+        outputs, elapsed = self._compute(program, selection, feed, budget or _NO_LIMITS)
+        return RunResult(outputs, selection, elapsed, self.bundle.manifest.task)
+
+    def run_text(self, texts: Texts | Encoded, budget: Budget | None = None) -> RunResult:
+        """Runs one text, several, or several pairs (each a tuple of two) by the one sub-model that fits the budget, in batches
+        of like length; the outputs are in the order of the texts. What an output says of tokens is 0 behind a text's end.
+
+        Raises what `run` raises, InputError also naming a text that cannot be one, and ModuleNotFoundError where the library
+        `tokenizers` is not installed (the extra `text`).
+        """
+        if budget is not None and not isinstance(budget, Budget):
+            raise BudgetError(not_a_budget(budget))
+        encoded = texts if isinstance(texts, Encoded) else self.texts.encode(texts)
+        batches = encoded.batches()[::-1] if self._divisible else [list(range(len(encoded)))]
+        longest = self.check_inputs(encoded.rows(batches[0]))  # what fits it fits all
+        selection, program = self._choose(budget or _NO_LIMITS)
+        feeds = chain([longest], map(encoded.rows, batches[1:]))
+        ran = [self._compute(program, selection, feed, budget or _NO_LIMITS) for feed in feeds]
+        outputs = joined(encoded, zip(batches, (found for found, _ in ran), strict=True), of_tokens(self.bundle))
+        return RunResult(outputs, selection, sum(took for _, took in ran), self.bundle.manifest.task, encoded)
+
+    @cached_property
+    def texts(self) -> TextReader:
+        """Makes inputs of texts; opened when it is first needed. Raises what `TextReader` raises."""
+        return TextReader(self.bundle)
 
     def select(self, budget: Budget) -> Selection:
         """The best for the budget now, whether it is open or not. Raises BudgetError where there is no profile, or no accuracy
@@ -134,7 +149,7 @@ class Runtime:
             reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
             return chosen._replace(reason=reason)
         budget.check(self.bundle.metric)
-        if budget in (_NO_LIMITS, _MOST_ACCURATE):
+        if Budget(**dict(budget)) in (_NO_LIMITS, _MOST_ACCURATE):  # REST has a class of its own, which equals none of these
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
             raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")
@@ -199,6 +214,21 @@ class Runtime:
         program = self.pool.load(key)
         self._open_neighbours(key)
         return wanted, program
+
+    def _compute(
+        self, program: Program, selection: Selection, feed: Mapping[str, Array], budget: Budget
+    ) -> tuple[dict[str, Array], float]:
+        """The outputs, and how long they took (ms); the run is noted. Raises InputError."""
+        begun = time.perf_counter()
+        try:
+            examples = examples_in(self.bundle, feed)
+            batch = examples != 1
+            ran = self._run_batch(program, selection, feed, budget, examples) if batch else program.run(feed)
+        except Exception as error:  # ONNX Runtime has one exception type per status code
+            raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
+        elapsed = (time.perf_counter() - begun) * 1e3
+        self._note(selection, program, ran.parts[0], elapsed, budget, examples)
+        return ran.outputs, elapsed
 
     def _run_batch(
         self, program: Program, selection: Selection, feed: Mapping[str, Array], budget: Budget, examples: int

@@ -55,6 +55,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "select": CONTRACT["select"] | {"--policy", "--cascades"},
     "run": CONTRACT["run"]
     | {
+        "--text",
+        "--text-pair",
         "--device",
         "--cache",
         "--plan",

@@ -8,8 +8,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_profiles import Profile
 from exporter.bundle import PROFILES_FOLDER, Bundle, BundleError
@@ -20,11 +20,12 @@ from selector.choose.saving import first_feasible
 from selector.service.predict.arrays import Array, ShapeLimits
 from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.schemas import PredictQuery
+from selector.service.predict.texts import encoded
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
-    from selector.run import RunResult, Runtime
+    from selector.run import Encoded, RunResult, Runtime, TextReader
 
 RUNTIMES = 8  # at most in one process; each keeps sessions of its own
 GAUGES_S = 1.0  # after so long a run says anew how this process is doing
@@ -43,6 +44,7 @@ class PredictOptions:
     free_axis: int = 4096  # the largest size of any other free axis, such as the length of a text
     body_bytes: int = 16 * 2**20  # of .npy and .npz, also unpacked
     json_bytes: int = 4 * 2**20  # lists of numbers take many times their text in memory
+    text_characters: int = 2**18  # of all texts of a request; making tokens of so many takes a quarter of a second
     cores: int | None = None  # that runs may use at once; default: as this process may use
     waiting: int | None = None  # requests in the queue; default: four for each core, at most 64
     wait_seconds: float = 10.0  # at most, for a request without a deadline
@@ -58,6 +60,7 @@ class Prediction(NamedTuple):
     selection: Selection
     latency_ms: float
     queued_ms: float
+    texts: Encoded | None = None  # where it was of texts
 
 
 class Kept(NamedTuple):
@@ -83,6 +86,7 @@ class Predictor:
         self.deadlines: dict[str, Counter[str]] = defaultdict(Counter)  # by bundle: met, missed, refused
         self._metrics = metrics
         self._runtimes: dict[tuple[str, str | None], Kept] = {}
+        self._readers: dict[str, tuple[str, TextReader]] = {}  # of the manifest with that hash
         self._opening = threading.Lock()
         self._gauges_until = 0.0
         self.warming = False
@@ -93,7 +97,12 @@ class Predictor:
         return self.gate.slots + self.gate.waiting + 4
 
     def predict(
-        self, bundle: Bundle, query: PredictQuery, inputs: Mapping[str, Array], received: float, begun: float | None = None
+        self,
+        bundle: Bundle,
+        query: PredictQuery,
+        inputs: Mapping[str, Array] | Encoded,
+        received: float,
+        begun: float | None = None,
     ) -> Prediction:
         """Runs what fits the budget less what the request has waited since it was received (monotonic seconds).
 
@@ -104,7 +113,7 @@ class Predictor:
         from selector.run.inputs import InputError, check_inputs, examples_in
 
         try:
-            feed = check_inputs(bundle, inputs)
+            feed = check_inputs(bundle, inputs) if isinstance(inputs, Mapping) else inputs
         except InputError as error:
             raise input_problem(str(error)) from None
         refuse_other_metric(query.budget, bundle.metric)
@@ -114,7 +123,7 @@ class Predictor:
         try:
             kept = self._kept(bundle, query.device)
             cores = kept.profiles[0].device.threads if kept.profiles else self.gate.slots  # that a run keeps busy
-            examples = examples_in(bundle, feed)
+            examples = examples_in(bundle, feed) if isinstance(feed, Mapping) else len(feed)
             until = now + self.options.wait_seconds
             if limit is not None:
                 reading_ms = min(now - begun, READING_S) * 1e3
@@ -139,7 +148,21 @@ class Predictor:
             self._metrics.refused(bundle.name, error.reason)
             raise
         self._note(bundle.name, result, examples, queued_ms, limit)
-        return Prediction(result.outputs, result.selection, result.latency_ms, queued_ms)
+        return Prediction(result.outputs, result.selection, result.latency_ms, queued_ms, result.texts)
+
+    def encoded(self, bundle: Bundle, texts: Sequence[Any]) -> Encoded:
+        """The texts, or pairs of them, for `predict`. Raises Problem."""
+        return encoded(bundle, self._reader, texts, self.options)
+
+    def _reader(self, bundle: Bundle) -> TextReader:
+        """One for all runtimes of a bundle: a tokenizer takes tens of megabytes. Raises what `TextReader` raises."""
+        from selector.run.text import TextReader
+
+        stamp, kept = self._readers.get(bundle.name, ("", None))
+        if kept is None or stamp != bundle.manifest.sha256:
+            kept = TextReader(bundle)
+            self._readers[bundle.name] = bundle.manifest.sha256, kept
+        return kept
 
     def _kept(self, bundle: Bundle, device: str | None) -> Kept:
         """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
@@ -160,12 +183,17 @@ class Predictor:
     def warm(self, bundles: Sequence[Bundle]) -> None:
         """Opens of each bundle what a request without limits gets, so that the first one does not wait for that; `warming` is
         true meanwhile. What cannot be opened is said to whoever asks for it."""
+        from selector.run.inputs import InputError
+
         try:
             for bundle in bundles[:RUNTIMES]:
                 with suppress(Problem, BundleError, BudgetError):
                     runtime = self._kept(bundle, None).runtime
                     chosen = runtime.select(Budget())
                     runtime.program(chosen.submodel, chosen.device)
+                if any(spec.get("kind") == "text" for spec in bundle.manifest.preprocessing.values()):
+                    with suppress(InputError, BundleError, ModuleNotFoundError):
+                        self._reader(bundle)
         finally:
             self.warming = False
 
@@ -219,7 +247,13 @@ class Predictor:
             raise Problem(503, f"device {device!r}: {error}") from None
 
     def _run(
-        self, runtime: Runtime, query: PredictQuery, feed: dict[str, Array], examples: int, queued_ms: float, own_ms: float
+        self,
+        runtime: Runtime,
+        query: PredictQuery,
+        feed: dict[str, Array] | Encoded,
+        examples: int,
+        queued_ms: float,
+        own_ms: float,
     ) -> RunResult:
         """`own_ms` of `queued_ms` are the service's own, and no waiting."""
         from selector.run.inputs import InputError
@@ -240,13 +274,13 @@ class Predictor:
             message = f"after {queued_ms:.3g} ms of waiting no sub-model is fast enough for {examples} example(s)"
             raise Overloaded("too_late_to_fit", message, self.gate.expected_wait())
         try:
-            result = runtime.run(feed, fitting)
+            result = runtime.run(feed, fitting) if isinstance(feed, Mapping) else runtime.run_text(feed, fitting)
         except InputError as error:
             raise input_problem(str(error)) from None
         if level is None:
             return result
         selection = first_feasible([fitting], budget, level, query.battery, lambda _: result.selection)
-        return type(result)(result.outputs, selection, result.latency_ms)
+        return replace(result, selection=selection)
 
     def _note(self, bundle: str, result: RunResult, examples: int, queued_ms: float, limit: float | None) -> None:
         met = None if limit is None else queued_ms + result.latency_ms <= limit

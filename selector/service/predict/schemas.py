@@ -26,9 +26,12 @@ class PredictQuery(BaseModel):
 
 
 class PredictRequest(PredictQuery):
-    """The JSON body: each input by name as nested lists of numbers, the batch outermost."""
+    """The JSON body: each input by name as nested lists of numbers, the batch outermost; or, for a bundle that takes texts, one
+    text or several instead, `text_pair` being the second text of each pair."""
 
-    inputs: dict[str, list[Any]] = Field(max_length=64)
+    inputs: dict[str, list[Any]] | None = Field(default=None, max_length=64)
+    text: str | list[str] | None = None
+    text_pair: str | list[str] | None = None
 
 
 class ClassDocument(BaseModel):
@@ -38,12 +41,36 @@ class ClassDocument(BaseModel):
     probability: float
 
 
+class WordDocument(BaseModel):
+    """A word of a text and what it most probably is; `start` and `end`: where it stands, in characters."""
+
+    word: str
+    start: int
+    end: int
+    label: str
+    probability: float
+
+
+class SpanDocument(BaseModel):
+    """The part of a text that answers a question."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
 class PredictAnswer(BaseModel):
     """`queued_ms`: from the server's receipt to the start of the run; `latency_ms`: of the run itself, the whole batch.
-    `answers`: of a classification the most probable classes of each example."""
+    `answers`: of a classification the most probable classes of each example. Of texts: `tokens` of each, how many of them were
+    `truncated`, for token classification the `words` of each, for question answering its `spans`, one or none."""
 
     outputs: dict[str, list[Any]]
     answers: list[list[ClassDocument]] | None = None
+    tokens: list[int] | None = None
+    truncated: int | None = None
+    words: list[list[WordDocument]] | None = None
+    spans: list[list[SpanDocument]] | None = None
     selection: SelectionDocument
     latency_ms: float
     queued_ms: float

@@ -1,4 +1,4 @@
-"""`POST /v1/predict`: inputs and a budget → outputs and what was chosen, in JSON, .npy or .npz.
+"""`POST /v1/predict`: inputs or texts, and a budget → outputs and what was chosen, in JSON, .npy or .npz.
 
 `GET /v1/bundles/{name}/runtime`: what this host's runtime does.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from flask import Blueprint, Response, current_app, g, request
 from pydantic import Field, ValidationError
@@ -30,11 +30,15 @@ from selector.service.predict.arrays import (
 from selector.service.predict.gate import Overloaded
 from selector.service.predict.predictor import Prediction, Predictor, input_problem
 from selector.service.predict.schemas import PredictAnswer, PredictQuery, PredictRequest, RuntimeAnswer
+from selector.service.predict.texts import PLAIN, plain_text, texts_of
 from selector.service.state import state
 from selector.service.web.arguments import integer_argument
 from selector.service.web.bodies import body, json_answer, parsed_body
 from selector.service.web.openapi import Answer, Parameter, describe
 from selector.service.web.problems import Problem, field_errors, problem_details, wrong_field
+
+if TYPE_CHECKING:  # ONNX Runtime is not there before the server forks
+    from selector.run import Encoded
 
 JSON = "application/json"
 BUDGET_HEADER = "Sortednet-Budget"
@@ -48,30 +52,32 @@ blueprint = Blueprint("predict", __name__, url_prefix="/v1")
     "Run inputs by the sub-model that fits a budget",
     tag="predict",
     parameters=[
-        Parameter("bundle", "query", str, "As in the JSON body; where the body is an array"),
-        Parameter("device", "query", str, "As in the JSON body; where the body is an array"),
-        Parameter("budget", "query", str, "The budget as JSON; where the body is an array"),
-        Parameter("battery", "query", str, "The battery as JSON; where the body is an array"),
+        Parameter("bundle", "query", str, "As in the JSON body; where the body is an array or a text"),
+        Parameter("device", "query", str, "As in the JSON body; where the body is an array or a text"),
+        Parameter("budget", "query", str, "The budget as JSON; where the body is an array or a text"),
+        Parameter("battery", "query", str, "The battery as JSON; where the body is an array or a text"),
         Parameter(BUDGET_HEADER, "header", str, "The budget as JSON, where the body is an array and the query has none"),
     ],
-    request={JSON: PredictRequest, NPY: None, NPZ: None},
+    request={JSON: PredictRequest, NPY: None, NPZ: None, PLAIN: str},
     answers={200: Answer("The outputs, and what was chosen", {JSON: PredictAnswer, NPY: None, NPZ: None})},
     problems={
         404: "No such bundle or device",
         406: "No such type of answer",
-        500: "An output that is NaN or infinite, which JSON has no number for; or the bundle's cascades.json is damaged",
+        500: "An output that is NaN or infinite, which JSON has no number for; or a damaged file of the bundle",
+        501: "Texts, on a service that cannot read them",
         503: "Overload: it would be late; try again later",
     },
 )
 def predict() -> Response:
     """`budget.latency_ms` is the deadline of the whole request: what it has waited is taken off before a sub-model is chosen,
-    and what cannot be in time any more is refused with 503 instead of answered late. .npy and .npz bodies hold the inputs;
-    the answer has the type that `Accept` asks for, the request's own where anything is welcome."""
+    and what cannot be in time any more is refused with 503 instead of answered late. .npy and .npz bodies hold the inputs,
+    a text body is one text; the answer has the type that `Accept` asks for, the request's own where anything is welcome
+    (JSON for a text)."""
     kind = (request.mimetype or JSON).lower()
-    if kind not in (JSON, NPY, NPZ):
-        raise Problem(415, f"Content-Type {kind!r}; allowed are {JSON}, {NPY}, {NPZ}")
-    wanted = _answer_type(kind)
-    query, bundle, inputs = _from_json() if kind == JSON else _from_arrays(kind)
+    if kind not in (JSON, NPY, NPZ, PLAIN):
+        raise Problem(415, f"Content-Type {kind!r}; allowed are {JSON}, {NPY}, {NPZ}, {PLAIN}")
+    wanted = _answer_type(JSON if kind == PLAIN else kind)
+    query, bundle, inputs = _from_json() if kind == JSON else _from_text() if kind == PLAIN else _from_arrays(kind)
     if wanted == NPY and len(bundle.manifest.outputs) != 1:
         raise NotAcceptable(f"{NPY} holds one array; this bundle has {len(bundle.manifest.outputs)} outputs: ask for {NPZ}")
     return _answer(bundle, predictor().predict(bundle, query, inputs, g.received, g.begun), wanted)
@@ -121,7 +127,7 @@ def predictor() -> Predictor:
     return found
 
 
-def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array]]:
+def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array] | Encoded]:
     beside = dict(request.args)
     if BUDGET_HEADER in request.headers:
         beside[BUDGET_HEADER] = request.headers[BUDGET_HEADER]
@@ -129,15 +135,25 @@ def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array]]:
         name, value = next(iter(beside.items()))
         raise wrong_field(name, value, "stands beside a JSON body; allowed is the same in it")
     query = parsed_body(PredictRequest, predictor().options.json_bytes)
-    bundle = state().bundle(query.bundle)
+    bundle, texts = state().bundle(query.bundle), texts_of(query)
+    if texts is not None:
+        return query, bundle, predictor().encoded(bundle, texts)
+    given = query.inputs or {}
     specs = {spec.name: spec for spec in bundle.manifest.inputs}
-    if unknown := [name for name in query.inputs if name not in specs]:
+    if unknown := [name for name in given if name not in specs]:
         raise input_problem(f"inputs: {unknown[0][:80]!r} given; allowed are {', '.join(specs)}")
     shapes = predictor().options.shapes
     try:
-        return query, bundle, {name: from_lists(value, specs[name], shapes) for name, value in query.inputs.items()}
+        return query, bundle, {name: from_lists(value, specs[name], shapes) for name, value in given.items()}
     except ArrayError as error:
         raise input_problem(str(error), error.name) from None
+
+
+def _from_text() -> tuple[PredictQuery, Bundle, Encoded]:
+    query = _query()
+    bundle = state().bundle(query.bundle)
+    text = plain_text(body(predictor().options.json_bytes, (PLAIN,)), request.mimetype_params.get("charset"))
+    return query, bundle, predictor().encoded(bundle, [text])
 
 
 def _from_arrays(kind: str) -> tuple[PredictQuery, Bundle, dict[str, Array]]:
@@ -197,21 +213,31 @@ def _answer(bundle: Bundle, prediction: Prediction, wanted: str) -> Response:
         except ArrayError as error:  # .npy and .npz say such values as they are
             raise Problem(500, f"{error}; {NPY} and {NPZ} can hold them, JSON cannot") from None
         times = {"latency_ms": prediction.latency_ms, "queued_ms": prediction.queued_ms}
-        return json_answer({"outputs": outputs, **_classes(bundle, prediction), "selection": selection, **times})
+        return json_answer({"outputs": outputs, **_said(bundle, prediction), "selection": selection, **times})
     data = to_npz(prediction.outputs) if wanted == NPZ else to_npy(next(iter(prediction.outputs.values())))
     response = Response(data, mimetype=wanted)
     response.headers["Sortednet-Selection"] = json.dumps(selection)
     response.headers["Sortednet-Latency-Ms"] = f"{prediction.latency_ms:.6g}"
     response.headers["Sortednet-Queued-Ms"] = f"{prediction.queued_ms:.6g}"
+    if prediction.texts is not None:
+        response.headers["Sortednet-Truncated"] = str(prediction.texts.truncated)
     return response
 
 
-def _classes(bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
-    """Of a classification the most probable classes of each example, by name."""
-    from selector.run.answers import answers
+def _said(bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
+    """Of a classification the most probable classes of each example, by name; of texts what became of them."""
+    from selector.run.results import answers, spans, tagged
 
-    found = answers(bundle.manifest.task, prediction.outputs)
-    return {"answers": [[answer._asdict() for answer in best] for best in found]} if found else {}
+    task, texts, said = bundle.manifest.task, prediction.texts, dict[str, Any]()
+    if found := answers(task, prediction.outputs):
+        said["answers"] = [[answer._asdict() for answer in best] for best in found]
+    if texts is not None:
+        said |= {"tokens": texts.lengths, "truncated": texts.truncated}
+        if words := tagged(task, prediction.outputs, texts):
+            said["words"] = [[word._asdict() for word in text] for text in words]
+        if parts := spans(task, prediction.outputs, texts):
+            said["spans"] = [[span._asdict() for span in text] for text in parts]
+    return said
 
 
 def _runtime(device: str, found: Any, history: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from exporter.bundle import Bundle
 from selector import BudgetError, Runtime
 from selector.choose.cascades import Cascade, read_cascades
 from selector.run.calibrating import calibrate_cascade, find_cascade
-from selector.run.margins import passed_on
+from selector.run.program import passed_on
 from sortednet.validation import validation
 from tests.helpers.cascades import cascades_of, judged
 

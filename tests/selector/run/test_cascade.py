@@ -18,7 +18,7 @@ from selector import Budget, BudgetError, Runtime, Selector
 from selector.adapt.controller import Controller
 from selector.choose.candidates import Candidates
 from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades, write_cascades
-from selector.run.margins import margin_of, margins, passed_on
+from selector.run.program import margin_of, margins, passed_on
 from tests.conftest import DEVICE
 from tests.helpers.cascades import CHEAP, costs_of, program_of
 

@@ -23,8 +23,10 @@ from typer.testing import CliRunner
 
 import sortednet
 from exporter.bundle import Bundle
+from selector.service import PredictOptions, create_app
 from tests.conftest import DEVICE
 from tests.helpers.predict_client import JSON, NPY, NPZ, Reply, budget_path, input_name, npy_of, refused, send, send_json
+from tests.helpers.runtimes import unmeasured
 from tests.helpers.server import Server, serving
 
 MOST = 64  # examples in one request
@@ -276,3 +278,11 @@ def test_onnxruntime_is_not_imported_before_the_server_forks(bundle_path: Path) 
         f"service.create_app([Bundle({str(bundle_path)!r})]); sys.exit('onnxruntime' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], env=os.environ).returncode == 0
+
+
+def test_a_bundle_that_nobody_measured_is_run_where_nothing_is_limited(bundle_path: Path, tmp_path: Path) -> None:
+    client = create_app([Bundle(unmeasured(bundle_path, tmp_path))], predict=PredictOptions()).test_client()
+    inputs = {input_name(Bundle(bundle_path)): np.zeros((1, 1, 8, 8)).tolist()}
+    assert client.post("/v1/predict", json={"inputs": inputs}).get_json()["selection"]["feasible"]
+    limited = client.post("/v1/predict", json={"inputs": inputs, "budget": {"latency_ms": 5}})
+    assert (limited.status_code, "has not been measured" in limited.get_json()["detail"]) == (422, True)
