@@ -32,6 +32,7 @@ from selector.choose.profiles import Device, find_profiles
 from selector.choose.reasons import best
 from selector.choose.selector import Selector
 from selector.run.inputs import InputCheck, InputError, examples_in
+from selector.run.lengths import LengthAxis, Lengths
 from selector.run.opening import NOT_MEASURED, memory_of, opener
 from selector.run.options import RuntimeOptions
 from selector.run.pool import SessionPool
@@ -79,6 +80,7 @@ class Runtime:
         self.history: deque[RunRecord] = deque(maxlen=HISTORY)
         self.check_inputs = InputCheck(self.bundle)
         self._divisible = divisible(self.bundle)
+        self.lengths = Lengths(LengthAxis.of(self.bundle) if any(profile.length for profile in profiles) else None)
         self._learning = threading.Lock()
         self._ran: weakref.WeakSet[Program] = weakref.WeakSet()
         opened = opener(self.bundle, profiles, cascades, options)
@@ -97,7 +99,7 @@ class Runtime:
 
     def run(self, inputs: Mapping[str, Array] | Array, budget: Budget | None = None) -> RunResult:
         """Chooses a sub-model for the budget and runs it; when nothing fits, the nearest one runs. Of a batch the budget is
-        each example's: a profile is of single ones.
+        each example's: a profile is of single ones. Where it knows lengths, the inputs' own counts, not the budget's.
 
         Raises InputError naming the input when it does not fit the graph, BudgetError when a limit is given and this
         device has not been measured, BundleError when the graph cannot be opened.
@@ -105,19 +107,17 @@ class Runtime:
         if budget is not None and not isinstance(budget, Budget):
             raise BudgetError(not_a_budget(budget))
         feed = self.check_inputs(inputs)
-        selection, program = self._choose(budget or _NO_LIMITS)
+        length = self.lengths.of_feed(feed)
+        budget = self.lengths.budget(budget or _NO_LIMITS, length)
+        selection, program = self._choose(budget)
         begun = time.perf_counter()
         try:
             examples = examples_in(self.bundle, feed)
-            ran = (
-                program.run(feed)
-                if examples == 1
-                else self._run_batch(program, selection, feed, budget or _NO_LIMITS, examples)
-            )
+            ran = program.run(feed) if examples == 1 else self._run_batch(program, selection, feed, budget, examples)
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
-        self._note(selection, program, ran.parts[0], elapsed, budget or _NO_LIMITS, examples)
+        self._note(selection, program, ran.parts[0], elapsed, budget, examples, length)
         return RunResult(ran.outputs, selection, elapsed, self.bundle.manifest.task)
 
     def select(self, budget: Budget) -> Selection:
@@ -134,7 +134,7 @@ class Runtime:
             reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
             return chosen._replace(reason=reason)
         budget.check(self.bundle.metric)
-        if budget in (_NO_LIMITS, _MOST_ACCURATE):
+        if budget.model_copy(update={"length": None}) in (_NO_LIMITS, _MOST_ACCURATE):
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
             raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")
@@ -211,7 +211,16 @@ class Runtime:
             return program.run(feed)
         return run_in_parts(program, feed, examples, most if self._divisible else examples)
 
-    def _note(self, selection: Selection, program: Program, first: Part, elapsed: float, budget: Budget, examples: int) -> None:
+    def _note(
+        self,
+        selection: Selection,
+        program: Program,
+        first: Part,
+        elapsed: float,
+        budget: Budget,
+        examples: int,
+        length: int | None,
+    ) -> None:
         """Keeps the run in the history and learns from its first part: what the others take depends on the examples."""
         controller, slow_down = self.controller, 1.0
         if controller is not None:
@@ -221,7 +230,8 @@ class Runtime:
                     if program not in self._ran:  # its first run also sets its memory up, which says nothing of the device
                         self._ran.add(program)
                     else:
-                        controller.observe(selection, first.latency_ms / examples, seconds(), ran=first.submodel)
+                        taken = first.latency_ms / examples
+                        controller.observe(selection, taken, seconds(), ran=first.submodel, length=length)
             slow_down = controller.slow_down(selection.device)
         battery, limit, latency_ms = self._battery, budget.latency_ms, elapsed / examples
         percent = None if battery is None else battery.percent

@@ -113,6 +113,8 @@ class Predictor:
         begun = now if begun is None else begun
         try:
             kept = self._kept(bundle, query.device)
+            lengths = kept.runtime.lengths
+            query = query.model_copy(update={"budget": lengths.budget(query.budget, lengths.of_feed(feed))})
             cores = kept.profiles[0].device.threads if kept.profiles else self.gate.slots  # that a run keeps busy
             examples = examples_in(bundle, feed)
             until = now + self.options.wait_seconds
