@@ -44,16 +44,17 @@ class Curve:
 
     def at(self, length: int, statistic: Statistic = "p50") -> float:
         """Milliseconds. Beyond the longest as the fit goes on, below the shortest as it goes down."""
-        logs = self._factors[statistic]
-        fit, place = self._fit(length), bisect_left(self.lengths, length)
-        if place == len(self.lengths):
-            return exp(logs[-1]) * fit
-        if place == 0 or self.lengths[place] == length:
-            return exp(logs[place]) * fit
+        values, logs = self._values[statistic], self._factors[statistic]
+        place = bisect_left(self.lengths, length)
+        if place < len(values) and self.lengths[place] == length:
+            return values[place]  # to the last digit: a limit of just so much is kept
+        fit = self._fit(length)
+        if place in (0, len(values)):
+            return exp(logs[min(place, len(values) - 1)]) * fit
         low, high = self.lengths[place - 1 : place + 1]
         share = log(length / low) / log(high / low)
         found = exp(logs[place - 1] + share * (logs[place] - logs[place - 1])) * fit
-        return max(found, exp(logs[place - 1]) * self._fit(low))
+        return min(max(found, values[place - 1]), values[place])
 
     def latency(self, length: int) -> LatencyMs:
         """All statistics; `n` is 0 where that length was not measured."""
@@ -63,14 +64,17 @@ class Curve:
         return LatencyMs(**found, n=self._measured[length].n if length in self._measured else 0)
 
     @cached_property
-    def _factors(self) -> dict[Statistic, list[float]]:
-        """By statistic: at each measured length the logarithm of what was measured, made ascending, over the fit."""
-        fits = [log(self._fit(n)) for n in self.lengths]
-        return {name: [log(value) - fit for value, fit in zip(self._ascending(name), fits, strict=True)] for name in STATISTICS}
+    def _values(self) -> dict[Statistic, list[float]]:
+        """By statistic what was measured; a longer input never takes less, whatever the noise of a minute says."""
+        return {name: list(accumulate((getattr(self._measured[n], name) for n in self.lengths), max)) for name in STATISTICS}
 
-    def _ascending(self, statistic: Statistic) -> list[float]:
-        """What was measured; a longer input never takes less, whatever the noise of a minute says."""
-        return list(accumulate((getattr(self._measured[n], statistic) for n in self.lengths), max))
+    @cached_property
+    def _factors(self) -> dict[Statistic, list[float]]:
+        """By statistic: at each measured length the logarithm of what it takes over the fit."""
+        fits = [log(self._fit(n)) for n in self.lengths]
+        return {
+            name: [log(value) - fit for value, fit in zip(values, fits, strict=True)] for name, values in self._values.items()
+        }
 
     def _fit(self, length: int) -> float:
         if len(self.lengths) == 1:
@@ -82,7 +86,7 @@ class Curve:
     def _weights(self) -> tuple[float, float, float]:
         """Of the powers 0, 1 and 2. With a single length what is longer takes more in proportion, and what is shorter as much:
         rather promised too slow than too fast."""
-        medians = self._ascending("p50")
+        medians = self._values["p50"]
         if len(medians) == 1:
             return 0.0, medians[0] / self.lengths[0], 0.0
         longest = self.lengths[-1]  # powers of the length over it, so that sums stay near 1
