@@ -34,7 +34,8 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
     damaged = [one for one in check_written(opened.path) if one.fault not in (None, "altered")]
     if as_json:
         problems = {"problems": [one.problem for one in damaged]} if damaged else {}
-        lengths = {"lengths": known} if (known := _lengths(opened)) else {}
+        by_device = _lengths(opened)
+        lengths = {"lengths": by_device} if by_device else {}
         print_json({**inspect_bundle(opened), **lengths, **problems})
         return
     for document in damaged:
@@ -74,8 +75,8 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
         marked = ", ~: predicted" if profile.prediction or cascades or at is not None else ""
         info = profile.device
         typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
-        if lengths := lengths_of(list(profile.submodels.values())):
-            known, of = ", ".join(map(str, lengths)), at or profile.length or lengths[-1]
+        if there := lengths_of(list(profile.submodels.values())):
+            known, of = ", ".join(map(str, there)), at or profile.length or there[-1]
             typer.echo(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")
         elif at is not None:
             tell(f"length = {at}: changes nothing, inputs of one length only were measured on {info.name}")

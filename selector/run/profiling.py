@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -17,8 +18,8 @@ from device_profiles.lengths import series
 from device_profiles.schema import MAX_LENGTH, MAX_LENGTHS
 from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions, provider_named
+from selector.choose.lengths import LengthAxis
 from selector.run.cache import ModelCache
-from selector.run.lengths import LengthAxis
 from selector.run.program import Program, program_opener
 
 
@@ -91,7 +92,7 @@ def profile_bundle(
 
         found = measure(load, measuring, repeats=repeats, meter=meter, show_progress=show_progress)
     else:
-        feeds = {length: axis.resized(inputs, length) for length in measured_lengths}
+        feeds = {length: resized(axis, inputs, length) for length in measured_lengths}
 
         def load_at(name: str) -> Callable[[int], object]:
             program = open_program(name)
@@ -120,6 +121,16 @@ def _checked_lengths(axis: LengthAxis | None, asked: Sequence[int] | None, input
     if len(set(asked)) > MAX_LENGTHS:
         raise ProfileError(f"lengths: {len(set(asked))} given; allowed are {MAX_LENGTHS}")
     return sorted(set(asked))
+
+
+def resized(axis: LengthAxis, inputs: Mapping[str, NDArray[Any]], length: int) -> dict[str, NDArray[Any]]:
+    """The inputs cut to that length, or repeated along the axis until they have it."""
+
+    def one(name: str, array: NDArray[Any]) -> NDArray[Any]:
+        place = axis.places.get(name)
+        return array if place is None else np.take(array, np.arange(length) % array.shape[place], axis=place)
+
+    return {name: one(name, array) for name, array in inputs.items()}
 
 
 def _ran(program: Program, name: str, feed: Mapping[str, NDArray[Any]], length: int) -> object:

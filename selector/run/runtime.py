@@ -27,12 +27,12 @@ from selector.choose.budget import Budget, BudgetError, Selection, not_a_budget
 from selector.choose.candidates import Candidates, Key
 from selector.choose.cascades import read_cascades
 from selector.choose.clock import seconds
+from selector.choose.lengths import LengthAxis, Lengths
 from selector.choose.metrics import metric_name
 from selector.choose.profiles import Device, find_profiles
 from selector.choose.reasons import best
 from selector.choose.selector import Selector
 from selector.run.inputs import InputCheck, InputError, examples_in
-from selector.run.lengths import LengthAxis, Lengths
 from selector.run.opening import NOT_MEASURED, memory_of, opener
 from selector.run.options import RuntimeOptions
 from selector.run.pool import SessionPool

@@ -16,7 +16,9 @@ from device_profiles.lengths import bucket
 from exporter.bundle import Bundle
 from selector import Budget, Runtime, profile_bundle
 from selector.adapt.controller import Controller
-from selector.run.lengths import LengthAxis, Lengths
+from selector.choose.lengths import LengthAxis, Lengths
+from selector.run import profiling
+from selector.run.calibrating import candidates
 from tests.conftest import DEVICE
 from tests.helpers.commands import call, document, refused
 from tests.helpers.figures import ranks
@@ -73,13 +75,13 @@ def test_lengths_that_are_none_are_refused(words: Bundle, lengths: str) -> None:
 
 
 def test_a_length_that_the_graphs_cannot_compute_is_named(words: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    resized = LengthAxis.resized
+    resized = profiling.resized
 
-    def beyond(self: LengthAxis, inputs: Any, length: int) -> dict[str, NDArray[Any]]:
-        found = resized(self, inputs, length)
+    def beyond(axis: LengthAxis, inputs: Any, length: int) -> dict[str, NDArray[Any]]:
+        found = resized(axis, inputs, length)
         return {name: array + (VOCABULARY if length == 8 else 0) for name, array in found.items()}
 
-    monkeypatch.setattr(LengthAxis, "resized", beyond)
+    monkeypatch.setattr(profiling, "resized", beyond)
     with pytest.raises(ProfileError, match=r"lengths = 8: .* cannot compute an input that long"):
         profile_bundle(words, device="mine", repeats=1, show_progress=False, lengths=[4, 8])
 
@@ -180,3 +182,11 @@ def test_the_same_budget_and_length_are_the_same_object() -> None:
 def test_the_written_profile_is_the_one_of_these_tests(words: Bundle) -> None:
     assert words.profile("bench") == profile_of(ranks(words), words.fingerprint)
     assert max(LENGTHS) == words.profile("bench").length
+
+
+def test_a_cascade_is_looked_for_by_what_inputs_of_the_data_cost(words: Bundle) -> None:
+    labels = np.arange(30) % 3
+    for length in (20, 100):
+        _, costs = candidates(words, words.profile("bench"), tokens(length, examples=30), labels)
+        assert costs == {name: pytest.approx(1.05 * taking(ranks(words)[name], length)) for name in costs}
+        assert costs

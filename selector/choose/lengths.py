@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from device_profiles.lengths import bucket
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
 
-Array = NDArray[Any]
+if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -37,20 +35,11 @@ class LengthAxis:
         said = (one.get("max_tokens") for one in bundle.manifest.preprocessing.values())
         return cls(name, places, min((most for most in said if isinstance(most, int)), default=None))
 
-    def of_feed(self, feed: Mapping[str, Array]) -> int:
+    def of_feed(self, feed: Mapping[str, NDArray[Any]]) -> int:
         """How long these inputs are."""
         for name, place in self.places.items():
             return int(feed[name].shape[place])
         raise ValueError("no input has the axis")
-
-    def resized(self, inputs: Mapping[str, Array], length: int) -> dict[str, Array]:
-        """The inputs cut to that length, or repeated along the axis until they have it."""
-        return {
-            name: np.take(array, np.arange(length) % array.shape[place], axis=place)
-            if (place := self.places.get(name)) is not None
-            else array
-            for name, array in inputs.items()
-        }
 
 
 class Lengths:
@@ -60,7 +49,7 @@ class Lengths:
         self.axis = axis
         self._latest: tuple[Budget | None, dict[int, Budget]] = (None, {})
 
-    def of_feed(self, feed: Mapping[str, Array]) -> int | None:
+    def of_feed(self, feed: Mapping[str, NDArray[Any]]) -> int | None:
         """None where inputs have one size."""
         return None if self.axis is None else self.axis.of_feed(feed)
 
