@@ -29,16 +29,22 @@ def model_of(device: DeviceInfo) -> str:
     return f"{slug}-{min(device.threads, 99999)}t-{provider[:24] or 'cpu'}"
 
 
+def comparable(found: Sequence[Profile]) -> list[Profile]:
+    """Those whose reference length of the input is that of the newest."""
+    first = max(found, key=lambda profile: profile.measured_at)
+    return [profile for profile in found if profile.length == first.length]
+
+
 def aggregate(model: str, found: Sequence[Profile]) -> Profile:
     """The median over devices of every figure of every sub-model, as a profile under the model's name. Of an even number it is
     the larger of the two in the middle: rather promised too slow than too fast.
 
     A sub-model's figure is the median of those measured; only where no device measured it, of those predicted, else declared.
     `n` is the number of runs in all, `measured_at` that of the newest, `label` says what this is. The order of percentiles
-    stays: medians of ascending triples ascend. Devices that measured inputs of another length than the newest are left out.
+    stays: medians of ascending triples ascend. Devices that are not `comparable` are left out.
     """
+    found = comparable(found)
     first = max(found, key=lambda profile: profile.measured_at)
-    found = [profile for profile in found if profile.length == first.length]
     names = dict.fromkeys(name for profile in found for name in profile.submodels)
     costs = {name: [p.submodels[name] for p in found if name in p.submodels] for name in names}
     submodels = {name: _median(measured) for name, measured in costs.items()}
