@@ -56,6 +56,10 @@ class Curve:
         found = exp(logs[place - 1] + share * (logs[place] - logs[place - 1])) * fit
         return min(max(found, values[place - 1]), values[place])
 
+    def share(self, length: int) -> float:
+        """Of what the longest takes in the mean; so much of its energy too."""
+        return self.at(length, "mean") / self._values["mean"][-1]
+
     def latency(self, length: int) -> LatencyMs:
         """All statistics; `n` is 0 where that length was not measured."""
         found = {name: self.at(length, name) for name in STATISTICS}
@@ -120,7 +124,7 @@ def at_length(costs: Measurement, length: int, curve: Curve | None = None) -> Me
     update: dict[str, object] = {"latency_ms": latency, "source": source}
     if costs.energy_mj is not None and length != curve.lengths[-1]:
         source["energy_mj"] = "predicted"
-        update["energy_mj"] = costs.energy_mj * latency.mean / costs.latency_ms.mean
+        update["energy_mj"] = costs.energy_mj * curve.share(length)
     return costs.model_copy(update=update)
 
 

@@ -155,10 +155,13 @@ class Controller:
         staying = self._best(budget, reaches, now, [key])
         return staying if staying.feasible else wanted
 
-    def spent(self, selection: Selection, inferences: int = 1) -> None:
-        """So many inferences of the selection were made: a plan's account."""
+    def spent(self, selection: Selection, inferences: int = 1, length: int | None = None) -> None:
+        """So many inferences of the selection were made, of inputs of that length: a plan's account."""
         if self._planner is not None:
-            self._planner.spent((selection.submodel, selection.device), inferences)
+            key = (selection.submodel, selection.device)
+            curve = None if length is None else self.selector.offered.curves.get(key)
+            share = 1.0 if curve is None or length is None else curve.share(length)
+            self._planner.spent(key, inferences * share)
 
     def observe(
         self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None, length: int | None = None

@@ -225,7 +225,7 @@ class Runtime:
         controller, slow_down = self.controller, 1.0
         if controller is not None:
             with self._learning:  # runs may come from several threads
-                controller.spent(selection, examples)
+                controller.spent(selection, examples, length)
                 if self.options.feedback:
                     if program not in self._ran:  # its first run also sets its memory up, which says nothing of the device
                         self._ran.add(program)
