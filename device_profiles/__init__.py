@@ -1,7 +1,7 @@
 """What a device measured: the schema of a profile, the measuring harness, and profiles of devices that we measured.
 
-Knows nothing of torch, onnx or ONNX Runtime: the harness times what it is given. It comes with the first use of `measure`,
-because it needs numpy, whose import takes longer than choosing a sub-model.
+Knows nothing of torch, onnx or ONNX Runtime: the harness times what it is given. It comes with the first use of `measure` or
+`measure_lengths`, because it needs numpy, whose import takes longer than choosing a sub-model.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from device_profiles.schema import (
 )
 
 if TYPE_CHECKING:
-    from device_profiles.harness import measure
+    from device_profiles.harness import measure, measure_lengths
 
 __all__ = [
     "PERCENTILES",
@@ -32,6 +32,7 @@ __all__ = [
     "default_device_name",
     "describe_device",
     "measure",
+    "measure_lengths",
     "profile_document",
     "read_profile",
     "write_profile",
@@ -39,8 +40,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "measure":
-        from device_profiles.harness import measure
+    if name in ("measure", "measure_lengths"):
+        from device_profiles import harness
 
-        return measure
+        return getattr(harness, name)
     raise AttributeError(f"module 'device_profiles' has no attribute {name!r}")

@@ -158,7 +158,8 @@ def predict(
 ) -> tuple[dict[str, Measurement], dict[Figure, PredictionError]]:
     """The measurements with those of all other sub-models of `counts` predicted, and how far each figure may be off.
 
-    The upper percentiles of a predicted latency lie as far above its median as those of the measured do, in the median.
+    The upper percentiles of a predicted latency lie as far above its median as those of the measured do, in the median. At
+    lengths of the input it is predicted where all of these were measured at them.
     Raises ValueError for a bundle without layers, or when nothing was measured.
     """
     if not measured:
@@ -173,9 +174,10 @@ def predict(
         },
     }
     fitted = {figure: estimator.fit(values) for figure, values in figures.items()}
-    spread = {
-        name: float(np.median([getattr(m.latency_ms, name) / m.latency_ms.p50 for m in measured.values()]))
-        for name in ("p90", "p99", "mean")
+    common = set.intersection(*(set(m.lengths) for m in measured.values()))
+    by_length = {
+        length: estimator.fit({name: m.lengths[length].p50 for name, m in measured.items()}).predicted
+        for length in sorted(common)
     }
     source: dict[Figure, Source] = dict.fromkeys(figures, "predicted")
     found = {}
@@ -183,15 +185,24 @@ def predict(
         if name in measured:
             found[name] = measured[name]
             continue
-        p50 = fitted["latency_ms"].predicted[name]
-        latency = LatencyMs(p50=round(p50, 5), **{k: round(p50 * max(s, 1.0), 5) for k, s in spread.items()}, n=0)
+        latency = _predicted_latency(fitted["latency_ms"].predicted[name], [m.latency_ms for m in measured.values()])
+        lengths = {
+            length: _predicted_latency(medians[name], [m.lengths[length] for m in measured.values()])
+            for length, medians in by_length.items()
+        }
         others = {figure: round(f.predicted[name], 3) for figure, f in fitted.items() if figure != "latency_ms"}
-        found[name] = Measurement(latency_ms=latency, **others, source=source)
+        found[name] = Measurement(latency_ms=latency, lengths=lengths, **others, source=source)
     errors = {
         figure: PredictionError(median=float(np.median(f.errors)), p95=float(np.percentile(f.errors, 95)))
         for figure, f in fitted.items()
     }
     return found, errors
+
+
+def _predicted_latency(p50: float, measured: Sequence[LatencyMs]) -> LatencyMs:
+    """Around that median, spread as those of the measured are in the median."""
+    spread = {name: float(np.median([getattr(one, name) / one.p50 for one in measured])) for name in ("p90", "p99", "mean")}
+    return LatencyMs(p50=round(p50, 5), **{k: round(p50 * max(s, 1.0), 5) for k, s in spread.items()}, n=0)
 
 
 def _shape(layer: LayerShape) -> list[float]:

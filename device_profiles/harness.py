@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 Run = Callable[[], object]
 Load = Callable[[str], Run]
+RunAt = Callable[[int], object]
+"""Of an input of that length."""
+LoadAt = Callable[[str], RunAt]
+_ONLY = 0
+"""The length where inputs have one size."""
 
 ROUNDS = 5
 MAX_ROUNDS = 15
@@ -38,7 +43,7 @@ ROUND_SECONDS = 0.5
 
 @dataclass
 class _Samples:
-    rounds_ms: list[list[float]] = field(default_factory=list)
+    rounds_ms: dict[int, list[list[float]]]  # by length
     load_ms: list[float] = field(default_factory=list)
     memory_mb: list[float] = field(default_factory=list)
     energy_mj: list[float] = field(default_factory=list)
@@ -58,12 +63,50 @@ def measure(
     `repeats`: timed runs per sub-model; by default as many as make the median stable: 5 rounds, then up to 15 for those
     whose rounds still disagree. Energy is known with a `meter` only.
     """
+
+    def load_only(name: str) -> RunAt:
+        run = load(name)
+        return lambda _: run()
+
+    found = _measured(load_only, submodels, [_ONLY], repeats, meter, show_progress, seed)
+    return {name: _summary(s, meter) for name, s in found.items()}
+
+
+def measure_lengths(
+    load: LoadAt,
+    submodels: Sequence[str],
+    lengths: Sequence[int],
+    *,
+    repeats: int | None = None,
+    meter: EnergyMeter | None = None,
+    show_progress: bool = True,
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """The same at several lengths of the input: what `load(id)` returns is called with each. Latency is known by length, and
+    `latency_ms` is that of the longest; so are memory, which an open session keeps, and energy.
+
+    `repeats` are of each length. By default a round gives all lengths together the time that one size would have.
+    """
+    found = _measured(load, submodels, sorted(lengths), repeats, meter, show_progress, seed)
+    return {name: _summary(s, meter) for name, s in found.items()}
+
+
+def _measured(
+    load: LoadAt,
+    submodels: Sequence[str],
+    lengths: Sequence[int],
+    repeats: int | None,
+    meter: EnergyMeter | None,
+    show_progress: bool,
+    seed: int,
+) -> dict[str, _Samples]:
+    """`lengths` ascend."""
     order = random.Random(seed)
-    samples = {name: _Samples() for name in submodels}
+    samples = {name: _Samples({length: [] for length in lengths}) for name in submodels}
     per_round = RUNS_PER_ROUND if repeats is None else -(-repeats // min(repeats, ROUNDS))
     rounds = ROUNDS if repeats is None else min(repeats, ROUNDS)
     limit = RUNS_PER_ROUND * MAX_ROUNDS if repeats is None else repeats
-    seconds = ROUND_SECONDS if repeats is None else float("inf")
+    seconds = ROUND_SECONDS / len(lengths) if repeats is None else float("inf")
     with _collections_made_short(), _progress() if show_progress else nullcontext() as progress:
         task = progress.add_task("measuring", total=rounds * len(samples)) if progress else None
         for number in range(MAX_ROUNDS if repeats is None else rounds):
@@ -73,11 +116,11 @@ def measure(
             if progress and task is not None and number >= rounds:
                 progress.update(task, total=(progress.tasks[0].total or 0) + len(names))
             for name in order.sample(names, len(names)):
-                left = limit - sum(len(r) for r in samples[name].rounds_ms)
-                _one_round(load, name, samples[name], min(per_round, left), seconds, meter)
+                left = limit - sum(len(r) for r in samples[name].rounds_ms[lengths[-1]])
+                _one_round(load, name, samples[name], min(per_round, left), seconds, meter, order)
                 if progress and task is not None:
                     progress.advance(task)
-    return {name: _summary(s, meter) for name, s in samples.items()}
+    return samples
 
 
 @contextmanager
@@ -92,28 +135,32 @@ def _collections_made_short() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _one_round(load: Load, name: str, samples: _Samples, runs: int, seconds: float, meter: EnergyMeter | None) -> None:
+def _one_round(
+    load: LoadAt, name: str, samples: _Samples, runs: int, seconds: float, meter: EnergyMeter | None, order: random.Random
+) -> None:
+    *shorter, longest = samples.rounds_ms
     memory_before = private_memory_mb()
     begun = time.perf_counter()
     run = load(name)
     samples.load_ms.append((time.perf_counter() - begun) * 1e3)
-    run()
+    run(longest)  # first: memory that a shorter one has set up would be taken for the session's
     memory_after = private_memory_mb()
     if memory_before is not None and memory_after is not None:
         samples.memory_mb.append(max(0.0, memory_after - memory_before))
-    for _ in range(WARMUP_RUNS - 1):
-        run()
-    timed: list[float] = []
-    deadline = time.perf_counter() + seconds
-    while len(timed) < runs and (len(timed) < 3 or time.perf_counter() < deadline):
-        begun = time.perf_counter()
-        run()
-        timed.append((time.perf_counter() - begun) * 1e3)
-    if timed:
-        samples.rounds_ms.append(timed)
+    for length in [longest, *order.sample(shorter, len(shorter))]:
+        for _ in range(WARMUP_RUNS - (length == longest)):
+            run(length)
+        timed: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while len(timed) < runs and (len(timed) < 3 or time.perf_counter() < deadline):
+            begun = time.perf_counter()
+            run(length)
+            timed.append((time.perf_counter() - begun) * 1e3)
+        if timed:
+            samples.rounds_ms[length].append(timed)
     if meter is not None:
         with suppress(OSError):  # a battery that was taken out, say
-            samples.energy_mj.append(_energy_mj(run, meter))
+            samples.energy_mj.append(_energy_mj(lambda: run(longest), meter))
 
 
 def _energy_mj(run: Run, meter: EnergyMeter) -> float:
@@ -126,15 +173,19 @@ def _energy_mj(run: Run, meter: EnergyMeter) -> float:
 
 
 def _settled(samples: _Samples) -> bool:
-    """Whether the rounds' medians agree. 1.25 sigma / sqrt(n) is the standard error of a median (normal noise)."""
-    medians = np.array([np.median(r) for r in samples.rounds_ms])
-    error = 1.25 * medians.std(ddof=1) / np.sqrt(len(medians))
-    return bool(error <= SETTLED * np.median(medians))
+    """Whether the rounds' medians agree, at every length. 1.25 sigma / sqrt(n) is the standard error of a median (normal
+    noise)."""
+
+    def agree(rounds: Sequence[Sequence[float]]) -> bool:
+        medians = np.array([np.median(r) for r in rounds])
+        error = 1.25 * medians.std(ddof=1) / np.sqrt(len(medians))
+        return bool(error <= SETTLED * np.median(medians))
+
+    return all(agree(rounds) for rounds in samples.rounds_ms.values())
 
 
 def _summary(samples: _Samples, meter: EnergyMeter | None) -> Measurement:
-    timed = np.concatenate([np.array(r) for r in samples.rounds_ms])
-    p50, p90, p99 = (round(float(v), 5) for v in np.percentile(timed, [50, 90, 99]))
+    latencies = {length: _latency(rounds) for length, rounds in samples.rounds_ms.items()}
     figures: dict[Figure, float] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
     if samples.memory_mb:
         figures["memory_mb"] = round(float(np.median(samples.memory_mb)), 3)
@@ -142,11 +193,14 @@ def _summary(samples: _Samples, meter: EnergyMeter | None) -> Measurement:
     if meter is not None and samples.energy_mj:
         figures["energy_mj"] = round(float(np.median(samples.energy_mj)), 5)
         source["energy_mj"] = meter.source
-    return Measurement(
-        latency_ms=LatencyMs(p50=p50, p90=p90, p99=p99, mean=round(float(timed.mean()), 5), n=len(timed)),
-        **figures,
-        source=source,
-    )
+    longest = latencies[max(latencies)]
+    return Measurement(latency_ms=longest, lengths={} if _ONLY in latencies else latencies, **figures, source=source)
+
+
+def _latency(rounds: Sequence[Sequence[float]]) -> LatencyMs:
+    timed = np.concatenate([np.array(r) for r in rounds])
+    p50, p90, p99 = (round(float(v), 5) for v in np.percentile(timed, [50, 90, 99]))
+    return LatencyMs(p50=p50, p90=p90, p99=p99, mean=round(float(timed.mean()), 5), n=len(timed))
 
 
 def _progress() -> Progress:

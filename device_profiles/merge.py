@@ -12,10 +12,17 @@ _CHANGES = {"os", "onnxruntime", "energy"}
 """Fields that an update changes: figures from before it and after it are not put together, but it is the same device."""
 
 
-def check_merge(old: Profile, device: DeviceInfo, measured: Collection[str]) -> None:
+def check_merge(old: Profile, device: DeviceInfo, measured: Collection[str], length: int | None = None) -> None:
     """Raises ProfileError naming the condition that differs where measurements of `old` would be lost to those of `measured`
-    on `device`: always where it is another device, or used otherwise; after an update where not all are measured again."""
+    on `device`: always where it is another device, or used otherwise; after an update, or with another reference `length` of
+    the input, where not all are measured again."""
     lost = [name for name in _measured(old) if name not in measured]
+    if lost and old.length != length:
+        there, here = (f"{one} tokens" if one else "inputs of one size" for one in (old.length, length))
+        raise ProfileError(
+            f"profile {old.device.name!r}: its {len(lost)} measurements are of length = {there}, these of {here}; "
+            "measure all sub-models, with --lengths up to the same, or replace that with --overwrite"
+        )
     for field, here in device.model_dump(exclude=_SAYS_NOTHING).items():
         there = getattr(old.device, field)
         if there == here or (field in _CHANGES and not lost):
@@ -30,7 +37,7 @@ def check_merge(old: Profile, device: DeviceInfo, measured: Collection[str]) -> 
 def merged(old: Profile, new: Profile) -> Profile:
     """Both measurements: the new one of each sub-model, but none that is predicted in place of a measured one. Raises
     ProfileError as `check_merge` does."""
-    check_merge(old, new.device, _measured(new))
+    check_merge(old, new.device, _measured(new), new.length)
     here, there = set(_measured(new)), set(_measured(old))
     kept = {n: found for n, found in old.submodels.items() if n not in new.submodels or (n in there and n not in here)}
     order = [*old.submodels, *(name for name in new.submodels if name not in old.submodels)]

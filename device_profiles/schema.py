@@ -32,6 +32,12 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """Of a whole, 0 to 1: never per cent."""
 
 
+MAX_LENGTH, MAX_LENGTHS = 2**20, 64
+"""Of an input, and how many of them a profile holds."""
+
+Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
+"""Of one example's free axis: the tokens of a text, the frames of a sound."""
+
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256, hexadecimal."""
 
@@ -86,13 +92,20 @@ class LatencyMs(_Model):
         return self
 
 
-class Measurement(_Model):
-    """What one sub-model costs on this device. `source` says of every figure where it comes from."""
+def _nothing(value: Any) -> bool:
+    """Not written: a profile of inputs of one size stays the document that it was before there were lengths."""
+    return not value
 
-    latency_ms: LatencyMs
+
+class Measurement(_Model):
+    """What one sub-model costs on this device. `source` says of every figure where it comes from; that of the latency holds
+    for `lengths` too."""
+
+    latency_ms: LatencyMs  # where there are lengths, at the profile's reference length
+    lengths: Annotated[dict[Length, LatencyMs], Field(max_length=MAX_LENGTHS, exclude_if=_nothing)] = {}  # of the input
     load_ms: NotNegative | None = None  # to open the sub-model's session, median
-    memory_mb: NotNegative | None = None  # private memory that the open session and its first run added, median
-    energy_mj: NotNegative | None = None  # of one inference
+    memory_mb: NotNegative | None = None  # private memory that the open session and its first (longest) run added, median
+    energy_mj: NotNegative | None = None  # of one inference, at the reference length
     source: dict[Figure, Source]
 
     @field_validator("source", mode="before")
@@ -123,6 +136,7 @@ class Profile(_Model):
     bundle: Checksum  # the bundle's fingerprint: its networks, not its weights
     measured_at: AwareDatetime
     submodels: Annotated[dict[str, Measurement], Field(min_length=1)]
+    length: Annotated[Length | None, Field(exclude_if=_nothing)] = None  # the reference: the longest that was measured
     prediction: dict[Figure, PredictionError] = {}  # by figure, where some are predicted
     # The document's own checksum (`device_profiles.seal`). It is of the text that was read, whose reader checks it with
     # `check_seal` and which a profile does not keep: always None here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -9,7 +10,7 @@ from rich import box
 from rich.table import Column, Table
 
 from sortednet.console import fail, messages, print_json, right, short, show, tell
-from sortednet.options import BundlePath, DeviceOption, JsonOption, OutOption, OverwriteOption
+from sortednet.options import BundlePath, DeviceOption, JsonOption, LengthOption, OutOption, OverwriteOption
 
 if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from selector.choose.cascades import Cascade
 
 
-def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption = False) -> None:
+def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
+    from device_profiles.lengths import at_length, lengths_of
     from exporter.bundle import Bundle
     from exporter.bundle.written import check_written
+    from selector.choose.budget import make_budget
     from selector.choose.candidates import Candidates
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
@@ -31,18 +34,24 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
     damaged = [one for one in check_written(opened.path) if one.fault not in (None, "altered")]
     if as_json:
         problems = {"problems": [one.problem for one in damaged]} if damaged else {}
-        print_json({**inspect_bundle(opened), **problems})
+        by_device = _lengths(opened)
+        lengths = {"lengths": by_device} if by_device else {}
+        print_json({**inspect_bundle(opened), **lengths, **problems})
         return
     for document in damaged:
         tell(f"warning: {document.problem}")
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
-    expected = {offer.submodel: offer.costs for offer in Candidates.of(opened, [profile] if profile else [], cascades)}
+    offered = Candidates.of(opened, [profile] if profile else [], cascades)
+    at = make_budget(length=length).length  # raises where it is none
+    expected = {offer.submodel: offer.costs for offer in (offered if at is None else offered.at_length(at))}
     best = max((s.quality or 0.0) for s in opened.submodels.values())
     figures = right("params", "MACs", metric_name(opened.metric), "of best", "bytes", "p50 ms", "RAM MB")
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, entry in opened.submodels.items():
         cost = profile.submodels.get(name) if profile else None
+        if cost is not None and at is not None:
+            cost = at_length(cost, at)
         table.add_row(
             name,
             short(entry.params),
@@ -63,9 +72,14 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, as_json: JsonOption
     total, weights = opened.bytes_total, opened.weights_bytes
     typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
     if profile:
-        marked = ", ~: predicted" if profile.prediction or cascades else ""
+        marked = ", ~: predicted" if profile.prediction or cascades or at is not None else ""
         info = profile.device
         typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
+        if there := lengths_of(list(profile.submodels.values())):
+            known, of = ", ".join(map(str, there)), at or profile.length or there[-1]
+            typer.echo(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")
+        elif at is not None:
+            tell(f"length = {at}: changes nothing, inputs of one length only were measured on {info.name}")
     elif opened.devices():
         typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
     for one in cascades:
@@ -151,6 +165,19 @@ def _own_profile(bundle: Bundle) -> Profile | None:
         return find_profile(bundle)
     except (BudgetError, BundleError):
         return None
+
+
+def _lengths(bundle: Bundle) -> dict[str, list[int]]:
+    """Of the input, at which each device has measured; of those that have."""
+    from device_profiles import ProfileError
+    from device_profiles.lengths import lengths_of
+    from exporter.bundle import BundleError
+
+    found = {}
+    for device in bundle.devices():
+        with suppress(BundleError, ProfileError):
+            found[device] = lengths_of(list(bundle.profile(device).submodels.values()))
+    return {device: lengths for device, lengths in found.items() if lengths}
 
 
 def _certified(cascade: Cascade) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from sortednet.options import (
     EnergyOption,
     JsonOption,
     LatencyOption,
+    LengthOption,
     MemoryOption,
     ObjectiveOption,
     OverwriteOption,
@@ -32,6 +33,12 @@ def profile(
     device: Annotated[str | None, typer.Option(help="The profile's name. Default: CPU model, cores and threads.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Per inference. Default: the physical cores.")] = None,
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            help="16,32,…: of inputs whose length is free, such as a text's tokens. Default: the longest, and down by halves."
+        ),
+    ] = None,
     measure: Annotated[int | None, typer.Option(min=2, help="Measure so many, predict the others.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs each. Default: until the median is stable.")] = None,
     watts: Annotated[
@@ -49,6 +56,7 @@ def profile(
     What a profile of that name says of other sub-models stays, where it is of the same device and conditions.
     """
     from device_profiles import ProfileError, profile_document, read_profile
+    from device_profiles.lengths import lengths_of
     from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
@@ -60,6 +68,7 @@ def profile(
         label=label,
         threads=threads,
         submodels=names,
+        lengths=None if lengths is None else _whole_numbers(lengths),
         predict_from=measure,
         repeats=repeats,
         watts=watts,
@@ -80,7 +89,11 @@ def profile(
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
     count = sum(m.source["latency_ms"] == "measured" for m in measured.submodels.values())
     typer.echo(f"Measured {count} sub-models on {measured.device.name}:")
-    typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50)")
+    at = "" if measured.length is None else f" for inputs of {measured.length}"
+    typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50{at})")
+    if shorter := [one for one in lengths_of(list(measured.submodels.values())) if one != measured.length]:
+        each = ", ".join(f"{fastest.lengths[n].p50:.3f} to {slowest.lengths[n].p50:.3f} ms for {n}" for n in shorter)
+        typer.echo(f"  {each}")
     for figure, error in measured.prediction.items():
         others = f"{figure} of the other {len(measured.submodels) - count}"
         typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
@@ -97,6 +110,7 @@ def select(
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    length: LengthOption = None,
     battery: Annotated[float | None, typer.Option(help="State of charge in per cent.")] = None,
     discharging: Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")] = False,
     policy: PolicyOption = None,
@@ -120,12 +134,14 @@ def select(
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
+        length=length,
     )
     state = make_battery(battery, discharging)
     saving = read_policy(policy) if policy else None
     opened = Bundle(bundle)
     offered = read_cascades(opened) if cascades else []
-    selection = selector_for(opened, device, policy=saving, cascades=offered).select(budget, state)
+    choosing = selector_for(opened, device, policy=saving, cascades=offered)
+    selection = choosing.select(budget, state)
     if saving is not None or state is not None:
         given = "--policy" if state is None else "--battery"
         needed = "give --battery PERCENT, and --discharging where it is"
@@ -136,7 +152,9 @@ def select(
     else:
         typer.echo(f"{selection.submodel}: {selection.reason}")
         quality = f"{metric_name(selection.metric)} {selection.quality:.4f}"
-        typer.echo(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}")
+        longest = choosing.offered.lengths[-1:] if length is None else []
+        at = "".join(f" for inputs of {one}, the longest measured" for one in longest)
+        typer.echo(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}{at}")
     if not selection.feasible:
         raise typer.Exit(3)
 
@@ -171,3 +189,8 @@ def cascade(
         return
     typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
     typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
+
+
+def _whole_numbers(text: str) -> list[Any]:
+    """N,N,…: what is none stays text, and is named by whoever wants a number."""
+    return [int(one) if one.strip().isdecimal() else one for one in text.split(",")]

@@ -20,6 +20,10 @@ BundlePath = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there, whatever it is.")]
+LengthOption = Annotated[
+    int | None,
+    typer.Option("--length", help="For inputs so long, such as a text's tokens. Default: as long as the longest measured."),
+]
 OutOption = Annotated[Path, typer.Option(help="The folder to write.", parser=named_path, metavar="PATH", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
 

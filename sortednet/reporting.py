@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import escape
@@ -80,6 +80,11 @@ def _check_place(out: Path, bundle: Bundle, overwrite: bool) -> None:
         raise BudgetError(f"out = {str(out)!r}: cannot be written: {error.strerror}") from None
 
 
+class _AtLength(NamedTuple):
+    costs: dict[str, Measurement]
+    frontiers: dict[str, list[tuple[float, str]]]
+
+
 class _Device:
     """A profile as the page shows it; `frontiers` holds, by cost, what is chosen from which budget on."""
 
@@ -93,6 +98,7 @@ class _Device:
             **{o.submodel: o.quality for o in offers},
         }
         self.frontiers = _frontiers(offers)
+        self.lengths = {length: self._at(offers, length) for length in offers.lengths}
         self.cascades = [known[name] for name in self.costs if name in known]
         best = max((quality or 0.0) for quality in bundle.qualities.values())
         chosen = [name for _, name in self.frontiers["latency_ms.p50"]]
@@ -109,6 +115,11 @@ class _Device:
             }
             for name in [*chosen, *(name for name in self.costs if name not in chosen)]
         ]
+
+    def _at(self, offers: Candidates, length: int) -> _AtLength:
+        """What those of known quality cost for inputs of that length, and their frontiers."""
+        there = offers.at_length(length)
+        return _AtLength({offer.submodel: offer.costs for offer in there}, _frontiers(there))
 
 
 def _frontiers(offers: Candidates) -> dict[str, list[tuple[float, str]]]:
@@ -138,20 +149,37 @@ def _charted(bundle: Bundle, devices: Sequence[_Device]) -> dict[str, Any]:
             {
                 "name": device.profile.device.name,
                 "colour": device.colour,
-                "submodels": {
-                    name: {
-                        "quality": device.qualities[name],
-                        "costs": {cost: _value(measured, cost) for cost in known},
-                        "source": measured.source,
-                        "kind": "cascade" if name in {one.id for one in device.cascades} else bundle.submodel(name).precision,
-                    }
-                    for name, measured in device.costs.items()
-                    if device.qualities[name] is not None
+                **_figures(bundle, device, device.costs, device.frontiers, known),
+                "lengths": {
+                    length: _figures(bundle, device, there.costs, there.frontiers, known)
+                    for length, there in device.lengths.items()
                 },
-                "frontiers": {cost: device.frontiers[cost] for cost in known},
             }
             for device in devices
         ],
+    }
+
+
+def _figures(
+    bundle: Bundle,
+    device: _Device,
+    costs: Mapping[str, Measurement],
+    frontiers: Mapping[str, list[tuple[float, str]]],
+    known: Sequence[str],
+) -> dict[str, Any]:
+    cascades = {one.id for one in device.cascades}
+    return {
+        "submodels": {
+            name: {
+                "quality": device.qualities[name],
+                "costs": {cost: _value(measured, cost) for cost in known},
+                "source": measured.source,
+                "kind": "cascade" if name in cascades else bundle.submodel(name).precision,
+            }
+            for name, measured in costs.items()
+            if device.qualities[name] is not None
+        },
+        "frontiers": {cost: frontiers[cost] for cost in known},
     }
 
 

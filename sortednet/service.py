@@ -16,6 +16,7 @@ from sortednet.options import (
     EnergyOption,
     JsonOption,
     LatencyOption,
+    LengthOption,
     MemoryOption,
     ObjectiveOption,
     OutOption,
@@ -114,6 +115,7 @@ def pull(
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    length: LengthOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -123,7 +125,7 @@ def pull(
 
     budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb}
     budget |= {"min_quality": min_quality, "min_accuracy": min_accuracy}
-    budget_fields = {**budget, "percentile": percentile, "objective": objective}
+    budget_fields = {**budget, "percentile": percentile, "objective": objective, "length": length}
     names = submodels.split(",") if submodels is not None else None
     options: dict[str, Any] = {"overwrite": overwrite, "timeout": timeout, "quiet": as_json}
     done = pull_command(url, out, bundle, names, budget_fields, device, console=messages, **options)

@@ -129,6 +129,15 @@ def untrained_path(untrained: NestedModel, digits: DataSet, tmp_path_factory: py
     return written_down(exported(untrained, digits, tmp_path_factory.mktemp("untrained") / "digits", int8=True))
 
 
+@pytest.fixture(scope="session")
+def words_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of texts of any length, whose profile `bench` knows what several lengths cost (`tests.helpers.lengths`). Tests
+    must not change it."""
+    from tests.helpers.lengths import words_bundle
+
+    return words_bundle(tmp_path_factory.mktemp("lengths") / "words").path
+
+
 def exported(nested: NestedModel, digits: DataSet, path: Path, *, int8: bool = False) -> Path:
     """Writes the bundle, with its accuracies on the test split and a profile that is made up."""
     from exporter import export

@@ -199,8 +199,11 @@ class Bundle:
             raise ProfileError(f"profile {name!r}: cannot be written to {str(self.path)!r}: {_words(error)}") from None
         return self.path / name
 
-    def check_profile(self, device: DeviceInfo, measured: Sequence[str], *, overwrite: bool = False) -> None:
-        """Looks before the measuring whether its profile will be kept. Raises ProfileError as `save_profile` would."""
+    def check_profile(
+        self, device: DeviceInfo, measured: Sequence[str], length: int | None = None, *, overwrite: bool = False
+    ) -> None:
+        """Looks before the measuring, at most at this length, whether its profile will be kept. Raises ProfileError as
+        `save_profile` would."""
         try:
             check_writable(self.path / PROFILES_FOLDER)
         except OSError as error:
@@ -208,7 +211,7 @@ class Bundle:
             raise ProfileError(f"profile {path!r}: cannot be written: {error.strerror}") from None
         old = None if overwrite else self._standing(device.name)
         if old is not None:
-            check_merge(old, device, measured)
+            check_merge(old, device, measured, length)
 
     def _profile_path(self, device: str) -> Path:
         return self.path / PROFILES_FOLDER / f"{device}.json"

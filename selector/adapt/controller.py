@@ -8,6 +8,7 @@ from datetime import datetime
 from math import exp, isclose
 
 from device_profiles import Profile
+from device_profiles.lengths import Curve
 from selector.adapt.feedback import SlowDown
 from selector.adapt.plan import Planner
 from selector.adapt.plan_end import PlanEnd
@@ -16,7 +17,7 @@ from selector.choose.battery import Battery, PowerLevel
 from selector.choose.budget import Budget, Selection
 from selector.choose.candidates import Key
 from selector.choose.clock import wall_clock
-from selector.choose.selector import Selector, nearest_percentile
+from selector.choose.selector import LENGTHS, Selector, nearest_percentile
 
 _NOT_JUDGED = object()
 RECHARGED_PERCENT = 5.0
@@ -44,7 +45,9 @@ class Controller:
         self.feedback = feedback
         self.slow_downs = {profile.device.name: SlowDown(Quiet.of(profile)) for profile in profiles}
         self._tracked = list(self.slow_downs.values())
-        self._medians = {(n, p.device.name): m.latency_ms.p50 for p in profiles for n, m in p.submodels.items()}
+        costs = {(name, profile.device.name): one for profile in profiles for name, one in profile.submodels.items()}
+        self._medians = {key: one.latency_ms.p50 for key, one in costs.items()}
+        self._curves = {key: Curve(one.lengths) for key, one in costs.items() if one.lengths}
         self._keys = [offer.key for offer in selector.offered]
         self._present: Selection | None = None
         self._seen_at: dict[str, float] = {}
@@ -57,7 +60,7 @@ class Controller:
         self._planner: Planner | None = None
         self._end: PlanEnd | None = None  # of that plan
         self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
-        self._latest: tuple[Budget, list[float], Selection | None, Selection, Selector] | None = None
+        self._latest: dict[int | None, tuple[Budget, list[float], Selection | None, Selection, Selector]] = {}  # by length
 
     def choose(
         self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
@@ -97,7 +100,8 @@ class Controller:
         level = self._level
         if level is None:
             return self._corrected(budget, now, among)
-        return self.selector.saved(budget, level, battery, lambda one: self._corrected(one, now, among))
+        selector = self.selector.at_length(budget.length)
+        return selector.saved(budget, level, battery, lambda one: self._corrected(one, now, among))
 
     def _corrected(self, budget: Budget, now: float, among: Collection[Key] | None) -> Selection:
         """By the profile, or by what runs take where a deadline is given."""
@@ -106,12 +110,14 @@ class Controller:
         reaches = self._reaches(budget, now)
         if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
             return self._chosen(budget, reaches, now, among)
-        latest, selector, present = self._latest, self.selector, self._present
+        latest, selector, present = self._latest.get(budget.length), self.selector, self._present
         same = latest and latest[0] is budget and latest[1] == reaches and latest[2] is present and latest[4] is selector
         if latest and same:
             return latest[3]
         found = self._chosen(budget, reaches, now, None)
-        self._latest = (budget, reaches, present, found, selector)
+        if len(self._latest) >= LENGTHS:
+            self._latest = {}
+        self._latest[budget.length] = (budget, reaches, present, found, selector)
         return found
 
     def _chosen(self, budget: Budget, reaches: list[float], now: float, among: Collection[Key] | None) -> Selection:
@@ -149,19 +155,27 @@ class Controller:
         staying = self._best(budget, reaches, now, [key])
         return staying if staying.feasible else wanted
 
-    def spent(self, selection: Selection, inferences: int = 1) -> None:
-        """So many inferences of the selection were made: a plan's account."""
+    def spent(self, selection: Selection, inferences: int = 1, length: int | None = None) -> None:
+        """So many inferences of the selection were made, of inputs of that length: a plan's account."""
         if self._planner is not None:
-            self._planner.spent((selection.submodel, selection.device), inferences)
+            key = (selection.submodel, selection.device)
+            curve = None if length is None else self.selector.offered.curves.get(key)
+            share = 1.0 if curve is None or length is None else curve.share(length)
+            self._planner.spent(key, inferences * share)
 
-    def observe(self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None) -> None:
+    def observe(
+        self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None, length: int | None = None
+    ) -> None:
         """A run of the selection has taken so long in this sub-model (default: the one that was selected); how long a whole
-        cascade takes depends on the example."""
+        cascade takes depends on the example. `length`: of its input, whose own prediction it is compared with."""
         present = self._present
         if present is None or selection.submodel != present.submodel or selection.device != present.device:
             self._present = selection
         slow_down = self.slow_downs.get(selection.device)
-        expected = self._medians.get((ran or selection.submodel, selection.device))
+        key = (ran or selection.submodel, selection.device)
+        expected = self._medians.get(key)
+        if length is not None and (curve := self._curves.get(key)) is not None:
+            expected = curve.at(length)
         if slow_down is None or expected is None:
             return
         slow_down.observe(selection.submodel, expected, latency_ms, now)

@@ -173,8 +173,8 @@ class Planner:
             self.latest = high.candidate
         return self.latest
 
-    def spent(self, key: Key, inferences: int = 1) -> None:
-        """So many inferences of this sub-model were made."""
+    def spent(self, key: Key, inferences: float = 1) -> None:
+        """So many inferences of this sub-model were made; one that costs half of what the profile says is half of one."""
         self._spent_mj += inferences * self._costs.get(key, 0.0)
 
     def costing_at_most(self, candidate: Candidate) -> list[Key]:

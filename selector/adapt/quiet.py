@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from device_profiles import PERCENTILES, Profile
+from device_profiles import PERCENTILES, LatencyMs, Profile
 
 _UNCERTAIN = 0.1
 """Of a run: by so much its level is uncertain where small sub-models have such tails, be those of the large ones shorter."""
@@ -89,10 +89,13 @@ def pooled(profile: Profile) -> Profile:
     """The same with the tails of all its sub-models taken together (see `Quiet`): each one's 90th and 99th percentile is what
     its median and the device's two parts make of it."""
     quiet = Quiet.of(profile)
+
+    def typical(latency: LatencyMs) -> LatencyMs:
+        p90 = quiet.latency(90, latency.p50)
+        return latency.model_copy(update={"p90": p90, "p99": max(p90, quiet.latency(99, latency.p50))})
+
     submodels = {}
     for name, measured in profile.submodels.items():
-        latency = measured.latency_ms
-        p90 = quiet.latency(90, latency.p50)
-        typical = {"p90": p90, "p99": max(p90, quiet.latency(99, latency.p50))}
-        submodels[name] = measured.model_copy(update={"latency_ms": latency.model_copy(update=typical)})
+        lengths = {length: typical(latency) for length, latency in measured.lengths.items()}
+        submodels[name] = measured.model_copy(update={"latency_ms": typical(measured.latency_ms), "lengths": lengths})
     return profile.model_copy(update={"submodels": submodels})

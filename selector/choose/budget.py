@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from device_profiles.schema import NotNegative, Positive, Share
+from device_profiles.schema import Length, NotNegative, Positive, Share
 
 Objective = Literal["quality", "accuracy", "energy", "latency"]
 ACCURACY = "accuracy"
@@ -113,6 +113,9 @@ class Budget(BaseModel):
     percentile: Annotated[float, Field(gt=0, le=99, allow_inf_nan=False)] = 50.0
     """Of the measured latency that must stay below `latency_ms`: the next of p50, p90, p99 is taken."""
     objective: Objective = "quality"  # the best, or the one of least energy or latency
+    length: Length | None = None
+    """No limit: how long the input is, such as a text's tokens, where the profile was measured at several lengths. Default: as
+    long as the longest of these. `Runtime.run` takes its input's own."""
     plan: BatteryPlan | None = None  # how long the battery is to last; needs a `Runtime`, which keeps the account
 
     @model_validator(mode="after")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf
 from typing import Any, NamedTuple
 
 from device_profiles import LatencyMs, Measurement, Profile
+from device_profiles.lengths import Curve, at_length, lengths_of
 from exporter.bundle import Bundle
 from selector.choose.budget import ACCURACY, BudgetError
 from selector.choose.cascades import Cascade
@@ -104,6 +106,22 @@ class Candidates:
         """Those of these keys."""
         return Candidates(tuple(offer for offer in self.offers if offer.key in keys), self.metric)
 
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Of the input, at which some of these were measured, ascending; none where inputs have one size."""
+        return lengths_of([offer.costs for offer in self.offers])
+
+    @cached_property
+    def curves(self) -> dict[Key, Curve]:
+        """The latency over the length, of those that were measured at several."""
+        return {offer.key: Curve(offer.costs.lengths) for offer in self.offers if offer.costs.lengths}
+
+    def at_length(self, length: int) -> Candidates:
+        """The same with what they cost for an input of that length."""
+        curves = self.curves
+        offers = (replace(one, costs=at_length(one.costs, length, curves.get(one.key))) for one in self.offers)
+        return Candidates(tuple(offers), self.metric)
+
     def at(self, percentile: int) -> list[Candidate]:
         """All at p50, p90 or p99 of their latency."""
         return [offer.at(percentile) for offer in self.offers]
@@ -136,11 +154,24 @@ def staircase(candidates: Sequence[Candidate], cost: str) -> tuple[list[float], 
 
 
 def _expected(first: Measurement, then: Measurement, escalation: float) -> Measurement:
-    """What a cascade of two is expected to cost, marked as predicted: energy is the mean, memory both sub-models'.
+    """What a cascade of two is expected to cost, marked as predicted: energy is the mean, memory both sub-models'. At each
+    length that one of them was measured at, where both were at some."""
+    figures: dict[str, Any] = {"latency_ms": _expected_latency(first.latency_ms, then.latency_ms, escalation)}
+    if first.energy_mj is not None and then.energy_mj is not None:
+        figures["energy_mj"] = first.energy_mj + escalation * then.energy_mj
+    if first.memory_mb is not None and then.memory_mb is not None:
+        figures["memory_mb"] = first.memory_mb + then.memory_mb
+    lengths = {}
+    if first.lengths and then.lengths:
+        a, b = Curve(first.lengths), Curve(then.lengths)
+        for length in lengths_of([first, then]):
+            lengths[length] = _expected_latency(a.latency(length), b.latency(length), escalation)
+    return Measurement.model_validate({**figures, "lengths": lengths, "source": dict.fromkeys(figures, "predicted")})
 
-    At a percentile the latency is both sub-models' where more than the rest is passed on; at the median at least the mean, so
-    that a cascade is never taken to cost what its first sub-model does."""
-    a, b = first.latency_ms, then.latency_ms
+
+def _expected_latency(a: LatencyMs, b: LatencyMs, escalation: float) -> LatencyMs:
+    """At a percentile both sub-models' where more than the rest is passed on; at the median at least the mean, so that a
+    cascade is never taken to cost what its first sub-model does."""
 
     def at(percentile: int) -> float:
         both = escalation > 1 - percentile / 100
@@ -148,10 +179,4 @@ def _expected(first: Measurement, then: Measurement, escalation: float) -> Measu
 
     p50 = max(at(50), a.p50 + escalation * b.p50)
     p90 = max(p50, at(90))
-    latency = LatencyMs(p50=p50, p90=p90, p99=max(p90, at(99)), mean=a.mean + escalation * b.mean, n=0)
-    figures: dict[str, Any] = {"latency_ms": latency}
-    if first.energy_mj is not None and then.energy_mj is not None:
-        figures["energy_mj"] = first.energy_mj + escalation * then.energy_mj
-    if first.memory_mb is not None and then.memory_mb is not None:
-        figures["memory_mb"] = first.memory_mb + then.memory_mb
-    return Measurement.model_validate({**figures, "source": dict.fromkeys(figures, "predicted")})
+    return LatencyMs(p50=p50, p90=p90, p99=max(p90, at(99)), mean=a.mean + escalation * b.mean, n=0)

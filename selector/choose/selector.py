@@ -8,12 +8,16 @@ from copy import copy
 from math import inf
 
 from device_profiles import PERCENTILES, Profile
+from device_profiles.lengths import bucket
 from selector.choose.battery import Battery, BatteryPolicy, PowerLevel
 from selector.choose.budget import ACCURACY, BEST, Budget, BudgetError, Selection, not_a_budget
 from selector.choose.candidates import Candidate, Candidates, Key, pareto, staircase
 from selector.choose.metrics import metric_name
 from selector.choose.reasons import LIMITS, excess, misses, reason
 from selector.choose.saving import first_feasible, narrowed
+
+LENGTHS = 32
+"""Lengths of the input whose candidates are kept: some 0.1 MB each for a bundle of 160 sub-models."""
 
 
 class Selector:
@@ -23,6 +27,8 @@ class Selector:
 
     Raises BudgetError when of nothing that was measured the quality is known.
     """
+
+    _at = "whatever the length, because inputs of one only were measured"
 
     def __init__(
         self,
@@ -45,12 +51,26 @@ class Selector:
         """All, at the median latency."""
         self._frontiers = {p: _Frontier(candidates.at(p)) for p in PERCENTILES}
         self._saving: tuple[Budget, PowerLevel, list[Budget]] | None = None  # the latest
+        self._at_lengths: dict[int, Selector] = {}  # by the bucket that a length falls into
 
     def with_policy(self, policy: BatteryPolicy) -> Selector:
         """The same with another policy."""
         other = copy(self)
-        other.policy = policy
+        other.policy, other._at_lengths = policy, {}
         return other
+
+    def at_length(self, length: int | None) -> Selector:
+        """The one for inputs of that length: by what all candidates cost at it, rounded up by an eighth at most
+        (`device_profiles.lengths.bucket`). Itself where the profile knows no lengths, or for None. Built once and kept."""
+        if length is None or not self.offered.lengths:
+            return self
+        end = bucket(length)
+        found = self._at_lengths.get(end)
+        if found is None:
+            kept = dict(list(self._at_lengths.items())[1 - LENGTHS :])  # without the oldest; other threads go on with theirs
+            found = kept[end] = _AtLength(self, end)
+            self._at_lengths = kept
+        return found
 
     def afforded_by(self, cost: str, percentile: int = 50) -> tuple[Sequence[float], Sequence[Candidate]]:
         """For `latency_ms` at p50, p90 or p99, `energy_mj` or `memory_mb`: ascending costs and the best that each affords."""
@@ -69,6 +89,8 @@ class Selector:
         where the metric is another."""
         if not isinstance(budget, Budget):
             raise BudgetError(not_a_budget(budget))
+        if budget.length is not None and (there := self.at_length(budget.length)) is not self:
+            return there.select(budget, battery, among=among, slowdown=slowdown)
         if battery is not None and not isinstance(battery, Battery):
             raise BudgetError(f"battery = {battery!r}: allowed is a Battery, such as Battery(percent=15, discharging=True)")
         if self.metric != ACCURACY:
@@ -127,7 +149,8 @@ class Selector:
         if found is None:
             return self._nearest(budget, frontier, among, slowdown)
         found = _slowed(found, slowdown)
-        return self._selection(found, True, reason(found, budget, self.metric))
+        why = reason(found, budget, self.metric)
+        return self._selection(found, True, why if budget.length is None else f"{why}, {self._at}")
 
     def _nearest(self, budget: Budget, frontier: _Frontier, among: Collection[Key] | None, slowdown: float) -> Selection:
         """The sub-model that misses the budget by least, summed over the limits relative to each."""
@@ -140,6 +163,8 @@ class Selector:
             slowed = [_slowed(candidate, slowdown) for candidate in allowed]
             nearest = min(slowed, key=lambda c: (excess(c, budget), c.latency_ms))
         missed = misses(nearest, budget, self.metric)
+        if budget.length is not None:
+            missed = f"{missed}, {self._at}"
         return self._selection(nearest, False, f"nothing fits: the nearest sub-model has {missed}")
 
     def _selection(self, candidate: Candidate, feasible: bool, why: str) -> Selection:
@@ -159,6 +184,17 @@ class Selector:
         if cascade is None:
             return found
         return found._replace(reason=f"{why}; {cascade.words}", stages=cascade.stages, threshold=cascade.threshold)
+
+
+class _AtLength(Selector):
+    """Of inputs of one length."""
+
+    def __init__(self, selector: Selector, length: int) -> None:
+        super().__init__(selector.offered.at_length(length), policy=selector.policy)
+        self._at = f"for inputs of up to {length}"
+
+    def at_length(self, length: int | None) -> Selector:
+        return self
 
 
 class _Frontier:

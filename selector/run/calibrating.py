@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Profile
+from device_profiles.lengths import at_length
 from exporter.bundle import Bundle
 from exporter.bundle.session import open_session
 from selector.choose.budget import ACCURACY, BudgetError
 from selector.choose.cascades import Cascade, add_cascade, check_cascades
+from selector.choose.lengths import LengthAxis
 from selector.choose.profiles import find_profile
 from selector.run.inputs import check_inputs
 from selector.run.program import Logits, margins
@@ -69,14 +71,16 @@ def calibrate_cascade(
 def candidates(
     bundle: Bundle, profile: Profile, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64]
 ) -> tuple[dict[str, Logits], dict[str, float]]:
-    """The logits on all validation examples (N, classes), and the mean latencies (ms), of the sub-models that are on the
-    frontier of latency and accuracy.
+    """The logits on all validation examples (N, classes), and the mean latencies (ms) for inputs of their length, of the
+    sub-models that are on the frontier of latency and accuracy.
 
     The frontier is taken on the examples that choose: those that certify must not have had a say in it, and the accuracies in
     the manifest are of the test split. What a few examples show to be well behind is not run on the others.
     """
     choosing, certifying = split(len(labels))
-    costs = {name: measured.latency_ms.mean for name, measured in profile.submodels.items()}
+    axis = LengthAxis.of(bundle)
+    there = {n: one if axis is None else at_length(one, axis.of_feed(inputs)) for n, one in profile.submodels.items()}
+    costs = {name: one.latency_ms.mean for name, one in there.items()}
     order = sorted(costs, key=lambda name: costs[name])
     found: dict[str, Logits] = {}
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from device_profiles import DeviceInfo, Profile, ProfileError, describe_device, measure
+from device_profiles import DeviceInfo, Profile, ProfileError, describe_device, measure, measure_lengths
 from device_profiles.energy import find_meter
 from device_profiles.estimate import Estimator, predict
+from device_profiles.lengths import series
+from device_profiles.schema import MAX_LENGTH, MAX_LENGTHS
 from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions, provider_named
+from selector.choose.lengths import LengthAxis
 from selector.run.cache import ModelCache
-from selector.run.program import program_opener
+from selector.run.program import Program, program_opener
 
 
 def profile_bundle(
@@ -27,20 +33,24 @@ def profile_bundle(
     spinning: bool = True,
     cache: ModelCache | bool = True,
     submodels: Sequence[str] | None = None,
+    lengths: Sequence[int] | None = None,
     predict_from: int | None = None,
     repeats: int | None = None,
     watts: float | None = None,
     show_progress: bool = True,
-    before: Callable[[DeviceInfo, Sequence[str]], None] = lambda device, measured: None,
+    before: Callable[[DeviceInfo, Sequence[str], int | None], None] = lambda device, measured, length: None,
 ) -> Profile:
     """Latency, load time and memory of the sub-models (default: all) at batch size 1.
 
+    Where inputs have a free axis beside the batch, such as the tokens of a text, latency is measured at these `lengths` of it
+    (default: the longest that the bundle says, or that of the self-test, and down by halves), memory and energy at the longest.
+
     With `predict_from` so many well-chosen ones of them are measured and the others predicted; each figure says which.
     Energy comes from the processor's counters or a discharging battery where there are such, else from `watts` per busy
-    core, if given. `before` is called with the device and what will be measured, before the first is: `Bundle.check_profile`
-    looks there whether the profile will be kept. Raises BundleError for a sub-model that is not in the bundle, ProfileError
-    for a device name that is no file name or a bundle that nothing can be predicted of, SessionError for an execution
-    provider that is not here.
+    core, if given. `before` is called with the device, what will be measured and the longest length, before the first is:
+    `Bundle.check_profile` looks there whether the profile will be kept. Raises BundleError for a sub-model that is not in the
+    bundle, ProfileError for a device name that is no file name, lengths that the bundle does not take or a bundle that nothing
+    can be predicted of, SessionError for an execution provider that is not here.
     """
     chosen = [bundle.submodel(name).id for name in submodels or bundle.submodels]
     layers, counts = bundle.manifest.layers, {name: dict(bundle.submodels[name].layers) for name in chosen}
@@ -54,6 +64,9 @@ def profile_bundle(
         raise ProfileError(f"measure = {predict_from}: {error}; export the model again") from None
     meter = find_meter(watts)
     inputs = {name: array[:1] for name, array in bundle.selftest_inputs.items()}
+    axis = LengthAxis.of(bundle)
+    measured_lengths = _checked_lengths(axis, lengths, inputs)
+    longest = max(measured_lengths, default=None)
     try:
         info = describe_device(
             name=device,
@@ -67,15 +80,61 @@ def profile_bundle(
     except ValidationError as error:
         first = error.errors()[0]
         raise ProfileError(f"{first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
-    before(info, measuring)
+    before(info, measuring, longest)
 
     open_program = program_opener(bundle, SessionOptions(info.threads, info.execution_provider, spinning), cache)
 
-    def load(name: str) -> Callable[[], object]:
-        program = open_program(name)
-        return lambda: program.run(inputs)
+    if axis is None or not measured_lengths:
 
-    found = measure(load, measuring, repeats=repeats, meter=meter, show_progress=show_progress)
+        def load(name: str) -> Callable[[], object]:
+            program = open_program(name)
+            return lambda: program.run(inputs)
+
+        found = measure(load, measuring, repeats=repeats, meter=meter, show_progress=show_progress)
+    else:
+        feeds = {length: resized(axis, inputs, length) for length in measured_lengths}
+
+        def load_at(name: str) -> Callable[[int], object]:
+            program = open_program(name)
+            return lambda length: _ran(program, name, feeds[length], length)
+
+        found = measure_lengths(load_at, measuring, measured_lengths, repeats=repeats, meter=meter, show_progress=show_progress)
     found, errors = predict(layers, counts, found) if predicting else (found, {})
     now = datetime.now(UTC).replace(microsecond=0)
-    return Profile(device=info, bundle=bundle.fingerprint, measured_at=now, submodels=found, prediction=errors)
+    return Profile(device=info, bundle=bundle.fingerprint, measured_at=now, length=longest, submodels=found, prediction=errors)
+
+
+def _checked_lengths(axis: LengthAxis | None, asked: Sequence[int] | None, inputs: Mapping[str, NDArray[Any]]) -> list[int]:
+    """Ascending; none where inputs have one size. Raises ProfileError."""
+    if axis is None:
+        if asked is not None:
+            given = ", ".join(map(str, asked))
+            raise ProfileError(f"lengths = {given}: allowed is none, the inputs of this bundle have one size")
+        return []
+    if asked is None:
+        return series(axis.longest or axis.of_feed(inputs))
+    most = axis.longest or MAX_LENGTH
+    wrong = [one for one in asked if type(one) is not int or not 1 <= one <= most]
+    if wrong or not asked:
+        shown = repr(wrong[0]) if wrong else "none"
+        raise ProfileError(f"lengths = {shown}: allowed are whole numbers from 1 to {most}, the longest {axis.name}")
+    if len(set(asked)) > MAX_LENGTHS:
+        raise ProfileError(f"lengths: {len(set(asked))} given; allowed are {MAX_LENGTHS}")
+    return sorted(set(asked))
+
+
+def resized(axis: LengthAxis, inputs: Mapping[str, NDArray[Any]], length: int) -> dict[str, NDArray[Any]]:
+    """The inputs cut to that length, or repeated along the axis until they have it."""
+
+    def one(name: str, array: NDArray[Any]) -> NDArray[Any]:
+        place = axis.places.get(name)
+        return array if place is None else np.take(array, np.arange(length) % array.shape[place], axis=place)
+
+    return {name: one(name, array) for name, array in inputs.items()}
+
+
+def _ran(program: Program, name: str, feed: Mapping[str, NDArray[Any]], length: int) -> object:
+    try:
+        return program.run(feed)
+    except Exception as error:  # ONNX Runtime has one exception type per status code
+        raise ProfileError(f"lengths = {length}: {name} cannot compute an input that long: {error}") from error

@@ -29,6 +29,7 @@ from selector.choose.budget import Budget, BudgetError, Selection, not_a_budget
 from selector.choose.candidates import Candidates, Key
 from selector.choose.cascades import read_cascades
 from selector.choose.clock import seconds
+from selector.choose.lengths import LengthAxis, Lengths
 from selector.choose.metrics import metric_name
 from selector.choose.profiles import Device, find_profiles
 from selector.choose.reasons import best
@@ -82,6 +83,7 @@ class Runtime:
         self.history: deque[RunRecord] = deque(maxlen=HISTORY)
         self.check_inputs = InputCheck(self.bundle)
         self._divisible = divisible(self.bundle)
+        self.lengths = Lengths(LengthAxis.of(self.bundle) if any(profile.length for profile in profiles) else None)
         self._learning = threading.Lock()
         self._ran: weakref.WeakSet[Program] = weakref.WeakSet()
         opened = opener(self.bundle, profiles, cascades, options)
@@ -100,7 +102,7 @@ class Runtime:
 
     def run(self, inputs: Mapping[str, Array] | Array, budget: Budget | None = None) -> RunResult:
         """Chooses a sub-model for the budget and runs it; when nothing fits, the nearest one runs. Of a batch the budget is
-        each example's: a profile is of single ones.
+        each example's: a profile is of single ones. Where it knows lengths, the inputs' own counts, not the budget's.
 
         Raises InputError naming the input when it does not fit the graph, BudgetError when a limit is given and this
         device has not been measured, BundleError when the graph cannot be opened.
@@ -108,8 +110,9 @@ class Runtime:
         if budget is not None and not isinstance(budget, Budget):
             raise BudgetError(not_a_budget(budget))
         feed = self.check_inputs(inputs)
-        selection, program = self._choose(budget or _NO_LIMITS)
-        outputs, elapsed = self._compute(program, selection, feed, budget or _NO_LIMITS)
+        budget = self.lengths.budget(budget or _NO_LIMITS, self.lengths.of_feed(feed))
+        selection, program = self._choose(budget)
+        outputs, elapsed = self._compute(program, selection, feed, budget)
         return RunResult(outputs, selection, elapsed, self.bundle.manifest.task)
 
     def run_text(self, texts: Texts | Encoded, budget: Budget | None = None) -> RunResult:
@@ -124,9 +127,10 @@ class Runtime:
         encoded = texts if isinstance(texts, Encoded) else self.texts.encode(texts)
         batches = encoded.batches()[::-1] if self._divisible else [list(range(len(encoded)))]
         longest = self.check_inputs(encoded.rows(batches[0]))  # what fits it fits all
-        selection, program = self._choose(budget or _NO_LIMITS)
+        budget = self.lengths.budget(budget or _NO_LIMITS, self.lengths.of_feed(longest))
+        selection, program = self._choose(budget)
         feeds = chain([longest], map(encoded.rows, batches[1:]))
-        ran = [self._compute(program, selection, feed, budget or _NO_LIMITS) for feed in feeds]
+        ran = [self._compute(program, selection, feed, budget) for feed in feeds]
         outputs = joined(encoded, zip(batches, (found for found, _ in ran), strict=True), of_tokens(self.bundle))
         return RunResult(outputs, selection, sum(took for _, took in ran), self.bundle.manifest.task, encoded)
 
@@ -149,7 +153,8 @@ class Runtime:
             reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
             return chosen._replace(reason=reason)
         budget.check(self.bundle.metric)
-        if Budget(**dict(budget)) in (_NO_LIMITS, _MOST_ACCURATE):  # REST has a class of its own, which equals none of these
+        # REST has a class of its own, which equals none of these
+        if Budget(**{**dict(budget), "length": None}) in (_NO_LIMITS, _MOST_ACCURATE):
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
             raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")
@@ -227,7 +232,7 @@ class Runtime:
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
         elapsed = (time.perf_counter() - begun) * 1e3
-        self._note(selection, program, ran.parts[0], elapsed, budget, examples)
+        self._note(selection, program, ran.parts[0], elapsed, budget, examples, self.lengths.of_feed(feed))
         return ran.outputs, elapsed
 
     def _run_batch(
@@ -241,17 +246,27 @@ class Runtime:
             return program.run(feed)
         return run_in_parts(program, feed, examples, most if self._divisible else examples)
 
-    def _note(self, selection: Selection, program: Program, first: Part, elapsed: float, budget: Budget, examples: int) -> None:
+    def _note(
+        self,
+        selection: Selection,
+        program: Program,
+        first: Part,
+        elapsed: float,
+        budget: Budget,
+        examples: int,
+        length: int | None,
+    ) -> None:
         """Keeps the run in the history and learns from its first part: what the others take depends on the examples."""
         controller, slow_down = self.controller, 1.0
         if controller is not None:
             with self._learning:  # runs may come from several threads
-                controller.spent(selection, examples)
+                controller.spent(selection, examples, length)
                 if self.options.feedback:
                     if program not in self._ran:  # its first run also sets its memory up, which says nothing of the device
                         self._ran.add(program)
                     else:
-                        controller.observe(selection, first.latency_ms / examples, seconds(), ran=first.submodel)
+                        taken = first.latency_ms / examples
+                        controller.observe(selection, taken, seconds(), ran=first.submodel, length=length)
             slow_down = controller.slow_down(selection.device)
         battery, limit, latency_ms = self._battery, budget.latency_ms, elapsed / examples
         percent = None if battery is None else battery.percent

@@ -49,10 +49,10 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--layer-decay",
     },
     "export": CONTRACT["export"] | {"--data", "--overwrite"},
-    "inspect": CONTRACT["inspect"] | {"--device"},
+    "inspect": CONTRACT["inspect"] | {"--device", "--length"},
     "verify": CONTRACT["verify"] | {"--accept"},
-    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite"},
-    "select": CONTRACT["select"] | {"--policy", "--cascades"},
+    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite", "--lengths"},
+    "select": CONTRACT["select"] | {"--policy", "--cascades", "--length"},
     "run": CONTRACT["run"]
     | {
         "--text",
@@ -70,7 +70,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--overwrite",
     },
     "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
-    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json"} | BUDGET,
+    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json", "--length"} | BUDGET,
     "report": CONTRACT["report"] | {"--device", "--overwrite"},
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}

@@ -29,18 +29,25 @@ def model_of(device: DeviceInfo) -> str:
     return f"{slug}-{min(device.threads, 99999)}t-{provider[:24] or 'cpu'}"
 
 
+def comparable(found: Sequence[Profile]) -> list[Profile]:
+    """Those whose reference length of the input is that of the newest."""
+    first = max(found, key=lambda profile: profile.measured_at)
+    return [profile for profile in found if profile.length == first.length]
+
+
 def aggregate(model: str, found: Sequence[Profile]) -> Profile:
     """The median over devices of every figure of every sub-model, as a profile under the model's name. Of an even number it is
     the larger of the two in the middle: rather promised too slow than too fast.
 
     A sub-model's figure is the median of those measured; only where no device measured it, of those predicted, else declared.
     `n` is the number of runs in all, `measured_at` that of the newest, `label` says what this is. The order of percentiles
-    stays: medians of ascending triples ascend.
+    stays: medians of ascending triples ascend. Devices that are not `comparable` are left out.
     """
+    found = comparable(found)
+    first = max(found, key=lambda profile: profile.measured_at)
     names = dict.fromkeys(name for profile in found for name in profile.submodels)
     costs = {name: [p.submodels[name] for p in found if name in p.submodels] for name in names}
     submodels = {name: _median(measured) for name, measured in costs.items()}
-    first = max(found, key=lambda profile: profile.measured_at)
     predicted = {figure for one in submodels.values() for figure, source in one.source.items() if source == "predicted"}
     errors = {figure: [p.prediction[figure] for p in found if figure in p.prediction] for figure in sorted(predicted)}
     return Profile(
@@ -57,6 +64,7 @@ def aggregate(model: str, found: Sequence[Profile]) -> Profile:
             label=f"aggregated: the median of {len(found)} device{'s' if len(found) > 1 else ''}",
         ),
         bundle=first.bundle,
+        length=first.length,
         measured_at=first.measured_at,
         submodels=submodels,
         prediction={figure: max(some, key=lambda error: error.p95) for figure, some in errors.items() if some},
@@ -71,13 +79,20 @@ def _median(costs: Sequence[Measurement]) -> Measurement:
         if source is None:
             continue
         sources[figure] = source
-        best = [getattr(one, figure) for one in costs if one.source.get(figure) == source]
+        measured = [one for one in costs if one.source.get(figure) == source]
+        best = [getattr(one, figure) for one in measured]
         if figure == "latency_ms":
-            four = {name: median_high(getattr(one, name) for one in best) for name in ("p50", "p90", "p99", "mean")}
-            values[figure] = LatencyMs(**four, n=sum(one.n for one in best))
+            values[figure] = _median_latency(best)
+            common = sorted(set.intersection(*(set(one.lengths) for one in measured)))
+            values["lengths"] = {length: _median_latency([one.lengths[length] for one in measured]) for length in common}
         else:
             values[figure] = median_high(best)
     return Measurement(**values, source=sources)
+
+
+def _median_latency(found: Sequence[LatencyMs]) -> LatencyMs:
+    four = {name: median_high(getattr(one, name) for one in found) for name in ("p50", "p90", "p99", "mean")}
+    return LatencyMs(**four, n=sum(one.n for one in found))
 
 
 def _common(values: Iterable[str]) -> str:

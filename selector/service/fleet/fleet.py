@@ -15,7 +15,7 @@ from selector.choose.candidates import Candidates
 from selector.choose.cascades import Cascade
 from selector.choose.selector import Selector
 from selector.service.fleet.database import StoreUnavailable
-from selector.service.fleet.device_models import aggregate
+from selector.service.fleet.device_models import aggregate, comparable
 from selector.service.fleet.store import DeviceModel, Store, Stored
 
 FRESH_S = 2.0
@@ -97,7 +97,7 @@ class Fleet:
         models = self.store.models(bundle, fingerprint, model)
         if not documents or not models:
             return None
-        found = [Profile.model_validate_json(document) for document in documents]
+        found = comparable([Profile.model_validate_json(document) for document in documents])
         return Aggregated(models[0], len(found), aggregate(model, found))
 
 

@@ -63,18 +63,20 @@ async function names(path, list, name) {
 
 /**
  * A device's or model's profile and frontiers, the bundle's cascades among the sub-models: `{profile, frontiers, cascades,
- * problem}`; `problem` says why there are none.
+ * lengths, problem}`; `problem` says why there are none. With a length all is what inputs so long cost; `lengths` are those that
+ * were measured.
  */
-export async function deviceOf(bundle, device) {
+export async function deviceOf(bundle, device, length = "") {
   const [first, second] = [encodeURIComponent(bundle), encodeURIComponent(device)];
-  const { frontiers, cascades, problem } = await once(`/dashboard/frontiers/${first}/${second}`);
-  if (problem) return { profile: null, frontiers, cascades, problem };
+  const asked = `/dashboard/frontiers/${first}/${second}${length && `?length=${length}`}`;
+  const { frontiers, cascades, lengths, submodels: there, problem } = await once(asked);
+  if (problem) return { profile: null, frontiers, cascades, lengths, problem };
   const isModel = modelsOf.get(bundle)?.has(device);
   const document = await once(`/v1/bundles/${first}/${isModel ? "models" : "profiles"}/${second}`);
   const profile = isModel ? document.profile : document;
-  const submodels = { ...profile.submodels };
+  const submodels = { ...profile.submodels, ...there };
   for (const [id, { costs, split }] of Object.entries(cascades)) submodels[id] = { ...costs, source: { ...costs.source, quality: split } };
-  return { profile: { ...profile, submodels }, frontiers, cascades, problem };
+  return { profile: { ...profile, submodels }, frontiers, cascades, lengths, problem };
 }
 
 /** What sub-models and cascades are, by name. */

@@ -2,6 +2,7 @@
 
 import { bundleOf, deviceOf, entriesOf, offering, selectMany, ServiceError } from "./api.js";
 import { qualityAxis, colours, costAxis, draw, empty, frontierLine, layoutOf, lineOf } from "./charts.js";
+import { lengthChosen } from "./controls.js";
 import { byId, costOf, digits, element, share, unit } from "./format.js";
 
 const AT_FIRST = 8; // devices that are shown unasked: a fleet may have thousands
@@ -21,7 +22,7 @@ export async function compare(pairs) {
 }
 
 async function loaded(pair) {
-  const [{ submodels }, { profile, frontiers, cascades }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device)]);
+  const [{ submodels }, { profile, frontiers, cascades }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device, lengthChosen())]);
   return { ...pair, profile, frontiers, cascades, entries: entriesOf(submodels, cascades) };
 }
 

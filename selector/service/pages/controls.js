@@ -1,6 +1,6 @@
 // The budget's sliders and exact fields. One end of every slider means that there is no limit.
 
-import { byId, choose, chosen, costOf, metric } from "./format.js";
+import { byId, choose, chosen, costOf, element, metric } from "./format.js";
 
 const STEPS = 120;
 const BATTERY = "battery";
@@ -72,8 +72,24 @@ export function wanted() {
   for (const key of ["latency_ms", "energy_mj", "memory_mb", FLOOR]) if (limit(key) !== null) budget[key] = limit(key);
   if (chosen("percentile") !== "50") budget.percentile = Number(chosen("percentile"));
   if (chosen("objective") !== "quality") budget.objective = chosen("objective");
+  if (lengthChosen()) budget.length = Number(lengthChosen());
   const percent = limit(BATTERY);
   return percent === null ? { budget } : { budget, battery: { percent, discharging: byId("discharging").checked } };
+}
+
+/** Of the input, as text; empty for the longest, which counts where a query has no length. */
+export const lengthChosen = () => byId("length").value;
+
+/** Offers the lengths that a device has measured, ascending; says whether the one that was chosen is among them. */
+export function offerLengths(lengths) {
+  const before = lengthChosen();
+  const [longest, ...shorter] = [...lengths].reverse();
+  const option = (value, text = value) => element("option", { value, text });
+  byId("length").replaceChildren(option("", longest ? `${longest}, the longest measured` : ""), ...shorter.map((one) => option(one)));
+  const kept = before === "" || shorter.includes(Number(before));
+  byId("length").value = kept ? before : "";
+  byId("pick-length").hidden = lengths.length < 2;
+  return kept;
 }
 
 /** The other way round, for an address that holds a query. */
@@ -83,6 +99,8 @@ export function restore(found) {
   choose("percentile", found.get("percentile") ?? "50");
   choose("objective", found.get("objective")?.replace("accuracy", "quality") ?? "quality");
   byId("discharging").checked = found.get("discharging") === "true";
+  const length = found.get("length") ?? "";
+  if (/^[1-9]\d{0,5}$/.test(length)) byId("length").append(element("option", { value: length, text: length, selected: "" }));
 }
 
 /** Spreads the sliders over what the device's sub-models cost. `device` is null where nothing was measured. */

@@ -4,7 +4,7 @@ import { bundleOf, deviceOf, entriesOf, measuredOf, offering, search, select, Se
 import { drawFrontier, empty, loadPlotly } from "./charts.js";
 import { copyCode, showChoice, showCode, showProblem } from "./choice.js";
 import { chart as compareChart, compare, firstDevices, showCompared } from "./compare.js";
-import { LIMITS, restore, setLimit, spread, wanted, watchControls } from "./controls.js";
+import { lengthChosen, LIMITS, offerLengths, restore, setLimit, spread, wanted, watchControls } from "./controls.js";
 import { byId, choose, chosen, costOf, digits, element, metric, nameMetric, onChoice, settled, share } from "./format.js";
 import { watchRuntime } from "./live.js";
 
@@ -74,10 +74,14 @@ async function openDevice(name) {
   view.name = name;
   view.device = view.selection = null;
   view.entries = entriesOf(view.submodels, {});
+  byId("pick-length").hidden = true;
   if (name === null) return nothing("No device has measured this bundle yet. Measure one with: sortednet profile BUNDLE", "Answered once a device has measured the bundle: sortednet profile BUNDLE");
   byId("device").value = name;
   const { bundle } = view;
-  const found = await deviceOf(bundle, name);
+  const length = lengthChosen();
+  let found = await deviceOf(bundle, name, length);
+  if (view.bundle !== bundle || view.name !== name || lengthChosen() !== length) return undefined;
+  if (!offerLengths(found.lengths)) found = await deviceOf(bundle, name); // another device's, or of an address
   if (view.bundle !== bundle || view.name !== name) return undefined;
   if (found.problem) return nothing(found.problem);
   view.device = found;
@@ -159,8 +163,10 @@ function frontierAbout() {
   const error = profile.prediction?.latency_ms;
   const rest = measured < all.length ? `, the others predicted${error ? `, off by ${digits(100 * error.median, 2)} % in the median` : ""}` : "";
   const pairs = Object.keys(cascades).length;
+  const lengths = view.device.lengths;
+  const at = lengths.length ? ` Costs are of inputs of ${lengthChosen() || lengths.at(-1)}.` : "";
   const besides = pairs ? `; ${pairs} cascade${pairs > 1 ? "s" : ""} at the cost that is expected` : "";
-  byId("frontier-about").textContent = `${all.length} sub-models, latency of ${measured} measured${rest}${besides}. ${frontiers[view.cost].length} are on this frontier.`;
+  byId("frontier-about").textContent = `${all.length} sub-models, latency of ${measured} measured${rest}${besides}. ${frontiers[view.cost].length} are on this frontier.${at}`;
 }
 
 function frontierTable() {
@@ -230,6 +236,7 @@ function wire() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
   byId("bundle").addEventListener("change", (event) => openBundle(event.target.value).catch(failed));
   byId("device").addEventListener("change", (event) => openDevice(event.target.value).catch(failed));
+  byId("length").addEventListener("change", () => openDevice(view.name).then(loadCompared).catch(failed));
   byId("budget").addEventListener("submit", (event) => event.preventDefault());
   byId("clear").addEventListener("click", () => {
     for (const key of LIMITS) setLimit(key, null);

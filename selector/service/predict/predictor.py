@@ -122,6 +122,9 @@ class Predictor:
         begun = now if begun is None else begun
         try:
             kept = self._kept(bundle, query.device)
+            lengths = kept.runtime.lengths
+            longest = feed if isinstance(feed, Mapping) else feed.rows(feed.batches()[-1])
+            query = query.model_copy(update={"budget": lengths.budget(query.budget, lengths.of_feed(longest))})
             cores = kept.profiles[0].device.threads if kept.profiles else self.gate.slots  # that a run keeps busy
             examples = examples_in(bundle, feed) if isinstance(feed, Mapping) else len(feed)
             until = now + self.options.wait_seconds

@@ -21,12 +21,13 @@ from flask import Blueprint, Response, current_app, request
 from markupsafe import Markup
 
 from device_profiles import PERCENTILES
+from device_profiles.schema import MAX_LENGTH
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
 from selector.choose.metrics import metric_name
 from selector.service.routes.predict import predictor
 from selector.service.state import state
-from selector.service.web.arguments import checked_name
+from selector.service.web.arguments import checked_name, integer_argument
 from selector.service.web.bodies import compressed, conditional, json_answer
 from selector.service.web.openapi import not_in_the_api
 from selector.service.web.problems import Problem
@@ -112,16 +113,21 @@ def frontiers(bundle: str, device: str) -> Response:
     """By cost: from which budget on, which sub-model is the best that fits; `[[cost, sub-model], …]`, ascending.
 
     The bundle's cascades are among the sub-models. `cascades` says of each what it costs on this device, as a profile does.
-    `problem` says in words why there are none: the profile is of another bundle, or no quality is known.
+    `problem` says in words why there are none: the profile is of another bundle, or no quality is known. `lengths` are those of
+    the input that were measured; for the `length` of the query string `submodels` says what each costs there.
     """
     opened = state().bundle(bundle)
     checked_name("device", device)
+    length = integer_argument("length", least=1, most=MAX_LENGTH)
     try:
         cascades = state().cascades(opened)
         selector = state().selector(opened, device, cascades)
     except Problem as problem:
-        return json_answer({"frontiers": {}, "cascades": {}, "problem": problem.detail})
-    costs = {offer.submodel: offer.costs.model_dump() for offer in selector.offered if offer.stages}
+        return json_answer({"frontiers": {}, "cascades": {}, "lengths": [], "submodels": {}, "problem": problem.detail})
+    lengths = selector.offered.lengths
+    selector = selector.at_length(length)
+    offered = {offer.submodel: offer.costs.model_dump(exclude={"lengths"}) for offer in selector.offered}
+    costs = {offer.submodel: offered.pop(offer.submodel) for offer in selector.offered if offer.stages}
     known = {
         one.id: {**one.model_dump(), "quality": one.quality(opened.qualities), "split": one.split, "costs": costs[one.id]}
         for one in cascades
@@ -132,7 +138,9 @@ def frontiers(bundle: str, device: str) -> Response:
         name, _, percentile = cost.partition(".p")
         limits, candidates = selector.afforded_by(name, int(percentile or 50))
         found[cost] = [(limit, candidate.submodel) for limit, candidate in zip(limits, candidates, strict=True)]
-    return compressed(json_answer({"frontiers": found, "cascades": known, "problem": None}))
+    submodels = offered if length is not None and lengths else {}
+    document = {"frontiers": found, "cascades": known, "lengths": lengths, "submodels": submodels, "problem": None}
+    return compressed(json_answer(document))
 
 
 @blueprint.get("/dashboard/runtime")

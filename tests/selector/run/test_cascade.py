@@ -176,7 +176,7 @@ def test_runs_on_several_threads_are_told_apart(with_cascade: tuple[Bundle, Casc
     monkeypatch.setattr(
         runtime.controller,
         "observe",
-        lambda selection, latency_ms, now, *, ran: observed.__setitem__(threading.current_thread().name, latency_ms),
+        lambda selection, latency_ms, now, *, ran, length: observed.__setitem__(threading.current_thread().name, latency_ms),
     )
     images = np.zeros((64, 1, 8, 8), np.float32)
     batch = threading.Thread(target=runtime.run, args=(images, CHEAP), name="batch")
