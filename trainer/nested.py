@@ -101,7 +101,7 @@ class NestedModel(nn.Module):
     def extract(self, sub: SubModel) -> nn.Module:
         """The sub-model as a plain module with its own copies of parameters and calibrated buffers."""
         state = {**self.view(sub), **self.buffers_of(sub)}
-        with _WithoutInitialisation():
+        with WithoutInitialisation():
             module = self.family.build(sub)
         with torch.no_grad():
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
@@ -185,7 +185,7 @@ class _Skeleton:
 
     def __init__(self, nested: NestedModel, sub: SubModel) -> None:
         family = nested.family
-        with own(f"{type(family).__name__}.build({sub.id})"), _WithoutInitialisation():
+        with own(f"{type(family).__name__}.build({sub.id})"), WithoutInitialisation():
             self.module = family.build(sub)
         self.buffers = {name: buffer.detach() for name, buffer in self.module.named_buffers()}
         self.device = torch.device("cpu")
@@ -267,7 +267,7 @@ def _places(module: nn.Module) -> list[tuple[dict[str, Any], str, str]]:
     return [(h, leaf, first_names[id(t)]) for h in holders for leaf, t in h.items() if t is not None]
 
 
-class _WithoutInitialisation(TorchFunctionMode):
+class WithoutInitialisation(TorchFunctionMode):
     """Leaves parameters as allocated: most of a build's time is random numbers that nobody will read. Buffers are filled.
 
     Within a call that has come here the calls that it makes do not, so that functions of `torch.nn.init`, and those that

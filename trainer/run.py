@@ -44,7 +44,7 @@ from trainer.folder import (
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
 from trainer.speed.layout import laid_out
-from trainer.start import ASKED, Start, begin, data_options_of, data_spec, teacher_of
+from trainer.start import ASKED, Start, begin, data_options_of, data_spec, teacher_of, with_checkpoint
 from trainer.submodel import AxisValue, TrainerError
 from trainer.task import Score, Task, find_task, own, task_name
 from trainer.training import FREE_TO_CHANGE, fit
@@ -230,7 +230,7 @@ def train_run(
     if weights is not None:
         loaded = replace(loaded, spec=data_spec(weights, loaded.spec))
     with own(f"family {family!r}"):
-        chosen = kind_of_family.for_data(loaded.spec, **settings)
+        chosen = kind_of_family.for_data(loaded.spec, **with_checkpoint(kind_of_family, start, settings))
     chosen.with_grid(grid)
     if task is not None or task_settings:
         kind = kind_of_task or type(chosen.task)
