@@ -90,8 +90,8 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loa
     """Puts them into the full model; BatchNorm statistics among them become the full model's.
 
     `outputs`: numbers that the head gives. Its parameters, and what the family counts to it, are begun anew where only
-    their number of outputs is another, or where they are missing altogether. Raises TrainerError for weights of another network: naming parameters that are
-    missing, or of another shape.
+    their number of outputs is another, or where they are missing altogether. Raises TrainerError for weights of another
+    network: naming parameters that are missing, or of another shape.
     """
     wanted = dict(nested.full.named_parameters())
     buffers = dict(nested.full.named_buffers())

@@ -132,7 +132,7 @@ def architecture(config: Mapping[str, Any], attention: str) -> Architecture:
         full = AutoConfig.for_model(kind, **said)
     full._attn_implementation = attention
     full.use_cache = False
-    sizes = {axis: getattr(full, _spelling(full, axis), None) for axis in SPELLINGS}
+    sizes: dict[str, Any] = {axis: getattr(full, _spelling(full, axis), None) for axis in SPELLINGS}
     if sizes[INNER] is None and "n_inner" in vars(full):  # what GPT-2 and its like mean by none
         sizes[INNER] = 4 * full.hidden_size
     for axis, size in sizes.items():

@@ -67,6 +67,8 @@ def build_module(config: Any, head: str, labels: int) -> nn.Module:
         raise TrainerError(f"head = {head!r}: {config.model_type!r} has {', '.join(allowed) or 'none that is known'}") from None
     if isinstance(kind, tuple):  # several, of which the first is the usual one
         kind = kind[0]
+    if config._attn_implementation == "sdpa" and not kind._supports_sdpa:
+        config._attn_implementation = "eager"
     if head != "embedding":
         module: nn.Module = kind(config)
         return module

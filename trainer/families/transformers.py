@@ -38,7 +38,7 @@ from trainer.families.encoders import (
 )
 from trainer.families.images import whole_numbers
 from trainer.family import DataSpec, Family
-from trainer.nested import WithoutInitialisation
+from trainer.initialisation import WithoutInitialisation
 from trainer.submodel import AxisValue, SubModel, TrainerError
 from trainer.task import Task, find_task, own
 
@@ -50,7 +50,8 @@ class Transformers(Family):
 
     `config`: what the checkpoint's `config.json` says. `head`: by default it classifies, texts or pictures. `tokens`: of the
     longest example. `mask`: whether the data give an attention mask; else padding (the configuration's pad_token_id) is masked
-    by the network. `pairs`: whether they give token types. `fixed`: axes that are none here. `input_shape`, `mean`, `std`: of pictures.
+    by the network. `pairs`: whether they give token types. `fixed`: axes that are none here. `input_shape`, `mean`, `std`: of
+    pictures.
     """
 
     model_type: ClassVar[str] = ""
@@ -213,7 +214,7 @@ class Transformers(Family):
             states.append(output if isinstance(output, Tensor) else output[0])
 
         hooks = [
-            layer.register_forward_hook(lambda _m, _i, output, place=place: keep(place, output))  # type: ignore[misc]
+            layer.register_forward_hook(lambda _m, _i, output, place=place: keep(place, output))
             for place, layer in enumerate(layers)
         ]
         try:
