@@ -22,14 +22,13 @@ from exporter import ExportError, export
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.session import relative_error
 from tests.conftest import DEVICE
-from tests.helpers.exports import calibrated, small
+from tests.helpers.exports import EVERY_KIND, calibrated, small
 from tests.helpers.user_families import Branches, Noisy, TextEncoder
 from trainer import Family, NestedModel, SubModel, TrainerError, calibrate
 from trainer.data import DataSet
-from trainer.family import registered_families
 
 
-@pytest.mark.parametrize("name", sorted(registered_families()))
+@pytest.mark.parametrize("name", EVERY_KIND)
 def test_every_graph_of_every_family_equals_the_extracted_sub_model(name: str, tmp_path: Path) -> None:
     nested = calibrated(small(name))
     bundle = export(nested, tmp_path / "bundle", show_progress=False)

@@ -10,6 +10,8 @@ from trainer import Family, NestedModel, calibrate
 from trainer.family import registered_families
 
 OF_TRANSFORMERS = {*TINY, "transformers"}
+EVERY_KIND = sorted(registered_families().keys() - {"transformers", "roberta", "distilbert"})
+"""Families whose networks are of another kind each; tests/trainer/test_transformers.py exports the others."""
 
 
 def small(name: str) -> Family:

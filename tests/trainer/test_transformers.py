@@ -40,7 +40,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", **_SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
 }
 """Architectures that no family is named after."""
-NAMED = pytest.mark.parametrize("name", sorted(TINY))
+RELATIVES = ("electra", "camembert", "mpnet", "albert", "qwen3")
+"""Of those that are tested at every change."""
 EVERY = pytest.mark.parametrize("name", [*sorted(TINY), *OTHERS])
 TEXT = pytest.mark.parametrize("name", [*sorted(set(TINY) - {"vit"}), *OTHERS])
 
@@ -98,7 +99,9 @@ def test_padding_changes_no_result_and_a_smaller_build_is_the_extracted_one(name
         torch.testing.assert_close(answers[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-@EVERY
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in RELATIVES else n for n in (*sorted(TINY), *OTHERS)]
+)
 def test_it_trains_and_its_graphs_answer_as_torch_for_every_batch_and_length(name: str, tmp_path: Path) -> None:
     found = family(name)
     nested = filled(found)
@@ -259,6 +262,12 @@ def test_a_grid_may_be_spelt_as_the_configuration_does() -> None:
     found = family("distilbert").with_grid({"dim": [24], "n_layers": [1]})
     assert found.axes["hidden_size"] == (24, 32)
     assert found.axes["num_hidden_layers"] == (1, 2)
+
+
+def test_numbers_are_single_precision_whatever_a_checkpoint_was_stored_in() -> None:
+    found = Bert({**BERT, "torch_dtype": "float16", "dtype": "bfloat16", "id2label": {"0": "other"}}, labels=3)
+    assert {p.dtype for p in NestedModel(found).full.parameters()} == {torch.float32}
+    assert found.build(found.smallest)(**found.example_inputs(1)).logits.shape == (1, 3)
 
 
 def test_heads_that_share_keys_go_in_whole_groups() -> None:

@@ -49,9 +49,9 @@ class Transformers(Family):
     them. The size of a head is the full model's at every size.
 
     `config`: what the checkpoint's `config.json` says. `head`: by default it classifies, texts or pictures. `tokens`: of the
-    longest example. `mask`: whether the data give an attention mask; else padding (the configuration's pad_token_id) is masked
-    by the network. `pairs`: whether they give token types. `fixed`: axes that are none here. `input_shape`, `mean`, `std`: of
-    pictures.
+    longest example; 0: 128, or as many as there are positions. `mask`: whether the data give an attention mask; else padding
+    (the configuration's pad_token_id) is masked by the network. `pairs`: whether they give token types. `fixed`: axes that are
+    none here. `input_shape`, `mean`, `std`: of pictures.
     """
 
     model_type: ClassVar[str] = ""
@@ -62,7 +62,7 @@ class Transformers(Family):
         config: Mapping[str, Any] | None = None,
         head: str = "",
         labels: int = 2,
-        tokens: int = LONGEST,
+        tokens: int = 0,
         pairs: bool = False,
         mask: bool = True,
         attention: str = "sdpa",
@@ -77,7 +77,7 @@ class Transformers(Family):
             raise TrainerError(f"attention = {attention!r}: allowed are sdpa, eager")
         if unknown := [axis for axis in fixed if axis not in SPELLINGS]:
             raise TrainerError(f"fixed = {list(fixed)}: {unknown[0]!r} is no axis; allowed are {', '.join(SPELLINGS)}")
-        for name, number in (("labels", labels), ("tokens", tokens)):
+        for name, number in (("labels", labels), ("tokens", tokens or LONGEST)):
             whole_numbers(name, number)
         self.given = checked(config, self.model_type)
         self.labels, self.tokens, self.pairs, self.mask = labels, tokens, pairs, mask
@@ -274,7 +274,9 @@ class Transformers(Family):
             raise TrainerError(f"head = {self.head!r}: {kind!r} is for text; pictures of {self.input_shape} are none")
         if self.pairs and not getattr(self.architecture.full, "type_vocab_size", 0) > 1:
             raise TrainerError(f"pairs: {kind!r} has no token types (type_vocab_size); allowed are data without token_type_ids")
-        if (most := _positions(self._full_on_meta)) is not None and self.tokens > most:
+        most = _positions(self._full_on_meta)
+        self.tokens = self.tokens or min(LONGEST, most or LONGEST)
+        if most is not None and self.tokens > most:
             raise TrainerError(
                 f"tokens = {self.tokens}: the model has positions for {most}; --data-option max_tokens={most} cuts"
             )
