@@ -85,6 +85,28 @@ def test_heads_keep_their_size_at_every_number_of_heads_and_hidden_size(name: st
         assert {(rows, hidden), (hidden, heads * head)} <= shapes, sub.id
 
 
+@EVERY
+def test_heads_and_inner_units_that_are_cut_are_those_that_the_full_model_would_do_without(name: str) -> None:
+    """The full model with zeros where the smaller one has nothing answers the same: a head is a head, fused projections too."""
+    found = family(name)
+    nested = filled(found).eval()
+    inputs = found.example_inputs(3)
+    kept = {axis: values[-1] for axis, values in found.axes.items()}
+    for cut in ({"num_attention_heads": 0}, {"intermediate_size": 0}, {"num_attention_heads": 0, "intermediate_size": 0}):
+        sub = SubModel(**{**kept, **{axis: found.axes[axis][index] for axis, index in cut.items()}})
+        full = nested.extract(found.largest)
+        for parameter, segments in nested.segments(sub).items():
+            tensor = full.get_parameter(parameter).data
+            for axis, slices in enumerate(segments):
+                gone = torch.ones(tensor.shape[axis], dtype=torch.bool)
+                for part in slices:
+                    gone[part] = False
+                tensor.index_fill_(axis, gone.nonzero().flatten(), 0.0)
+        with torch.no_grad():
+            wanted = nested.applied(full, inputs)["logits"]
+            torch.testing.assert_close(nested.outputs(inputs, sub)["logits"], wanted, rtol=1e-4, atol=1e-5)
+
+
 @TEXT
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_padding_changes_no_result_and_a_smaller_build_is_the_extracted_one(name: str, attention: str) -> None:

@@ -245,7 +245,7 @@ class Transformers(Family):
     @property
     def _takes_pixels(self) -> bool:
         full = self.architecture.full
-        return hasattr(full, "patch_size") and not hasattr(full, "vocab_size")
+        return hasattr(full, "patch_size") and hasattr(full, "image_size")
 
     @property
     def _pad(self) -> int:
