@@ -1,7 +1,4 @@
-"""Families over Hugging Face's own modules: what a smaller configuration builds, from a checkpoint's folder to a graph.
-
-Small configurations, random weights, nothing downloaded.
-"""
+"""Families over Hugging Face's own modules: what a smaller configuration builds, from a checkpoint's folder to a graph."""
 
 from __future__ import annotations
 
@@ -12,62 +9,24 @@ import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from exporter import export
 from exporter.bundle.session import relative_error
+from tests.helpers.checkpoints import BERT, OTHERS, TEXTS, family
 from tests.helpers.hard import filled
 from tests.helpers.hugging_face import TINY
-from tests.helpers.networks import small
-from tests.helpers.texts import write_texts
 from trainer import DataSpec, Family, NestedModel, Samples, SubModel, TrainerError, fit
-from trainer.families import Bert, Transformers, ViT
+from trainer.families import Bert, Transformers
 from trainer.importance import sort_by_importance
-from trainer.run import load_run, train_run
-from trainer.start import Start
 from trainer.submodel import AxisValue
-from trainer.weights import load_weights, read_weights
 
-_SIZES = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 16, "hidden_size": 32}
-OTHERS: dict[str, dict[str, Any]] = {
-    "electra": {"model_type": "electra", **_SIZES, "embedding_size": 8},
-    "camembert": {"model_type": "camembert", **_SIZES, "type_vocab_size": 1},
-    "mpnet": {"model_type": "mpnet", **_SIZES},
-    "albert": {"model_type": "albert", **_SIZES, "embedding_size": 8, "hidden_dropout_prob": 0.0},
-    "modernbert": {"model_type": "modernbert", **_SIZES, "pad_token_id": 0, "local_attention": 8},
-    "llama": {"model_type": "llama", **_SIZES, "num_key_value_heads": 2, "pad_token_id": 0},
-    "qwen3": {"model_type": "qwen3", **_SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
-}
-"""Architectures that no family is named after."""
 RELATIVES = ("electra", "camembert", "mpnet", "albert", "qwen3")
-"""Of those that are tested at every change."""
+"""Of architectures that are exported at every change: these are exported in the slow tests."""
 EVERY = pytest.mark.parametrize("name", [*sorted(TINY), *OTHERS])
 TEXT = pytest.mark.parametrize("name", [*sorted(set(TINY) - {"vit"}), *OTHERS])
 
 
-def family(name: str, **settings: Any) -> Transformers:
-    if name in OTHERS:
-        return Transformers(OTHERS[name], labels=3, tokens=9, **settings)
-    found = small(name, **settings)
-    assert isinstance(found, Transformers)
-    return found
-
-
-def checkpoint(name: str, folder: Path, head: Any = AutoModelForSequenceClassification, **more: Any) -> Any:
-    """A folder as Hugging Face's `save_pretrained` writes it, and the model that lies there."""
-    torch.manual_seed(1)
-    said = OTHERS.get(name) or {"model_type": name, **TINY[name]}
-    config = AutoConfig.for_model(**{**said, "num_labels": 3, **more})
-    model = head.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return model
-
-
-def end_with_values(found: Family, count: int = 16) -> Samples:
+def examples(found: Family, count: int = 16) -> Samples:
     torch.manual_seed(0)
     return Samples(found.example_inputs(count), torch.randint(0, 3, (count,)))
 
@@ -127,7 +86,7 @@ def test_padding_changes_no_result_and_a_smaller_build_is_the_extracted_one(name
 def test_it_trains_and_its_graphs_answer_as_torch_for_every_batch_and_length(name: str, tmp_path: Path) -> None:
     found = family(name)
     nested = filled(found)
-    samples = end_with_values(found)
+    samples = examples(found)
     fit(nested, samples, samples, epochs=1, lr=0.01, optimizer="adamw", batch_size=8, show_progress=False)
     subs = [found.smallest, found.largest]
     bundle = export(nested.eval(), tmp_path / "bundle", submodels=subs, show_progress=False)
@@ -149,7 +108,7 @@ def test_it_trains_and_its_graphs_answer_as_torch_for_every_batch_and_length(nam
 def test_units_are_sorted_without_changing_what_it_answers(name: str) -> None:
     found = family(name)
     nested = filled(found).eval()
-    sorting = sort_by_importance(nested, end_with_values(found))
+    sorting = sort_by_importance(nested, examples(found))
     assert sorting.fixed == {}
     sizes = found.architecture.sizes
     layers = 1 if name == "albert" else sizes["num_hidden_layers"]  # its layers are one
@@ -157,47 +116,6 @@ def test_units_are_sorted_without_changing_what_it_answers(name: str) -> None:
     assert groups.count(sizes["intermediate_size"]) == layers
     assert groups.count(found.architecture.keys) == (1 if name == "mpnet" else layers)  # its layers share a bias for each head
     assert groups.count(sizes["hidden_size"]) >= 1
-
-
-@pytest.mark.parametrize(("name", "head"), [(n, AutoModelForSequenceClassification) for n in sorted(set(TINY) - {"vit"})])
-def test_a_checkpoint_answers_as_it_did(name: str, head: Any, tmp_path: Path) -> None:
-    model = checkpoint(name, tmp_path, head)
-    found = type(family(name)).for_data(DataSpec((9,), 3, vocabulary=50, inputs=MASKED), checkpoint=tmp_path)
-    nested = NestedModel(found).eval()
-    loaded = load_weights(nested, read_weights(tmp_path), outputs=3)
-    assert (loaded.anew, loaded.left_over) == ([], [])
-    inputs = found.example_inputs(4)
-    torch.testing.assert_close(nested.outputs(inputs)["logits"], model(**inputs).logits, rtol=1e-5, atol=1e-6)
-
-
-MASKED = {"input_ids": (9,), "attention_mask": (9,)}
-
-
-def test_a_checkpoint_for_pictures_answers_as_it_did_with_pixels_normalised_within(tmp_path: Path) -> None:
-    """It is written by the names that layers had in earlier releases of transformers."""
-    model = checkpoint("vit", tmp_path, AutoModelForImageClassification)
-    found = ViT.for_data(DataSpec((1, 8, 8), 3, mean=(0.5,), std=(0.25,)), checkpoint=tmp_path)
-    nested = NestedModel(found).eval()
-    assert load_weights(nested, read_weights(tmp_path), outputs=3).anew == []
-    pixels = found.example_inputs(4)["pixel_values"]
-    wanted = model(pixel_values=(pixels - 0.5) / 0.25).logits
-    torch.testing.assert_close(nested.outputs({"pixel_values": pixels})["logits"], wanted, rtol=1e-5, atol=1e-6)
-
-
-@TEXT
-def test_an_encoder_alone_begins_its_head_anew_and_says_so(name: str, tmp_path: Path) -> None:
-    model = checkpoint(name, tmp_path, AutoModel)
-    found = Transformers.for_data(DataSpec((9,), 3, vocabulary=50, inputs=MASKED), checkpoint=tmp_path)
-    nested = NestedModel(found)
-    loaded = load_weights(nested, read_weights(tmp_path), outputs=3)
-    assert loaded.anew
-    assert "begun anew" in str(loaded)
-    assert not any(".layer." in parameter or "embeddings" in parameter for parameter in loaded.anew)
-    kept = dict(model.named_parameters())
-    full = dict(nested.full.named_parameters())
-    shared = [n for n in full if n not in loaded.anew]
-    assert len(shared) > 10
-    assert all(torch.equal(full[n], kept[n.partition(".")[2]]) for n in shared)
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert"])
@@ -221,32 +139,6 @@ def test_token_types_tell_the_two_texts_of_a_pair_apart() -> None:
     answers = nested.outputs(inputs)["logits"]
     others = nested.outputs({**inputs, "token_type_ids": torch.zeros_like(inputs["token_type_ids"])})["logits"]
     assert not torch.allclose(answers, others, atol=1e-4)
-
-
-def embedding(name: str) -> Transformers:
-    """The head without a task of its own, which is not what is tested here."""
-    found = family(name)
-    found.head = "embedding"
-    for cached in ("layout", "_full_on_meta"):
-        found.__dict__.pop(cached, None)
-    return found
-
-
-@pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert"])
-def test_an_embedding_is_the_mean_over_the_tokens_of_length_one(name: str, tmp_path: Path) -> None:
-    """From a checkpoint with another head: its encoder is found."""
-    model = checkpoint(name, tmp_path)
-    found = embedding(name)
-    module = found.build(found.largest).eval()
-    nested = NestedModel(found)
-    loaded = load_weights(nested, read_weights(tmp_path))
-    module.load_state_dict(nested.full.state_dict())
-    assert loaded.anew == []
-    inputs = found.example_inputs(4)
-    answers = module(**inputs)
-    hidden = model.base_model(**inputs).last_hidden_state
-    rows = [row[kept == 1].mean(dim=0) for row, kept in zip(hidden, inputs["attention_mask"], strict=True)]
-    torch.testing.assert_close(answers, F.normalize(torch.stack(rows), dim=1), rtol=1e-4, atol=1e-6)
 
 
 def test_the_head_follows_the_task() -> None:
@@ -286,12 +178,6 @@ def test_a_grid_may_be_spelt_as_the_configuration_does() -> None:
     assert found.axes["num_hidden_layers"] == (1, 2)
 
 
-def test_numbers_are_single_precision_whatever_a_checkpoint_was_stored_in() -> None:
-    found = Bert({**BERT, "torch_dtype": "float16", "dtype": "bfloat16", "id2label": {"0": "other"}}, labels=3)
-    assert {p.dtype for p in NestedModel(found).full.parameters()} == {torch.float32}
-    assert found.build(found.smallest)(**found.example_inputs(1)).logits.shape == (1, 3)
-
-
 def test_heads_that_share_keys_go_in_whole_groups() -> None:
     found = family("llama")
     assert found.axes["num_attention_heads"] == (2, 4)
@@ -306,8 +192,6 @@ def refused(**settings: Any) -> Any:
 
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_layer": 2, "n_head": 2, "n_embd": 16}
-BERT = {"model_type": "bert", **TINY["bert"]}
-TEXTS = DataSpec((9,), 3, vocabulary=50, inputs=MASKED)
 
 
 @pytest.mark.parametrize(
@@ -351,30 +235,3 @@ def test_without_a_checkpoint_a_small_one_is_built_for_the_data() -> None:
     largest: dict[str, AxisValue] = dict(found.largest.axes)
     assert largest["hidden_size"] == 32
     assert found.config()["mask"] is False
-
-
-def test_a_run_begins_with_a_checkpoint_and_can_be_reopened(tmp_path: Path) -> None:
-    """Its folder says how to build; what it holds is put there; the run says it all itself."""
-    write_texts(tmp_path / "texts")
-    model = checkpoint("bert", tmp_path / "original", vocab_size=500)
-    options = {"epochs": 1, "lr": 1e-12, "weight_decay": 0.0, "optimizer": "adamw", "batch_size": 16}
-    run = tmp_path / "run"
-    train_run(
-        "bert",
-        f"text-folder:{tmp_path / 'texts'}",
-        run,
-        grid={"hidden_size": [], "num_attention_heads": []},
-        settings={},
-        options=options,
-        data_options={"max_tokens": 12},
-        start=Start(tmp_path / "original"),
-        show_progress=False,
-    )
-    again = load_run(run).nested
-    assert [sub.id for sub in again.submodels] == ["l1-f8-h2-d32", "l1-f16-h2-d32", "l2-f8-h2-d32", "l2-f16-h2-d32"]
-    assert isinstance(again.submodels[0], SubModel)
-    inputs = again.family.example_inputs(3)
-    mask = (inputs["input_ids"] != 0).long()
-    torch.testing.assert_close(
-        again.outputs(inputs)["logits"], model(**inputs, attention_mask=mask).logits, rtol=1e-4, atol=1e-5
-    )
