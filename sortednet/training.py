@@ -16,7 +16,13 @@ from sortednet.options import JsonOption, OutOption, OverwriteOption
 
 
 def train(
-    family: Annotated[str, typer.Option(help="resnet, mobilenetv2, or module:Class for your own.")],
+    family: Annotated[
+        str,
+        typer.Option(
+            help="transformers (any Hugging Face checkpoint of --from), or bert, roberta, "
+            "distilbert, vit by name; resnet, mobilenetv2; or module:Class for your own."
+        ),
+    ],
     data: Annotated[
         str,
         typer.Option(

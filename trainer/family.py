@@ -81,11 +81,20 @@ class Family(ABC):
         """
         return {}
 
+    def renamed(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A checkpoint's tensors by the names that they have in the module, which is of this family; by default their own."""
+        return tensors
+
+    def of_the_head(self, name: str) -> bool:
+        """Whether a parameter is begun anew where a checkpoint has none, beside layers that give the outputs themselves."""
+        return False
+
     @classmethod
     def for_data(cls, spec: DataSpec, **settings: Any) -> Self:
         """The family for a data set, with constructor arguments by name (`--set`).
 
-        A family whose shape depends on the data overrides this. Raises TrainerError for an unknown argument.
+        A family whose shape depends on the data overrides this; one whose shape depends on a checkpoint has an argument
+        `checkpoint`, which is the folder of `--from`. Raises TrainerError for an unknown argument.
         """
         return cls.configured(settings)
 

@@ -47,7 +47,17 @@ from trainer.nested import NestedModel
 from trainer.options import FitOptions, with_usual
 from trainer.order import Orders, in_order, read_orders, save_orders
 from trainer.rebuild import check_rebuilds, family_of
-from trainer.start import ASKED, Start, begin, check_tokenizer, checkpoint_of, data_options_of, data_spec, teacher_of
+from trainer.start import (
+    ASKED,
+    Start,
+    begin,
+    check_tokenizer,
+    checkpoint_of,
+    data_options_of,
+    data_spec,
+    teacher_of,
+    with_checkpoint,
+)
 from trainer.submodel import AxisValue, TrainerError
 from trainer.targets import answered, needs_targets, save_targets, with_targets
 from trainer.task import Score, Task, find_task, own, task_name
@@ -178,7 +188,7 @@ def train_run(
     if weights is not None:
         loaded = replace(loaded, spec=data_spec(weights, loaded.spec))
     with own(f"family {family!r}"):
-        chosen = kind_of_family.for_data(loaded.spec, **settings)
+        chosen = kind_of_family.for_data(loaded.spec, **with_checkpoint(kind_of_family, start, settings))
     chosen.with_grid(grid)
     if task is not None or task_settings:
         kind = kind_of_task or type(chosen.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,6 +157,15 @@ def check_same_vocabulary(made: Path, data: DataSet) -> None:
             f"data {data.name!r}: are read with another vocabulary than {own}, so that the same words are other ids; allowed "
             "are the texts and options of the training, or any texts where that one had a checkpoint's tokenizer"
         )
+
+
+def with_checkpoint(family: type[Family], start: Start, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the folder of the weights as `checkpoint`, for a family that asks for one, where nobody gave it
+    one or a configuration."""
+    takes = "checkpoint" in inspect.signature(family.for_data).parameters
+    if not takes or start.weights is None or not start.weights.is_dir() or {"checkpoint", "config"} & settings.keys():
+        return dict(settings)
+    return {"checkpoint": start.weights, **settings}
 
 
 def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> tuple[dict[str, Any], Orders]:

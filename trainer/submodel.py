@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +22,8 @@ class TrainerError(ValueError):
 class SubModel:
     """One nested version: a frozen mapping from axis name to value.
 
-    `SubModel(width=0.5, depth=2).id` is `"w0.50-d2"`; a depth given per stage, `depth=(1, 2, 3)`, reads `d1x2x3`.
+    `SubModel(width=0.5, depth=2).id` is `"w0.50-d2"`; a depth given per stage, `depth=(1, 2, 3)`, reads `d1x2x3`; sizes of a
+    transformer by the names of its configuration read `l6-f1536-h12-d384`.
     Sub-models of one family are partially ordered by nesting: `a <= b` when no axis of `a` exceeds that of `b`, so
     that every parameter of `a` is a prefix of the parameter of the same name in `b`.
     """
@@ -37,7 +38,8 @@ class SubModel:
             raise TrainerError("a sub-model needs at least one axis, for example SubModel(width=0.5)")
         clean = {name: _canonical(name, value) for name, value in axes.items()}
         object.__setattr__(self, "axes", MappingProxyType(clean))
-        object.__setattr__(self, "id", "-".join(_prefix(n, clean) + format_value(v) for n, v in clean.items()))
+        prefixes = _prefixes(list(clean))
+        object.__setattr__(self, "id", "-".join(p + format_value(v) for p, v in zip(prefixes, clean.values(), strict=True)))
         object.__setattr__(self, "_hash", hash(frozenset(clean.items())))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -104,7 +106,23 @@ def _canonical(axis: str, value: object) -> AxisValue:
     return value
 
 
-def _prefix(axis: str, axes: Mapping[str, AxisValue]) -> str:
+_WELL_KNOWN = {
+    "num_hidden_layers": "l",
+    "intermediate_size": "f",
+    "num_attention_heads": "h",
+    "num_key_value_heads": "k",
+    "hidden_size": "d",
+}
+"""How axes that are a configuration's own fields are written in an id: layers, feed-forward, heads, keys, dimensions."""
+
+
+def _prefixes(axes: Sequence[str]) -> list[str]:
+    """What stands before each axis' value in an id; no two are alike."""
+    found = [_WELL_KNOWN.get(axis) or _prefix(axis, axes) for axis in axes]
+    return found if len(set(found)) == len(axes) else [_prefix(axis, axes) for axis in axes]
+
+
+def _prefix(axis: str, axes: Sequence[str]) -> str:
     """The shortest beginning of the axis name that no other axis shares."""
     others = [name for name in axes if name != axis]
     for length in range(1, len(axis)):

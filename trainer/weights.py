@@ -20,6 +20,7 @@ from trainer.checkpoint import load_tensors
 from trainer.folder import RUN_FILE, check_unaltered, read_record
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.submodel import TrainerError
+from trainer.task import own
 
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """That a checkpoint's folder has one of, the first that is there."""
@@ -57,7 +58,7 @@ class Loaded:
         if self.converted:
             parts.append(f"{self.converted} made fp32")
         if self.anew:
-            parts.append(f"begun anew, another number of outputs: {_listed(self.anew)}")
+            parts.append(f"begun anew, not there or of another number of outputs: {_listed(self.anew)}")
         if self.left_over:
             parts.append(f"left over: {_listed(self.left_over)}")
         return "; ".join(parts)
@@ -88,17 +89,21 @@ def read_weights(path: Path) -> Weights:
 def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loaded:
     """Puts them into the full model; BatchNorm statistics among them become the full model's.
 
-    `outputs`: numbers that the head gives. Its parameters are begun anew where only their number of outputs is another, or
-    where they are missing altogether. Raises TrainerError for weights of another network: naming parameters that are
-    missing, or of another shape.
+    `outputs`: numbers that the head gives. Its parameters, and what the family counts to it, are begun anew where only
+    their number of outputs is another, or where they are missing altogether. Raises TrainerError for weights of another
+    network: naming parameters that are missing, or of another shape.
     """
     wanted = dict(nested.full.named_parameters())
     buffers = dict(nested.full.named_buffers())
-    prefix = _prefix(weights.tensors, wanted)
-    given = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items() if name.startswith(prefix)}
+    tensors = weights.tensors
+    if not wanted.keys() <= tensors.keys():
+        with own(f"{type(nested.family).__name__}.renamed"):
+            tensors = nested.family.renamed(nested.full, tensors)
+    prefix = _prefix(tensors, wanted)
+    given = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     missing = [name for name in wanted if name not in given]
     other = [name for name, p in wanted.items() if name in given and given[name].shape != p.shape]
-    head = [name for name in wanted if _is_of_the_head(name, wanted, outputs)]
+    head = [name for name in wanted if _is_of_the_head(name, wanted, outputs) or nested.family.of_the_head(name)]
     resized = [name for name in other if name in head and given[name].shape[1:] == wanted[name].shape[1:]]
     anew = [*resized, *(name for name in missing if name in head)]
     wrong = [name for name in [*missing, *other] if name not in anew]
@@ -125,7 +130,7 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loa
     if running and all(name in given for name in running):
         nested.calibration[nested.family.largest] = {name: given[name].to(buffers[name].dtype) for name in running}
     used = {prefix + name for name in [*wanted, *buffers]}
-    left_over = [name for name in weights.tensors if name not in used]
+    left_over = [name for name in tensors if name not in used]
     taken = sum(p.numel() for name, p in wanted.items() if name not in anew)
     return Loaded(taken, prefix, anew, left_over, ", ".join(halves))
 
@@ -239,9 +244,9 @@ def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """What stands before the model's own names in most of the given ones, such as `module.`."""
     counts: dict[str, int] = {"": sum(name in given for name in wanted)}
     for name in given:
-        for own in wanted:
-            if name.endswith("." + own):
-                before = name[: -len(own)]
+        for mine in wanted:
+            if name.endswith("." + mine):
+                before = name[: -len(mine)]
                 counts[before] = counts.get(before, 0) + 1
     return max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
 

@@ -20,11 +20,10 @@ from exporter.bundle.session import open_session, run_session
 from exporter.bundle.verify import self_test
 from selector import Budget, Runtime, Selector
 from tests.conftest import DEVICE, exported
-from tests.helpers.exports import calibrated, small
+from tests.helpers.exports import EVERY_KIND, calibrated, small
 from tests.helpers.user_families import Branches, TextEncoder
 from trainer import Family, NestedModel, SubModel, calibrate
 from trainer.data import DataSet, Samples
-from trainer.family import registered_families
 
 
 def int8_name(identifier: str) -> str:
@@ -143,7 +142,7 @@ def family_of(name: str) -> Family:
     return {"text": TextEncoder, "branches": Branches}[name]() if name in ("text", "branches") else small(name)
 
 
-@pytest.mark.parametrize("name", [*sorted(registered_families()), "text", "branches"])
+@pytest.mark.parametrize("name", [*EVERY_KIND, "text", "branches"])
 def test_every_family_can_be_quantized(name: str, tmp_path: Path) -> None:
     """With BatchNorm scales of both signs and some that switch a channel off, fused projections and tied weights."""
     nested = calibrated(family_of(name))

@@ -20,10 +20,9 @@ from exporter.bundle.verify import self_test
 from exporter.subset import subset
 from selector import Budget, selector_for
 from tests.conftest import DEVICE
-from tests.helpers.exports import calibrated, small
+from tests.helpers.exports import EVERY_KIND, calibrated, small
 from tests.helpers.user_families import Branches, TextEncoder
 from trainer import Family, NestedModel
-from trainer.family import registered_families
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def test_any_part_answers_as_the_whole_and_has_its_profile(both: Bundle, tmp_pat
     assert part.bytes_total < both.bytes_total
 
 
-@pytest.mark.parametrize("family", [*registered_families(), "TextEncoder", "Branches"])
+@pytest.mark.parametrize("family", [*EVERY_KIND, "TextEncoder", "Branches"])
 def test_every_family_can_be_cut(family: str, tmp_path: Path) -> None:
     """Fused and concatenated blocks, tied parameters, depthwise convolutions."""
     users = {"TextEncoder": TextEncoder, "Branches": Branches}

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from tests.helpers.hugging_face import TINY
+from tests.helpers.networks import small as small_as_elsewhere
 from trainer import Family, NestedModel, calibrate
 from trainer.family import registered_families
+
+OF_TRANSFORMERS = {*TINY, "transformers"}
+EVERY_KIND = sorted(registered_families().keys() - {"transformers", "roberta", "distilbert"})
+"""Families whose networks are of another kind each; tests/trainer/test_transformers.py exports the others."""
 
 
 def small(name: str) -> Family:
     """A registered family at a size for tests."""
+    if name in OF_TRANSFORMERS:
+        return small_as_elsewhere(name)
     settings = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 1.0), "depths": (1, 2)}
     more = {"resnet": {"channels": (8, 16), "blocks": (2, 2)}}
     more["mobilenetv2"] = {

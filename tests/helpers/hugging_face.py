@@ -20,6 +20,21 @@ TOKENS = 12  # of the example inputs
 MASKED = 4  # of the second example
 
 
+_TEXT = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "hidden_size": 32}
+TINY: dict[str, dict[str, Any]] = {
+    "bert": {**_TEXT, "max_position_embeddings": 64},
+    "roberta": {**_TEXT, "max_position_embeddings": 64, "type_vocab_size": 1},
+    "distilbert": {"vocab_size": 50, "max_position_embeddings": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 16, "dim": 32},
+    "vit": {
+        **{name: value for name, value in _TEXT.items() if name != "vocab_size"},
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+    },
+}
+"""Configurations of the architectures that are families by name, 16 sub-models each."""
+
+
 class _HuggingFace(Family):
     """Axes: layers, heads, and the width of the layers between (`intermediate`)."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.helpers.hugging_face import TINY
 from trainer import Family, NestedModel, calibrate
 from trainer.family import registered_families
 
@@ -17,6 +18,9 @@ IMAGES = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 0.75, 1.0), "d
 SMALL: dict[str, dict[str, Any]] = {
     "resnet": {**IMAGES, "channels": (8, 16)},
     "mobilenetv2": {**IMAGES, "channels": (8, 16), "strides": (1, 2), "expansion": (1, 3), "stem": 8, "head": 32},
+    **{name: {"config": config, "labels": 3, "tokens": 9} for name, config in TINY.items() if name != "vit"},
+    "vit": {"config": TINY["vit"], "labels": 3},
+    "transformers": {"config": {"model_type": "bert", **TINY["bert"]}, "labels": 3, "tokens": 9, "fixed": ["hidden_size"]},
 }
 
 

@@ -44,10 +44,10 @@ def test_the_nested_forward_equals_the_extracted_module_to_the_bit(name: str) ->
     nested = calibrated(family)
     inputs = family.example_inputs(5)
     with torch.no_grad():
-        outputs = {sub: nested(inputs, sub) for sub in family.grid()}
+        outputs = {sub: nested.outputs(inputs, sub)["logits"] for sub in family.grid()}
         for sub, logits in outputs.items():
-            assert torch.equal(logits, nested.extract(sub)(*inputs.values())), sub.id
-        assert torch.equal(nested(inputs), outputs[family.largest])
+            assert torch.equal(logits, nested.applied(nested.extract(sub), inputs)["logits"]), sub.id
+        assert torch.equal(nested.outputs(inputs)["logits"], outputs[family.largest])
     assert len({tuple(logits.flatten().tolist()) for logits in outputs.values()}) == len(outputs)  # none is another's
 
 

@@ -154,6 +154,25 @@ def test_only_parameters_are_left_unfilled() -> None:
     assert torch.equal(nested(torch.ones(1, 3), nested.family.smallest), out)
 
 
+def test_the_numbers_that_a_training_draws_are_the_same_whatever_was_built_before() -> None:
+    """A truncated normal draws until nothing lies outside, which hung on what was in memory."""
+
+    class Truncated(_Filled):
+        def build(self, sub: SubModel) -> nn.Module:
+            module = super().build(sub)
+            assert isinstance(module, nn.Linear)
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+            return module
+
+    torch.manual_seed(0)
+    nested = NestedModel(Truncated())
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    nested.family.build(nested.family.largest)
+    nested.family.example_inputs(1)
+    assert torch.equal(after, torch.rand(3))
+
+
 def test_minilm_has_48_sub_models_none_of_which_is_another() -> None:
     nested = NestedModel(MiniLM())
     assert len(nested.submodels) == 48

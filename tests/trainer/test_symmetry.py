@@ -16,7 +16,7 @@ from tests.helpers import user_families
 from trainer import Family, NestedModel, Samples, SubModel, TrainerError, calibrate
 from trainer.families import MobileNetV2, ResNet
 from trainer.importance import reorder, sort_by_importance
-from trainer.symmetry import find_symmetry
+from trainer.symmetry import find_symmetry, scores_by_unit
 from trainer.symmetry.axes import Node, factored, joined, product, side_by_side, unite
 
 
@@ -207,6 +207,15 @@ def test_what_matters_comes_first(criterion: str) -> None:
         kept = group.size - dead[group.name]
         assert bool((largest[:kept] > 0).all()), name
         assert not bool(largest[kept:].any()), name
+
+
+def test_a_bias_counts_for_its_own_unit() -> None:
+    nested = NestedModel(ResNet(channels=(4, 8), blocks=(1, 1), input_shape=(1, 8, 8), widths=(0.5, 1.0), multiple=1))
+    symmetry = find_symmetry(nested)
+    values = {name: torch.zeros_like(p) for name, p in nested.full.named_parameters()}
+    values["norm.bias"][3] = -2.0
+    scores = [of_units for of_units in scores_by_unit(symmetry, values).values() if of_units.any()]
+    assert [of_units.tolist() for of_units in scores] == [[0, 0, 0, 2, 0, 0, 0, 0]]
 
 
 def test_wrong_criteria_are_refused() -> None:

@@ -104,8 +104,9 @@ def test_a_head_of_another_number_of_classes_is_begun_anew_and_said(tmp_path: Pa
     loaded = load_weights(nested, read_weights(as_pth(tmp_path, state)), outputs=3)
     assert loaded.anew == ["classifier.weight", "classifier.bias"]
     assert loaded.left_over == ["auxiliary.weight"]
-    assert "begun anew, another number of outputs: classifier.weight, classifier.bias; left over: auxiliary.weight" in str(
-        loaded
+    assert (
+        "begun anew, not there or of another number of outputs: classifier.weight, classifier.bias; left over: auxiliary.weight"
+        in str(loaded)
     )
     assert torch.equal(nested.full.get_parameter("classifier.weight"), initial)
     assert torch.equal(nested.full.get_parameter("stem.weight"), trained.full.get_parameter("stem.weight"))

@@ -123,8 +123,8 @@ def scores_by_unit(symmetry: Symmetry, values: Mapping[str, Tensor]) -> dict[str
         total = np.zeros(group.size)
         for name, axis in group.places:
             if name in values:
-                tensor = values[name]
-                along = tensor.double().sum(dim=[d for d in range(tensor.ndim) if d != axis]).cpu().numpy()
+                tensor = values[name].double().movedim(axis, 0)
+                along = tensor.reshape(len(tensor), -1).sum(dim=1).cpu().numpy()  # of no axes torch would sum all
                 total += np.abs(_by_unit(symmetry.axes[name][axis], group.node, along))
         found[group.name] = total
     return found

@@ -1,0 +1,119 @@
+"""What lies in a checkpoint's folder of Hugging Face, put into a family's network: with any head, and as a run's beginning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModel, AutoModelForImageClassification
+
+from tests.helpers.checkpoints import BERT, OTHERS, TEXTS, checkpoint, family
+from tests.helpers.hugging_face import TINY
+from tests.helpers.texts import write_texts
+from trainer import DataSpec, NestedModel, SubModel
+from trainer.families import Bert, Transformers, ViT
+from trainer.run import load_run, train_run
+from trainer.start import Start
+from trainer.weights import load_weights, read_weights
+
+OF_TEXTS = sorted(set(TINY) - {"vit"})
+TEXT = pytest.mark.parametrize("name", [*OF_TEXTS, *OTHERS])
+
+
+@pytest.mark.parametrize("name", OF_TEXTS)
+def test_a_checkpoint_answers_as_it_did(name: str, tmp_path: Path) -> None:
+    model = checkpoint(name, tmp_path)
+    found = type(family(name)).for_data(TEXTS, checkpoint=tmp_path)
+    nested = NestedModel(found).eval()
+    loaded = load_weights(nested, read_weights(tmp_path), outputs=3)
+    assert (loaded.anew, loaded.left_over) == ([], [])
+    inputs = found.example_inputs(4)
+    torch.testing.assert_close(nested.outputs(inputs)["logits"], model(**inputs).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_for_pictures_answers_as_it_did_with_pixels_normalised_within(tmp_path: Path) -> None:
+    """It is written by the names that layers had in earlier releases of transformers."""
+    model = checkpoint("vit", tmp_path, AutoModelForImageClassification)
+    found = ViT.for_data(DataSpec((1, 8, 8), 3, mean=(0.5,), std=(0.25,)), checkpoint=tmp_path)
+    nested = NestedModel(found).eval()
+    assert load_weights(nested, read_weights(tmp_path), outputs=3).anew == []
+    pixels = found.example_inputs(4)["pixel_values"]
+    wanted = model(pixel_values=(pixels - 0.5) / 0.25).logits
+    torch.testing.assert_close(nested.outputs({"pixel_values": pixels})["logits"], wanted, rtol=1e-5, atol=1e-6)
+
+
+@TEXT
+def test_an_encoder_alone_begins_its_head_anew_and_says_so(name: str, tmp_path: Path) -> None:
+    model = checkpoint(name, tmp_path, AutoModel)
+    found = Transformers.for_data(TEXTS, checkpoint=tmp_path)
+    nested = NestedModel(found)
+    loaded = load_weights(nested, read_weights(tmp_path), outputs=3)
+    assert loaded.anew
+    assert "begun anew" in str(loaded)
+    assert not any(".layer." in parameter or "embeddings" in parameter for parameter in loaded.anew)
+    kept = dict(model.named_parameters())
+    full = dict(nested.full.named_parameters())
+    shared = [n for n in full if n not in loaded.anew]
+    assert len(shared) > 10
+    assert all(torch.equal(full[n], kept[n.partition(".")[2]]) for n in shared)
+
+
+def embedding(name: str) -> Transformers:
+    """The head without a task of its own, which is not what is tested here."""
+    found = family(name)
+    found.head = "embedding"
+    for cached in ("layout", "_full_on_meta"):
+        found.__dict__.pop(cached, None)
+    return found
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert"])
+def test_an_embedding_is_the_mean_over_the_tokens_of_length_one(name: str, tmp_path: Path) -> None:
+    """From a checkpoint with another head: its encoder is found."""
+    model = checkpoint(name, tmp_path)
+    found = embedding(name)
+    module = found.build(found.largest).eval()
+    nested = NestedModel(found)
+    loaded = load_weights(nested, read_weights(tmp_path))
+    module.load_state_dict(nested.full.state_dict())
+    assert loaded.anew == []
+    inputs = found.example_inputs(4)
+    answers = module(**inputs)
+    hidden = model.base_model(**inputs).last_hidden_state
+    rows = [row[kept == 1].mean(dim=0) for row, kept in zip(hidden, inputs["attention_mask"], strict=True)]
+    torch.testing.assert_close(answers, F.normalize(torch.stack(rows), dim=1), rtol=1e-4, atol=1e-6)
+
+
+def test_numbers_are_single_precision_whatever_a_checkpoint_was_stored_in() -> None:
+    found = Bert({**BERT, "torch_dtype": "float16", "dtype": "bfloat16", "id2label": {"0": "other"}}, labels=3)
+    assert {p.dtype for p in NestedModel(found).full.parameters()} == {torch.float32}
+    assert found.build(found.smallest)(**found.example_inputs(1)).logits.shape == (1, 3)
+
+
+def test_a_run_begins_with_a_checkpoint_and_can_be_reopened(tmp_path: Path) -> None:
+    """Its folder says how to build; what it holds is put there; the run says it all itself."""
+    write_texts(tmp_path / "texts")
+    model = checkpoint("bert", tmp_path / "original", vocab_size=500)
+    options = {"epochs": 1, "lr": 1e-12, "weight_decay": 0.0, "optimizer": "adamw", "batch_size": 16}
+    run = tmp_path / "run"
+    train_run(
+        "bert",
+        f"text-folder:{tmp_path / 'texts'}",
+        run,
+        grid={"hidden_size": [], "num_attention_heads": []},
+        settings={},
+        options=options,
+        data_options={"max_tokens": 12},
+        start=Start(tmp_path / "original"),
+        show_progress=False,
+    )
+    again = load_run(run).nested
+    assert [sub.id for sub in again.submodels] == ["l1-f8-h2-d32", "l1-f16-h2-d32", "l2-f8-h2-d32", "l2-f16-h2-d32"]
+    assert isinstance(again.submodels[0], SubModel)
+    inputs = again.family.example_inputs(3)
+    mask = (inputs["input_ids"] != 0).long()
+    torch.testing.assert_close(
+        again.outputs(inputs)["logits"], model(**inputs, attention_mask=mask).logits, rtol=1e-4, atol=1e-5
+    )

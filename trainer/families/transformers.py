@@ -1,0 +1,321 @@
+"""`transformers`, and by name `bert`, `roberta`, `distilbert`, `vit`: any architecture of Hugging Face that a smaller
+configuration builds smaller.
+
+Shapes: N batch, T tokens, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from trainer.families.architecture import (
+    HEADS,
+    HIDDEN,
+    LONGEST,
+    SPELLINGS,
+    architecture,
+    checked,
+    default_axes,
+    from_scratch,
+    read_config,
+)
+from trainer.families.attention import Layout, blocks_of, find_layout, fit_heads
+from trainer.families.encoders import (
+    HEADS_OF,
+    build_module,
+    encoder_of,
+    head_for,
+    mask_padding,
+    names_of_transformers,
+    normalize_pixels,
+)
+from trainer.families.images import whole_numbers
+from trainer.family import DataSpec, Family
+from trainer.initialisation import WithoutInitialisation
+from trainer.submodel import AxisValue, SubModel, TrainerError
+from trainer.task import Task, find_task, own
+
+
+class Transformers(Family):
+    """Axes are the configuration's sizes: `num_hidden_layers` (the first ones are kept), `intermediate_size`,
+    `num_attention_heads` (heads of keys and values follow in whole groups) and `hidden_size`, whatever this architecture calls
+    them. The size of a head is the full model's at every size.
+
+    `config`: what the checkpoint's `config.json` says. `head`: by default it classifies, texts or pictures. `tokens`: of the
+    longest example; 0: 128, or as many as there are positions. `mask`: whether the data give an attention mask; else padding
+    (the configuration's pad_token_id) is masked by the network. `pairs`: whether they give token types. `fixed`: axes that are
+    none here. `input_shape`, `mean`, `std`: of pictures.
+    """
+
+    model_type: ClassVar[str] = ""
+    """The only one that is taken; empty: any."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        head: str = "",
+        labels: int = 2,
+        tokens: int = 0,
+        pairs: bool = False,
+        mask: bool = True,
+        attention: str = "sdpa",
+        fixed: Sequence[str] = (),
+        input_shape: Sequence[int] = (),
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> None:
+        if head and head not in HEADS_OF:
+            raise TrainerError(f"head = {head!r}: allowed are {', '.join(HEADS_OF)}")
+        if attention not in ("sdpa", "eager"):
+            raise TrainerError(f"attention = {attention!r}: allowed are sdpa, eager")
+        if unknown := [axis for axis in fixed if axis not in SPELLINGS]:
+            raise TrainerError(f"fixed = {list(fixed)}: {unknown[0]!r} is no axis; allowed are {', '.join(SPELLINGS)}")
+        for name, number in (("labels", labels), ("tokens", tokens or LONGEST)):
+            whole_numbers(name, number)
+        self.given = checked(config, self.model_type)
+        self.labels, self.tokens, self.pairs, self.mask = labels, tokens, pairs, mask
+        self.attention, self.fixed = attention, tuple(fixed)
+        self.architecture = architecture(self.given, attention)
+        self.head = head or head_for("classification", self._takes_pixels, "")
+        self.input_shape, self.mean, self.std = tuple(input_shape) or self._shape_of_pictures(), tuple(mean), tuple(std)
+        self.axes = {axis: values for axis, values in default_axes(self.architecture).items() if axis not in fixed}
+        self.task = find_task(HEADS_OF[self.head][1])()
+        self._check_inputs()
+        self.axes = {axis: values for axis, values in self.axes.items() if axis in self.layout.axes}
+        if not self._takes_pixels:
+            self.dynamic_axes = {name: {0: "batch", 1: "sequence"} for name in self.example_inputs(1)}
+
+    @classmethod
+    def for_data(
+        cls, spec: DataSpec, checkpoint: str | Path | None = None, config: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Self:
+        """`checkpoint`: a folder whose configuration is taken; `config.NAME`: a field of it that is to be another."""
+        asked = {name.removeprefix("config."): settings.pop(name) for name in list(settings) if name.startswith("config.")}
+        images = len(spec.input_shape) == 3
+        if config is None and checkpoint is not None:
+            config = read_config(Path(checkpoint))
+        elif config is None:
+            kind = cls.model_type or asked.get("model_type")
+            config = from_scratch(kind, spec) if kind else {}
+        config = {**config, **asked}
+        of_data: dict[str, Any] = {"config": config, "labels": spec.outputs or 2, "head": _head_of(spec)}
+        if images:
+            of_data |= {"input_shape": list(spec.input_shape), "mean": list(spec.mean), "std": list(spec.std)}
+        else:
+            if (held := config.get("vocab_size")) is not None and spec.vocabulary > held:
+                raise TrainerError(
+                    f"vocabulary: the tokenizer knows {spec.vocabulary} tokens, the model {held} (vocab_size); they do not "
+                    "belong together: give the tokenizer of the checkpoint"
+                )
+            of_data |= {"tokens": spec.input_shape[0], "mask": "attention_mask" in spec.inputs}
+            of_data["pairs"] = "token_type_ids" in spec.inputs
+        return cls.configured({**of_data, **settings})
+
+    def build(self, sub: SubModel) -> nn.Module:
+        found = self.architecture
+        config, heads = found.config(sub), int(sub.axes.get(HEADS, found.sizes[HEADS]))  # type: ignore[arg-type]
+        if getattr(config, HIDDEN) % heads:  # what some modules refuse; their projections are replaced
+            setattr(config, HEADS, 1)
+        module = build_module(config, self.head, self.labels)
+        fit_heads(module, heads, found)
+        setattr(config, HEADS, heads)
+        if self._takes_pixels:
+            if self.mean:
+                normalize_pixels(module, self.mean, self.std)
+        elif not self.mask:
+            mask_padding(module, self._pad)
+        return module
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        """Every second text is shorter by a third, and padded."""
+        if self._takes_pixels:
+            return {"pixel_values": torch.rand(batch_size, *self.input_shape)}
+        ids = torch.randint(0, self.architecture.full.vocab_size, (batch_size, self.tokens))
+        ids[ids == self._pad] = (self._pad + 1) % self.architecture.full.vocab_size
+        mask = torch.ones_like(ids)
+        mask[1::2, self.tokens - self.tokens // 3 :] = 0
+        inputs = {"input_ids": torch.where(mask == 1, ids, self._pad)}
+        if self.mask:
+            inputs["attention_mask"] = mask
+        if self.pairs:
+            inputs["token_type_ids"] = mask * (torch.arange(self.tokens) >= self.tokens // 2)
+        return inputs
+
+    def fused_blocks(self, sub: SubModel) -> Mapping[str, Mapping[int, Sequence[int]]]:
+        found: dict[str, dict[int, Sequence[int]]] = {}
+        for (name, place), axis in self.layout.fused.items():
+            found.setdefault(name, {})[place] = blocks_of(self.architecture, name, axis, sub)
+        return found
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "config": dict(self.given),
+            "head": self.head,
+            "labels": self.labels,
+            "tokens": self.tokens,
+            "pairs": self.pairs,
+            "mask": self.mask,
+            "attention": self.attention,
+            "fixed": list(self.fixed),
+            "input_shape": list(self.input_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def with_task(self, task: Task) -> Self:
+        """The head follows the task."""
+        head = head_for(task.kind, self._takes_pixels, self.head)
+        if head != self.head:
+            self.head = head
+            for name in ("layout", "_full_on_meta"):
+                self.__dict__.pop(name, None)
+            self._check_inputs()
+            _ = self.layout  # refuses an architecture without that head now
+        return super().with_task(task)
+
+    def with_grid(self, grid: Mapping[str, Sequence[AxisValue]]) -> Self:
+        """Axes may be spelt as the configuration does."""
+        standard = {name: axis for axis, names in SPELLINGS.items() for name in names}
+        return super().with_grid({standard.get(name, name): values for name, values in grid.items()})
+
+    def check(self, sub: SubModel) -> None:
+        super().check(sub)
+        group, heads = self.architecture.group, sub.axes.get(HEADS, 0)
+        if isinstance(heads, int) and heads % group:
+            raise TrainerError(
+                f"axis {HEADS!r} = {heads}: allowed are multiples of {group}, heads that share one of keys and values"
+            )
+
+    def of_the_head(self, name: str) -> bool:
+        """Whether a parameter is begun anew where a checkpoint has none: of the head, or of the pooler before it."""
+        prefix = encoder_of(self._full_on_meta).base_model_prefix
+        return not name.startswith(f"{prefix}.") or ".pooler." in name
+
+    def renamed(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return names_of_transformers(module, tensors)
+
+    @contextmanager
+    def hidden_states(self, module: nn.Module) -> Iterator[list[Tensor]]:
+        """Within: each call of a module of this family (at any size) puts what its layers give, (N, T, D) each and the first
+        layer's first, into the list, in place of those of the call before."""
+        states: list[Tensor] = []
+        layers = _layers(module)
+
+        def keep(place: int, output: Any) -> None:
+            if place == 0:
+                states.clear()
+            states.append(output if isinstance(output, Tensor) else output[0])
+
+        hooks = [
+            layer.register_forward_hook(lambda _m, _i, output, place=place: keep(place, output))
+            for place, layer in enumerate(layers)
+        ]
+        try:
+            yield states
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How parameters are cut; building it refuses what cannot be nested."""
+        axes = {axis: [int(v) for v in values] for axis, values in self.axes.items()}  # type: ignore[arg-type]
+        return find_layout(self.architecture, axes, self._shapes)
+
+    @cached_property
+    def _full_on_meta(self) -> nn.Module:
+        return self._on_meta(self.largest)
+
+    def _on_meta(self, sub: SubModel) -> nn.Module:
+        kind = self.architecture.full.model_type
+        with own(f"{type(self).__name__}: {kind!r} as {sub.id}"), torch.device("meta"), WithoutInitialisation():
+            return self.build(sub)
+
+    def _shapes(self, sub: SubModel) -> dict[str, tuple[int, ...]]:
+        module = self._full_on_meta if sub == self.largest else self._on_meta(sub)
+        return {name: tuple(p.shape) for name, p in module.named_parameters()}
+
+    @property
+    def _takes_pixels(self) -> bool:
+        full = self.architecture.full
+        return hasattr(full, "patch_size") and hasattr(full, "image_size")
+
+    @property
+    def _pad(self) -> int:
+        return getattr(self.architecture.full, "pad_token_id", None) or 0
+
+    def _shape_of_pictures(self) -> tuple[int, ...]:
+        full = self.architecture.full
+        if not self._takes_pixels:
+            return ()
+        sides = full.image_size if isinstance(full.image_size, (list, tuple)) else (full.image_size, full.image_size)
+        return (full.num_channels, *sides)
+
+    def _check_inputs(self) -> None:
+        """Raises TrainerError for a head, or for examples, that the configuration does not take."""
+        kind = self.architecture.full.model_type
+        if self._takes_pixels:
+            if self.head not in ("image-classification",):
+                raise TrainerError(f"head = {self.head!r}: {kind!r} is for pictures; allowed is image-classification")
+            if self.input_shape != (wanted := self._shape_of_pictures()):
+                raise TrainerError(
+                    f"input_shape = {self.input_shape}: the configuration's pictures are {wanted} (channels, height, width): "
+                    "--data-option size=… makes them so"
+                )
+            return
+        if self.input_shape or self.head == "image-classification":
+            raise TrainerError(f"head = {self.head!r}: {kind!r} is for text; pictures of {self.input_shape} are none")
+        if self.pairs and not getattr(self.architecture.full, "type_vocab_size", 0) > 1:
+            raise TrainerError(f"pairs: {kind!r} has no token types (type_vocab_size); allowed are data without token_type_ids")
+        most = _positions(self._full_on_meta)
+        self.tokens = self.tokens or min(LONGEST, most or LONGEST)
+        if most is not None and self.tokens > most:
+            raise TrainerError(
+                f"tokens = {self.tokens}: the model has positions for {most}; --data-option max_tokens={most} cuts"
+            )
+
+
+def _layers(module: nn.Module) -> nn.ModuleList:
+    """Of an encoder: the list that holds most of its parameters."""
+    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
+    return max(lists, key=lambda part: sum(p.numel() for p in part.parameters()))
+
+
+def _positions(module: nn.Module) -> int | None:
+    """How many tokens a text may have; None where any number. RoBERTa and its like count from the one after padding's."""
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    return None
+
+
+def _head_of(spec: DataSpec) -> str:
+    """What the data are for, where no task was named."""
+    if len(spec.input_shape) == 3:
+        return "image-classification"
+    return "token-classification" if spec.classes and spec.target_shape == spec.input_shape else "sequence-classification"
+
+
+class Bert(Transformers):
+    model_type = "bert"
+
+
+class RoBERTa(Transformers):
+    model_type = "roberta"
+
+
+class DistilBert(Transformers):
+    model_type = "distilbert"
+
+
+class ViT(Transformers):
+    """Pictures in [0, 1]; the mean and deviation of the data are part of the network."""
+
+    model_type = "vit"
