@@ -200,14 +200,15 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
 
 def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> NestedModel:
     """The model of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of a run's
-    folder, None for any other place."""
+    folder, None for any other place. Raises TrainerError for weights without a head for these data."""
     nested = run_of(path)
     if nested is None:
         nested = NestedModel(family)
         loaded = load_weights(nested, read_weights(path), data.spec.outputs)
         if loaded.anew:
             raise TrainerError(
-                f"teacher = {str(path)!r}: its head is of another number of outputs; allowed is that of the data"
+                f"teacher = {str(path)!r}: it has no head for these data ({', '.join(loaded.anew)}), so that it cannot answer; "
+                "train the full model on them first (--update full) and begin with that run, or say --teacher none"
             )
         _calibrated(nested, data.train)
     return nested.eval()

@@ -59,7 +59,7 @@ def build_module(config: Any, head: str, labels: int) -> nn.Module:
     import transformers
 
     chooser = getattr(transformers, HEADS_OF[head][0])
-    config.num_labels = labels
+    config.num_labels = 2 if head == "question-answering" else labels  # where a span begins, and where it ends
     try:
         kind = chooser._model_mapping[type(config)]
     except KeyError:

@@ -118,6 +118,12 @@ class Transformers(Family):
             of_data["pairs"] = "token_type_ids" in spec.inputs
         return cls.configured({**of_data, **settings})
 
+    @classmethod
+    def usual_options(cls, pretrained: bool) -> Mapping[str, Any]:
+        """As encoders are fine-tuned (Devlin et al. 2019, arXiv 1810.04805, appendix A.3), with the higher rate that small ones
+        take; from random numbers a higher one still."""
+        return {"optimizer": "adamw", "lr": 1e-4 if pretrained else 5e-4, "weight_decay": 0.01, "warmup": 0.1, "batch_size": 32}
+
     def build(self, sub: SubModel) -> nn.Module:
         found = self.architecture
         config, heads = found.config(sub), int(sub.axes.get(HEADS, found.sizes[HEADS]))  # type: ignore[arg-type]
