@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
-from torch.onnx import register_custom_op_symbolic, symbolic_helper, symbolic_opset14, unregister_custom_op_symbolic
+from torch.onnx import symbolic_helper, symbolic_opset14
 
 _OPERATOR, _OPSET = "aten::scaled_dot_product_attention", 14
 _EXCLUDED = float(torch.finfo(torch.float32).min)
@@ -33,11 +33,12 @@ _EXCLUDED = float(torch.finfo(torch.float32).min)
 def lean_attention(exact: bool = False) -> Iterator[Lean]:
     """Within this context torch writes the attention of one network so; `exact`: also where some queries have no key."""
     lean = Lean(exact)
-    register_custom_op_symbolic(_OPERATOR, lean, _OPSET)
+    exporter: Any = torch.onnx  # it has both, and does not say so to type checkers
+    exporter.register_custom_op_symbolic(_OPERATOR, lean, _OPSET)
     try:
         yield lean
     finally:
-        unregister_custom_op_symbolic(_OPERATOR, _OPSET)
+        exporter.unregister_custom_op_symbolic(_OPERATOR, _OPSET)
 
 
 @dataclass(frozen=True)
