@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from exporter.names import free_name, name_in_module, names_of
 from exporter.recurrent import Recurrent, in_order, separate, set_hidden_size
+from exporter.template import Traced
 from exporter.weights import WEIGHTS_FILE, StoredTensor
 from trainer.nested import NestedModel, Segments, batchnorm_names
 from trainer.submodel import SubModel
@@ -28,9 +29,8 @@ PRODUCER = "sortednet"
 class Template:
     """A topology's graph, stripped to what every sub-model of it shares; `graph_of` fills in one sub-model."""
 
-    def __init__(
-        self, exported: ModelProto, nested: NestedModel, layout: Mapping[str, StoredTensor], warnings: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, traced: Traced, nested: NestedModel, layout: Mapping[str, StoredTensor]) -> None:
+        exported = traced.model
         self._nested = nested
         self._layout = layout
         inputs = set(nested.input_names)
@@ -41,8 +41,10 @@ class Template:
             used = {name for node in exported.graph.node for name in node.input}
             self._parameters = [name for name in self._parameters if name in used]
         self._buffers = [name for name in given if name_in_module(name) not in layout]
-        self.warnings = warnings
+        self.warnings = traced.warnings
         """What became constant when it was traced, in torch's words."""
+        self.assumes_keys = traced.assumes_keys
+        """Whether it is right only where every query of an attention has a key."""
         self._stripped = _strip(exported, inputs)
         self.digest = hashlib.sha256(self._stripped.SerializeToString(deterministic=True)).hexdigest()
         """Tells topologies apart: operators, attributes and constants, without weights and sizes."""

@@ -13,9 +13,14 @@ saturate, and the answers of networks trained on MNIST are 0.09 (ResNet) and 0.2
 most nothing saturates, at the same speed and, within 0.2 points, the accuracy of 127. Signed activations saturate as well;
 unsigned weights do not, but take up to 1.5 times as long (benchmarks/device/forms.py).
 
-Only products are quantized, and what hands their numbers on as they are. Normalisation, softmax and sums are as fast in
-float, and every rounding to 256 levels that is not made is an error less: with them a transformer encoder of six layers is
-0.058 off its fp32 graph, without them 0.029, and takes 0.88 of the time.
+Only products with a weight are quantized, and what hands their numbers on as they are. Normalisation, softmax and sums are as
+fast in float, and every rounding to 256 levels that is not made is an error less: with them a transformer encoder of six
+layers is 0.058 off its fp32 graph, without them 0.029, and takes 0.88 of the time. The two products of an attention, whose
+factors are both rounded anew at each call, are faster in float too: 0.93 of the time at 16 tokens, 0.98 at 256.
+
+Ranges are fixed ones, not those of each call (`DynamicQuantizeLinear`). For a BERT of 6 layers of 384 whose normalisation has
+channels four times as large as the rest those come three times as near to fp32, in 1.0-1.06 of the time, but the answer to a
+text then depends on which others it is asked with and on padding: by 7 % and 1 % of the largest output.
 """
 
 from __future__ import annotations
@@ -181,6 +186,7 @@ def _quantize(model: ModelProto, weights: Mapping[str, tuple[int, Array]], feeds
         name: [{"quant_type": QuantType.QInt8, "axis": axis, "scale": scale, "zero_point": np.int8(0)} for scale in scales]
         for name, (axis, scales) in weights.items()
     }
+    of_values = _products_of_values(model.graph)
     with TemporaryDirectory() as folder, _quiet():
         target = Path(folder) / "quantized.onnx"
         quantize_static(
@@ -193,9 +199,19 @@ def _quantize(model: ModelProto, weights: Mapping[str, tuple[int, Array]], feeds
             weight_type=QuantType.QInt8,
             reduce_range=weight_range == "reduced",
             op_types_to_quantize=[*_PRODUCTS, *_HAND_ON],
+            nodes_to_exclude=of_values,
             extra_options={"TensorQuantOverrides": overrides, "OpTypesToExcludeOutputQuantization": [*_FLOAT_RESULTS]},
         )
         return onnx.load(target)
+
+
+def _products_of_values(graph: GraphProto) -> list[str]:
+    """The names, given here, of products without a weight: an attention's."""
+    weights = {tensor.name for tensor in graph.initializer}
+    found = [node for node in graph.node if node.op_type == "MatMul" and not weights.intersection(node.input)]
+    for number, node in enumerate(found):
+        node.name = f"product.{number}"
+    return [node.name for node in found]
 
 
 def _look_up_integers(graph: GraphProto, initializer: str, embedding: _Quantized) -> None:

@@ -59,12 +59,17 @@ class Others:
 
 
 def other_inputs(nested: NestedModel, inputs: Outputs) -> list[Others]:
-    """The same with other values, if the network takes them, and for every free axis but the batch with another size of it.
+    """The same with other values, and with other masks, if the network takes them, and for every free axis but the batch with
+    another size of it.
 
     Raises ExportError when the network takes neither half of a free axis nor twice of it: it is not free.
     """
     values = {name: _other_values(array) for name, array in inputs.items()}
-    found = [] if _refusal(nested, values) else [Others("other values", values)]
+    masks = {name: _other_mask(array) if _is_mask(array) else array for name, array in inputs.items()}
+    tried = [Others("other values", values)]
+    if any(not np.array_equal(masks[name], array) for name, array in inputs.items()):
+        tried.append(Others("other masks", masks))  # examples of one length have one of ones: one that is not read would pass
+    found = [others for others in tried if not _refusal(nested, others.inputs)]
     free = dynamic_axes(nested, nested.family.example_inputs(1))
     axes = {(name, axis): called for name in inputs for axis, called in free.get(name, {}).items() if axis > 0}
     names = list(dict.fromkeys(axes.values()))
@@ -148,6 +153,21 @@ def _other_values(array: NDArray[Any]) -> NDArray[Any]:
     """All in reverse, and numbers of the other sign: as valid as token ids and masks were, a branch on a sum is the other."""
     reverse = np.flip(array)
     return np.ascontiguousarray(-reverse if reverse.dtype.kind == "f" else reverse)
+
+
+def _is_mask(array: NDArray[Any]) -> bool:
+    """Whether it says yes or no of every place: an attention mask, or which of two texts a token is of."""
+    return array.ndim > 1 and array.dtype.kind in "iub" and bool(np.isin(array, (0, 1)).all())
+
+
+def _other_mask(array: NDArray[Any]) -> NDArray[Any]:
+    """All ones, or where it is that already (or all the same) the second half of the last axis the other way round."""
+    if array.any() and not array.all():
+        return np.ones_like(array)
+    other = array.copy()
+    half = (array.shape[-1] + 1) // 2
+    other[..., half:] = 1 - other[..., half:]
+    return other
 
 
 def _resized(inputs: Outputs, places: list[tuple[str, int]], resize: Callable[[NDArray[Any], int], NDArray[Any]]) -> Outputs:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 from torch.onnx import TrainingMode
 
+from exporter.attention import lean_attention
 from exporter.names import name_in_graph, rename
 from exporter.torch_state import silent
 from trainer import SubModel
@@ -31,14 +32,15 @@ _TORCH = os.path.dirname(torch.__file__)
 @dataclass(frozen=True)
 class Traced:
     """The graph of one sub-model with its parameters and buffers as named graph inputs, without values; and what torch warned
-    of while it traced: places where a number or a branch became constant."""
+    of while it traced: places where a number or a branch became constant. `assumes_keys`: see `exporter.attention`."""
 
     model: onnx.ModelProto
     warnings: tuple[str, ...]
+    assumes_keys: bool
 
 
-def export_template(nested: NestedModel, sub: SubModel) -> Traced:
-    """Raises what torch raises for a network that it cannot write."""
+def export_template(nested: NestedModel, sub: SubModel, exact: bool = False) -> Traced:
+    """`exact`: also where an attention's query has no key. Raises what torch raises for a network that it cannot write."""
     module = nested.family.build(sub).eval()
     _make_values_distinct(module)
     _called_in_order(module, nested)
@@ -49,7 +51,7 @@ def export_template(nested: NestedModel, sub: SubModel) -> Traced:
     ours = {f".in.{name}": name for name in inputs}
     theirs = {f".out.{name}": name for name in nested.family.task.outputs}
     free = {name: axes[own] for name, own in {**ours, **theirs}.items() if own in axes}
-    with warnings.catch_warnings(record=True) as warned, torch.no_grad(), silent():
+    with warnings.catch_warnings(record=True) as warned, torch.no_grad(), silent(), lean_attention(exact) as lean:
         warnings.simplefilter("always")  # what is no TracerWarning stays unsaid
         torch.onnx.export(
             module,
@@ -70,7 +72,8 @@ def export_template(nested: NestedModel, sub: SubModel) -> Traced:
     rename(model.graph, clashing | interface)
     said = [w for w in warned if issubclass(w.category, TracerWarning)]
     said = [w for w in said if not w.filename.startswith(_TORCH)] or said  # the user's own code, if it is there
-    return Traced(model, tuple(dict.fromkeys(f"{os.path.basename(w.filename)}, line {w.lineno}: {_brief(w)}" for w in said)))
+    told = tuple(dict.fromkeys(f"{os.path.basename(w.filename)}, line {w.lineno}: {_brief(w)}" for w in said))
+    return Traced(model, told, lean.assumes_keys)
 
 
 def _given(graph: onnx.GraphProto) -> list[str]:

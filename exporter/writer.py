@@ -158,6 +158,7 @@ class _Writer:
         self.batch = len(next(iter(self.inputs.values())))
         self.others = other_inputs(nested, self.inputs)
         self.templates: dict[frozenset[str], Template] = {}
+        self.exact = False  # whether a query of an attention may have no key
         self.layout: dict[str, StoredTensor] = {}
         self.layers: dict[LayerShape, int] = {}  # all that were seen, numbered
 
@@ -243,7 +244,7 @@ class _Writer:
     def _draft(self, sub: SubModel) -> _Draft:
         topology = frozenset(self.nested.segments(sub))
         if topology not in self.templates:
-            self.templates[topology] = self._template(sub)
+            self.templates[topology] = self._template(sub, self.exact)
         template = self.templates[topology]
         counter = MacCounter()
         expected = torch_outputs(self.nested, sub, self.inputs, counter)
@@ -258,22 +259,28 @@ class _Writer:
 
         A graph rewritten from the topology's template is wrong where the family's code turns a width into a constant
         (a reshape to a fixed number of heads, a scale by the square root of the width). Then the sub-model is traced by
-        itself, which is slower and right; its weights are shared all the same.
+        itself, which is slower and right; its weights are shared all the same. So is one whose attention has queries without
+        a key, from then on exactly.
         """
+        template: Template | None = None
+        for exact in dict.fromkeys((self.exact, True)):
+            if found.problem and (template is None or template.assumes_keys):
+                template = self._template(draft.sub, exact)
+                self._write_graph(draft.sub, template)
+                draft = replace(draft, topology=template.digest)
+                found = self._examine(draft)
+                if exact and not self.exact and not found.problem:
+                    self.exact = True
+                    self.templates.clear()
         if found.problem:
-            template = self._template(draft.sub)
-            self._write_graph(draft.sub, template)
-            draft = replace(draft, topology=template.digest)
-            found = self._examine(draft)
-        if found.problem:
-            told = f"; what torch made constant: {'; '.join(template.warnings)}" if template.warnings else ""
+            told = f"; what torch made constant: {'; '.join(template.warnings)}" if template and template.warnings else ""
             raise ExportError(f"sub-model {draft.sub.id}: {found.problem}{told}")
         return draft, found.score if self.examples is not None else self.known.get(draft.sub)
 
-    def _template(self, sub: SubModel) -> Template:
+    def _template(self, sub: SubModel, exact: bool) -> Template:
         with own(f"sub-model {sub.id}: torch cannot write it as ONNX"):
-            traced = export_template(self.nested, sub)
-        return Template(traced.model, self.nested, self.layout, traced.warnings)
+            traced = export_template(self.nested, sub, exact)
+        return Template(traced, self.nested, self.layout)
 
     def _write_graph(self, sub: SubModel, template: Template) -> Path:
         path = self.models / f"{sub.id}.onnx"
