@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask
 
-from selector.service import serve
+from selector.service import listening, serve
 
 CONSTANT = {
     "submodel": "w0.75-d2",
@@ -40,4 +40,4 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    serve(constant_app(), host="127.0.0.1", port=options.port, threads=options.threads)
+    serve(constant_app(), listening("127.0.0.1", options.port), threads=options.threads)

@@ -15,7 +15,7 @@ from flask import Flask, Response, request
 
 from exporter.bundle import Bundle
 from selector import Budget, selector_for
-from selector.service import create_app, serve
+from selector.service import create_app, listening, serve
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         np.save(buffer, outputs)
         return Response(buffer.getvalue(), mimetype="application/x-npy")
 
-    serve(app, host="127.0.0.1", port=int(port))
+    serve(app, listening("127.0.0.1", int(port)))
 
 
 if __name__ == "__main__":
