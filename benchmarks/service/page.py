@@ -97,7 +97,7 @@ def used(browser: Any, url: str) -> int:
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)
     charted(page)
-    for field in ("latency_ms", "energy_mj", "memory_mb", "min_accuracy", "battery"):
+    for field in ("latency_ms", "energy_mj", "memory_mb", "min_quality", "battery"):
         if page.is_enabled(f"#{field}"):
             page.focus(f"#{field}")
             for key in ("Home", "PageUp", "PageUp", "End"):
