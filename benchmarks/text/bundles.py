@@ -122,9 +122,7 @@ def exported_alone(nested: NestedModel, sub: SubModel, folder: Path) -> Path:
     """The graph of that size exported by itself, as if there were no others; its weights are its own."""
     alone = NestedModel(Alone(nested.family, sub)).eval()
     with torch.no_grad():
-        for (_, own), (_, theirs) in zip(
-            alone.full.named_parameters(), nested.extract(sub).named_parameters(), strict=True
-        ):
+        for (_, own), (_, theirs) in zip(alone.full.named_parameters(), nested.extract(sub).named_parameters(), strict=True):
             own.copy_(theirs)
     bundle = export(alone, folder, overwrite=True, show_progress=False)
     return bundle.graph_path(bundle.manifest.submodels[0].id)

@@ -29,8 +29,8 @@ NOTES = {
     "base.mac_span": "multiply-accumulates of the largest over the smallest sub-model",
     "base.full_ms": f"processor time of the full model, batch 1, {LENGTH} tokens, 1 thread; smallest_ms: of the smallest",
     "base.speed_ratio_torch": "tokens per second of the full model over torch.onnx.export's, the two take turns",
-    "base.step_ratio": f"processor time of a training step with the usual update rule over one of the full model alone, {BATCH} "
-    f"texts of {TOKENS} tokens, means of {STEPS}",
+    "base.step_ratio": f"processor time of a training step with the usual update rule over one of the full model alone, "
+    f"{BATCH} texts of {TOKENS} tokens, means of {STEPS}",
 }
 
 

@@ -55,8 +55,9 @@ def calibrate_cascade(
     """Finds the cheapest pair on the device's frontier that keeps the floor, and with `keep` adds it to the bundle's cascades
     (`selector.choose.cascades.add_cascade`, which also says what `overwrite` does).
 
-    `inputs` and `labels`, one for each example in the order of the inputs, are of a validation split. Raises BudgetError or InputError when nothing
-    keeps the floor, the data are not what the bundle takes, its metric is not accuracy, or it could not be kept.
+    `inputs` and `labels`, one for each example in the order of the inputs, are of a validation split. Raises BudgetError or
+    InputError when nothing keeps the floor, the data are not what the bundle takes, its metric is not accuracy, or it could
+    not be kept.
     """
     if bundle.metric != ACCURACY:
         raise BudgetError(f"cascade: the metric of this bundle is {bundle.metric}; allowed is accuracy, which a cascade keeps")

@@ -69,9 +69,7 @@ def other_weights(made: Made) -> Made:
 
 def test_a_training_that_came_to_its_end_can_be_exported(given: Setting, made: Made, tmp_path: Path) -> None:
     trained = run_of(given, tmp_path / "run", step=5)
-    for (name, own), (_, exported) in zip(
-        trained.full.named_parameters(), made.nested.full.named_parameters(), strict=True
-    ):
+    for (name, own), (_, exported) in zip(trained.full.named_parameters(), made.nested.full.named_parameters(), strict=True):
         assert torch.equal(own, exported), name
     assert made.bundle.manifest.labels == CLASSES
     assert made.bundle.manifest.preprocessing["input_ids"]["max_tokens"] == 20
@@ -114,7 +112,10 @@ def test_a_size_is_compared_with_exports_of_the_same_weights(
     monkeypatch.setattr(graphs, "OPENINGS", 1)
     monkeypatch.setattr(graphs, "ROUNDS", 1)
     name, sub = list(made.sizes().items())[2]
-    for plain in (exported_alone(made.nested, sub, tmp_path / "alone"), exported_by_torch(made.nested, sub, tmp_path / "x.onnx")):
+    for plain in (
+        exported_alone(made.nested, sub, tmp_path / "alone"),
+        exported_by_torch(made.nested, sub, tmp_path / "x.onnx"),
+    ):
         assert graphs.faster(made, name, plain, length=7) > 0
     with pytest.raises(RuntimeError, match=f"{name}: answers .* other than its own export"):
         graphs.faster(made, name, exported_alone(other_weights(made).nested, sub, tmp_path / "other"), length=7)
