@@ -27,8 +27,8 @@ NOTES = {
     "lengths, padded",
     "bundle_ratio": "bytes of the bundle over one torch.onnx.export of the full model; the worse of both tasks",
     "speed_ratio": f"tokens per second over those of an export of that size alone, which our exporter writes: batch 1, "
-    f"{LENGTH} tokens, processor time of 1 thread; each the median of {OPENINGS} times {ROUNDS} turns; the median of all sizes of both "
-    "bundles",
+    f"{LENGTH} tokens, processor time of 1 thread; each the median of {OPENINGS} times {ROUNDS} turns; the median of all sizes "
+    "of both bundles",
     "speed_ratio_torch": f"the same over what torch.onnx.export writes, the median of {BY_TORCH} sizes of each bundle",
 }
 

@@ -33,8 +33,8 @@ HEADS = "num_attention_heads"
 
 NOTES = {
     "optimum_ratio": f"tokens per second over those of optimum's ORTModelForSequenceClassification with the same weights, "
-    f"batch 1, {' and '.join(map(str, LENGTHS))} tokens, arrays in and out, processor time of 1 thread; the median of {SIZES} sizes "
-    "with all heads of each task and these lengths",
+    f"batch 1, {' and '.join(map(str, LENGTHS))} tokens, arrays in and out, processor time of 1 thread; the median of {SIZES} "
+    "sizes with all heads of each task and these lengths",
     "optimum_max_error": "largest difference of their answers, relative to the largest logit",
 }
 
