@@ -71,7 +71,7 @@ def test_a_training_that_came_to_its_end_can_be_exported(given: Setting, made: M
     trained = run_of(given, tmp_path / "run", step=5)
     for (name, own), (_, exported) in zip(trained.full.named_parameters(), made.nested.full.named_parameters(), strict=True):
         assert torch.equal(own, exported), name
-    assert made.bundle.manifest.labels == CLASSES
+    assert made.bundle.manifest.task.labels == CLASSES
     assert made.bundle.manifest.preprocessing["input_ids"]["max_tokens"] == 20
     assert (made.bundle.path / "tokenizer.json").read_bytes() == given.data.files["tokenizer.json"]
     assert all(entry.accuracy is not None for entry in made.bundle.manifest.submodels)

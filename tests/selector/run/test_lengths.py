@@ -205,7 +205,7 @@ def test_a_cascade_may_be_looked_for_on_batches_of_other_lengths(words: Bundle) 
         np.testing.assert_allclose(found[20:], logits_of(words, name, long), rtol=1e-5)
     largest = by_weight(words)[-1]
     right = logits_of(words, largest, [short, long]).argmax(axis=1)
-    found = calibrate_cascade(words, [short, long], right, floor=0.5, confidence=0.9, keep=False)
+    found = calibrate_cascade(words, [short, long], right, floor=0.5, confidence=0.9, device="bench", keep=False)
     assert found.examples == 20
     some = np.array([25, 3, 29, 0])
     np.testing.assert_allclose(logits_of(words, largest, [short, long], some).argmax(axis=1), right[some])
