@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,19 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def measure(rounds: int = 11) -> Figures:
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
-        python = folder / "env" / "bin" / "python"
-        listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
-        for file in filter(None, listed.stdout.decode().split("\0")):
-            if (ROOT / file).is_file():
-                (folder / "source" / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / file, folder / "source" / file)
-        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "-c", ROOT / "constraints.txt"]
-        subprocess.run([*pip, folder / "source"], check=True, cwd=folder)
-        packages = next((folder / "env" / "lib").glob("python*")) / "site-packages"
-        size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file() and not path.is_symlink())
+    with installed() as python:
+        folder = python.parents[2]
+        size = megabytes(python)
         bundle = made("resnet")
         names = [n for n in bundle.submodels if not n.endswith("-int8")]
         write_profile(
@@ -41,7 +33,7 @@ def measure(rounds: int = 11) -> Figures:
             folder / "install.json",
         )
         trained = made("trained")
-        select = [folder / "env" / "bin" / "sortednet", "select", trained.path.resolve(), "--device", folder / "install.json"]
+        select = [python.with_name("sortednet"), "select", trained.path.resolve(), "--device", folder / "install.json"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
         def seconds(command: list[object]) -> float:
@@ -55,4 +47,27 @@ def measure(rounds: int = 11) -> Figures:
         nothing = seconds([python, "-c", "pass"])
         imported = seconds([python, "-c", "import selector"])
         selected = seconds([*select, "--latency-ms", "0.2"])
-    return {"install_mb": size / 2**20, "import_s": imported - nothing, "cli_select_s": selected}
+    return {"install_mb": size, "import_s": imported - nothing, "cli_select_s": selected}
+
+
+@contextmanager
+def installed(extra: str = "") -> Iterator[Path]:
+    """Within: the Python of a fresh environment, env/bin/python, with the base install and what an extra adds to it."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        python = folder / "env" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+        listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
+        for file in filter(None, listed.stdout.decode().split("\0")):
+            if (ROOT / file).is_file():
+                (folder / "source" / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, folder / "source" / file)
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "-c", ROOT / "constraints.txt"]
+        subprocess.run([*pip, f"{folder / 'source'}[{extra}]" if extra else folder / "source"], check=True, cwd=folder)
+        yield python
+
+
+def megabytes(python: Path) -> float:
+    """Of its environment's packages."""
+    packages = next((python.parents[1] / "lib").glob("python*")) / "site-packages"
+    return sum(path.stat().st_size for path in packages.rglob("*") if path.is_file() and not path.is_symlink()) / 2**20

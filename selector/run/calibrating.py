@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from device_profiles import Profile
-from device_profiles.lengths import at_length
+from device_profiles import Measurement, Profile
+from device_profiles.lengths import Curve
 from exporter.bundle import Bundle
 from exporter.bundle.session import open_session
 from selector.choose.budget import ACCURACY, BudgetError
@@ -24,7 +24,10 @@ from selector.choose.cascades import Cascade, add_cascade, check_cascades
 from selector.choose.lengths import LengthAxis
 from selector.choose.profiles import find_profile
 from selector.run.inputs import check_inputs
-from selector.run.program import Logits, margins
+from selector.run.program import Feed, Logits, margins
+
+Batches = Feed | Sequence[Feed]
+"""Examples: inputs by name, each (N, …); or several such one after the other, as texts are, each as long as its longest one."""
 
 SCREENED = 500
 """Validation examples on which all sub-models are compared."""
@@ -40,7 +43,7 @@ _THRESHOLDS = 200
 
 def calibrate_cascade(
     bundle: Bundle,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Batches,
     labels: NDArray[Any],
     *,
     floor: float,
@@ -52,16 +55,17 @@ def calibrate_cascade(
     """Finds the cheapest pair on the device's frontier that keeps the floor, and with `keep` adds it to the bundle's cascades
     (`selector.choose.cascades.add_cascade`, which also says what `overwrite` does).
 
-    `inputs` by name, each (N, …), and `labels` (N,) are of a validation split. Raises BudgetError or InputError when nothing
-    keeps the floor, the data are not what the bundle takes, its metric is not accuracy, or it could not be kept.
+    `inputs` and `labels`, one for each example in the order of the inputs, are of a validation split. Raises BudgetError or
+    InputError when nothing keeps the floor, the data are not what the bundle takes, its metric is not accuracy, or it could
+    not be kept.
     """
     if bundle.metric != ACCURACY:
         raise BudgetError(f"cascade: the metric of this bundle is {bundle.metric}; allowed is accuracy, which a cascade keeps")
     if keep:
         check_cascades(bundle, overwrite=overwrite)
-    feed = check_inputs(bundle, inputs)
-    classes = checked_labels(bundle, labels, len(next(iter(feed.values()))))
-    logits, costs = candidates(bundle, find_profile(bundle, device), feed, classes)
+    checked = [check_inputs(bundle, batch) for batch in _batches(inputs)]
+    classes = checked_labels(bundle, labels, sum(map(_count, checked)))
+    logits, costs = candidates(bundle, find_profile(bundle, device), checked, classes)
     found = find_cascade(logits, classes, costs, floor, confidence)
     if keep:
         add_cascade(bundle, found, overwrite=overwrite)
@@ -69,18 +73,17 @@ def calibrate_cascade(
 
 
 def candidates(
-    bundle: Bundle, profile: Profile, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64]
+    bundle: Bundle, profile: Profile, inputs: Batches, labels: NDArray[np.int64]
 ) -> tuple[dict[str, Logits], dict[str, float]]:
-    """The logits on all validation examples (N, classes), and the mean latencies (ms) for inputs of their length, of the
-    sub-models that are on the frontier of latency and accuracy.
+    """The logits on all validation examples (N, classes), and the mean latencies (ms) over examples as long as theirs, one
+    after the other, of the sub-models that are on the frontier of latency and accuracy.
 
     The frontier is taken on the examples that choose: those that certify must not have had a say in it, and the accuracies in
     the manifest are of the test split. What a few examples show to be well behind is not run on the others.
     """
     choosing, certifying = split(len(labels))
-    axis = LengthAxis.of(bundle)
-    there = {n: one if axis is None else at_length(one, axis.of_feed(inputs)) for n, one in profile.submodels.items()}
-    costs = {name: one.latency_ms.mean for name, one in there.items()}
+    axis, batches = LengthAxis.of(bundle), _batches(inputs)
+    costs = {name: _mean_latency(one, axis, batches) for name, one in profile.submodels.items()}
     order = sorted(costs, key=lambda name: costs[name])
     found: dict[str, Logits] = {}
 
@@ -89,7 +92,7 @@ def candidates(
         the slack, on all so far."""
         kept, highest = [], -1.0
         for name in names:
-            further = logits_of(bundle, name, {key: array[examples] for key, array in inputs.items()})
+            further = logits_of(bundle, name, batches, examples)
             found[name] = np.concatenate([found[name], further]) if name in found else further
             accuracy = float((found[name].argmax(axis=1) == labels[choosing[: len(found[name])]]).mean())
             if accuracy > highest - slack:
@@ -101,7 +104,7 @@ def candidates(
     names = best(promising, choosing[SCREENED:], 0.0) if len(choosing) > SCREENED else promising
     logits = {}
     for name in names:
-        rest = logits_of(bundle, name, {key: array[certifying] for key, array in inputs.items()})
+        rest = logits_of(bundle, name, batches, certifying)
         logits[name] = np.empty((len(labels), rest.shape[1]), np.float32)
         logits[name][choosing], logits[name][certifying] = found[name], rest
     return logits, {name: costs[name] for name in names}
@@ -209,12 +212,38 @@ def _least_right(n: int, floor: float, confidence: float) -> int:
     return int(binom.ppf(confidence, n, floor)) + 1
 
 
-def logits_of(bundle: Bundle, submodel: str, inputs: Mapping[str, NDArray[Any]], batch: int = 256) -> Logits:
-    """First output of a sub-model for all inputs. Shape (N, classes)."""
+def logits_of(
+    bundle: Bundle, submodel: str, inputs: Batches, examples: NDArray[np.int64] | None = None, batch: int = 256
+) -> Logits:
+    """First output of a sub-model for all examples, or for these, in their order. Shape (N, classes)."""
     session = open_session(bundle.graph_path(submodel))
-    count = len(next(iter(inputs.values())))
+    batches = _batches(inputs)
+    ends = np.cumsum([_count(one) for one in batches])
+    wanted = np.arange(ends[-1]) if examples is None else examples
+    order = np.argsort(wanted, kind="stable")
+    places = np.split(order, np.searchsorted(wanted[order], ends[:-1]))  # where the examples of each batch are asked for
     parts = [
-        session.run(None, {name: array[start : start + batch] for name, array in inputs.items()})[0]
-        for start in range(0, count, batch)
+        session.run(None, {name: array[wanted[some] - end + _count(one)] for name, array in one.items()})[0]
+        for one, end, own in zip(batches, ends, places, strict=True)
+        for some in (own[start : start + batch] for start in range(0, len(own), batch))
     ]
-    return np.concatenate(parts)
+    found: Logits = np.empty((len(wanted), *parts[0].shape[1:]), parts[0].dtype)
+    found[order] = np.concatenate(parts)
+    return found
+
+
+def _batches(inputs: Batches) -> Sequence[Feed]:
+    return [inputs] if isinstance(inputs, Mapping) else inputs
+
+
+def _count(batch: Feed) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _mean_latency(costs: Measurement, axis: LengthAxis | None, batches: Sequence[Feed]) -> float:
+    """Milliseconds an example."""
+    if axis is None or not costs.lengths:
+        return costs.latency_ms.mean
+    curve, counts = Curve(costs.lengths), [_count(batch) for batch in batches]
+    took = (count * curve.at(axis.of_feed(batch), "mean") for count, batch in zip(counts, batches, strict=True))
+    return sum(took) / sum(counts)

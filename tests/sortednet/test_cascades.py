@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import sortednet
@@ -19,12 +20,13 @@ from exporter.bundle import Bundle
 from selector import Runtime
 from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades, write_cascades
 from selector.service import create_app
-from sortednet.validation import validation
+from sortednet.validation import arrays, validation
 from tests.conftest import DEVICE
 from tests.helpers.cascades import CHEAP, cascades_of, costs_of, judged
 from tests.helpers.commands import call, document, refused
 from tests.helpers.predict_client import predicted
 from trainer.data import DataSet
+from trainer.data.token_examples import TokenExamples
 
 
 def test_a_query_offers_it_with_its_stages_and_can_decline(with_cascade: tuple[Bundle, Cascade]) -> None:
@@ -125,9 +127,19 @@ def test_data_that_are_none_are_one_line(change: dict[str, Any], named: str, bun
 
 
 def test_a_data_set_is_its_validation_split(bundle_path: Path, digits: DataSet) -> None:
-    inputs, labels = validation(Bundle(bundle_path), "digits")
+    (inputs,), labels = validation(Bundle(bundle_path), "digits")
     np.testing.assert_array_equal(inputs["input"], digits.validation.inputs["input"].numpy())
     np.testing.assert_array_equal(labels, digits.validation.targets.numpy())
+
+
+def test_examples_of_unequal_lengths_are_batches_as_long_as_their_longest() -> None:
+    order = np.random.default_rng(0).permutation(100) + 1
+    rows = [[7] * n for n in order]
+    inputs, labels = arrays(TokenExamples(rows, torch.from_numpy(order)), ["attention_mask", "input_ids"])
+    assert [batch["input_ids"].shape for batch in inputs] == [(64, 100), (36, 36)]
+    np.testing.assert_array_equal(np.concatenate([batch["attention_mask"].sum(axis=1) for batch in inputs]), labels)
+    with pytest.raises(ValueError, match=r"targets of shape \(64, 100\); allowed is a label for each example"):
+        arrays(TokenExamples(rows, tags=rows), ["attention_mask", "input_ids"])
 
 
 def test_from_the_command_line(bundle_path: Path, tmp_path: Path) -> None:

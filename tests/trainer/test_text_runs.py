@@ -80,7 +80,7 @@ def test_from_a_checkpoint_to_a_bundle(checkpoint: Path, tmp_path: Path, monkeyp
         assert again.files == {"tokenizer.json": (tmp_path / "bundle" / "tokenizer.json").read_bytes()}
         assert again.preprocessing == record["preprocessing"]
     export_run(tmp_path / "run", tmp_path / "bundle", data=source, overwrite=True)
-    inputs, labels = validation(bundle, source)
+    (inputs,), labels = validation(bundle, source)
     assert (sorted(inputs), inputs["input_ids"].shape, labels.shape) == (["attention_mask", "input_ids"], (14, 6), (14,))
 
 

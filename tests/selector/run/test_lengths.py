@@ -18,7 +18,7 @@ from selector import Budget, Runtime, profile_bundle
 from selector.adapt.controller import Controller
 from selector.choose.lengths import LengthAxis, Lengths
 from selector.run import profiling
-from selector.run.calibrating import candidates
+from selector.run.calibrating import calibrate_cascade, candidates, logits_of
 from tests.conftest import DEVICE
 from tests.helpers.commands import call, document, refused
 from tests.helpers.figures import ranks
@@ -190,3 +190,22 @@ def test_a_cascade_is_looked_for_by_what_inputs_of_the_data_cost(words: Bundle) 
         _, costs = candidates(words, words.profile("bench"), tokens(length, examples=30), labels)
         assert costs == {name: pytest.approx(1.05 * taking(ranks(words)[name], length)) for name in costs}
         assert costs
+
+
+def test_a_cascade_may_be_looked_for_on_batches_of_other_lengths(words: Bundle) -> None:
+    """What one padded array would cost is not what its texts cost, one after the other."""
+    short, long = tokens(20, examples=20), tokens(100, examples=10)
+    profile, labels = words.profile("bench"), np.arange(30) % 3
+    logits, costs = candidates(words, profile, [short, long], labels)
+    weights = ranks(words)
+    mean = {name: weights[name] * (2 * taking(1, 20) + taking(1, 100)) / 3 for name in costs}
+    assert costs == {name: pytest.approx(1.05 * mean[name]) for name in costs}
+    for name, found in logits.items():
+        np.testing.assert_allclose(found[:20], logits_of(words, name, short), rtol=1e-5)
+        np.testing.assert_allclose(found[20:], logits_of(words, name, long), rtol=1e-5)
+    largest = by_weight(words)[-1]
+    right = logits_of(words, largest, [short, long]).argmax(axis=1)
+    found = calibrate_cascade(words, [short, long], right, floor=0.5, confidence=0.9, device="bench", keep=False)
+    assert found.examples == 20
+    some = np.array([25, 3, 29, 0])
+    np.testing.assert_allclose(logits_of(words, largest, [short, long], some).argmax(axis=1), right[some])
