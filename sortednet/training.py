@@ -87,7 +87,11 @@ def train(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Weights that teach instead, a run of any family among them, or none.", show_default=False),
+        typer.Option(
+            help="Weights that teach instead, a run of any family among them, or none. Default: those of --from; "
+            "with --update full none.",
+            show_default=False,
+        ),
     ] = None,
     teacher_share: Annotated[float, typer.Option(help="Of the loss, 0 to 1; the rest is against the targets.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="By which the teacher's logits are divided.")] = 1.0,
@@ -135,7 +139,7 @@ def train(
         task_settings=parse_settings(task_settings or [], "task-set", "label_smoothing=0.1"),
         data_options=parse_settings(data_options or [], "data-option", "size=64"),
         init=init,
-        start=Start(weights, teacher, sort, expect_quality),
+        start=Start(weights, "none" if teacher is None and update == "full" else teacher, sort, expect_quality),
         threads=threads,
         resume=resume,
         options=options,
@@ -148,13 +152,17 @@ def train(
         return
     qualities: Mapping[str, float] = summary["validation_quality"]
     metric = metric_name(summary["metric"])
-    typer.echo(f"Trained {len(qualities)} sub-models in {summary['seconds']:.0f} s. Validation {metric}:")
+    what = "the full model alone" if update == "full" else f"{len(qualities)} sub-models"
+    typer.echo(f"Trained {what} in {summary['seconds']:.0f} s. Validation {metric}:")
     table = Table(Column("sub-model", no_wrap=True), *right(metric, "of the full model"), box=box.SIMPLE_HEAD)
     full = qualities[summary["largest"]]
     for name, quality in qualities.items():
         table.add_row(name, f"{quality:.4f}", f"{quality / full:.1%}" if full else "")
     show(table)
-    typer.echo(f"Next: sortednet export {out} --out BUNDLE")
+    if update == "full":
+        typer.echo(f"Next, all its sizes: sortednet train --family {family} --data {data} --from {out} --out RUN")
+    else:
+        typer.echo(f"Next: sortednet export {out} --out BUNDLE")
 
 
 def export(
