@@ -44,7 +44,7 @@ ASKED = ("The soup was cold, but I would come again.", "Nobody would call the ro
 
 
 def write_reviews(folder: Path, count: int = 1200) -> None:
-    """`count` reviews in two classes. One word decides nothing: what is good may be denied, and the last sentence counts most."""
+    """`count` reviews in two classes. No word decides: what is good may be denied, and the last sentence counts most."""
     rng = random.Random(0)
     for number in range(count):
         label = ("pleased", "annoyed")[number % 2]
@@ -92,7 +92,7 @@ def answer(bundle: Bundle) -> None:
 
 
 if __name__ == "__main__":
-    folder, named = (sys.argv[1:] + ["", ""])[:2]
+    folder, named = [*sys.argv[1:], "", ""][:2]
     work = Path(tempfile.mkdtemp(prefix="sortednet-"))
     if not folder:
         write_reviews(work / "reviews")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -13,6 +13,9 @@ from rich.table import Column, Table
 
 from sortednet.console import print_json, right, show, tell
 from sortednet.options import JsonOption, OutOption, OverwriteOption
+
+if TYPE_CHECKING:
+    from trainer.start import Start
 
 
 def train(
@@ -99,7 +102,13 @@ def train(
         float,
         typer.Option(help="Weight of what a teacher of the same family has between its layers, added to the loss."),
     ] = 0.0,
-    sort: Annotated[str, typer.Option(help="Importance of units: taylor, saliency, magnitude or none.")] = "taylor",
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="Importance of units: taylor, saliency, magnitude or none. Default: taylor; with --update full none.",
+            show_default=False,
+        ),
+    ] = None,
     expect_quality: Annotated[
         float | None,
         typer.Option(help="Stop where the loaded model has less of it on the validation split.", show_default=False),
@@ -122,7 +131,6 @@ def train(
     from selector.choose.metrics import metric_name
     from trainer.parsing import parse_grid, parse_settings
     from trainer.run import train_run
-    from trainer.start import Start
 
     options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "seed": seed}
     usual = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay, "optimizer": optimizer}
@@ -139,7 +147,7 @@ def train(
         task_settings=parse_settings(task_settings or [], "task-set", "label_smoothing=0.1"),
         data_options=parse_settings(data_options or [], "data-option", "size=64"),
         init=init,
-        start=Start(weights, "none" if teacher is None and update == "full" else teacher, sort, expect_quality),
+        start=_start(weights, teacher, sort, expect_quality, alone=update == "full"),
         threads=threads,
         resume=resume,
         options=options,
@@ -163,6 +171,15 @@ def train(
         typer.echo(f"Next, all its sizes: sortednet train --family {family} --data {data} --from {out} --out RUN")
     else:
         typer.echo(f"Next: sortednet export {out} --out BUNDLE")
+
+
+def _start(weights: Path | None, teacher: str | None, sort: str | None, expect_quality: float | None, *, alone: bool) -> Start:
+    """`alone`: the full model, which needs no order of its units and would learn from itself that it is right already."""
+    from trainer.start import NONE, Start
+
+    if alone and weights is not None:
+        teacher, sort = NONE if teacher is None else teacher, NONE if sort is None else sort
+    return Start(weights, teacher, Start.sort if sort is None else sort, expect_quality)
 
 
 def export(

@@ -191,7 +191,7 @@ def test_expected_quality_needs_weights(tmp_path: Path) -> None:
 
 
 def test_the_full_model_alone_has_no_teacher_and_is_what_all_sizes_begin_with(alone: Path, tmp_path: Path) -> None:
-    """Of sizes that no step computed nothing is measured, and nothing is said."""
+    """Of sizes that no step computed nothing is measured, and no units are sorted that will be when it teaches."""
     command = ["train", "--family", "resnet", "--data", "digits", "--epochs", "1", "--from", alone, "--out", tmp_path / "full"]
     command += ["--set", "channels=[4,8]", "--set", "blocks=[1,2]", "--set", "widths=[0.5,1.0]", "--set", "depths=[1,2]"]
     said = call(*command, "--update", "full").stdout
@@ -200,4 +200,5 @@ def test_the_full_model_alone_has_no_teacher_and_is_what_all_sizes_begin_with(al
     results = record_of(tmp_path / "full")["results"]
     assert (list(results["validation_quality"]), list(results["test"])) == (["w1.00-d2"], ["w1.00-d2"])
     assert results["teacher_passes"] == 0
-    assert "teacher" not in record_of(tmp_path / "full")["start"]
+    start = record_of(tmp_path / "full")["start"]
+    assert ("teacher" in start, start["sort"], "sorted" in start) == (False, "none", False)
