@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -168,7 +169,15 @@ def train(
         table.add_row(name, f"{quality:.4f}", f"{quality / full:.1%}" if full else "")
     show(table)
     if update == "full":
-        typer.echo(f"Next, all its sizes: sortednet train --family {family} --data {data} --from {out} --out RUN")
+        again = [] if task is None else ["--task", task]
+        again += [
+            part
+            for name, values in (("--data-option", data_options), ("--set", settings))
+            for value in values or ()
+            for part in (name, value)
+        ]
+        command = shlex.join(["train", "--family", family, "--data", data, *again, "--from", str(out)])
+        typer.echo(f"Next, all its sizes: sortednet {command} --out RUN")
     else:
         typer.echo(f"Next: sortednet export {out} --out BUNDLE")
 
