@@ -44,17 +44,19 @@ ASKED = ("The soup was cold, but I would come again.", "Nobody would call the ro
 
 
 def write_reviews(folder: Path, count: int = 1200) -> None:
-    """`count` reviews in two classes. No word decides: what is good may be denied, and the last sentence counts most."""
+    """`count` reviews in two classes. No word decides: what is good may be denied; of good and bad the last sentence counts."""
     rng = random.Random(0)
     for number in range(count):
         label = ("pleased", "annoyed")[number % 2]
         same, other = (PLEASED, ANNOYED) if label == "pleased" else (ANNOYED, PLEASED)
-        said = [rng.choice(same), rng.choice(same if rng.random() < 0.5 else other)]
+        agrees = rng.random() < 0.6
+        said = [rng.choice(same), rng.choice(same if agrees else other)]
         rng.shuffle(said)
         filled = [s.format(thing=rng.choice(THINGS), good=rng.choice(GOOD), bad=rng.choice(BAD)) for s in said]
+        filled += [] if agrees else [rng.choice(LAST[label])]
         file = folder / label / f"{number:04}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(" ".join([*filled, rng.choice(LAST[label])]), encoding="utf-8")
+        file.write_text(" ".join(filled), encoding="utf-8")
 
 
 def installed() -> Path | None:
@@ -68,7 +70,7 @@ def main(texts: Path, checkpoint: Path | None, out: Path, **options: Any) -> Bun
     data = f"text-folder:{texts}"
     if checkpoint is None:
         print("no checkpoint: a small BERT begins with random numbers")
-        options = {"epochs": 12, **options}
+        options = {"epochs": 8, "lr": 1e-3, **options}
         bundle = whole_path("bert", data, out, grid=SMALL, data_options={"tokenizer": "learn"}, **options)
     else:
         print(f"{checkpoint}: fine-tuned as it is, then all its sizes")
