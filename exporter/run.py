@@ -105,6 +105,6 @@ def _measured(run: Run, data: str | None, folder: Path) -> _Measured:
     if loaded.record != record:
         raise TrainerError(f"data set {loaded.name!r} has changed since the training: it was split or read otherwise")
     loaded = run_data(folder, loaded)
-    if "content_sha256" not in record and recorded:
+    if "content_sha256" not in record and {sub.id for sub in run.nested.submodels} <= recorded.keys():
         return _Measured(loaded, None, recorded, "its data are large")
     return _Measured(loaded, loaded.test, {}, "")

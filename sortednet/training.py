@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -13,6 +14,9 @@ from rich.table import Column, Table
 
 from sortednet.console import print_json, right, show, tell
 from sortednet.options import JsonOption, OutOption, OverwriteOption
+
+if TYPE_CHECKING:
+    from trainer.start import Start
 
 
 def train(
@@ -87,7 +91,11 @@ def train(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Weights that teach instead, a run of any family among them, or none.", show_default=False),
+        typer.Option(
+            help="Weights that teach instead, a run of any family among them, or none. Default: those of --from; "
+            "with --update full none.",
+            show_default=False,
+        ),
     ] = None,
     teacher_share: Annotated[float, typer.Option(help="Of the loss, 0 to 1; the rest is against the targets.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="By which the teacher's logits are divided.")] = 1.0,
@@ -95,7 +103,13 @@ def train(
         float,
         typer.Option(help="Weight of what a teacher of the same family has between its layers, added to the loss."),
     ] = 0.0,
-    sort: Annotated[str, typer.Option(help="Importance of units: taylor, saliency, magnitude or none.")] = "taylor",
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="Importance of units: taylor, saliency, magnitude or none. Default: taylor; with --update full none.",
+            show_default=False,
+        ),
+    ] = None,
     expect_quality: Annotated[
         float | None,
         typer.Option(help="Stop where the loaded model has less of it on the validation split.", show_default=False),
@@ -118,7 +132,6 @@ def train(
     from selector.choose.metrics import metric_name
     from trainer.parsing import parse_grid, parse_settings
     from trainer.run import train_run
-    from trainer.start import Start
 
     options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "seed": seed}
     usual = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay, "optimizer": optimizer}
@@ -135,7 +148,7 @@ def train(
         task_settings=parse_settings(task_settings or [], "task-set", "label_smoothing=0.1"),
         data_options=parse_settings(data_options or [], "data-option", "size=64"),
         init=init,
-        start=Start(weights, teacher, sort, expect_quality),
+        start=_start(weights, teacher, sort, expect_quality, alone=update == "full"),
         threads=threads,
         resume=resume,
         options=options,
@@ -148,13 +161,34 @@ def train(
         return
     qualities: Mapping[str, float] = summary["validation_quality"]
     metric = metric_name(summary["metric"])
-    typer.echo(f"Trained {len(qualities)} sub-models in {summary['seconds']:.0f} s. Validation {metric}:")
+    what = "the full model alone" if update == "full" else f"{len(qualities)} sub-models"
+    typer.echo(f"Trained {what} in {summary['seconds']:.0f} s. Validation {metric}:")
     table = Table(Column("sub-model", no_wrap=True), *right(metric, "of the full model"), box=box.SIMPLE_HEAD)
     full = qualities[summary["largest"]]
     for name, quality in qualities.items():
         table.add_row(name, f"{quality:.4f}", f"{quality / full:.1%}" if full else "")
     show(table)
-    typer.echo(f"Next: sortednet export {out} --out BUNDLE")
+    if update == "full":
+        again = [] if task is None else ["--task", task]
+        again += [
+            part
+            for name, values in (("--data-option", data_options), ("--set", settings))
+            for value in values or ()
+            for part in (name, value)
+        ]
+        command = shlex.join(["train", "--family", family, "--data", data, *again, "--from", str(out)])
+        typer.echo(f"Next, all its sizes: sortednet {command} --out RUN")
+    else:
+        typer.echo(f"Next: sortednet export {out} --out BUNDLE")
+
+
+def _start(weights: Path | None, teacher: str | None, sort: str | None, expect_quality: float | None, *, alone: bool) -> Start:
+    """`alone`: the full model, which needs no order of its units and would learn from itself that it is right already."""
+    from trainer.start import NONE, Start
+
+    if alone and weights is not None:
+        teacher, sort = NONE if teacher is None else teacher, NONE if sort is None else sort
+    return Start(weights, teacher, Start.sort if sort is None else sort, expect_quality)
 
 
 def export(

@@ -62,6 +62,7 @@ from trainer.submodel import AxisValue, TrainerError
 from trainer.targets import answered, needs_targets, save_targets, with_targets
 from trainer.task import Score, Task, find_task, own, task_name
 from trainer.training import FREE_TO_CHANGE, fit
+from trainer.updates import make_rule
 from trainer.weights import read_weights
 
 
@@ -250,8 +251,9 @@ def train_run(
             show_progress=show_progress,
             options=chosen_options,
         )
-    validation = scores_of(nested, nested.submodels, loaded.validation, chosen_options.workers)
-    test = scores_of(nested, nested.submodels, loaded.test, chosen_options.workers)
+    trained = make_rule(chosen_options.update, nested.submodels, chosen_options.samples_per_step).trained
+    validation = scores_of(nested, trained, loaded.validation, chosen_options.workers)
+    test = scores_of(nested, trained, loaded.test, chosen_options.workers)
     results = {
         "largest": chosen.largest.id,
         "steps": result.steps,

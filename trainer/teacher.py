@@ -144,7 +144,11 @@ class Teacher:
             given, wanted = answers[name].shape, output.shape
             longer = name in task.prefixes and given[:-1] == wanted[:-1] and given[-1] >= wanted[-1]
             if given != wanted and not longer:
-                raise TrainerError(f"teacher: its output {name!r} has shape {tuple(given)}, the model's {tuple(wanted)}")
+                raise TrainerError(
+                    f"teacher: its output {name!r} has shape {tuple(given)}, the model's {tuple(wanted)}; of other "
+                    "classes: train the full model on these data first (--update full) and begin with that run, or say "
+                    "--teacher none"
+                )
         self._shapes = {name: answer.shape[1:] for name, answer in answers.items()}
         with own(f"task {task.kind}: distil"):
             self.loss(task, outputs, answers, torch.zeros((), device=device))

@@ -38,6 +38,11 @@ class UpdateRule(ABC):
         self.smallest, self.largest = self.submodels[0], self.submodels[-1]
         self.samples_per_step = samples_per_step
 
+    @property
+    def trained(self) -> list[SubModel]:
+        """Those that some step may compute: what a run is measured by."""
+        return self.submodels
+
     @abstractmethod
     def sample(self, step: int, seed: int) -> list[SubModel]:
         """The sub-models of that step, in order of computation; the same for the same step and seed."""
@@ -99,6 +104,10 @@ class Full(UpdateRule):
     """Plain training of the full model alone: what the sub-models are compared with."""
 
     name = "full"
+
+    @property
+    def trained(self) -> list[SubModel]:
+        return [self.largest]
 
     def sample(self, step: int, seed: int) -> list[SubModel]:
         return [self.largest]

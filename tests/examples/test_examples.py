@@ -34,7 +34,7 @@ class Example:
     family: str
     outputs: Mapping[str, tuple[int, ...]]
     grid: Mapping[str, Sequence[float]]  # and the full model's values
-    data: str = ""  # none: sounds that are synthesised first
+    data: str = ""  # none: sounds or texts that are made first
     data_options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "accuracy"
@@ -77,8 +77,15 @@ EXAMPLES = {
         {},
         {"epochs": 2, "optimizer": "sgd", "batch_size": 64},
     ),
+    "sentiment": Example(
+        "bert",
+        {"logits": (1, 2)},
+        {"num_hidden_layers": [1], "intermediate_size": [256], "num_attention_heads": [4], "hidden_size": [128]},
+        data_options={"tokenizer": "learn"},
+        training={"epochs": 6, "batch_size": 16, "lr": 1e-3},
+    ),
 }
-LEAST = {"segmentation": 0.3, "detection": 0.3, "regression": 0.5, "keywords": 0.5, "efficientnet": 0.9}
+LEAST = {"segmentation": 0.3, "detection": 0.3, "regression": 0.5, "keywords": 0.5, "efficientnet": 0.9, "sentiment": 0.7}
 """What the quality of the full model must reach at full length: far below what it does, far above chance."""
 
 
@@ -105,19 +112,27 @@ def gone(request: pytest.FixtureRequest, path: None, tmp_path_factory: pytest.Te
     from whole_path import whole_path
 
     example, out = EXAMPLES[request.param], tmp_path_factory.mktemp(request.param)
-    data = example.data or f"audio-folder:{spoken(tmp_path_factory)}"
+    data = example.data or (written(tmp_path_factory) if example.family == "bert" else spoken(tmp_path_factory))
     training = {"batch_size": 32, "optimizer": "adamw", "workers": 0, **example.training}
     bundle = whole_path(example.family, data, out, grid=example.grid, data_options=example.data_options, **training)
     return Gone(example, out / "run", bundle, data)
 
 
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from sentiment import write_reviews
+
+    folder = tmp_path_factory.mktemp("reviews")
+    write_reviews(folder, 400)
+    return f"text-folder:{folder}"
+
+
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> str:
     pytest.importorskip("espeakng_loader")
     from speech import write_speech
 
     folder = tmp_path_factory.mktemp("speech")
     write_speech(folder)
-    return folder
+    return f"audio-folder:{folder}"
 
 
 def test_it_learns(gone: Gone) -> None:
@@ -153,9 +168,8 @@ def test_one_graph_is_traced_for_all_widths_of_a_depth(gone: Gone) -> None:
     """No network turns its width into a constant that the export would have to trace anew for each size."""
     topologies: dict[Any, set[str]] = {}
     for entry in gone.bundle.submodels.values():
-        topologies.setdefault(entry.axes.get("depth", entry.axes.get("levels", entry.axes.get("layers"))), set()).add(
-            entry.topology
-        )
+        (depth,) = (value for axis, value in entry.axes.items() if axis in ("depth", "levels", "layers", "num_hidden_layers"))
+        topologies.setdefault(depth, set()).add(entry.topology)
     assert all(len(found) == 1 for found in topologies.values())
 
 
@@ -292,3 +306,13 @@ def test_a_network_of_ones_own_becomes_elastic(path: None, tmp_path: Path, capsy
     assert "Not sorted" not in said
     assert self_test(bundle).submodels == len(bundle.submodels) == 4
     assert len({entry.topology for entry in bundle.submodels.values()}) == 1
+
+
+@pytest.mark.parametrize("gone", ["sentiment"], indirect=True)
+def test_texts_are_answered_by_the_names_of_their_folders(gone: Gone, capsys: pytest.CaptureFixture[str]) -> None:
+    from sentiment import ASKED, answer
+
+    answer(gone.bundle)
+    said = capsys.readouterr().out
+    assert [said.count(f"%  {text}\n") for text in ASKED] == [2] * len(ASKED)
+    assert said.count("pleased") + said.count("annoyed") == 2 * len(ASKED)

@@ -112,7 +112,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) ->
 
 
 def test_a_finished_run_can_be_reopened_and_is_not_overwritten(digits: DataSet, tmp_path: Path) -> None:
-    summary = train(tmp_path / "run")
+    summary = train(tmp_path / "run", options={"update": "sorted"})
     run = load_run(tmp_path / "run")
     assert [sub.id for sub in run.nested.submodels] == ["w0.50-d1", "w0.50-d2", "w1.00-d1", "w1.00-d2"]
     assert not any(run.nested.needs_calibration(sub) for sub in run.nested.submodels)

@@ -188,3 +188,18 @@ def test_an_option_without_effect_is_refused(option: list[str], message: str, tm
 def test_expected_quality_needs_weights(tmp_path: Path) -> None:
     arguments = ["train", "--family", "resnet", "--data", "digits", "--out", str(tmp_path / "run"), "--expect-quality", "0.5"]
     assert "it is the quality of the weights of --from, and there are none" in refused(*arguments)
+
+
+def test_the_full_model_alone_has_no_teacher_and_is_what_all_sizes_begin_with(alone: Path, tmp_path: Path) -> None:
+    """Of sizes that no step computed nothing is measured, and no units are sorted that will be when it teaches."""
+    command = ["train", "--family", "resnet", "--data", "digits", "--epochs", "1", "--from", alone, "--out", tmp_path / "full"]
+    command += ["--set", "channels=[4,8]", "--set", "blocks=[1,2]", "--set", "widths=[0.5,1.0]", "--set", "depths=[1,2]"]
+    said = call(*command, "--update", "full").stdout
+    assert "Trained the full model alone in" in said
+    assert "Next, all its sizes: sortednet train --family resnet --data digits --set 'channels=[4,8]' --set" in said
+    assert f" --from {tmp_path / 'full'} --out RUN" in said
+    results = record_of(tmp_path / "full")["results"]
+    assert (list(results["validation_quality"]), list(results["test"])) == (["w1.00-d2"], ["w1.00-d2"])
+    assert results["teacher_passes"] == 0
+    start = record_of(tmp_path / "full")["start"]
+    assert ("teacher" in start, start["sort"], "sorted" in start) == (False, "none", False)
