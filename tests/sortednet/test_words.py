@@ -128,8 +128,12 @@ def test_ctrl_c_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
 
-    with pytest.raises(console.typer.Exit) as left:
-        train()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts beside others ignores it
+    try:
+        with pytest.raises(console.typer.Exit) as left:
+            train()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert left.value.exit_code == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: interrupted; the same command with --resume goes on from the last checkpoint"
