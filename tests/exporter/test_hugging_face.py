@@ -75,7 +75,7 @@ def test_the_whole_path(family: Family, data: object, tmp_path: Path) -> None:
     torch.manual_seed(0)
     nested = NestedModel(family).eval()
     (before,) = scores_of(nested, [family.largest], test).values()
-    fit(nested, train, epochs=2, batch_size=16, optimizer="adamw", show_progress=False)
+    fit(nested, train, epochs=8, batch_size=16, optimizer="adamw", show_progress=False)
     bundle = export(nested, tmp_path / "bundle", test_data=test, show_progress=False)
     quality = bundle.submodels[family.largest.id].quality
     assert quality is not None

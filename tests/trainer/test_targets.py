@@ -136,7 +136,8 @@ def test_a_familys_own_options_are_taken_where_nobody_says_otherwise(given: dict
 
 def test_a_run_over_tags_of_entities_is_measured_by_whole_entities(tmp_path: Path) -> None:
     source = {"family": "tests.helpers.embedders:Tagger", "data": "tests.helpers.embedders:tagged", "settings": {}}
-    results = train(tmp_path / "run", task="token-classification", options={"batch_size": 8}, **source)
+    options = {"batch_size": 8, "update": "sorted"}
+    results = train(tmp_path / "run", task="token-classification", options=options, **source)
     assert results["metric"] == "entity_f1"
     task = load_run(tmp_path / "run").nested.family.task
     assert task.config() == {"labels": ("O", "B-place", "I-place")}
