@@ -1,10 +1,11 @@
-"""What the command line's NAME=VALUE options mean."""
+"""What the command line's NAME=VALUE options and the JSON files of a checkpoint mean."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trainer.submodel import TrainerError, parse_value
@@ -44,3 +45,15 @@ def parse_settings(items: Sequence[str], field: str = "set", example: str = "cha
         if twice:
             raise TrainerError(f"{field} = {item!r}: {name} is given twice; allowed is once")
     return settings
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file of a checkpoint says; empty where it is not there, or is no object. Raises TrainerError for a damaged
+    one."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+    return found if isinstance(found, dict) else {}

@@ -5,7 +5,6 @@ Nothing in them is run: a `.pth` is read as tensors alone (`torch.load(weights_o
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 from trainer.checkpoint import load_tensors
 from trainer.folder import RUN_FILE, check_unaltered, read_record
 from trainer.nested import NestedModel, batchnorm_names
+from trainer.parsing import json_object
 from trainer.submodel import TrainerError
 from trainer.task import own
 
@@ -143,7 +143,7 @@ def preprocessing_of(folder: Path) -> dict[str, Any]:
     """
     if (folder / RUN_FILE).is_file():
         return _of_run(read_record(folder))
-    of_timm, of_transformers = _json(folder / "config.json"), _json(folder / "preprocessor_config.json")
+    of_timm, of_transformers = json_object(folder / "config.json"), json_object(folder / "preprocessor_config.json")
     found: dict[str, Any] = {}
     if isinstance(said := of_timm.get("pretrained_cfg"), Mapping):
         found |= {key: said[key] for key in ("mean", "std", "interpolation") if key in said}
@@ -185,19 +185,9 @@ def _sides(size: Any) -> list[int]:
     return []
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrainerError(f"{path} is damaged: {error}") from None
-    return found if isinstance(found, dict) else {}
-
-
 def _of_index(index: Path) -> dict[str, Tensor]:
     """Of a checkpoint in several files. They lie beside the index, which says what is where."""
-    files = _json(index).get("weight_map", {})
+    files = json_object(index).get("weight_map", {})
     if not files or any(Path(name).name != name for name in files.values()):
         raise TrainerError(f"{index} is damaged: its weight_map names no files beside it")
     return {name: tensor for file in sorted(set(files.values())) for name, tensor in _of_file(index.parent / file).items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.data.tokens import TOKENIZER_FILE
+from trainer.parsing import json_object
 from trainer.submodel import TrainerError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def vocabulary_file(folder: Path) -> Path | None:
 
 def vocabulary_size(folder: Path) -> int:
     """Rows of the embedding by a checkpoint's config; 0 where it does not say."""
-    return _whole(_json(folder / CONFIG_FILE).get("vocab_size"), 0)
+    return _whole(json_object(folder / CONFIG_FILE).get("vocab_size"), 0)
 
 
 def same_vocabulary(one: bytes, other: bytes) -> bool:
@@ -100,7 +101,7 @@ def read_pretrained(place: str) -> Pretrained:
         raise TrainerError(f"{source}: {_missing(path)}")
     tokenizer = _opened(source, file)
     vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    config = made.config if made is not None else _json(file.parent / CONFIG_FILE)
+    config = made.config if made is not None else json_object(file.parent / CONFIG_FILE)
     rows, positions = _whole(config.get("vocab_size"), 0), _positions(config)
     if rows and vocabulary > rows:
         raise TrainerError(
@@ -112,7 +113,7 @@ def read_pretrained(place: str) -> Pretrained:
         types = bool(said.get("types")) if said.get("pair") else None
         pad_id, most = _whole(said.get("pad_id"), 0), _whole(said.get("max_tokens"), USUAL_MOST)
         return Pretrained(tokenizer, source, pad_id, vocabulary, positions, most, types, made.labels)
-    most = _whole(_json(file.parent / TOKENIZER_CONFIG_FILE).get("model_max_length"), 0)
+    most = _whole(json_object(file.parent / TOKENIZER_CONFIG_FILE).get("model_max_length"), 0)
     usual = min(n for n in (USUAL_MOST, positions, most) if n)
     types = _whole(config.get("type_vocab_size"), 0) > 1 if config.get("model_type") else None
     return Pretrained(tokenizer, source, _pad_id(tokenizer, config), vocabulary, positions, usual, types, _labels(config))
@@ -131,10 +132,10 @@ class _Made:
 def _made(folder: Path) -> _Made | None:
     """None for a folder that is neither a run's nor a bundle's."""
     if (folder / RUN_FILE).is_file():
-        record = _json(folder / RUN_FILE)
+        record = json_object(folder / RUN_FILE)
         file, labels, described = folder / FILES_FOLDER / TOKENIZER_FILE, record.get("labels"), record.get("config")
     elif (folder / BUNDLE_FILE).is_file():
-        record, described = _json(folder / BUNDLE_FILE), None
+        record, described = json_object(folder / BUNDLE_FILE), None
         file, labels = folder / TOKENIZER_FILE, (record.get("task") or {}).get("labels")
     else:
         return None
@@ -196,13 +197,3 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _whole(value: Any, default: int) -> int:
     return value if type(value) is int and value >= 0 else default
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrainerError(f"{path} is damaged: {error}") from None
-    return found if isinstance(found, dict) else {}

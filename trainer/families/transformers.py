@@ -6,8 +6,8 @@ Shapes: N batch, T tokens, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -38,6 +38,7 @@ from trainer.families.encoders import (
 )
 from trainer.families.images import whole_numbers
 from trainer.family import DataSpec, Family
+from trainer.hidden import collected
 from trainer.initialisation import WithoutInitialisation
 from trainer.submodel import AxisValue, SubModel, TrainerError
 from trainer.task import Task, find_task, own
@@ -207,27 +208,10 @@ class Transformers(Family):
     def renamed(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return names_of_transformers(module, tensors)
 
-    @contextmanager
-    def hidden_states(self, module: nn.Module) -> Iterator[list[Tensor]]:
+    def hidden_states(self, module: nn.Module) -> AbstractContextManager[list[Tensor]]:
         """Within: each call of a module of this family (at any size) puts what its layers give, (N, T, D) each and the first
         layer's first, into the list, in place of those of the call before."""
-        states: list[Tensor] = []
-        layers = _layers(module)
-
-        def keep(place: int, output: Any) -> None:
-            if place == 0:
-                states.clear()
-            states.append(output if isinstance(output, Tensor) else output[0])
-
-        hooks = [
-            layer.register_forward_hook(lambda _m, _i, output, place=place: keep(place, output))
-            for place, layer in enumerate(layers)
-        ]
-        try:
-            yield states
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return collected(_layers(module))
 
     @cached_property
     def layout(self) -> Layout:
