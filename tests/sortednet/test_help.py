@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ OF_A_FOLDER = {"idx-folder", "cifar10-folder"}
 """Recognised by what lies there; nobody need name them."""
 
 
+def own(registered: Mapping[str, type | Callable[..., object]]) -> set[str]:
+    """Without what users, or other tests, have registered."""
+    return {name for name, found in registered.items() if found.__module__.startswith("trainer.")}
+
+
 def helped(option: str) -> str:
     annotation = inspect.signature(train, eval_str=True).parameters[option].annotation
     return str(annotation.__metadata__[0].help)
@@ -24,10 +30,10 @@ def helped(option: str) -> str:
 @pytest.mark.parametrize(
     ("option", "names"),
     [
-        ("family", registered_families()),
-        ("task", registered_tasks()),
-        ("update", set(RULES)),
-        ("data", {name or "module:function" for name in registered_sources()} - OF_A_FOLDER),
+        ("family", own(registered_families())),
+        ("task", own(registered_tasks())),
+        ("update", own(RULES)),
+        ("data", {name or "module:function" for name in own(registered_sources())} - OF_A_FOLDER),
     ],
 )
 def test_every_name_is_in_the_help_and_in_the_readme(option: str, names: set[str]) -> None:
