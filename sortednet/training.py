@@ -106,7 +106,7 @@ def train(
     sort: Annotated[
         str | None,
         typer.Option(
-            help="Importance of units: taylor, saliency, magnitude or none. Default: taylor; with --update full none.",
+            help="Importance of units: taylor, saliency, magnitude, l2 or none. Default: taylor; with --update full none.",
             show_default=False,
         ),
     ] = None,

@@ -26,7 +26,10 @@ CRITERIA = {
     "taylor": "by how much the loss would change without a unit: |Σ weight · gradient| over what belongs to it",
     "saliency": "the same, each weight for itself: Σ |weight · gradient|",
     "magnitude": "Σ |weight|, without data",
+    "l2": "Σ weight², without data",
 }
+OF_WEIGHTS = {"magnitude": 1, "l2": 2}
+"""The criteria that need no data, and the power of a weight that they add up."""
 EXAMPLES = 1024
 BATCH = 64
 TOLERANCE = 1e-5
@@ -51,11 +54,11 @@ def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion:
     """
     if criterion not in CRITERIA:
         raise TrainerError(f"sort = {criterion!r}: allowed are {', '.join(CRITERIA)}")
-    if criterion != "magnitude" and data is None:
-        raise TrainerError(f"sort = {criterion!r}: needs training data; without them allowed is magnitude")
+    if criterion not in OF_WEIGHTS and data is None:
+        raise TrainerError(f"sort = {criterion!r}: needs training data; without them allowed are {', '.join(OF_WEIGHTS)}")
     symmetry = find_symmetry(nested)
-    if criterion == "magnitude":
-        scores = scores_by_unit(symmetry, {name: p.detach().abs() for name, p in nested.full.named_parameters()})
+    if power := OF_WEIGHTS.get(criterion):
+        scores = scores_by_unit(symmetry, {name: p.detach().abs() ** power for name, p in nested.full.named_parameters()})
     else:
         assert data is not None
         scores = _by_gradient(nested, symmetry, data, criterion, seed)

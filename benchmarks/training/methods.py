@@ -57,7 +57,7 @@ METHODS = {
     "separate": Method("full", 1, per_step=1, sizes=7, alone=True, options=PLAIN),
 }
 
-SORT = "saliency"
+SORT = "l2"
 LEARNING = {**PLAIN, "teacher_share": 1.0, "temperature": 2.0}
 CONVERTING = {
     "convert": Method("sorted", 1, per_step=1, options=LEARNING, budget=2, begins=True, sort=SORT, teacher=True),

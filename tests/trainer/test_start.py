@@ -151,7 +151,7 @@ def test_what_a_checkpoint_says_of_pictures_is_taken_over_where_nobody_says_othe
     [
         (["--expect-quality", "0.999"], r"expect_quality = 0.999: the weights reach 0\.\d+ on the validation split"),
         (["--expect-quality", "7"], "expect_quality = 7.0: allowed are values from 0 to 1"),
-        (["--sort", "luck"], "sort = 'luck': allowed are taylor, saliency, magnitude, none"),
+        (["--sort", "luck"], "sort = 'luck': allowed are taylor, saliency, magnitude, l2, none"),
         (["--teacher", ""], "teacher = '': allowed are weights, or none"),
         (["--teacher", "nowhere"], "weights = 'nowhere': allowed are a run, a folder with weights, or a file"),
         (["--set", "blocks=[2,2]", "--from", "RUN"], "is of another network: parameter"),

@@ -183,7 +183,7 @@ def test_an_order_that_is_not_a_symmetry_is_refused_and_taken_back() -> None:
     assert all(torch.equal(tensor, was[key]) for key, tensor in nested.full.state_dict().items())
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "saliency", "magnitude"])
+@pytest.mark.parametrize("criterion", ["taylor", "saliency", "magnitude", "l2"])
 def test_what_matters_comes_first(criterion: str) -> None:
     """Units that the answer hardly depends on go to the end, and a half of the network that has them loses little."""
     family = user_families.Branches()
@@ -220,7 +220,7 @@ def test_a_bias_counts_for_its_own_unit() -> None:
 
 def test_wrong_criteria_are_refused() -> None:
     nested = network(ResNet(channels=(8, 16), blocks=(1, 1), widths=(0.5, 1.0)))
-    with pytest.raises(TrainerError, match=r"sort = 'luck': allowed are taylor, saliency, magnitude$"):
+    with pytest.raises(TrainerError, match=r"sort = 'luck': allowed are taylor, saliency, magnitude, l2$"):
         sort_by_importance(nested, None, "luck")
     with pytest.raises(TrainerError, match="sort = 'taylor': needs training data"):
         sort_by_importance(nested)
