@@ -106,7 +106,8 @@ def train(
     sort: Annotated[
         str | None,
         typer.Option(
-            help="Importance of units: taylor, saliency, magnitude, l2 or none. Default: taylor; with --update full none.",
+            help="Importance of units: auto (l2 where there is BatchNorm, else saliency), taylor, saliency, magnitude, l2 "
+            "or none. Default: auto; with --update full none.",
             show_default=False,
         ),
     ] = None,

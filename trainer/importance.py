@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainer.data.dataset import Data, as_examples, as_inputs, each
 from trainer.data.loading import batches_of
-from trainer.nested import NestedModel
+from trainer.nested import NestedModel, batchnorm_names
 from trainer.submodel import TrainerError
 from trainer.symmetry import Symmetry, find_symmetry, scores_by_unit
 
@@ -28,6 +28,7 @@ CRITERIA = {
     "magnitude": "Σ |weight|, without data",
     "l2": "Σ weight², without data",
 }
+AUTO = "auto"
 OF_WEIGHTS = {"magnitude": 1, "l2": 2}
 """The criteria that need no data, and the power of a weight that they add up."""
 EXAMPLES = 1024
@@ -44,16 +45,24 @@ class Sorting:
     fixed: Mapping[str, str]  # axes that sub-models cut and that cannot be sorted, and why
     error: float  # largest change of an output of the full model, relative to its largest
     orders: Mapping[str, NDArray[np.int64]]  # of each group: which unit came to each place
+    criterion: str
 
 
-def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion: str = "taylor", seed: int = 0) -> Sorting:
+def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion: str = AUTO, seed: int = 0) -> Sorting:
     """Sorts the full model's units in place, the most important first; what it computes stays as it is.
 
-    `data`: training examples, of which it looks at up to 1,024. Raises TrainerError for an unknown criterion, for data that
-    are missing, and where the full model answers otherwise afterwards (its parameters are put back first).
+    `data`: training examples, of which it looks at up to 1,024. `criterion`: one of CRITERIA, or auto: l2 where there is
+    BatchNorm, else saliency, as measured at half width before any training (results/sorting.csv of benchmarks/training and
+    benchmarks/text): a norm takes away the scale of the weights before it, and near a minimum gradients are noise, so that
+    they order converged networks with BatchNorm worse than chance; transformers have better halves by them.
+
+    Raises TrainerError for an unknown criterion, for data that are missing, and where the full model answers otherwise
+    afterwards (its parameters are put back first).
     """
+    if criterion == AUTO:
+        criterion = "l2" if batchnorm_names(nested.full) else "saliency"
     if criterion not in CRITERIA:
-        raise TrainerError(f"sort = {criterion!r}: allowed are {', '.join(CRITERIA)}")
+        raise TrainerError(f"sort = {criterion!r}: allowed are {AUTO}, {', '.join(CRITERIA)}")
     if criterion not in OF_WEIGHTS and data is None:
         raise TrainerError(f"sort = {criterion!r}: needs training data; without them allowed are {', '.join(OF_WEIGHTS)}")
     symmetry = find_symmetry(nested)
@@ -64,7 +73,7 @@ def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion:
         scores = _by_gradient(nested, symmetry, data, criterion, seed)
     orders = {name: np.argsort(-of_units, kind="stable") for name, of_units in scores.items()}
     error = reorder(nested, symmetry, orders)
-    return Sorting({group.name: group.size for group in symmetry.groups}, symmetry.fixed, error, orders)
+    return Sorting({group.name: group.size for group in symmetry.groups}, symmetry.fixed, error, orders, criterion)
 
 
 def reorder(nested: NestedModel, symmetry: Symmetry, orders: Mapping[str, NDArray[np.int64]]) -> float:

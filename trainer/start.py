@@ -16,7 +16,7 @@ from trainer.data.sources import options_of
 from trainer.data.tokens import TOKENIZER_FILE
 from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
-from trainer.importance import CRITERIA, sort_by_importance
+from trainer.importance import AUTO, CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
 from trainer.order import Orders
 from trainer.submodel import TrainerError
@@ -35,14 +35,14 @@ class Start:
 
     weights: Path | None = None
     teacher: str | None = None  # a path, or "none"; None: the weights that it begins with
-    sort: str = "taylor"  # or "none"
+    sort: str = AUTO  # or one of CRITERIA, or "none"
     expect_quality: float | None = None  # that the full model must have before it is trained, on the validation split
 
     def __post_init__(self) -> None:
         if self.teacher == "":
             raise TrainerError("teacher = '': allowed are weights, or none")
-        if self.sort not in (*CRITERIA, NONE):
-            raise TrainerError(f"sort = {self.sort!r}: allowed are {', '.join(CRITERIA)}, {NONE}")
+        if self.sort not in (AUTO, *CRITERIA, NONE):
+            raise TrainerError(f"sort = {self.sort!r}: allowed are {AUTO}, {', '.join(CRITERIA)}, {NONE}")
         if self.weights is None and self.sort != Start.sort:
             raise TrainerError(f"sort = {self.sort!r}: it is the order of the weights of --from, and there are none")
         if self.expect_quality is not None:
@@ -190,10 +190,11 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
     orders: Orders = {}
     if start.sort != NONE:
         sorting = sort_by_importance(nested, data.train, start.sort)
-        say(f"Sorted {len(sorting.groups)} groups of units by {start.sort}; the full model changed by {sorting.error:.0e}.")
+        groups, by = len(sorting.groups), sorting.criterion
+        say(f"Sorted {groups} groups of units by {by}; the full model changed by {sorting.error:.0e}.")
         for name, why in sorting.fixed.items():
             say(f"Not sorted: {name}: {why}.")
-        found |= {"sorted": len(sorting.groups), "not_sorted": dict(sorting.fixed), "sorting_error": sorting.error}
+        found |= {"sorted": groups, "sorted_by": by, "not_sorted": dict(sorting.fixed), "sorting_error": sorting.error}
         orders = sorting.orders
     return found, orders
 

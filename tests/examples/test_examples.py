@@ -302,7 +302,7 @@ def test_a_network_of_ones_own_becomes_elastic(path: None, tmp_path: Path, capsy
     train_alone(weights, epochs=2)
     bundle = main(weights, epochs=1, grid={"width": [0.5], "hidden": [64]})
     said = capsys.readouterr().out
-    assert "Sorted 4 groups of units by taylor" in said
+    assert "Sorted 4 groups of units by l2" in said
     assert "Not sorted" not in said
     assert self_test(bundle).submodels == len(bundle.submodels) == 4
     assert len({entry.topology for entry in bundle.submodels.values()}) == 1

@@ -49,7 +49,7 @@ def test_it_begins_with_the_trained_model_in_another_order(alone: Path, tmp_path
     )
     start = record_of(tmp_path / "run")["start"]
     assert start["quality"] == pytest.approx(record_of(alone)["results"]["validation_quality"]["w1.00-d2"], abs=0.02)
-    assert (start["sort"], start["not_sorted"]) == ("taylor", {})
+    assert (start["sort"], start["sorted_by"], start["not_sorted"]) == ("auto", "l2", {})
     assert start["weights_sha256"] == start["teacher_sha256"]
     assert [line.partition(":")[0] for line in said[:2]] == [str(alone), "The full model before training"]
     assert record_of(tmp_path / "run")["results"]["teacher_passes"] == record_of(tmp_path / "run")["results"]["steps"]
@@ -151,7 +151,7 @@ def test_what_a_checkpoint_says_of_pictures_is_taken_over_where_nobody_says_othe
     [
         (["--expect-quality", "0.999"], r"expect_quality = 0.999: the weights reach 0\.\d+ on the validation split"),
         (["--expect-quality", "7"], "expect_quality = 7.0: allowed are values from 0 to 1"),
-        (["--sort", "luck"], "sort = 'luck': allowed are taylor, saliency, magnitude, l2, none"),
+        (["--sort", "luck"], "sort = 'luck': allowed are auto, taylor, saliency, magnitude, l2, none"),
         (["--teacher", ""], "teacher = '': allowed are weights, or none"),
         (["--teacher", "nowhere"], "weights = 'nowhere': allowed are a run, a folder with weights, or a file"),
         (["--set", "blocks=[2,2]", "--from", "RUN"], "is of another network: parameter"),

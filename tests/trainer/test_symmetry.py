@@ -220,10 +220,16 @@ def test_a_bias_counts_for_its_own_unit() -> None:
 
 def test_wrong_criteria_are_refused() -> None:
     nested = network(ResNet(channels=(8, 16), blocks=(1, 1), widths=(0.5, 1.0)))
-    with pytest.raises(TrainerError, match=r"sort = 'luck': allowed are taylor, saliency, magnitude, l2$"):
+    with pytest.raises(TrainerError, match=r"sort = 'luck': allowed are auto, taylor, saliency, magnitude, l2$"):
         sort_by_importance(nested, None, "luck")
-    with pytest.raises(TrainerError, match="sort = 'taylor': needs training data"):
-        sort_by_importance(nested)
+    with pytest.raises(TrainerError, match="sort = 'saliency': needs training data"):
+        sort_by_importance(nested, None, "saliency")
+    with pytest.raises(TrainerError, match="sort = 'saliency': needs training data"):
+        sort_by_importance(network(user_families.Branches()))
+
+
+def test_gradients_do_not_order_what_batchnorm_follows() -> None:
+    assert sort_by_importance(network(ResNet(channels=(8, 16), blocks=(1, 1), widths=(0.5, 1.0)))).criterion == "l2"
 
 
 def test_axes_are_refined_and_united() -> None:
