@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import typer
@@ -149,6 +150,11 @@ def show(table: Table) -> None:
 
 def right(*names: str) -> list[Column]:
     return [Column(name, justify="right", no_wrap=True) for name in names]
+
+
+def plain(number: float, digits: int = 3) -> str:
+    """That many figures, never times a power of ten: 140, 1.4, 0.00014."""
+    return f"{Decimal(f'{number:.{digits}g}'):f}"
 
 
 def short(number: int) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sortednet.console import fail, print_json, tell
+from sortednet.console import fail, plain, print_json, tell
 from sortednet.options import (
     AccuracyOption,
     BundlePath,
@@ -97,7 +97,8 @@ def profile(
     for figure, error in measured.prediction.items():
         others = f"{figure} of the other {len(measured.submodels) - count}"
         typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
-    typer.echo(f"Next: sortednet select {bundle} --latency-ms {(fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2:.2g}")
+    between = plain((fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2, digits=2)
+    typer.echo(f"Next: sortednet select {bundle} --latency-ms {between}")
 
 
 def select(

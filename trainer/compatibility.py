@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -13,8 +14,8 @@ from trainer.evaluate import add, as_arrays, check_score
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.options import FitOptions
 from trainer.speed.layout import laid_out, to_device
-from trainer.submodel import TrainerError
-from trainer.task import Outputs, Task, own
+from trainer.submodel import SubModel, TrainerError, format_value
+from trainer.task import Outputs, Task, own, where
 from trainer.tasks import Classification
 from trainer.updates import RULES
 
@@ -32,32 +33,83 @@ def check_fits(nested: NestedModel, train: Examples, validation: Examples | None
             continue
         if len(split) < 2:
             raise TrainerError(f"{name} data: {len(split)} examples; allowed are 2 and more")
-        try:
+        with _told_of(f"{name} data"):
             with own("data"):
                 batch = split.batch(torch.arange(2))
-            outputs = _outputs(nested, batch)
+            inputs = as_inputs(batch.inputs, nested.input_names)
+            _check_shapes(nested, inputs)
+        if split is train:
+            _refuse_sizes(nested, inputs)
+        with _told_of(f"{name} data"):
+            outputs = _outputs(nested, inputs)
             with own(f"task {task.kind}: check"):
                 task.check(outputs, split.targets if isinstance(split, Samples) else batch.targets)
-        except TrainerError as error:
-            raise TrainerError(f"{name} data: {str(error).removeprefix('data: ')}") from error.__cause__
         if split is train:
-            _refuse_state(nested, as_inputs(batch.inputs, nested.input_names))
+            _refuse_state(nested, inputs)
         _try(task, outputs, batch, RULES[options.update].distils)
     return task
 
 
-@torch.no_grad()
-def _outputs(nested: NestedModel, batch: Batch) -> dict[str, Tensor]:
-    """The smallest sub-model's for these examples."""
-    inputs = as_inputs(batch.inputs, nested.input_names)
-    _check_shapes(nested, inputs)
-    device = next(nested.full.parameters()).device
-    training = nested.training
+@contextmanager
+def _told_of(what: str) -> Iterator[None]:
     try:
-        with own("the model does not take them"):
-            return nested.eval().outputs(laid_out(inputs, device, False), nested.family.smallest)
+        yield
+    except TrainerError as error:
+        raise TrainerError(f"{what}: {str(error).removeprefix('data: ')}") from error.__cause__
+
+
+@torch.no_grad()
+def _outputs(nested: NestedModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The smallest sub-model's for these examples."""
+    with _evaluating(nested), own("the model does not take them"):
+        return nested.outputs(_placed(nested, inputs), nested.family.smallest)
+
+
+def _placed(nested: NestedModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return laid_out(inputs, next(nested.full.parameters()).device, False)
+
+
+@contextmanager
+def _evaluating(nested: NestedModel) -> Iterator[None]:
+    training = nested.training
+    nested.eval()
+    try:
+        yield
     finally:
         nested.train(training)
+
+
+@torch.no_grad()
+def _refuse_sizes(nested: NestedModel, inputs: Mapping[str, Tensor]) -> None:
+    """Raises TrainerError naming the axes along which the network is built smaller and does not run, where the full one does.
+
+    Code that takes one size for another (the hidden one for all heads together) runs where both are small or both are full.
+    """
+    axes, largest = nested.family.axes, nested.family.largest
+    given = _placed(nested, inputs)
+    failed: dict[str, str] = {}
+    with _evaluating(nested):
+        for axis, values in axes.items():
+            sub = SubModel(**{**largest.axes, axis: values[0]})
+            if len(values) > 1 and (wrong := _wrong(nested, given, sub)) and not _wrong(nested, given, largest):
+                failed[axis] = f"{sub.id}: {wrong}"
+    if failed:
+        grid = " ".join(f"--grid {axis}={format_value(axes[axis][-1])}" for axis in failed)
+        raise TrainerError(
+            f"{type(nested.family).__name__}: does not run with {' or '.join(failed)} alone smaller than in the full model: "
+            f"{next(iter(failed.values()))}; leave {'it' if len(failed) == 1 else 'them'} at full size: {grid}"
+        )
+
+
+def _wrong(nested: NestedModel, inputs: Mapping[str, Tensor], sub: SubModel) -> str:
+    """What its forward pass raises; empty: nothing."""
+    try:
+        nested.outputs(inputs, sub)
+    except TrainerError:
+        raise
+    except Exception as error:  # of the family's own code
+        return where(error)
+    return ""
 
 
 @torch.no_grad()

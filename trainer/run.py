@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.accelerator import find_accelerator
 from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, replacing, save_tensors
@@ -61,6 +61,7 @@ from trainer.start import (
 from trainer.submodel import AxisValue, TrainerError
 from trainer.targets import answered, needs_targets, save_targets, with_targets
 from trainer.task import Score, Task, find_task, own, task_name
+from trainer.teacher import teacher_for
 from trainer.training import FREE_TO_CHANGE, fit
 from trainer.updates import make_rule
 from trainer.weights import read_weights
@@ -218,6 +219,8 @@ def train_run(
     taught_by = None
     if (path := start.teacher_path) is not None:
         taught_by = teacher_of(chosen, loaded, path, _nested_of)
+    with torch.random.fork_rng(devices=[]):  # refuses what does not fit now, where nothing is written
+        teacher_for(nested, _full(taught_by), chosen_options)
     goes_on = resume and (folder / CHECKPOINT_FILE).exists()
     orders: Orders = {}
     if weights is not None and not goes_on:
@@ -247,7 +250,7 @@ def train_run(
             run=folder,
             resume=goes_on,
             augment=loaded.augment,
-            teacher=taught_by.extract(taught_by.family.largest) if taught_by is not None else None,
+            teacher=_full(taught_by),
             show_progress=show_progress,
             options=chosen_options,
         )
@@ -276,6 +279,10 @@ def train_run(
         save_run(folder, nested)
         write_record(folder, {**record, "results": results, "sha256": hashes_of(folder)})
     return {"run": str(folder), "family": record["family"], **results}
+
+
+def _full(nested: NestedModel | None) -> nn.Module | None:
+    return None if nested is None else nested.extract(nested.family.largest)
 
 
 def _nested_of(path: Path) -> NestedModel | None:

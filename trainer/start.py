@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.calibration import calibrate
 from trainer.data.dataset import DataSet, Examples
-from trainer.data.pretrained import same_vocabulary, tokenizer_place, vocabulary_file, vocabulary_size
+from trainer.data.pretrained import missing_tokenizer, same_vocabulary, tokenizer_place, vocabulary_file, vocabulary_size
 from trainer.data.sources import options_of
 from trainer.data.tokens import TOKENIZER_FILE
 from trainer.evaluate import scores_of
@@ -101,10 +101,21 @@ def data_options_of(
     said = dict(weights.preprocessing) if weights is not None else {}
     if checkpoint is not None and (place := tokenizer_place(checkpoint)) is not None:
         said["tokenizer"] = str(place)
-    if not said:
+    lacking = weights is not None and checkpoint is not None and "tokenizer" not in given and _without_tokenizer(checkpoint)
+    if not said and not lacking:
         return dict(given)
     allowed = options_of(source)
+    if lacking and "tokenizer" in allowed:  # a vocabulary learnt from the texts would be another one
+        assert checkpoint is not None
+        raise TrainerError(
+            f"tokenizer: none for {checkpoint}, {missing_tokenizer(checkpoint)}; tokenizer=… names one elsewhere"
+        )
     return {**{name: value for name, value in said.items() if name in allowed}, **given}
+
+
+def _without_tokenizer(checkpoint: Path) -> bool:
+    """Whether its weights are of a vocabulary that is not at hand."""
+    return bool(vocabulary_size(checkpoint)) and vocabulary_file(checkpoint) is None
 
 
 def check_tokenizer(checkpoint: Path | None, teacher: Path | None, data: DataSet) -> list[str]:
@@ -127,6 +138,11 @@ def _of_tokenizer(checkpoint: Path, data: DataSet) -> list[str]:
             f"{rows}: it belongs to another checkpoint; allowed are {rows} and fewer"
         )
     own = vocabulary_file(checkpoint)
+    if _without_tokenizer(checkpoint):
+        return [
+            f"{checkpoint} has no {TOKENIZER_FILE} that the texts' could be compared with: is it of the vocabulary that the "
+            "checkpoint's embeddings have learnt?"
+        ]
     if own is None or same_vocabulary(tokenizer, own.read_bytes()):
         return []
     return [
@@ -139,7 +155,12 @@ def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
     mean, std = weights.preprocessing.get("mean"), weights.preprocessing.get("std")
     if mean is None or std is None:
         return spec
-    channels = spec.input_shape[0] if len(spec.input_shape) == 3 else 0
+    if len(spec.input_shape) != 3:
+        raise TrainerError(
+            f"{weights.source}: is for pictures (it says their mean and deviation), the data have examples of shape "
+            f"{spec.input_shape}; allowed are pictures (C, H, W)"
+        )
+    channels = spec.input_shape[0]
     if len(mean) != channels or len(std) != channels:
         raise TrainerError(
             f"{weights.source}: says a mean and deviation of {len(mean)} channels, the data have {channels}; "
@@ -163,9 +184,17 @@ def with_checkpoint(family: type[Family], start: Start, settings: Mapping[str, A
     """The settings with the folder of the weights as `checkpoint`, for a family that asks for one, where nobody gave it
     one or a configuration."""
     takes = "checkpoint" in inspect.signature(family.for_data).parameters
-    if not takes or start.weights is None or not start.weights.is_dir() or {"checkpoint", "config"} & settings.keys():
+    said = any(name.partition(".")[0] in ("checkpoint", "config") for name in settings)
+    if not takes or start.weights is None or {"checkpoint", "config"} & settings.keys():
         return dict(settings)
-    return {"checkpoint": start.weights, **settings}
+    if start.weights.is_dir():
+        return {"checkpoint": start.weights, **settings}
+    if not said:
+        raise TrainerError(
+            f"weights = {str(start.weights)!r}: a file does not say which network it is of; allowed is the folder of a "
+            "checkpoint, with its config.json, or --set checkpoint=FOLDER beside it"
+        )
+    return dict(settings)
 
 
 def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, say: Say) -> tuple[dict[str, Any], Orders]:

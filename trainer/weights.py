@@ -6,6 +6,7 @@ Nothing in them is run: a `.pth` is read as tensors alone (`torch.load(weights_o
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 INSIDE = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "network", "weights")
 """Under which name scripts save a state dict beside other things, the first that is there."""
+
+_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""How models are called there."""
 
 SHOWN = 6  # names that a message lists
 
@@ -80,9 +84,10 @@ def read_weights(path: Path) -> Weights:
         tensors = _of_index(file) if file.suffix == ".json" else _of_file(file)
         return Weights(path, _checked(path, tensors), preprocessing_of(path))
     if path.suffix.lower() not in SUFFIXES:
-        raise TrainerError(
-            f"weights = {str(path)!r}: allowed are a run, a folder with weights, or a file {', '.join(SUFFIXES)}"
-        )
+        absent = "" if path.exists() else "there is no such file or folder; "
+        fetched = f"; of the hub: hf download {path} --local-dir FOLDER" if absent and _HUB.fullmatch(str(path)) else ""
+        allowed = f"allowed are a run, a folder with weights, or a file {', '.join(SUFFIXES)}"
+        raise TrainerError(f"weights = {str(path)!r}: {absent}{allowed}{fetched}")
     return Weights(path, _checked(path, _of_file(path)))
 
 

@@ -33,6 +33,11 @@ def test_every_command_has_an_example_in_its_help_that_can_be_parsed() -> None:
         assert "Example: sortednet " + name in call(*words, "--help").stdout
 
 
+@pytest.mark.parametrize(("number", "said"), [(138.9, "140"), (99.6, "100"), (1.44, "1.4"), (0.000144, "0.00014")])
+def test_a_figure_is_never_times_a_power_of_ten(number: float, said: str) -> None:
+    assert console.plain(number, digits=2) == said
+
+
 @pytest.mark.parametrize("command", ["", "select", "token", "token create"])
 def test_help_has_a_short_name_and_flags_take_no_value(command: str) -> None:
     short, long = (call(*command.split(), option) for option in ("-h", "--help"))

@@ -176,6 +176,16 @@ def test_so_is_one_that_comes_later(place: str, code: str, method: str, write: A
         train(tmp_path / "run")
 
 
+def test_a_size_that_is_built_and_does_not_run_is_refused_with_its_axis(write: Any, tmp_path: Path) -> None:
+    """And the data are not blamed, which the full model takes."""
+    write(forward="x = x[:, :, : self.last.in_features]")
+    with pytest.raises(
+        TrainerError, match=r"^Own: does not run with width alone smaller .*: w4: RuntimeError: .*--grid width=8$"
+    ):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_torch_itself_is_not_blamed(write: Any, tmp_path: Path) -> None:
     line = write(forward="x = x[:, :, :7]")["forward"] + 1
     with pytest.raises(

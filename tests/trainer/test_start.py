@@ -153,7 +153,8 @@ def test_what_a_checkpoint_says_of_pictures_is_taken_over_where_nobody_says_othe
         (["--expect-quality", "7"], "expect_quality = 7.0: allowed are values from 0 to 1"),
         (["--sort", "luck"], "sort = 'luck': allowed are auto, taylor, saliency, magnitude, l2, none"),
         (["--teacher", ""], "teacher = '': allowed are weights, or none"),
-        (["--teacher", "nowhere"], "weights = 'nowhere': allowed are a run, a folder with weights, or a file"),
+        (["--teacher", "nowhere"], "weights = 'nowhere': there is no such file or folder; allowed are a run"),
+        (["--teacher", "some/model"], "such file or folder; .*; of the hub: hf download some/model --local-dir FOLDER"),
         (["--set", "blocks=[2,2]", "--from", "RUN"], "is of another network: parameter"),
         (["--init", "RUN"], "init: the weights of --from go into the same places; allowed is one of the two"),
         (["--temperature", "0"], "temperature = 0: allowed are numbers above 0"),
@@ -183,6 +184,16 @@ def test_wrong_beginnings_stop_it_before_the_work(start: Sequence[str], message:
 )
 def test_an_option_without_effect_is_refused(option: list[str], message: str, tmp_path: Path) -> None:
     assert message in refused("train", "--family", "resnet", "--data", "digits", "--out", str(tmp_path / "run"), *option)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(alone: Path, tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "three.npz", input=pictures, targets=np.arange(60) % 3)
+    command = ["train", "--family", "resnet", "--data", f"arrays:{tmp_path / 'three.npz'}", "--out", tmp_path / "run"]
+    command += ["--set", "channels=[4,8]", "--set", "blocks=[1,2]", "--set", "widths=[0.5,1.0]", "--set", "depths=[1,2]"]
+    assert r"'logits' has shape (2, 10), the model's (2, 3); of other classes" in refused(*command, "--from", alone)
+    assert not (tmp_path / "run").exists()
 
 
 def test_expected_quality_needs_weights(tmp_path: Path) -> None:

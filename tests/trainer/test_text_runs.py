@@ -15,11 +15,13 @@ from exporter.run import export_run
 from sortednet.validation import validation
 from tests.helpers.hugging_face import TextBert
 from tests.helpers.texts import WORDS, write_checkpoint, write_texts
-from trainer import TrainerError
+from trainer import DataSpec, TrainerError
 from trainer.data import load_data
+from trainer.families import Bert
 from trainer.parsing import parse_settings
 from trainer.run import train_run
-from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of
+from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of, data_spec, with_checkpoint
+from trainer.weights import Weights
 
 SIZE = 4 + len(WORDS)
 
@@ -130,6 +132,36 @@ def test_another_tokenizer_is_refused_or_said(checkpoint: Path, tmp_path: Path) 
     (note,) = check_tokenizer(checkpoint, checkpoint, said)
     assert check_tokenizer(None, checkpoint, said) == check_tokenizer(other, checkpoint, said) == [note]  # its teacher's
     assert "checkpoint/tokenizer.json, the checkpoint's own: what its embeddings have learnt is of another vocabulary" in note
+
+
+def test_weights_without_their_tokenizer_do_not_learn_another_vocabulary_unasked(checkpoint: Path, tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    source = f"text-folder:{tmp_path / 'texts'}"
+    (checkpoint / "tokenizer.json").rename(checkpoint / "vocab.txt")
+    weights = Weights(checkpoint, {})
+    with pytest.raises(
+        TrainerError, match=r"^tokenizer: none for .*checkpoint, a folder with vocab\.txt, without tokenizer\.json;"
+    ):
+        data_options_of(weights, source, {}, checkpoint)
+    assert data_options_of(weights, "arrays:x", {}, checkpoint) == data_options_of(None, source, {}, checkpoint) == {}
+    (checkpoint / "config.json").write_text(json.dumps({"vocab_size": 500}))
+    asked = load_data(source, data_options_of(weights, source, {"tokenizer": "learn"}, checkpoint))
+    (note,) = check_tokenizer(checkpoint, None, asked)
+    assert f"{checkpoint} has no tokenizer.json that the texts' could be compared with" in note
+
+
+def test_a_file_alone_does_not_say_which_network_it_is_of(checkpoint: Path) -> None:
+    file = Start(checkpoint / "model.safetensors")
+    with pytest.raises(TrainerError, match=r"model\.safetensors': a file does not say which network .*; allowed is the folder"):
+        with_checkpoint(Bert, file, {})
+    for settings in ({"config.hidden_size": 32}, {"checkpoint": str(checkpoint)}):
+        assert with_checkpoint(Bert, file, settings) == settings
+
+
+def test_weights_for_pictures_are_refused_for_texts(tmp_path: Path) -> None:
+    weights = Weights(tmp_path, {}, {"mean": [0.5] * 3, "std": [0.5] * 3})
+    with pytest.raises(TrainerError, match=r"is for pictures .*, the data have examples of shape \(16,\)"):
+        data_spec(weights, DataSpec((16,), 2))
 
 
 def test_the_tokenizer_is_handed_over_where_the_source_has_the_option(checkpoint: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from tests.helpers.checkpoints import BERT, OTHERS, TEXTS, family
 from tests.helpers.hard import filled
 from tests.helpers.hugging_face import TINY
 from trainer import DataSpec, Family, NestedModel, Samples, SubModel, TrainerError, fit
+from trainer.compatibility import check_fits
 from trainer.families import Bert, Transformers
 from trainer.importance import sort_by_importance
+from trainer.options import FitOptions
 from trainer.submodel import AxisValue
 
 RELATIVES = ("electra", "camembert", "mpnet", "albert", "qwen3")
@@ -200,7 +202,11 @@ GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_layer": 2, "n_head": 2, "n_em
         (refused(config=GPT2), r"gpt2.*cannot be nested along num_attention_heads.*c_attn|gpt2.*c_attn"),
         (refused(config=None), "config = .*model_type"),
         (refused(config={"model_type": "resnet"}), "'resnet' says num_hidden_layers = None"),
-        (refused(config={"model_type": "no_such"}), "model_type 'no_such'"),
+        (
+            refused(config={"model_type": "no_such"}),
+            r"model_type 'no_such' is not known to transformers \d+\.[\d.]+; allowed are those$",
+        ),
+        (refused(config={"model_type": "t5"}), "'t5' is an encoder with a decoder; allowed are"),
         (refused(config={**BERT, "hidden_size": 15}), "hidden_size = 15: allowed are multiples of its 2 heads"),
         (refused(config={**BERT, "hidden_size": "wide"}), "hidden_size"),
         (refused(config=BERT, head="tails"), "head = 'tails': allowed are sequence-classification"),
@@ -221,6 +227,17 @@ GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_layer": 2, "n_head": 2, "n_em
 def test_what_does_not_fit_is_refused_by_name(make: Any, message: str) -> None:
     with pytest.raises(TrainerError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "more", [{"model_type": "big_bird"}, {"model_type": "longformer", "attention_window": 4, "pad_token_id": 1}]
+)
+def test_code_that_takes_the_hidden_size_for_that_of_all_heads_is_refused_before_training(more: dict[str, Any]) -> None:
+    """It runs where both are small, as in the smallest, and where both are full."""
+    found = Transformers({**BERT, **more}, labels=3, tokens=9)
+    message = "does not run with num_attention_heads or hidden_size alone .*--grid num_attention_heads=2 --grid hidden_size="
+    with pytest.raises(TrainerError, match=message):
+        check_fits(NestedModel(found), examples(found), None, FitOptions())
 
 
 def test_what_cannot_be_cut_may_be_left_as_it_is() -> None:

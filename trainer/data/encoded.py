@@ -84,6 +84,7 @@ def token_set(
         notes.append("The texts have no labels: that is for tasks that need none, such as embedding.")
     tokenizer = _for_a_device(read, length)
     encoded = _encoded(read, replace(texts, tags=tags))
+    notes += _doubts(texts)
     types = TYPES if texts.seconds is not None and read.tells_types() else None
     split = {part: _examples(encoded, targets, indices, types is not None, read.pad_id) for part, indices in parts.items()}
     cut = {part: int(encoded.cut[indices].sum()) for part, indices in parts.items()}
@@ -170,6 +171,18 @@ def _as_in_the_checkpoint(classes: Sequence[str], known: Sequence[str]) -> tuple
     if len(known) == len(same):
         return same, None, [f"{note}its head begins with what it has learnt of those, in this order."]
     return same, None, [f"{note}its head is begun anew."]
+
+
+def _doubts(texts: Texts) -> list[str]:
+    """What was read, and is hardly what was meant."""
+    counts = {
+        "are empty: the network sees of them what the tokenizer adds": sum(not text.strip() for text in texts.texts),
+        "hold U+FFFD, which stands for bytes that are no UTF-8": sum(
+            "\ufffd" in text or "\ufffd" in second
+            for text, second in zip(texts.texts, texts.seconds or [""] * len(texts.texts), strict=True)
+        ),
+    }
+    return [f"{count} of {len(texts.texts)} texts {what}." for what, count in counts.items() if count]
 
 
 def _for_a_device(read: Pretrained, length: int) -> bytes:

@@ -98,7 +98,7 @@ def read_pretrained(place: str) -> Pretrained:
         raise TrainerError(f"{source}: has a vocabulary of its own; allowed are those that have a checkpoint's")
     file = made.file if made is not None else path / TOKENIZER_FILE if path.is_dir() else path
     if not file.is_file():
-        raise TrainerError(f"{source}: {_missing(path)}")
+        raise TrainerError(f"{source}: {missing_tokenizer(path)}")
     tokenizer = _opened(source, file)
     vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     config = made.config if made is not None else json_object(file.parent / CONFIG_FILE)
@@ -146,7 +146,7 @@ def _made(folder: Path) -> _Made | None:
     return _Made(file, said, tuple(map(str, labels or ())), config if isinstance(config, Mapping) else {})
 
 
-def _missing(path: Path) -> str:
+def missing_tokenizer(path: Path) -> str:
     """Where there is no file of a tokenizer: what there is, and what would make one."""
     if path.is_dir():
         others = [name for name in OLDER if (path / name).exists()]

@@ -124,12 +124,19 @@ class Architecture:
 
 def architecture(config: Mapping[str, Any], attention: str) -> Architecture:
     """Raises TrainerError for a configuration that transformers refuses, and where it does not say one of the sizes."""
-    from transformers import AutoConfig
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     said = {name: value for name, value in config.items() if name not in LEFT_OUT}
     kind = said.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:  # its own error lists them all
+        raise TrainerError(
+            f"config: model_type {kind!r} is not known to transformers {transformers.__version__}; allowed are those"
+        )
     with own(f"config: model_type {kind!r}"):
         full = AutoConfig.for_model(kind, **said)
+    if getattr(full, "is_encoder_decoder", False):
+        raise TrainerError(f"config: {kind!r} is an encoder with a decoder; allowed are architectures of one of them alone")
     full._attn_implementation = attention
     full.use_cache = False
     sizes: dict[str, Any] = {axis: getattr(full, _spelling(full, axis), None) for axis in SPELLINGS}

@@ -222,5 +222,7 @@ def _data(document: Any) -> Markup:
 
 
 def _bytes(count: int) -> str:
-    """Such as 1.2 MB."""
-    return f"{count / 1e6:.3g} MB" if count >= 1e6 else f"{count / 1e3:.3g} kB"
+    """Three figures, such as 1.2 MB."""
+    rounded = float(f"{count:.3g}")
+    size, unit = next(((size, unit) for size, unit in ((1e9, "GB"), (1e6, "MB")) if rounded >= size), (1e3, "kB"))
+    return f"{rounded / size:g} {unit}"

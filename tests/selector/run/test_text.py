@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -330,3 +331,16 @@ def test_the_command_refuses_what_is_not_clear(arguments: list[str], message: st
 def test_without_the_library_the_extra_is_named(sentences: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert "run needs tokenizers: pip install '.[text]'" in refused("run", sentences, "--text", "bread")
+
+
+def test_texts_are_read_by_the_library_alone(sentences: Path) -> None:
+    """Not by what it depends on to fetch others' tokenizers, which a device may leave away."""
+    code = """if True:
+        import sys
+        sys.modules |= dict.fromkeys(("huggingface_hub", "hf_xet", "fsspec", "yaml", "filelock", "tqdm"))
+        from sortednet import Runtime
+        with Runtime(sys.argv[1], threads=1) as runtime:
+            print(len(runtime.run_text("the rivers").answers()[0]))
+    """
+    ran = subprocess.run([sys.executable, "-c", code, sentences], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "3"), ran.stderr
