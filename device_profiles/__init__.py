@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from device_profiles.host import default_device_name, describe_device
 from device_profiles.schema import (
     PERCENTILES,
+    Decoding,
     DeviceInfo,
     LatencyMs,
     Measurement,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PERCENTILES",
+    "Decoding",
     "DeviceInfo",
     "LatencyMs",
     "Measurement",

@@ -268,7 +268,7 @@ class Runtime:
                         taken = first.latency_ms / examples
                         controller.observe(selection, taken, seconds(), ran=first.submodel, length=length)
             slow_down = controller.slow_down(selection.device)
-        battery, limit, latency_ms = self._battery, budget.latency_ms, elapsed / examples
+        battery, limit, latency_ms = self._battery, budget.run_ms, elapsed / examples
         percent = None if battery is None else battery.percent
         submodel, device, reason = selection.submodel, selection.device, selection.reason
         self.history.append(RunRecord(time.time(), submodel, device, latency_ms, limit, slow_down, percent, reason))
