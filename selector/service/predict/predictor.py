@@ -22,7 +22,7 @@ from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.schemas import PredictQuery
 from selector.service.predict.texts import encoded
 from selector.service.web.metrics import Metrics
-from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
+from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run import Encoded, RunResult, Runtime, TextReader
@@ -117,6 +117,7 @@ class Predictor:
         except InputError as error:
             raise input_problem(str(error)) from None
         refuse_other_metric(query.budget, bundle.metric)
+        refuse_tokens(query.budget, "is of text that is generated, not of inputs that are run; allowed is latency_ms")
         limit = query.budget.latency_ms
         now = time.monotonic()
         begun = now if begun is None else begun
