@@ -197,7 +197,7 @@ def predict(
             continue
         latency = _predicted_latency(fitted["latency_ms"].predicted[name], [m.latency_ms for m in measured.values()])
         decoding = Decoding(prefill=prefill[name], token=token[name]) if prefill[name] and token[name] else None
-        others = {figure: round(f.predicted[name], 3) for figure, f in fitted.items() if figure != "latency_ms"}
+        others: dict[str, Any] = {figure: round(f.predicted[name], 3) for figure, f in fitted.items() if figure != "latency_ms"}
         more: dict[str, Any] = {"lengths": lengths[name], "decoding": decoding}
         found[name] = Measurement(latency_ms=latency, **more, **others, source=source)
     errors = {

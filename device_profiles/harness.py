@@ -18,7 +18,7 @@ import numpy as np
 
 from device_profiles.energy import EnergyMeter
 from device_profiles.host import private_memory_mb
-from device_profiles.schema import Decoding, Figure, LatencyMs, Measurement, Source
+from device_profiles.schema import Decoding, LatencyMs, Measurement, Source
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -248,14 +248,14 @@ def _of_decoder(samples: _Samples, meter: EnergyMeter | None) -> Measurement:
 
 
 def _measurement(samples: _Samples, meter: EnergyMeter | None, latency: LatencyMs, **more: Any) -> Measurement:
-    figures: dict[Figure, float] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
+    figures: dict[str, Any] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
     if samples.memory_mb:
         figures["memory_mb"] = round(float(np.median(samples.memory_mb)), 3)
-    source: dict[Figure, Source] = {"latency_ms": "measured", **dict.fromkeys(figures, "measured")}
+    source: dict[str, Source] = {"latency_ms": "measured", **dict.fromkeys(figures, "measured")}
     if meter is not None and samples.energy_mj:
         figures["energy_mj"] = round(float(np.median(samples.energy_mj)), 5)
         source["energy_mj"] = meter.source
-    return Measurement(latency_ms=latency, **more, **figures, source=source)
+    return Measurement.model_validate({"latency_ms": latency, **more, **figures, "source": source})
 
 
 def _latency(rounds: Sequence[Sequence[float]]) -> LatencyMs:

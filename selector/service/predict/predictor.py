@@ -81,7 +81,7 @@ class Predictor:
 
     def __init__(self, options: PredictOptions, metrics: Metrics, workers: int = 1) -> None:
         self.options, self.workers = options, workers
-        cores = options.cores or max(1, _usable_cores() // workers)
+        cores = options.cores or max(1, usable_cores() // workers)
         self.gate = Gate(cores, min(4 * cores, 64) if options.waiting is None else options.waiting)
         self.deadlines: dict[str, Counter[str]] = defaultdict(Counter)  # by bundle: met, missed, refused
         self._metrics = metrics
@@ -171,7 +171,7 @@ class Predictor:
     def _kept(self, bundle: Bundle, device: str | None) -> Kept:
         """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
         key = (bundle.name, device)
-        stamp = _stamp(bundle)
+        stamp = stamp_of(bundle)
         kept = self._runtimes.get(key)
         if kept is not None and kept.stamp == stamp:
             return kept
@@ -190,7 +190,7 @@ class Predictor:
         from selector.run.inputs import InputError
 
         try:
-            for bundle in bundles[:RUNTIMES]:
+            for bundle in [one for one in bundles if one.manifest.decoder is None][:RUNTIMES]:
                 with suppress(Problem, BundleError, BudgetError):
                     runtime = self._kept(bundle, None).runtime
                     chosen = runtime.select(Budget())
@@ -320,7 +320,7 @@ def _per_example(budget: Budget, queued_ms: float, examples: int) -> Budget:
     return budget.model_copy(update={"latency_ms": max(left / examples, SHORTEST_MS)})
 
 
-def _stamp(bundle: Bundle) -> Stamp:
+def stamp_of(bundle: Bundle) -> Stamp:
     """Changes when the bundle is another one, or when a profile's file or that of the cascades comes, goes or is replaced."""
 
     def changed(name: str) -> int:
@@ -332,5 +332,6 @@ def _stamp(bundle: Bundle) -> Stamp:
     return bundle.manifest.sha256, changed(PROFILES_FOLDER), changed(CASCADES_FILE)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
