@@ -85,6 +85,10 @@ class Cache:
         pairs = enumerate(zip(self.tokens, tokens, strict=False))
         return next((i for i, (a, b) in pairs if a != b), min(len(self.tokens), len(tokens)))
 
+    def known_of(self, tokens: Sequence[int], layers: int) -> int:
+        """How many of these tokens, from the first on, the first so many layers have."""
+        return min(self.reuse(tokens), *self.known[:layers])
+
     def clear(self) -> None:
         """Gives the memory back."""
         self.room, self.tokens, self.known = 0, [], [0] * self.spec.layers

@@ -65,19 +65,6 @@ class Decoder:
         """An empty one, for this decoder and for those of fewer layers and the same widths."""
         return Cache(self.spec, memory_mb, texts)
 
-    def check(self, prompt: Sequence[int], most: int | None = None) -> list[int]:
-        """The prompt's ids, of which a text of at most so many tokens (default: the context) can begin. Raises InputError."""
-        most, size = self.spec.context if most is None else most, self.spec.vocabulary
-        if len(prompt) == 0:
-            raise InputError("prompt: no tokens; allowed is one or more")
-        if len(prompt) >= most:
-            why = "the context" if most == self.spec.context else "the memory for keys and values"
-            raise InputError(f"prompt: {len(prompt)} tokens; allowed are less than {most}, which is {why}")
-        for place, token in enumerate(prompt):
-            if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
-                raise InputError(f"prompt[{place}] = {token!r}: allowed are token ids from 0 to {size - 1}")
-        return [int(token) for token in prompt]
-
     def generate(
         self,
         prompt: Sequence[int],
@@ -92,17 +79,21 @@ class Decoder:
         Raises InputError for a prompt that is empty, too long, or holds what is no token id.
         """
         options, halt, cache = options or GenerationOptions(), halt or Halt(), cache or self.cache()
-        ids = self.check(prompt, cache.most)
-        return self._steps(ids, options, cache, sampler or Sampler(options, ids), halt)
+        ids = check_prompt(prompt, self.spec, cache.most)
+        return self.go_on(ids, len(ids), options, cache, sampler or Sampler(options, ids), halt)
 
-    def _steps(self, ids: list[int], options: GenerationOptions, cache: Cache, sampler: Sampler, halt: Halt) -> Iterator[Step]:
-        begun, count, step = time.perf_counter(), len(ids), _Step(self, cache)
+    def go_on(
+        self, ids: Sequence[int], prompt_tokens: int, options: GenerationOptions, cache: Cache, sampler: Sampler, halt: Halt
+    ) -> Iterator[Step]:
+        """The tokens that follow these, of which the first so many are the prompt and the others were generated already."""
+        begun, count = time.perf_counter(), len(ids)
         try:
-            logits = self.start(ids, cache, halt)
+            logits = self.start(list(ids), cache, halt)
+            step = _Step(self, cache)
             while True:
                 token, logprob = sampler(logits)
                 count += 1
-                finish = self._finish(token, count - len(ids), count, options, cache)
+                finish = self._finish(token, count - prompt_tokens, count, options, cache)
                 yield Step(token, logprob, (time.perf_counter() - begun) * 1e3, finish)
                 begun = time.perf_counter()
                 if finish is not None or halt.is_set:
@@ -146,15 +137,16 @@ class Decoder:
     def generate_many(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions | None = None, memory_mb: float | None = None
     ) -> Iterator[tuple[int, Step]]:
-        """The tokens that follow each prompt, all texts at once, each as if it were alone: a prompt's number and its next token,
-        round by round. `memory_mb`: of all texts' keys and values. Raises InputError, naming the prompt, as `generate` does."""
+        """The tokens that follow each prompt, all texts at once, each as if it were alone: the number of a prompt and its
+        next token, round by round. `memory_mb`: of all texts' keys and values. Raises InputError, naming the prompt, as
+        `generate` does."""
         options = options or GenerationOptions()
         if not prompts:
             raise InputError("prompts: none given; allowed is one or more")
         cache, texts = Cache(self.spec, memory_mb, len(prompts)), []
         for number, prompt in enumerate(prompts):
             try:
-                texts.append(self.check(prompt, cache.most))
+                texts.append(check_prompt(prompt, self.spec, cache.most))
             except InputError as error:
                 raise InputError(f"prompts[{number}]: {error}") from None
         return self._rounds(texts, options, cache)
@@ -230,13 +222,13 @@ class _Call:
         self.logits = np.empty((texts, 1, spec.vocabulary), np.float32)
         self._last, self._total = np.zeros(texts, np.int32), np.zeros((), np.int32)
         self._session, self._binding = decoder.session, decoder.session.io_binding()
-        inputs = {
+        inputs: dict[str, Array] = {
             "input_ids": self.ids,
             "seqlens_k": self._last,
             "total_length": self._total,
             "rows": np.array([tokens - 1], np.int64),
         }
-        self._values = []  # the binding does not keep them alive
+        self._values: list[ort.OrtValue] = []  # the binding does not keep them alive
         for name, array in inputs.items():
             self._bind(self._binding.bind_ortvalue_input, name, array)
         self._bind(self._binding.bind_ortvalue_output, "logits", self.logits)
@@ -260,3 +252,17 @@ class _Call:
         value = ort.OrtValue.ortvalue_from_numpy(array)
         self._values.append(value)
         bind(name, value)
+
+
+def check_prompt(prompt: Sequence[int], spec: DecoderSpec, most: int | None = None) -> list[int]:
+    """The prompt's ids, of which a text of at most so many tokens (default: the context) can begin. Raises InputError."""
+    most, size = spec.context if most is None else most, spec.vocabulary
+    if len(prompt) == 0:
+        raise InputError("prompt: no tokens; allowed is one or more")
+    if len(prompt) >= most:
+        why = "the context" if most == spec.context else "the memory for keys and values"
+        raise InputError(f"prompt: {len(prompt)} tokens; allowed are less than {most}, which is {why}")
+    for place, token in enumerate(prompt):
+        if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < size:
+            raise InputError(f"prompt[{place}] = {token!r}: allowed are token ids from 0 to {size - 1}")
+    return [int(token) for token in prompt]

@@ -1,0 +1,60 @@
+"""What a bundle says of the text that it generates: its graphs, its tokenizer, its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+from exporter.bundle import Bundle, BundleError
+from selector.run.decode import DecoderSpec
+
+TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+DEPTH = ("layers", "depth")
+"""Axes by which sub-models differ that have the same keys and values in the layers that they share."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """Of a bundle that generates text."""
+
+    bundle: Bundle
+    specs: Mapping[str, DecoderSpec]  # by sub-model
+    kinds: Mapping[str, Hashable]  # by sub-model: those of one kind differ only in depth
+    widest: Mapping[Hashable, DecoderSpec]  # by kind: of its deepest
+    tokenizer: str  # a file of the bundle
+    template: str | None  # the chat template, where there is one
+    bos: int | None
+    eos: tuple[int, ...]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Described:
+        """Raises BundleError where the bundle generates no text."""
+        entry = bundle.manifest.decoder
+        if entry is None:
+            raise BundleError(f"{str(bundle.path)!r}: generates no text, its task is {bundle.manifest.task.kind}")
+        specs: dict[str, DecoderSpec] = {}
+        kinds: dict[str, Hashable] = {}
+        widest: dict[Hashable, DecoderSpec] = {}
+        for name, sub in bundle.submodels.items():
+            if name not in entry.graph:
+                raise BundleError(f"manifest.json: decoder.graph says nothing of the sub-model {name!r}")
+            own = entry.graph[name]
+            sizes = own.kv_heads, entry.head_size, entry.context, entry.vocabulary, entry.eos
+            specs[name] = DecoderSpec(own.layers, *sizes)
+            widths = tuple(sorted((axis, value) for axis, value in sub.axes.items() if axis not in DEPTH))
+            kinds[name] = kind = (sub.precision, own.kv_heads, widths)
+            if kind not in widest or widest[kind].layers < own.layers:
+                widest[kind] = specs[name]
+        described = [one for one in bundle.manifest.preprocessing.values() if one.get("kind") == "text"]
+        tokenizer = str(described[0].get("tokenizer", TOKENIZER_FILE)) if described else TOKENIZER_FILE
+        return cls(bundle, specs, kinds, widest, tokenizer, _template(bundle), entry.bos, entry.eos)
+
+
+def _template(bundle: Bundle) -> str | None:
+    if TEMPLATE_FILE not in bundle.manifest.files:
+        return None
+    try:
+        return (bundle.path / TEMPLATE_FILE).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{bundle.path / TEMPLATE_FILE}: is not UTF-8: {error}") from None
