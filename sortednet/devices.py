@@ -13,9 +13,11 @@ from sortednet.options import (
     BundlePath,
     CacheOption,
     CascadesOption,
+    ContextOption,
     DeviceOption,
     DevicesOption,
     EnergyOption,
+    FirstTokenOption,
     JsonOption,
     LatencyOption,
     LengthOption,
@@ -24,7 +26,9 @@ from sortednet.options import (
     OverwriteOption,
     PercentileOption,
     PolicyOption,
+    PromptTokensOption,
     QualityOption,
+    TokenOption,
 )
 
 
@@ -111,6 +115,10 @@ def select(
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
     length: LengthOption = None,
+    first_token_ms: FirstTokenOption = None,
+    token_ms: TokenOption = None,
+    prompt_tokens: PromptTokensOption = None,
+    context: ContextOption = None,
     battery: Annotated[float | None, typer.Option(help="State of charge in per cent.")] = None,
     discharging: Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")] = False,
     policy: PolicyOption = None,
@@ -135,6 +143,10 @@ def select(
         percentile=percentile,
         objective=objective,
         length=length,
+        first_token_ms=first_token_ms,
+        token_ms=token_ms,
+        prompt_tokens=prompt_tokens,
+        context=context,
     )
     state = make_battery(battery, discharging)
     saving = read_policy(policy) if policy else None
@@ -152,6 +164,12 @@ def select(
     else:
         typer.echo(f"{selection.submodel}: {selection.reason}")
         quality = f"{metric_name(selection.metric)} {selection.quality:.4f}"
+        if selection.token_ms is not None:
+            first, token = f"first token {selection.first_token_ms:.4g} ms", f"{selection.token_ms:.4g} ms per token"
+            prompt = prompt_tokens or choosing.offered.prompts[-1]
+            here = f"a prompt of {prompt} and a context of {context or choosing.offered.contexts[-1]} tokens"
+            typer.echo(f"  {quality}, {first}, then {token} on {selection.device}, for {here}")
+            raise typer.Exit(0 if selection.feasible else 3)
         longest = choosing.offered.lengths[-1:] if length is None else []
         at = "".join(f" for inputs of {one}, the longest measured" for one in longest)
         typer.echo(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}{at}")

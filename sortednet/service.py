@@ -145,7 +145,9 @@ def pull(
 
 def token_create(
     name: Annotated[str, typer.Argument(help="For whom it is.", show_default=False)],
-    scope: Annotated[list[str] | None, typer.Option(help="What it may do. Default: profiles:write.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do: profiles:write, generate. Default: profiles:write.")
+    ] = None,
     bundle: Annotated[str | None, typer.Option(help="Only this bundle; * stands for any characters.")] = None,
     device: Annotated[str | None, typer.Option(help="Only this device; * stands for any characters.")] = None,
     days: Annotated[float | None, typer.Option(help="Until it expires. Default: never.")] = None,
@@ -154,10 +156,10 @@ def token_create(
 ) -> None:
     """Make a token and print it: this once, the store keeps only its hash."""
     from selector.service.fleet.store import Store
-    from selector.service.fleet.tokens import SCOPES
+    from selector.service.fleet.tokens import DEFAULT_SCOPES
 
     with Store(store) as opened:
-        token, text = opened.tokens.create(name, scope or SCOPES, bundle=bundle, device=device, days=days)
+        token, text = opened.tokens.create(name, scope or DEFAULT_SCOPES, bundle=bundle, device=device, days=days)
     if as_json:
         print_json({"token": text, **token.document()})
     else:
