@@ -196,8 +196,8 @@ def test_a_size_is_chosen_by_what_a_token_and_the_first_one_may_cost(generator: 
 
 
 def test_another_size_in_the_middle_of_a_text(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under load a smaller one goes on, within 5 tokens: first one that lacks nothing, then one that is computed anew; without it
-    the largest again. Whatever it is, the text is that of the size that said it."""
+    """Under load a smaller one goes on, within 5 tokens: first one that lacks nothing, then one that is computed anew; without
+    it the largest again. Whatever it is, the text is that of the size that said it."""
     load, ticks = [1.0], count()
     took = Choice.took
 
