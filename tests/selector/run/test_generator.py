@@ -128,6 +128,7 @@ def test_a_slot_is_free_when_nobody_wants_its_text_any_more(generator: Generator
         monkeypatch.setattr(Choice, "took", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             next(generation)
+        monkeypatch.undo()
     del generation
     assert generator.free_slots == 1
     assert said(generator.generate(PROMPT, options(3), wait_seconds=0)) is not None
@@ -235,8 +236,10 @@ def test_what_a_change_costs_is_weighed_against_what_is_left(path: Path) -> None
         list(generation)
         choice, ids = generation._choice, TOKENIZER.encode(PROMPT).ids + generation.tokens
         slot = generator._slots.all[0]
+        controller = generator.runtime.controller
+        assert controller is not None
         for tick in range(12):
-            generator.runtime.controller.observe(choice.selection, 3.3 * per_token(1.0, 20), tick / 100)  # type: ignore[union-attr]
+            controller.observe(choice.selection, 3.3 * per_token(1.0, 20), tick / 100, length=20)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("selector.run.runtime.seconds", lambda: 0.12)
             assert choice.again(slot, ids, 1)
