@@ -144,26 +144,6 @@ class SubModelEntry(_Model):
         return self.metrics.get("accuracy")
 
 
-class DecoderGraph(_Model):
-    """What of a sub-model's graph is its own."""
-
-    layers: Annotated[int, Field(ge=1)]
-    kv_heads: Annotated[int, Field(ge=1)]
-
-
-class DecoderEntry(_Model):
-    """Of a bundle that generates text: what the loop around its graphs needs to know."""
-
-    layers: Annotated[int, Field(ge=1)]  # of the full model, as the next two
-    kv_heads: Annotated[int, Field(ge=1)]
-    head_size: Annotated[int, Field(ge=1)]
-    context: Annotated[int, Field(ge=2)]  # the most tokens of a text
-    vocabulary: Annotated[int, Field(ge=1)]
-    eos: tuple[int, ...] = ()  # tokens that end a text
-    bos: int | None = None
-    graph: dict[str, DecoderGraph]  # by sub-model
-
-
 class FileEntry(_Model):
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
@@ -193,7 +173,6 @@ class Manifest(_Model):
     outputs: tuple[TensorSpec, ...]
     submodels: Annotated[tuple[SubModelEntry, ...], Field(min_length=1)]
     layers: tuple[LayerEntry, ...] = ()  # all that a sub-model has
-    decoder: DecoderEntry | None = None  # where the graphs generate text
     weights: RelativePath
     int8_weights: RelativePath | None = None  # beside the others, where there are int8 sub-models
     precision_weights: Annotated[dict[Precision, RelativePath], Field(exclude_if=_nothing)] = {}  # of a decoder: by precision
