@@ -8,9 +8,11 @@ that are there. So another size is taken where all that is left of the text, wit
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from device_profiles.lengths import bucket
+from exporter.bundle import BundleError
 from selector.choose.budget import Budget, Selection
 from selector.choose.candidates import Key
 from selector.choose.clock import seconds
@@ -19,6 +21,8 @@ from selector.run.generate.described import Described
 from selector.run.generate.slots import Slot
 from selector.run.program import GraphProgram, Program
 from selector.run.runtime import Runtime
+
+log = logging.getLogger("sortednet.generate")
 
 HORIZON = 128
 """Tokens that are taken to be left where nobody says how many."""
@@ -35,6 +39,7 @@ class Choice:
         self._budget = budget
         self._knows_tokens = bool(runtime.candidates.contexts)
         self._prompt_tokens: int | None = None
+        self._stays = False
         selection, program = self._first(ids, len(ids) - slot.longest(ids))
         if slot.known(selection.submodel, ids) < slot.longest(ids):  # it is another one that has the prompt's beginning
             selection, program = self._first(ids, len(ids))
@@ -81,17 +86,21 @@ class Choice:
                 controller.observe(self.selection, ms, seconds(), length=length)
 
     def again(self, slot: Slot, ids: Sequence[int], left: int | None) -> bool:
-        """Chooses for the rest of a text of these tokens; whether it is another size now. `left`: tokens to come at most.
-        Raises what `Runtime.choose` raises."""
+        """Chooses for the rest of a text of these tokens; whether it is another size now. `left`: tokens to come at most."""
         planned = self._budget.plan is not None and len(ids) % PLANNED
-        if self._runtime.controller is None or planned:
+        if self._runtime.controller is None or planned or self._stays:
             return False
-        wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time)
-        if wanted.submodel == self.selection.submodel:
-            self.selection = wanted
+        try:
+            wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time)
+            if wanted.submodel == self.selection.submodel:
+                self.selection = wanted
+                return False
+            if len(ids) - slot.known(wanted.submodel, ids) > 1:
+                wanted, program = self._worth_it(wanted, program, slot, ids, HORIZON if left is None else left)
+        except BundleError as error:  # the other one cannot be opened: no reason to end the text
+            log.warning("%s goes on: %s", self.selection.submodel, error)
+            self._stays = True
             return False
-        if len(ids) - slot.known(wanted.submodel, ids) > 1:
-            wanted, program = self._worth_it(wanted, program, slot, ids, HORIZON if left is None else left)
         if wanted.submodel == self.selection.submodel or len(ids) >= slot.most(wanted.submodel):
             return False
         self.selection, self.decoder = wanted, _decoder(self._described, wanted.submodel, program)

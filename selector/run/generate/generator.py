@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget, BudgetError, not_a_budget
@@ -62,6 +63,7 @@ class Generator:
         self.runtime = Runtime(self.bundle, options, **named)
         self.prompts = Prompts(self.described)
         self._slots = Slots(self.described, slots, cache_mb)
+        self._texts: WeakSet[Generation] = WeakSet()
 
     def generate(
         self,
@@ -92,10 +94,12 @@ class Generator:
         try:
             choice = Choice(self.runtime, self.described, budget, ids, slot)
             check_prompt(ids, choice.decoder.spec, slot.most(choice.selection.submodel))
-            return Generation(slot, self._slots.release, choice, ids, options, detokenizer)
+            text = Generation(slot, self._slots.release, choice, ids, options, detokenizer)
         except BaseException:
             self._slots.release(slot)
             raise
+        self._texts.add(text)
+        return text
 
     @property
     def slots(self) -> int:
@@ -112,7 +116,9 @@ class Generator:
         return sum(slot.memory_mb for slot in self._slots.all)
 
     def close(self) -> None:
-        """Closes every sub-model. Texts that are being generated end."""
+        """Closes every sub-model. Texts that are being generated end as by `Generation.stop`."""
+        for text in list(self._texts):
+            text.stop()
         self.runtime.close()
 
     def __enter__(self) -> Self:

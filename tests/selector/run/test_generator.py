@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from exporter.bundle import Bundle, BundleError
@@ -15,6 +16,7 @@ from selector.choose.budget import Budget, BudgetError
 from selector.run.generate import BusyError, Generation, GenerationOptions, Generator
 from selector.run.generate.choosing import Choice
 from selector.run.inputs import InputError
+from selector.run.runtime import Runtime
 from tests.helpers.decoding import per_token
 from tests.helpers.generators import SIZES, WEIGHTS, tiny, tokenizer, write_bundle
 
@@ -246,6 +248,32 @@ def test_what_a_change_costs_is_weighed_against_what_is_left(path: Path) -> None
             assert choice.selection.submodel == "shallow"  # takes too long, but lacks nothing
             assert choice.again(slot, ids, 100)
             assert choice.selection.submodel == "small"
+
+
+def test_a_size_that_cannot_be_opened_is_no_reason_to_end_a_text(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = generator.generate(PROMPT, options(12), Budget(token_ms=8.0))
+    next(generation)
+
+    def choose(*given: Any) -> Any:
+        raise BundleError("sub-model 'full': cannot be opened: it is gone")
+
+    monkeypatch.setattr(generator.runtime, "choose", choose)
+    list(generation)
+    assert generation.tokens == tiny("middle", eos=()).greedy(TOKENIZER.encode(PROMPT).ids, 12)
+
+
+def test_texts_end_when_the_generator_is_closed(path: Path) -> None:
+    with Generator(path, **QUIET) as generator:
+        generation = generator.generate(PROMPT, options(300))
+        next(generation)
+    assert [piece.finish for piece in generation] == ["stopped"]
+
+
+def test_a_runtime_says_what_runs_such_a_bundle(path: Path) -> None:
+    with Runtime(path, **QUIET) as runtime:
+        for run in (lambda: runtime.run(np.zeros((1, 3), np.int64)), lambda: runtime.run_text("Once")):
+            with pytest.raises(InputError, match="this bundle generates text; allowed are `sortednet generate`"):
+                run()
 
 
 def test_memory_is_of_sub_models_and_texts_together(path: Path) -> None:
