@@ -11,22 +11,21 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, SELFTEST_FILE, Bundle
+from exporter.bundle import MODELS_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
 from exporter.bundle.manifest import FORMAT_VERSION, INT8_SUFFIX, Int8Range, Manifest
 from exporter.bundle.session import SessionOptions, open_session
-from exporter.document import network_fields, score_fields, write_manifest
+from exporter.document import network_fields, score_fields, write_files, write_manifest
 from exporter.graph import Template
 from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
 from exporter.place import check_target, keep_what_fits, source_of
+from exporter.progress import exporting
 from exporter.scoring import score_of
 from exporter.selftest import (
     INT8_SELFTEST_EXAMPLES,
@@ -177,7 +176,7 @@ class _Writer:
         # ONNX Runtime examines finished drafts on the other cores while torch, on one, computes what the next must
         # answer. With more threads than cores torch's wait for each other: 48 s instead of 7 on a busy machine.
         workers = max(1, (os.cpu_count() or 1) - 1)
-        with one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
+        with one_torch_thread(), ThreadPoolExecutor(workers) as pool, exporting(progress) as bar:
             task = bar.add_task("exporting", total=len(submodels))
             try:
                 for draft, examined in self._in_order(submodels, pool):
@@ -195,10 +194,7 @@ class _Writer:
                     entries.append(entry)
                     bar.advance(task)
         np.savez_compressed(self.folder / SELFTEST_FILE, **arrays)  # type: ignore[arg-type]
-        for name, content in files.items():
-            if PurePath(name).name != name or (self.folder / name).exists() or name == MANIFEST_FILE:
-                raise ExportError(f"files: {name!r}; allowed are plain file names that the bundle does not use itself")
-            (self.folder / name).write_bytes(content)
+        write_files(self.folder, files)
         first = {name: arrays[f"output/{entries[0]['id']}/{name}"] for name in self.nested.family.task.outputs}
         document = {
             "format_version": FORMAT_VERSION,
@@ -336,8 +332,3 @@ def _of_inputs(nested: NestedModel, preprocessing: Mapping[str, Mapping[str, Any
 
 def _of_one_example(shape: LayerShape, batch: int) -> LayerShape:
     return shape._replace(macs=shape.macs // batch, activations=shape.activations // batch)
-
-
-def _progress(show: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show)

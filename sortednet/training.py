@@ -24,7 +24,7 @@ def train(
         str,
         typer.Option(
             help="transformers (any Hugging Face checkpoint of --from), or bert, roberta, "
-            "distilbert, vit by name; resnet, mobilenetv2; or module:Class for your own."
+            "distilbert, vit, and llama for language models, by name; resnet, mobilenetv2; or module:Class for your own."
         ),
     ],
     data: Annotated[
@@ -50,8 +50,19 @@ def train(
     data_options: Annotated[
         list[str] | None, typer.Option("--data-option", help="NAME=JSON of the data source, such as size=64 or crop=center.")
     ] = None,
-    update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
+    update: Annotated[str, typer.Option(help="sorted, sum, depths, sandwich or full.")] = "sorted",
     samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 1,
+    guard: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the full model's loss in every step, where each drawn sub-model's has 1. Default: the family's, or 0.",
+            show_default=False,
+        ),
+    ] = None,
+    micro_batches: Annotated[int, typer.Option(help="Parts of a batch that are computed one after the other.")] = 1,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute blocks again in the backward pass: less memory, a third more time.")
+    ] = False,
     epochs: Annotated[
         int | None,
         typer.Option(help="In all. Default: 10, or with --resume as many as the run was to have.", show_default=False),
@@ -134,7 +145,9 @@ def train(
     from trainer.run import train_run
 
     options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "seed": seed}
+    options |= {"micro_batches": micro_batches, "recompute": recompute}
     usual = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay, "optimizer": optimizer}
+    usual["guard"] = guard
     options |= {name: value for name, value in usual.items() if value is not None}  # the others are the run's or the family's
     options |= {"teacher_share": teacher_share, "temperature": temperature, "teacher_hidden": teacher_hidden}
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}

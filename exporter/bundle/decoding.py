@@ -1,4 +1,4 @@
-"""Calls of a decoder's graph without a loop around it: for its self-test, and to measure its quality. Needs neither torch nor onnx.
+"""Calls of a decoder's graph without a loop around it: for its self-test, and to measure its quality.
 
 Shapes: N batch, T tokens of a call, R of them that get logits, V vocabulary, G heads of keys and values, D numbers of a head.
 """
@@ -32,8 +32,8 @@ class DecoderCall:
         self.cache: dict[str, Array] = {}
 
     def __call__(self, first: Array, lengths: Sequence[int], rows: Sequence[int]) -> Array:
-        """Logits (N, R, V) after `first`: token ids (N, T), filled up on the right where texts differ in length, or what a lower
-        segment gave. `lengths`: of each text after this call, without what fills up; `rows`: which of the T get logits.
+        """Logits (N, R, V) after `first`: token ids (N, T), filled up on the right where texts differ in length, or what a
+        lower segment gave. `lengths`: of each text after this call, without what fills up; `rows`: which of the T get logits.
 
         Of a lower segment its hidden state.
         """
@@ -63,9 +63,17 @@ def text_logits(session: ort.InferenceSession, ids: Array) -> Array:
     return DecoderCall(session)(ids.astype(np.int64), [tokens] * len(ids), range(tokens))
 
 
-def selftest_outputs(session: ort.InferenceSession, inputs: dict[str, Array]) -> dict[str, Array]:
-    """What a graph answers to the self-test's inputs."""
-    call, prompt = DecoderCall(session), inputs[PROMPT]
+def selftest_outputs(
+    session: ort.InferenceSession, inputs: dict[str, Array], upper: ort.InferenceSession | None = None
+) -> dict[str, Array]:
+    """What a graph answers to the self-test's inputs, or two parts of one: `session` is the lower then."""
+    calls, prompt = [DecoderCall(part) for part in (session, upper) if part is not None], inputs[PROMPT]
     count, tokens = prompt.shape
-    after = call(prompt, [tokens] * count, [tokens - 1])[:, 0]
-    return {AFTER_PROMPT: after, AFTER_NEXT: call(inputs[NEXT], [tokens + 1] * count, [0])[:, 0]}
+
+    def answer(value: Array, length: int) -> Array:
+        row = value.shape[1] - 1
+        for call in calls:
+            value = call(value, [length] * count, [row])
+        return value[:, 0]
+
+    return {AFTER_PROMPT: answer(prompt, tokens), AFTER_NEXT: answer(inputs[NEXT], tokens + 1)}

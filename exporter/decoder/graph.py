@@ -1,7 +1,7 @@
 """The graph of a size: embedding, layers, head, over the weights file of a precision.
 
-Shapes: N batch, T tokens of this call, R of them that get logits, S places of the cache, d hidden size, H heads, G heads of keys and
-values, D numbers of a head, V vocabulary.
+Shapes: N batch, T tokens of this call, R of them that get logits, S places of the cache, d hidden size, H heads, G heads of
+keys and values, D numbers of a head, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How the matrices of a decoder lie in the weights file of a precision, and which nodes multiply with them.
 
-A precision quantizes the full model's weights once, so that a size is a prefix of them: of rows and of columns, or of whole blocks.
+A precision quantizes the full model's weights once, so that a size is a prefix of them: of rows and columns, of whole blocks.
 
 Shapes: I inputs, O outputs of a matrix; T tokens, V vocabulary, d hidden size; K = I / 32 blocks.
 """
@@ -24,7 +24,7 @@ HEAD = "head"
 class Matrices(ABC):
     """A precision. `write` and `write_embedding` store, the others add nodes to a graph."""
 
-    def check(self, what: str, size: int) -> None:
+    def check(self, what: str, size: int) -> None:  # noqa: B027  # most cut anywhere
         """Raises ExportError for a number of inputs of a matrix that this precision does not cut at."""
 
     @abstractmethod
@@ -49,7 +49,7 @@ class Matrices(ABC):
 
 
 class Floats(Matrices):
-    """float32, stored (I, O): a product with fewer inputs reads the first rows, and nothing is to be turned round at loading."""
+    """float32, stored (I, O): a product with fewer inputs reads the first rows, and loading turns nothing round."""
 
     def write(self, file: WeightsFile, name: str, weight: Array) -> None:
         file.add(name, weight.T)
@@ -73,8 +73,8 @@ class Floats(Matrices):
 class IntegerRows(Matrices):
     """Weights of 7 bits with a factor for each output, activations of 8 bits with one for each token.
 
-    Activations are unsigned around 128: signed ones take twenty times as long in ONNX Runtime's kernels. 7 bits, because sums of
-    full 8-bit weights saturate on processors without VNNI.
+    Activations are unsigned around 128: signed ones take twenty times as long in ONNX Runtime's kernels. 7 bits, because sums
+    of full 8-bit weights saturate on processors without VNNI.
     """
 
     def write(self, file: WeightsFile, name: str, weight: Array) -> None:
@@ -128,8 +128,8 @@ class Blocks(Matrices):
     def check(self, what: str, size: int) -> None:
         if size % BLOCK:
             raise ExportError(
-                f"{what} = {size}: allowed with weights in blocks are multiples of {BLOCK}; leave this size out, or export it in "
-                "fp32 or int8-rows"
+                f"{what} = {size}: allowed with weights in blocks are multiples of {BLOCK}; leave this size out, or export it "
+                "in fp32 or int8-rows"
             )
 
     def write(self, file: WeightsFile, name: str, weight: Array) -> None:
@@ -142,14 +142,15 @@ class Blocks(Matrices):
         blocks = [(0, inputs // BLOCK)]
         weight, scale = graph.cut(name, outputs, blocks), graph.cut(f"{name}.scale", outputs, blocks)
         size = graph.weights.arrays[name].shape[2]
-        attributes = {
-            "K": inputs,
-            "N": pieces_size(outputs),
-            "bits": size * 8 // BLOCK,
-            "block_size": BLOCK,
-            "accuracy_level": 4,
-        }
-        return graph.ours("MatMulNBits", [value, weight, scale], **attributes)
+        return graph.ours(
+            "MatMulNBits",
+            [value, weight, scale],
+            K=inputs,
+            N=pieces_size(outputs),
+            bits=size * 8 // BLOCK,
+            block_size=BLOCK,
+            accuracy_level=4,  # activations in 8 bits: with the kernels of 0, floats, it takes thirty times as long
+        )
 
     def write_embedding(self, file: WeightsFile, weight: Array, head: bool) -> None:
         quantized, scale = _blocks(weight, self.head_bits)
@@ -200,7 +201,7 @@ def _blocks(weight: Array, bits: int) -> tuple[Array, Array]:
     place = np.abs(blocks).argmax(axis=2)[:, :, None]
     scale = -np.take_along_axis(blocks, place, axis=2)[:, :, 0] / np.float32(middle)
     divisor = np.where(scale == 0, np.float32(1), scale)
-    whole = (np.rint(blocks / divisor[:, :, None]) + middle).clip(0, 2 * middle - 1).astype(np.uint8)
+    whole: Array = (np.rint(blocks / divisor[:, :, None]) + middle).clip(0, 2 * middle - 1).astype(np.uint8)
     if bits == 4:
         whole = whole[:, :, 0::2] | (whole[:, :, 1::2] << 4)
     return whole, scale

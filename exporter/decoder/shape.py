@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,15 @@ class DecoderShape:
     @property
     def kv_size(self) -> int:
         return self.kv_heads * self.head_size
+
+    @property
+    def products(self) -> dict[tuple[int, int], int]:
+        """Of one token, the head among them: (inputs, outputs) of a matrix → how many there are of it."""
+        found: Counter[tuple[int, int]] = Counter({(self.hidden, self.vocabulary): 1})
+        of_layer = [(self.hidden, self.q_size + 2 * self.kv_size), (self.q_size, self.hidden)]
+        for product in (*of_layer, (self.hidden, self.inner), (self.hidden, self.inner), (self.inner, self.hidden)):
+            found[product] += self.layers
+        return dict(found)
 
 
 def shape_of(config: Any, head_size: int | None = None, *, tied: bool | None = None) -> DecoderShape:

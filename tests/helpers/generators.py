@@ -79,7 +79,7 @@ def _manifest(path: Path, decoders: Mapping[str, Tiny]) -> dict[str, Any]:
     submodels = [
         {
             "id": name,
-            "axes": {"layers": one.layers, "intermediate_size": one.intermediate, "groups": one.groups},
+            "axes": {"num_hidden_layers": one.layers, "intermediate_size": one.intermediate, "groups": one.groups},
             "params": 1000 * (place + 1),
             "macs": 1000 * (place + 1),
             "quality": 0.1 + 0.1 * place,
@@ -98,7 +98,7 @@ def _manifest(path: Path, decoders: Mapping[str, Tiny]) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "family": "llama",
-        "axes": {"layers": [1, 2, 3]},
+        "axes": {"num_hidden_layers": [1, 2, 3]},
         "task": {"kind": "language-modelling", "metric": "likelihood", "name": "language-modelling"},
         "inputs": [{"name": "input_ids", "dtype": "int64", "shape": ["batch", "sequence"]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", "rows", full.vocabulary]}],

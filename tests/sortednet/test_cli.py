@@ -31,6 +31,7 @@ CONTRACT: dict[str, set[str]] = {
     "profile": {"--device", "--threads", "--submodels", "--measure", "--repeats", "--json"},
     "select": {"--device", "--battery", "--discharging", "--json"} | BUDGET,
     "run": {"--input", "--output", "--json"} | BUDGET,
+    "generate": {"--prompt", "--chat", "--ms-per-token", "--first-token-ms", "--json"},
     "serve": {"--host", "--port"},
     "report": {"--out"},
 }
@@ -69,6 +70,10 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--spinning",
         "--overwrite",
     },
+    "generate": CONTRACT["generate"]
+    | {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed", "--stop"}
+    | {"--ignore-eos", "--energy-mj", "--memory-mb", "--min-quality", "--percentile", "--objective", "--device", "--threads"}
+    | {"--battery", "--policy", "--feedback", "--spinning", "--watch"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json", "--length"} | BUDGET,
     "report": CONTRACT["report"] | {"--device", "--overwrite"},

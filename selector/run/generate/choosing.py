@@ -41,12 +41,23 @@ class Choice:
         self.selection: Selection = selection
         self.decoder = _decoder(described, selection.submodel, program)
         self._later: tuple[int, Budget] = 0, budget
+        self._in_time = self._first_tokens_within(len(ids) - slot.known(selection.submodel, ids))
 
     def _first(self, ids: Sequence[int], computed: int) -> tuple[Selection, Program]:
         budget = self._budget
         if self._knows_tokens:
             budget = budget.model_copy(update={"prompt_tokens": max(1, computed), "context": len(ids)})
         return self._runtime.choose(budget)
+
+    def _first_tokens_within(self, computed: int) -> list[Key] | None:
+        """What is no larger than the limit of the first token allowed: when that is there, nothing else makes the text larger.
+        None where there is no such limit."""
+        limit = self._budget.first_token_ms
+        if limit is None:
+            return None
+        curves = self._runtime.candidates.decoding
+        first = self.selection.submodel, self.selection.device
+        return [key for key, its in curves.items() if key == first or its.prefill.at(max(1, computed)) <= limit]
 
     def prompt(self, computed: int) -> None:
         """So many tokens are computed before the next one: its time is no token's."""
@@ -75,7 +86,7 @@ class Choice:
         planned = self._budget.plan is not None and len(ids) % PLANNED
         if self._runtime.controller is None or planned:
             return False
-        wanted, program = self._runtime.choose(self._budget_at(len(ids)))
+        wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time)
         if wanted.submodel == self.selection.submodel:
             self.selection = wanted
             return False
@@ -114,7 +125,7 @@ class Choice:
 
     def _lacking_nothing(self, slot: Slot, ids: Sequence[int]) -> list[Key]:
         """The present one, and those whose layers are the lower ones of one that has all of the text but its last token."""
-        keys = (offer.key for offer in self._runtime.candidates)
+        keys = self._in_time or [offer.key for offer in self._runtime.candidates]
         return [key for key in keys if key[0] in self._described.specs and slot.known(key[0], ids) >= len(ids) - 1]
 
 

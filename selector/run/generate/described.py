@@ -10,8 +10,9 @@ from selector.run.decode import DecoderSpec
 
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
-DEPTH = ("layers", "depth")
-"""Axes by which sub-models differ that have the same keys and values in the layers that they share."""
+DEPTH = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "layers", "depth")
+"""Axes by which sub-models differ that have the same keys and values in the layers that they share. Of an axis of another name
+nothing is shared, which costs time and is right in any case."""
 
 
 @dataclass(frozen=True)

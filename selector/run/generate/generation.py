@@ -59,7 +59,10 @@ class Generation(Iterator[Piece]):
         self.switches: list[Switch] = []
         self.first_token_ms: float | None = None
         self.finish: Finish | None = None
+        self.selections: list[Selection] = [choice.selection]
+        """What generated it, the first one first: as many as there were changes, and one."""
         self._ids = list(ids)
+        self._later_ms = 0.0
         self._options, self._choice = options, choice
         self._sampler, self._halt = Sampler(options, ids), Halt()
         self._detokenizer, self._stops = detokenizer, StopStrings(options.stop)
@@ -73,6 +76,11 @@ class Generation(Iterator[Piece]):
     def selection(self) -> Selection:
         """What generates now, and why."""
         return self._choice.selection
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of those after the first, what changes of the size took included; None before the second."""
+        return (len(self.tokens) - 1) / self._later_ms * 1e3 if self._later_ms > 0 else None
 
     def __next__(self) -> Piece:
         """Raises StopIteration after the last piece, and what opening a sub-model and its graph raise."""
@@ -131,6 +139,8 @@ class Generation(Iterator[Piece]):
             finish = "stop"
         if self.first_token_ms is None:
             self.first_token_ms = step.ms
+        else:
+            self._later_ms += step.ms
         context = len(self._ids) - 1
         self._choice.took(step.ms, context)
         if finish is None:
@@ -171,6 +181,7 @@ class Generation(Iterator[Piece]):
         selection = self._choice.selection
         lacking = len(self._ids) - self._slot.known(selection.submodel, self._ids)
         self.switches.append(Switch(len(self.tokens), before, selection.submodel, lacking, selection.reason))
+        self.selections.append(selection)
         self._steps = None
 
     def _free(self) -> None:

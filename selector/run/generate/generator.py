@@ -58,7 +58,7 @@ class Generator:
             if cache_mb >= memory_mb:
                 raise BudgetError(f"cache_mb = {cache_mb:g}: allowed is less than memory_mb = {memory_mb:g}")
             named["memory_mb"] = memory_mb - cache_mb
-        named.setdefault("cache", False if options is None else options.cache)
+        named["cache"] = False  # copies of graphs would be as large as the bundle, each
         self.runtime = Runtime(self.bundle, options, **named)
         self.prompts = Prompts(self.described)
         self._slots = Slots(self.described, slots, cache_mb)

@@ -25,7 +25,8 @@ LLAMA_2 = (
 OTHER = (
     "{%- set ns = namespace(last='', count=0) -%}\n{%- for m in messages %}\n    {%- set ns.count = ns.count + 1 %}\n"
     "    {%- macro said(x) %}<{{ x|upper }}>{% endmacro %}\n    {{- said(m.role) + m.content.split('\\n')[0].strip() }}\n"
-    "    {%- set ns.last = m.role %}\n{%- endfor %}\n{{- messages|tojson(indent=1) }}{{ '%02d' % ns.count }}{{ 'x'.ljust(4, '.') }}"
+    "    {%- set ns.last = m.role %}\n{%- endfor %}\n"
+    "{{- messages|tojson(indent=1) }}{{ '%02d' % ns.count }}{{ 'x'.ljust(4, '.') }}"
 )
 
 
@@ -60,10 +61,10 @@ def test_rendered_as_transformers_does(template: str) -> None:
         ("{{ '%1000000000d'|format(1) }}", "fills a text up"),
         ("{{ '{:1000000000}'.format(1) }}", "fills a text up"),
         ("{{ ('x' * 9999).replace('x', 'x' * 99999) }}", "may make"),
-        ("{{ 9**9**9**9 }}", "too large"),
+        ("{{ 9**(9**(9**9)) }}", "too large"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
-        ("{{ ''.__class__ }}", "unsafe"),
-        ("{{ messages.append(1) }}", "not safely callable"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
         ("{% import 'os' as os %}", "no loader"),
         ("{% include '/etc/passwd' %}", "no loader"),
         ("{{ undefined.missing }}", "undefined"),
@@ -76,7 +77,9 @@ def test_one_that_does_what_none_may_is_stopped(template: str, message: str, mon
         ChatTemplate(template).render(MESSAGES)
 
 
-@pytest.mark.parametrize("template", ["{% for %}", "{{ messages", "{% unknown %}", "x" * (chat.SOURCE + 1)])
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ messages", "{% unknown %}", pytest.param("x" * (chat.SOURCE + 1), id="long")]
+)
 def test_what_is_no_template_is_refused(template: str) -> None:
     with pytest.raises(BundleError, match="chat template: "):
         ChatTemplate(template)

@@ -91,5 +91,6 @@ def test_whatever_the_borders_the_text_ends_before_the_first_that_is_whole(text:
         assert not stop.found
     else:
         until = text[: min(ends)]
-        assert found == until[: min(place for one in stops if (place := until.find(one)) >= 0)]
+        begins = [until.find(one) for one in stops if one in until]
+        assert found == until[: min(begins)]
         assert stop.found
