@@ -7,8 +7,17 @@ dashboard in `pages/`.
 """
 
 from selector.service.app import create_app
-from selector.service.generate import GenerateOptions
+from selector.service.generate import GenerateOptions, checked_rate
 from selector.service.predict import PredictOptions
 from selector.service.server import ListenError, listening, serve, shown_url
 
-__all__ = ["GenerateOptions", "ListenError", "PredictOptions", "create_app", "listening", "serve", "shown_url"]
+__all__ = [
+    "GenerateOptions",
+    "ListenError",
+    "PredictOptions",
+    "checked_rate",
+    "create_app",
+    "listening",
+    "serve",
+    "shown_url",
+]

@@ -10,6 +10,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import limits
+
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
 from selector.choose.budget import Budget, BudgetError, Selection
@@ -48,6 +50,21 @@ class GenerateOptions:
     spinning: bool | None = None  # of the sessions' idle threads; default: as their profiles were measured
     keys: bool = False  # only with a token of the scope `generate`
     rate: str | None = "600 per minute"  # requests of a token, or without keys of an address; None: any number
+
+
+class RateError(ValueError):
+    """A rate that is none."""
+
+    exit_code = 2
+
+
+def checked_rate(rate: str) -> str:
+    """The rate, such as "600 per minute" or "10/second". Raises RateError."""
+    try:
+        limits.parse(rate)
+    except ValueError:
+        raise RateError(f"rate = {rate!r}: allowed is such as '600 per minute' or '10/second'") from None
+    return rate
 
 
 class Kept(NamedTuple):
