@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -49,8 +48,8 @@ def test_a_client_that_leaves_frees_its_place(server: Server, stream: bool, rese
     body = json.dumps({"prompt": "x", "stream": stream, "options": {"ignore_eos": True}}).encode()
     place = urlsplit(server.url)
     client = socket.create_connection((place.hostname, place.port), ANSWERS_WITHIN_S)
-    head = f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    client.sendall(head.encode() + body)
+    lines = ("POST /v1/generate HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}")
+    client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
     if stream:
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
     else:
