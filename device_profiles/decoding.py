@@ -64,5 +64,5 @@ def contexts_of(costs: Iterable[Measurement]) -> list[int]:
 
 
 def series(asked: Sequence[int], most: int) -> list[int]:
-    """Those of the numbers of tokens that a model of so many can take, ascending; where none can, the most."""
-    return sorted({tokens for tokens in asked if tokens <= most}) or [most]
+    """Those of the numbers of tokens that a model of so many can take, ascending; the most itself where some are more."""
+    return sorted({min(tokens, most) for tokens in asked})

@@ -43,6 +43,12 @@ def profile(
             help="16,32,…: of inputs whose length is free, such as a text's tokens. Default: the longest, and down by halves."
         ),
     ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="16,128,…: tokens of prompts, of bundles that generate text. Default: 16, 128, 512.")
+    ] = None,
+    contexts: Annotated[
+        str | None, typer.Option(help="64,256,…: tokens before the one that is timed, likewise. Default: 64, 256, 1024.")
+    ] = None,
     measure: Annotated[int | None, typer.Option(min=2, help="Measure so many, predict the others.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs each. Default: until the median is stable.")] = None,
     watts: Annotated[
@@ -73,6 +79,8 @@ def profile(
         threads=threads,
         submodels=names,
         lengths=None if lengths is None else _whole_numbers(lengths),
+        prompts=None if prompts is None else _whole_numbers(prompts),
+        contexts=None if contexts is None else _whole_numbers(contexts),
         predict_from=measure,
         repeats=repeats,
         watts=watts,
@@ -94,14 +102,23 @@ def profile(
     count = sum(m.source["latency_ms"] == "measured" for m in measured.submodels.values())
     typer.echo(f"Measured {count} sub-models on {measured.device.name}:")
     at = "" if measured.length is None else f" for inputs of {measured.length}"
+    if fastest.decoding:
+        at = f" per token after {measured.length}"
     typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50{at})")
     if shorter := [one for one in lengths_of(list(measured.submodels.values())) if one != measured.length]:
         each = ", ".join(f"{fastest.lengths[n].p50:.3f} to {slowest.lengths[n].p50:.3f} ms for {n}" for n in shorter)
         typer.echo(f"  {each}")
+    if fastest.decoding and slowest.decoding:
+        first, last = fastest.decoding.prefill, slowest.decoding.prefill
+        each = ", ".join(
+            f"{first[n].p50:.1f} to {last[n].p50:.1f} ms for a prompt of {n}" for n in sorted(set(first) & set(last))
+        )
+        typer.echo(f"  {each}")
     for figure, error in measured.prediction.items():
         others = f"{figure} of the other {len(measured.submodels) - count}"
         typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
-    typer.echo(f"Next: sortednet select {bundle} --latency-ms {(fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2:.2g}")
+    limit = "--token-ms" if fastest.decoding else "--latency-ms"
+    typer.echo(f"Next: sortednet select {bundle} {limit} {(fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2:.2g}")
 
 
 def select(

@@ -62,9 +62,23 @@ def serve(
     keep_versions: Annotated[int, typer.Option(min=1, help="Of each device's profile: the latest ones.")] = 20,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
     max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
+    generate: Annotated[bool, typer.Option(help="Generate text too: POST /v1/generate, and what OpenAI's clients ask.")] = True,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one text that is generated.")] = 4096,
+    memory_mb: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Of each bundle that generates text: open sub-models, and all keys and values. Default: as needed.",
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Generate only with a token of the scope `generate` (sortednet token create).")
+    ] = False,
+    rate: Annotated[str, typer.Option(help="Texts of a token, or without --keys of an address.")] = "600 per minute",
     spinning: SpinningOption = None,
 ) -> None:
-    """Answer budget queries over REST, and run inputs."""
+    """Answer budget queries over REST, run inputs and generate text."""
     from exporter.bundle import Bundle
     from selector import service
     from selector.choose.cascades import read_cascades
@@ -75,12 +89,16 @@ def serve(
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
     check_folder()
+    generating = service.GenerateOptions(
+        max_tokens=max_tokens, memory_mb=memory_mb, spinning=spinning, keys=keys, rate=service.checked_rate(rate)
+    )
     with service.listening(host, port) as listener:
         url = service.shown_url(listener)
         application = service.create_app(
             opened,
             Store(store, keep=keep_versions),
             predict=service.PredictOptions(examples=max_batch, spinning=spinning) if predict else None,
+            generate=generating if generate else None,
             workers=workers,
             cors_origins=cors_origin or (),
             allowed_hosts=(host, *(allowed_host or ())),

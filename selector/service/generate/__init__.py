@@ -4,6 +4,6 @@
 `schemas` says what goes in and out, `openai` translates for clients of that interface.
 """
 
-from selector.service.generate.generating import GenerateOptions
+from selector.service.generate.generating import GenerateOptions, checked_rate
 
-__all__ = ["GenerateOptions"]
+__all__ = ["GenerateOptions", "checked_rate"]

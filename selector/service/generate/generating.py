@@ -5,26 +5,33 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import limits
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
-from selector.choose.budget import Budget, BudgetError, Selection
+from selector.choose.budget import Budget, BudgetError
 from selector.choose.profiles import find_profiles
+from selector.service.generate.text import Text
 from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.predictor import RUNTIMES, SHORTEST_MS, Stamp, stamp_of, usable_cores
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
-    from selector.run.generate import Generation, GenerationOptions, Generator, Piece
+    from selector.run.generate import GenerationOptions, Generator
     from selector.run.generate.prompts import Prompt
 
 SLOT_S = 5.0
 """So long a text that has its turn waits for the one before it to give its slot back."""
+HISTORY = 300
+"""Texts, of each bundle."""
 GUESSED_TOKENS = 256
 """Of a text of which nobody says how long it may become: for the expected wait."""
 _OF_INPUTS = {
@@ -50,6 +57,21 @@ class GenerateOptions:
     rate: str | None = "600 per minute"  # requests of a token, or without keys of an address; None: any number
 
 
+class RateError(ValueError):
+    """A rate that is none."""
+
+    exit_code = 2
+
+
+def checked_rate(rate: str) -> str:
+    """The rate, such as "600 per minute" or "10/second". Raises RateError."""
+    try:
+        limits.parse(rate)
+    except ValueError:
+        raise RateError(f"rate = {rate!r}: allowed is such as '600 per minute' or '10/second'") from None
+    return rate
+
+
 class Kept(NamedTuple):
     """A generator, and what it was opened with."""
 
@@ -69,6 +91,8 @@ class Generating:
         self._metrics = metrics
         self._kept: dict[tuple[str, str | None], Kept] = {}
         self._opening = threading.Lock()
+        self.history: dict[str, deque[dict[str, Any]]] = {}
+        """By bundle: the latest texts, as the dashboard shows them."""
         self.warming = False
 
     @property
@@ -120,7 +144,28 @@ class Generating:
                 raise
             except Exception as error:
                 raise _problem(error, bundle) from None
-            return Text(self._metrics, bundle.name, generation, first, queued_ms, stack.pop_all())
+            text = Text(self._metrics, bundle.name, generation, first, queued_ms, stack.pop_all())
+            text.ended = partial(self._keep, bundle.name, kept, budget.token_ms)
+            return text
+
+    def _keep(self, bundle: str, kept: Kept, limit_ms: float | None, text: Text) -> None:
+        """Of a text that has ended, for the dashboard: as a runtime has its runs, each of one token."""
+        runtime, selection, token_ms = kept.generator.runtime, text.selection, text.token_ms
+        if token_ms is None:
+            return
+        battery, controller = runtime.battery(), runtime.controller
+        record = {
+            "at": time.time(),
+            "submodel": selection.submodel,
+            "device": selection.device,
+            "latency_ms": token_ms,
+            "limit_ms": limit_ms,
+            "met": None if limit_ms is None else token_ms <= limit_ms,
+            "slow_down": 1.0 if controller is None else controller.slow_down(selection.device),
+            "battery_percent": None if battery is None else battery.percent,
+            "tokens_per_second": 1e3 / token_ms,
+        }
+        self.history.setdefault(bundle, deque(maxlen=HISTORY)).append(record)
 
     def warm(self, bundles: Sequence[Bundle]) -> None:
         """Opens of each bundle that generates text what a request without limits gets, and its tokenizer; `warming` is true
@@ -188,92 +233,6 @@ class Generating:
             return Kept(stamp, profiles, Generator(bundle, device=device, slots=slots, **more), max(1, cores))
         except Exception as error:
             raise _problem(error, bundle, opening=True) from None
-
-
-class Text(Iterator["Piece"]):
-    """One text: iterate over it for the pieces. Its turn is over when it ends, or is closed."""
-
-    def __init__(
-        self, metrics: Metrics, bundle: str, generation: Generation, first: Piece, queued_ms: float, turn: ExitStack
-    ) -> None:
-        self.queued_ms = queued_ms
-        self._generation, self._turn = generation, turn
-        self._metrics, self._bundle = metrics, bundle
-        self._first: Piece | None = first
-        self._later_ms, self._later = 0.0, 0
-        self._gone = False
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Piece:
-        if self._first is not None:
-            piece, self._first = self._first, None
-            return piece
-        try:
-            piece = next(self._generation)
-        except BaseException:
-            self.close()
-            raise
-        self._later_ms += piece.ms
-        self._later += len(piece.tokens)
-        return piece
-
-    def gone(self) -> None:
-        """Nobody reads it any more."""
-        self._gone = True
-        self.close()
-
-    def close(self) -> None:
-        """Gives its turn to the next one; once."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._turn.close()
-        generation = self._generation
-        ended = "gone" if self._gone else generation.finish or "gone"
-        first_s = None if generation.first_token_ms is None else (self.queued_ms + generation.first_token_ms) / 1e3
-        per_second = None if self._later_ms <= 0 else 1e3 * self._later / self._later_ms
-        submodel = generation.selection.submodel
-        self._metrics.generated(
-            self._bundle, submodel, len(generation.tokens), ended, self.queued_ms / 1e3, first_s, per_second
-        )
-
-    @property
-    def finish(self) -> str:
-        """Why it ended."""
-        return self._generation.finish or "stopped"
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens of the prompt, of the text, and those of the prompt that were known before."""
-        made = self._generation
-        return {
-            "prompt_tokens": made.prompt_tokens,
-            "completion_tokens": len(made.tokens),
-            "reused_tokens": made.reused_tokens,
-        }
-
-    @property
-    def selection(self) -> Selection:
-        """What generated last, and why."""
-        return self._generation.selection
-
-    def document(self) -> dict[str, Any]:
-        """An `EndDocument`, as JSON values."""
-        made = self._generation
-        return {
-            "finish": self.finish,
-            "usage": self.usage,
-            "selection": made.selection.document(),
-            "switches": [switch._asdict() for switch in made.switches],
-            "first_token_ms": made.first_token_ms or 0.0,
-            "token_ms": self._later_ms / self._later if self._later else None,
-            "queued_ms": self.queued_ms,
-        }
 
 
 def generates(bundle: Bundle) -> bool:

@@ -15,7 +15,7 @@ from selector.service.web.problems import problem_document
 
 if TYPE_CHECKING:
     from selector.run.generate import Piece
-    from selector.service.generate.generating import Text
+    from selector.service.generate.text import Text
 
 SSE = "text/event-stream"
 CLIENT_GONE = 499

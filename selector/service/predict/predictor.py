@@ -112,6 +112,7 @@ class Predictor:
         """
         from selector.run.inputs import InputError, check_inputs, examples_in
 
+        _refuse_text(bundle)
         try:
             feed = check_inputs(bundle, inputs) if isinstance(inputs, Mapping) else inputs
         except InputError as error:
@@ -156,6 +157,7 @@ class Predictor:
 
     def encoded(self, bundle: Bundle, texts: Sequence[Any]) -> Encoded:
         """The texts, or pairs of them, for `predict`. Raises Problem."""
+        _refuse_text(bundle)
         return encoded(bundle, self._reader, texts, self.options)
 
     def _reader(self, bundle: Bundle) -> TextReader:
@@ -299,6 +301,12 @@ class Predictor:
 def input_problem(message: str, name: str | None = None) -> Problem:
     """Of inputs that the bundle does not take. The message names the input, and so does the field where `name` is known."""
     return wrong_field("inputs" if name is None else f"inputs.{name}", None, message, message)
+
+
+def _refuse_text(bundle: Bundle) -> None:
+    """Raises Problem 422 where the bundle generates text."""
+    if bundle.manifest.decoder is not None:
+        raise wrong_field("bundle", bundle.name, "generates text: POST /v1/generate; allowed are bundles that run inputs")
 
 
 def _least_ms(runtime: Runtime, budget: Budget, examples: int) -> float:

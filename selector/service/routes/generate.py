@@ -6,9 +6,10 @@ from flask import Blueprint, Response, current_app, g, request
 
 from exporter.bundle import Bundle
 from selector.service.fleet.tokens import GENERATE
-from selector.service.generate.generating import Generating, Text
+from selector.service.generate.generating import Generating
 from selector.service.generate.schemas import EndDocument, GenerateAnswer, GenerateRequest, PieceDocument
 from selector.service.generate.streams import CLIENT_GONE, SSE, Events, client_gone, event, noted_failure, streamed
+from selector.service.generate.text import Text
 from selector.service.predict.gate import Overloaded
 from selector.service.routes.predict import overloaded
 from selector.service.state import state

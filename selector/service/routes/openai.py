@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException
 
 from exporter.bundle import Bundle
-from selector.service.generate.generating import Text, generates
+from selector.service.generate.generating import generates
 from selector.service.generate.openai import (
     COMPLETION_TOKENS,
     FINISH,
@@ -26,6 +26,7 @@ from selector.service.generate.openai import (
     usage,
 )
 from selector.service.generate.streams import CLIENT_GONE, SSE, Events, client_gone, event, noted_failure, streamed
+from selector.service.generate.text import Text
 from selector.service.predict.gate import Overloaded
 from selector.service.routes.generate import admitted, generating, whole
 from selector.service.state import state

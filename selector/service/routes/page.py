@@ -146,8 +146,15 @@ def frontiers(bundle: str, device: str) -> Response:
 @blueprint.get("/dashboard/runtime")
 @not_in_the_api
 def runtimes() -> Response:
-    """Of every bundle that this process has run: the latest runs of all its runtimes, and the sensors in words."""
-    found = {}
+    """Of every bundle that this process has run: the latest runs of all its runtimes, or the latest texts that it generated,
+    each by one of its tokens; and the sensors in words."""
+    found: dict[str, Any] = {}
+    generating = current_app.extensions.get("sortednet.generating")
+    for bundle in state().bundles.values() if generating is not None else ():
+        texts = list(generating.history.get(bundle.name, ()))[-RUNS:]
+        if texts:
+            sensors = generating.opened(bundle)[0].generator.runtime.sensors
+            found[bundle.name] = {"history": texts, "sensors": sensors.shown()}
     for bundle in state().bundles.values() if "sortednet.predictor" in current_app.extensions else ():
         opened = [kept.runtime for kept in predictor().opened(bundle)]
         if opened:
