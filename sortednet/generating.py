@@ -87,7 +87,7 @@ def generate(
     if system is not None and not chat:
         fail(f"system = {system!r}: allowed with --chat", 2)
     said = _from_stdin() if prompt == "-" else prompt
-    state = make_battery(battery, True)
+    state = make_battery(battery, battery is not None)
     settings: dict[str, Any] = {"device": device, "threads": threads, "memory_mb": memory_mb, "spinning": spinning}
     settings |= {"feedback": feedback, "policy": read_policy(policy) if policy else None}
     if state is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,14 @@ def test_a_prompt_on_stdin(path: Path) -> None:
     assert wrong.stderr.decode() == "error: prompt: byte 2 of stdin is 0xff, which is no UTF-8; allowed is UTF-8\n"
 
 
-def test_a_low_battery_takes_a_smaller_size(path: Path) -> None:
-    full = document("generate", path, "--prompt", PROMPT, *LIMITS, "--battery", "90")
-    low = document("generate", path, "--prompt", PROMPT, *LIMITS, "--battery", "5")
-    assert full["submodel"] == "full"
-    assert low["submodel"] != "full"
-    assert "battery" in low["reason"]
+def test_a_low_battery_takes_a_smaller_size(path: Path, tmp_path: Path) -> None:
+    """The least energy that keeps half of the quality."""
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"levels": [{"below_percent": 20, "keep_quality": 0.5}]}')
+    for percent, size in (("90", "full"), ("5", "shallow")):
+        ran = document("generate", path, "--prompt", PROMPT, *LIMITS, "--battery", percent, "--policy", policy)
+        assert (ran["submodel"], ran["text"]) == (size, expected(size))
+    assert "battery at 5 % and discharging" in ran["reason"]
 
 
 def test_watching_shows_the_text_and_returns_it(path: Path) -> None:
@@ -82,7 +85,7 @@ def test_watching_shows_the_text_and_returns_it(path: Path) -> None:
     from selector.choose.budget import Budget
     from selector.run.generate import GenerationOptions, Generator
 
-    console = Console(width=100, record=True, file=open("/dev/null", "w"), force_terminal=True)  # noqa: SIM115
+    console = Console(width=100, record=True, file=StringIO(), force_terminal=True)
     budget = Budget(token_ms=8.0)
     with Generator(path, feedback=False, sensors=False, threads=1) as generator:
         text = generator.generate(PROMPT, GenerationOptions(max_tokens=12, ignore_eos=True), budget)

@@ -26,6 +26,8 @@ log = logging.getLogger("sortednet.generate")
 
 HORIZON = 128
 """Tokens that are taken to be left where nobody says how many."""
+EVERY = 4
+"""Tokens between two looks whether another size is better now."""
 PLANNED = 64
 """Tokens between two choices by a battery plan, which mixes sizes: each change costs."""
 
@@ -40,6 +42,7 @@ class Choice:
         self._knows_tokens = bool(runtime.candidates.contexts)
         self._prompt_tokens: int | None = None
         self._stays = False
+        self._latest_ms = 0.0
         selection, program = self._first(ids, len(ids) - slot.longest(ids))
         if slot.known(selection.submodel, ids) < slot.longest(ids):  # it is another one that has the prompt's beginning
             selection, program = self._first(ids, len(ids))
@@ -71,6 +74,7 @@ class Choice:
     def took(self, ms: float, context: int) -> None:
         """A token took so long, with so many before it."""
         controller, computed = self._runtime.controller, self._prompt_tokens
+        self._latest_ms = ms
         self._prompt_tokens = None
         if controller is None:
             return
@@ -87,8 +91,7 @@ class Choice:
 
     def again(self, slot: Slot, ids: Sequence[int], left: int | None) -> bool:
         """Chooses for the rest of a text of these tokens; whether it is another size now. `left`: tokens to come at most."""
-        planned = self._budget.plan is not None and len(ids) % PLANNED
-        if self._runtime.controller is None or planned or self._stays:
+        if self._runtime.controller is None or self._stays or not self._due(len(ids)):
             return False
         try:
             wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time)
@@ -105,6 +108,14 @@ class Choice:
             return False
         self.selection, self.decoder = wanted, _decoder(self._described, wanted.submodel, program)
         return True
+
+    def _due(self, tokens: int) -> bool:
+        """Whether it is time to look: at once after a token that took too long, for a choice takes as long as a hundredth of a
+        token of a small model."""
+        if self._budget.plan is not None:
+            return tokens % PLANNED == 0
+        limit = self._budget.run_ms
+        return tokens % EVERY == 0 or (limit is not None and self._latest_ms > limit)
 
     def _budget_at(self, tokens: int) -> Budget:
         """Of one further token; the same object as long as it is the same, which the controller knows again."""
