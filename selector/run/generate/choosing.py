@@ -2,8 +2,8 @@
 
 Changing the size costs the keys and values that the other one lacks. Where only depth differs a smaller one lacks none: its
 layers are the lower ones of the larger. Any other computes the whole text again, which is some tokens' time for each hundred
-that are there. So another size is taken where all that is left of the text, with what the change costs, is within the limit
-(or, where nothing is, faster than as it is); until then one that lacks nothing.
+that are there. So another size is taken where that wait is short, measured by what is left of the text, and the rest with it is
+within the limit; or else the best that lacks nothing and keeps the limit; or, where none does, what comes to the end first.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ log = logging.getLogger("sortednet.generate")
 
 HORIZON = 128
 """Tokens that are taken to be left where nobody says how many."""
+WAIT, WAIT_SHARE = 5, 0.1
+"""Tokens' time, and share of that of those to come, in which nothing is said for another size's keys and values."""
 EVERY = 4
 """Tokens between two looks whether another size is better now."""
 PLANNED = 64
@@ -135,8 +137,9 @@ class Choice:
         if curves is None or controller is None or wanted.latency_ms is None or limit is None:
             return wanted, program
         lacking = len(ids) - slot.known(wanted.submodel, ids)
-        total = controller.slow_down(wanted.device) * curves.prefill.at(lacking) + left * wanted.latency_ms
-        if total <= left * limit:
+        wait = controller.slow_down(wanted.device) * curves.prefill.at(lacking)
+        total = wait + left * wanted.latency_ms
+        if wait <= max(WAIT, WAIT_SHARE * left) * limit and total <= left * limit:
             return wanted, program
         free, its = self._runtime.choose(self._budget_at(len(ids)), among=self._lacking_nothing(slot, ids))
         if free.feasible or free.latency_ms is None or left * free.latency_ms <= total:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from exporter.bundle import Bundle, BundleError
 from selector.choose.budget import Budget, BudgetError
 from selector.run.generate import BusyError, Generation, GenerationOptions, Generator
 from selector.run.generate.choosing import Choice
+from selector.run.generate.slots import Slot
 from selector.run.inputs import InputError
 from selector.run.runtime import Runtime
 from tests.helpers.decoding import per_token
@@ -248,6 +249,23 @@ def test_what_a_change_costs_is_weighed_against_what_is_left(path: Path) -> None
             assert choice.selection.submodel == "shallow"  # takes too long, but lacks nothing
             assert choice.again(slot, ids, 100)
             assert choice.selection.submodel == "small"
+
+
+def test_nothing_is_said_for_long_only_where_much_is_left(path: Path) -> None:
+    """The largest one would read 400 tokens, in 218 ms: so much is a tenth of the time of 156 tokens within 14 ms."""
+
+    class Read(Slot):
+        def known(self, submodel: str, tokens: Sequence[int]) -> int:
+            return len(tokens) if submodel == "small" else 0
+
+    with Generator(path, feedback=False, **QUIET) as generator:
+        slot = Read(generator.described, None)
+        choice = Choice(generator.runtime, generator.described, Budget(token_ms=3.0), [1] * 400, slot)
+        assert choice.selection.submodel == "small"
+        choice._budget = Budget(token_ms=14.0)
+        assert not choice.again(slot, [1] * 400, 150)
+        assert choice.again(slot, [1] * 400, 200)
+        assert choice.selection.submodel == "full"
 
 
 def test_a_size_that_cannot_be_opened_is_no_reason_to_end_a_text(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
