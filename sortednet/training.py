@@ -55,7 +55,7 @@ def train(
     guard: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the full model's loss in every step, where each drawn sub-model's has 1. Default: the family's, or 0.",
+            help="Weight of the full model's loss in every step, beside 1 of each drawn one. Default: the family's, or 0.",
             show_default=False,
         ),
     ] = None,

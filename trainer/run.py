@@ -183,7 +183,9 @@ def train_run(
         raise TrainerError("init: the weights of --from go into the same places; allowed is one of the two")
     weights = read_weights(start.weights) if start.weights is not None else None
     checkpoint = checkpoint_of(start, settings)
-    loaded = load_data(data, data_options_of(weights, data, data_options or {}, checkpoint))
+    wanted_task = kind_of_task or (find_task(kind_of_family.usual_task) if kind_of_family.usual_task else None)
+    needed = wanted_task.data_options if wanted_task is not None else {}
+    loaded = load_data(data, data_options_of(weights, data, data_options or {}, checkpoint, needed))
     for note in (*loaded.notes, *check_tokenizer(checkpoint, start.teacher_path, loaded)):
         say(note)
     if weights is not None:
