@@ -95,7 +95,7 @@ def train(
         Path | None,
         typer.Option(
             "--from",
-            help="Start from a trained model: a run, a .safetensors, a state dict (.pth), or a folder of Hugging Face or timm. "
+            help="Start from a trained model: a run, a .safetensors, a state dict (.pth), a .gguf, or a folder of Hugging Face or timm. "
             "It is measured, its units are sorted by importance, and it teaches the sub-models.",
             show_default=False,
         ),

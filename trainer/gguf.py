@@ -39,9 +39,9 @@ def is_gguf(path: Path) -> bool:
 
 
 def gguf_config(path: Path) -> dict[str, Any]:
-    """As a checkpoint's `config.json`. Raises TrainerError for a damaged file, or one of an architecture that is not carried."""
+    """As a checkpoint's `config.json`. Raises TrainerError for a damaged file, and an architecture that is not carried."""
     found: dict[str, Any] = json.loads(_config(str(path.resolve()), path.stat().st_mtime_ns))
-    return found
+    return {name: value for name, value in found.items() if not name.startswith("_")}  # where the file lay
 
 
 def gguf_tensors(path: Path) -> Mapping[str, Tensor]:

@@ -88,7 +88,7 @@ def hash_of(weights: Path) -> str:
 
 
 def checkpoint_of(start: Start, settings: Mapping[str, Any]) -> Path | None:
-    """The folder, or the GGUF file, of the checkpoint that a training is about: the weights', or the family's `--set checkpoint=FOLDER`."""
+    """The folder, or the GGUF file, that a training is about: of the weights, or the family's `--set checkpoint=FOLDER`."""
     named = settings.get("checkpoint")
     path = start.weights or (Path(named) if isinstance(named, str) else None)
     return path if path is not None and (path.is_dir() or is_gguf(path)) else None

@@ -45,8 +45,8 @@ def checked_messages(messages: Any, place: str) -> list[Message]:
 
 
 class Template:
-    """A checkpoint's chat template, in the sandbox and with the functions that transformers gives it. Raises TrainerError for one
-    that cannot be read."""
+    """A checkpoint's chat template, in a sandbox and with the functions that transformers gives it. Raises TrainerError for
+    one that cannot be read."""
 
     def __init__(self, source: str, marks: Mapping[str, str]) -> None:
         """`marks`: names of special tokens (`bos_token`, `eos_token`) and how they are written."""
@@ -68,7 +68,7 @@ class Template:
             raise TrainerError(f"chat template: cannot be read: {error}") from None
 
     def text(self, messages: Sequence[Message], *, asks: bool = False) -> str:
-        """`asks`: with what stands before an answer that is still to come. Raises TrainerError for what the template refuses."""
+        """`asks`: with what stands before an answer that is to come. Raises TrainerError for what the template refuses."""
         try:
             return self._template.render(messages=list(messages), add_generation_prompt=asks, **self.marks)
         except Exception as error:  # whatever the template does wrong
