@@ -55,7 +55,15 @@ def train(
     guard: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the full model's loss in every step, where each drawn sub-model's has 1. Default: the family's, or 0.",
+            help="Weight of the full model's loss in every step, beside 1 of each drawn one. Default: the family's, or 0.",
+            show_default=False,
+        ),
+    ] = None,
+    may_lose: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of its validation quality that training may cost the full model; what costs more is taken back at the "
+            "end. Default: the family's, or 1.",
             show_default=False,
         ),
     ] = None,
@@ -95,7 +103,7 @@ def train(
         Path | None,
         typer.Option(
             "--from",
-            help="Start from a trained model: a run, a .safetensors, a state dict (.pth), or a folder of Hugging Face or timm. "
+            help="Start from a trained model: a run, a .safetensors, .pth or .gguf, or a folder of Hugging Face or timm. "
             "It is measured, its units are sorted by importance, and it teaches the sub-models.",
             show_default=False,
         ),
@@ -147,7 +155,7 @@ def train(
     options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "seed": seed}
     options |= {"micro_batches": micro_batches, "recompute": recompute}
     usual = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay, "optimizer": optimizer}
-    usual["guard"] = guard
+    usual |= {"guard": guard, "may_lose": may_lose}
     options |= {name: value for name, value in usual.items() if value is not None}  # the others are the run's or the family's
     options |= {"teacher_share": teacher_share, "temperature": temperature, "teacher_hidden": teacher_hidden}
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}

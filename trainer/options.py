@@ -24,6 +24,7 @@ class FitOptions:
     micro_batches: int = 1  # parts of a batch that are computed one after the other: less memory, the same step
     recompute: bool = False  # what blocks compute is computed again in the backward pass instead of remembered
     guard: float = 0.0  # weight of the full model's loss that joins every step, where each drawn sub-model's has 1
+    may_lose: float = 1.0  # share of its quality that training may cost the full model; the rest is taken back at the end
     samples_per_step: int = 1  # sub-models drawn per step (sorted; sandwich adds the largest and the smallest)
     edges: float = 0.2  # share of draws that are the smallest or the largest (sorted)
     epochs: int = 10
@@ -69,9 +70,10 @@ class FitOptions:
             "teacher_hidden",
             "layer_decay",
             "guard",
+            "may_lose",
         ):
             _at_least(name, getattr(self, name), 0)
-        for name in ("edges", "teacher_share", "layer_decay"):
+        for name in ("edges", "teacher_share", "layer_decay", "may_lose"):
             if not getattr(self, name) <= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values from 0 to 1")
         _at_least("temperature", self.temperature, 0)

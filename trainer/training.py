@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from trainer.accelerator import Accelerator, deterministic, find_accelerator
 from trainer.calibration import calibrate
-from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
+from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, load_tensors, save_checkpoint, save_tensors, writing
 from trainer.compatibility import check_fits
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, Data, Examples, Samples, as_examples, as_inputs
@@ -32,6 +32,7 @@ from trainer.data.lengths import order_of_epoch
 from trainer.data.loading import Asked, held, read
 from trainer.distributed import current_ranks
 from trainer.evaluate import scores_of
+from trainer.hold import BEGIN_FILE, taken_back
 from trainer.interruption import TrainingInterrupted, drop_log_after, progress_bar, stop_flag
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
@@ -62,6 +63,7 @@ class FitResult:
     seconds: float
     loss: float | None  # mean over the last epoch; None when a resumed run had no step left
     validation: Mapping[str, float]  # quality of the smallest and the largest sub-model
+    kept: float = 1.0  # part of the way that was not taken back (`may_lose`)
 
 
 def fit(
@@ -101,6 +103,7 @@ def fit(
         with stop_flag() as stopped:
             result = training.run(stopped, show_progress)
         nested.eval()
+        result = replace(result, kept=training.take_back())
         calibrate(nested, calibration_batches(examples, workers=chosen.workers))
     return result
 
@@ -156,6 +159,11 @@ class _Training:
         nested.calibration.clear()
         nested.train()
         self.ranks.same_start(self.parameters)
+        self.before: dict[str, Tensor] = {}
+        if options.may_lose < 1:
+            if validation is None:
+                raise TrainerError(f"may_lose = {options.may_lose}: it is measured on validation data; allowed without is 1")
+            self.before = {name: p.detach().cpu().clone() for name, p in nested.full.named_parameters()}
         if run:
             with writing(run):
                 run.mkdir(parents=True, exist_ok=True)
@@ -163,8 +171,10 @@ class _Training:
     def begin(self) -> None:
         """Removes what an earlier training has left in the run's folder."""
         if self.folder and self.ranks.first:
-            for name in (LOG_FILE, CHECKPOINT_FILE):
+            for name in (LOG_FILE, CHECKPOINT_FILE, BEGIN_FILE):
                 (self.folder / name).unlink(missing_ok=True)
+            if self.before:
+                save_tensors(self.before, self.folder / BEGIN_FILE)
 
     def restore(self) -> None:
         """Goes on from the run's last checkpoint. Raises TrainerError when there is none or its options differ."""
@@ -175,6 +185,8 @@ class _Training:
         for name, value in asdict(self.options).items():
             if begun[name] != value and name not in FREE_TO_CHANGE:
                 raise TrainerError(f"resume: {name} = {value!r}, but the run was begun with {begun[name]!r}")
+        if self.before:
+            self.before = load_tensors(self.folder / BEGIN_FILE)[0]
         if saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
         self.step, self.gradients.passes = saved["step"], saved["gradient_computations"]
@@ -216,6 +228,20 @@ class _Training:
         loss = sum(losses) / len(losses) if losses else None
         passes = (self.teacher.remembered_passes or self.step) if self.teacher else 0
         return FitResult(self.step, self.gradients.passes, passes, time.monotonic() - begun, loss, validation)
+
+    def take_back(self) -> float:
+        """What the training has cost the full model beyond `may_lose`; returns which part of the way is kept."""
+        if not self.before:
+            return 1.0
+        return taken_back(dict(self.nested.full.named_parameters()), self.before, self._quality_of_full, self.options.may_lose)
+
+    def _quality_of_full(self) -> float:
+        largest = [self.nested.family.largest]
+        assert self.validation is not None
+        calibrate(self.nested, calibration_batches(self.examples, 2, self.options.workers), largest)
+        (score,) = scores_of(self.nested, largest, self.validation, self.options.workers).values()
+        self.nested.calibration.clear()
+        return score.quality
 
     def _order(self) -> Iterator[Asked]:
         """Every batch that is left: of each epoch a permutation, like lengths together, and this rank's share of each batch."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.checkpoint import load_tensors
 from trainer.folder import RUN_FILE, check_unaltered, read_record
+from trainer.gguf import SUFFIX, gguf_tensors, is_gguf
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.parsing import json_object
 from trainer.submodel import TrainerError
@@ -65,7 +66,8 @@ class Loaded:
 
 
 def read_weights(path: Path) -> Weights:
-    """A run's folder, a checkpoint's folder of Hugging Face or timm, a `.safetensors`, or a state dict in a `.pth` or `.pt`.
+    """A run's folder, a checkpoint's folder of Hugging Face or timm, a `.safetensors`, a `.gguf`, or a state dict in a
+    `.pth` or `.pt`.
 
     Raises TrainerError naming what is not there, cannot be read, would run code, or is no tensor of real numbers.
     """
@@ -79,10 +81,11 @@ def read_weights(path: Path) -> Weights:
             check_unaltered(path, read_record(path))
         tensors = _of_index(file) if file.suffix == ".json" else _of_file(file)
         return Weights(path, _checked(path, tensors), preprocessing_of(path))
+    if is_gguf(path):
+        return Weights(path, _checked(path, gguf_tensors(path)))
     if path.suffix.lower() not in SUFFIXES:
-        raise TrainerError(
-            f"weights = {str(path)!r}: allowed are a run, a folder with weights, or a file {', '.join(SUFFIXES)}"
-        )
+        allowed = ", ".join((*SUFFIXES, SUFFIX))
+        raise TrainerError(f"weights = {str(path)!r}: allowed are a run, a folder with weights, or a file {allowed}")
     return Weights(path, _checked(path, _of_file(path)))
 
 

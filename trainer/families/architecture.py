@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.family import DataSpec
+from trainer.gguf import gguf_config, is_gguf
 from trainer.submodel import SubModel, TrainerError
 from trainer.task import own
 
@@ -46,7 +47,10 @@ DECODERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint, or the one that a run of this family carries. Raises TrainerError naming what is amiss."""
+    """`config.json` of a checkpoint, the same of a GGUF file, or the one that a run of this family carries. Raises TrainerError
+    naming what is amiss."""
+    if is_gguf(folder):
+        return gguf_config(folder)
     run, file = folder / "run.json", folder / "config.json"
     path = run if run.is_file() else file
     try:

@@ -39,6 +39,7 @@ class Llama(Transformers):
 
     @classmethod
     def usual_options(cls, pretrained: bool) -> Mapping[str, Any]:
-        """A low rate: what the full model has learnt is to stay; the batch counts sequences."""
-        rate = 5e-5 if pretrained else 5e-4
-        return {"optimizer": "adamw", "lr": rate, "weight_decay": 0.01, "warmup": 0.1, "batch_size": 8}
+        """The batch counts sequences. What the full model has learnt is to stay: a low rate, its own loss in every step, and a
+        bound on what it may lose."""
+        usual = {"optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.01, "warmup": 0.1, "batch_size": 8}
+        return {**usual, "lr": 5e-5, "guard": 1.0, "may_lose": 0.01} if pretrained else usual
