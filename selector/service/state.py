@@ -40,7 +40,8 @@ class State:
     def __init__(self, bundles: Sequence[Bundle], store: Store | None = None) -> None:
         self.served = Served(bundles, self._forget)
         self._files: dict[str, _Files] = {}
-        self._store, self._generate_limit = store, None
+        self._store = store
+        self._generate_limit: RateLimit | None = None
         self._fleet = None if store is None else Fleet(store)
         self._put_limit = None if store is None else RateLimit(store.engine, limits.parse(PUT_LIMIT))
         self._selectors: dict[tuple[str, str | None, Cascades], tuple[tuple[str, ...], Selector]] = {}

@@ -229,7 +229,7 @@ class Generating:
             profiles = find_profiles(bundle, device) if device or bundle.devices() else []
             cores = min(profiles[0].device.threads if profiles else self.gate.slots, self.gate.slots)
             slots = max(1, self.gate.slots // max(1, cores))
-            more = {"spinning": self.options.spinning, "memory_mb": self.options.memory_mb}
+            more: dict[str, Any] = {"spinning": self.options.spinning, "memory_mb": self.options.memory_mb}
             return Kept(stamp, profiles, Generator(bundle, device=device, slots=slots, **more), max(1, cores))
         except Exception as error:
             raise _problem(error, bundle, opening=True) from None

@@ -102,7 +102,7 @@ class Events:
 
 def streamed(events: Events) -> Response:
     """The answer, which no proxy should gather before it hands it on."""
-    response = Response(events, mimetype=SSE)  # type: ignore[arg-type]
+    response = Response(events, mimetype=SSE)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response

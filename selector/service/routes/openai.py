@@ -165,7 +165,8 @@ def _streamed(text: Text, chunks: _Chunks, top: dict[str, Any], query: Completio
         counted = {**top, "choices": [], "usage": usage(text.usage).model_dump()}
         if "object" not in counted:
             counted["object"] = "text_completion"
-        return chunks.end() + (event(counted) if query.wants_usage else b"") + event("[DONE]")
+        last: bytes = chunks.end()
+        return last + (event(counted) if query.wants_usage else b"") + event("[DONE]")
 
     def broken(error: Exception) -> bytes:
         _, document = failure(500, failed(error)["detail"])

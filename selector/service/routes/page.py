@@ -25,6 +25,7 @@ from device_profiles.schema import MAX_LENGTH
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
 from selector.choose.metrics import metric_name
+from selector.service.generate.generating import Generating
 from selector.service.routes.predict import predictor
 from selector.service.state import state
 from selector.service.web.arguments import checked_name, integer_argument
@@ -149,8 +150,9 @@ def runtimes() -> Response:
     """Of every bundle that this process has run: the latest runs of all its runtimes, or the latest texts that it generated,
     each by one of its tokens; and the sensors in words."""
     found: dict[str, Any] = {}
-    generating = current_app.extensions.get("sortednet.generating")
+    generating: Generating | None = current_app.extensions.get("sortednet.generating")
     for bundle in state().bundles.values() if generating is not None else ():
+        assert generating is not None
         texts = list(generating.history.get(bundle.name, ()))[-RUNS:]
         if texts:
             sensors = generating.opened(bundle)[0].generator.runtime.sensors

@@ -77,7 +77,10 @@ def test_the_text_is_the_best_sizes_own_and_streams_as_it_is(client: FlaskClient
     assert set(last.document) | {"text", "tokens"} == set(whole)
 
 
-def test_a_budget_per_token_chooses_the_size(client: FlaskClient) -> None:
+def test_a_budget_per_token_chooses_the_size(bundle: Bundle) -> None:
+    """By the profile: a generator that has made no further tokens yet has learnt nothing else."""
+    made = create_app([bundle], generate=GenerateOptions(cores=1))
+    client = made.test_client()
     limit = 1.1 * per_token(WEIGHTS["middle"], len(PROMPT) + 8)
     found = post(client, prompt=PROMPT, options={"max_tokens": 1}, budget={"token_ms": limit})
     assert found["selection"]["submodel"] == "middle"
@@ -86,6 +89,7 @@ def test_a_budget_per_token_chooses_the_size(client: FlaskClient) -> None:
     assert late["selection"]["feasible"] is False  # the nearest, and it says so
     best = post(client, prompt=PROMPT, options={"max_tokens": 1}, budget={"min_quality": 1.0, "first_token_ms": LATER_MS})
     assert (best["selection"]["submodel"], best["selection"]["feasible"]) == ("full", False)
+    generating(made).opened(bundle)[0].generator.close()
 
 
 def test_a_conversation_goes_by_the_template(client: FlaskClient) -> None:
