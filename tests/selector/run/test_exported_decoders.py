@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporter.decoder import export_decoder
+from exporter.decoder.export import export_decoder
 from selector.run.decode import Decoder, GenerationOptions
 from selector.run.generate import Generator
 from tests.helpers.language import TEMPLATE, language_family, language_tokenizer, mixed
