@@ -155,4 +155,6 @@ class Choice:
 def _decoder(described: Described, submodel: str, program: Program) -> Decoder:
     """Of a sub-model that is open."""
     assert isinstance(program, GraphProgram)
-    return Decoder(program.session, described.specs[submodel])
+    decoder = Decoder(program.session, described.specs[submodel])
+    described.prove(submodel, decoder)
+    return decoder

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
+from threading import Lock
 
 from exporter.bundle import Bundle, BundleError
-from selector.run.decode import DecoderSpec
+from selector.run.decode import Decoder, DecoderSpec
+
+log = logging.getLogger("sortednet.generate")
 
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -21,12 +26,15 @@ class Described:
 
     bundle: Bundle
     specs: Mapping[str, DecoderSpec]  # by sub-model
-    kinds: Mapping[str, Hashable]  # by sub-model: those of one kind differ only in depth
-    widest: Mapping[Hashable, DecoderSpec]  # by kind: of its deepest
+    kinds: dict[str, Hashable]  # by sub-model: those of one kind differ only in depth, as far as is known
+    widest: dict[Hashable, DecoderSpec]  # by kind: of its deepest
     tokenizer: str  # a file of the bundle
     template: str | None  # the chat template, where there is one
     bos: int | None
     eos: tuple[int, ...]
+    _proofs: dict[Hashable, list[bytes]] = field(default_factory=dict)  # by kind: hashes of the keys and values of each layer
+    _proved: set[str] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
 
     @classmethod
     def of(cls, bundle: Bundle) -> Described:
@@ -50,6 +58,27 @@ class Described:
         described = [one for one in bundle.manifest.preprocessing.values() if one.get("kind") == "text"]
         tokenizer = str(described[0].get("tokenizer", TOKENIZER_FILE)) if described else TOKENIZER_FILE
         return cls(bundle, specs, kinds, widest, tokenizer, _template(bundle), entry.bos, entry.eos)
+
+    def prove(self, submodel: str, decoder: Decoder) -> None:
+        """Looks once, before a sub-model has its part in a text, whether its keys and values are those of its kind, to the bit:
+        where it has weights of its own, such as norms, it becomes one of a kind of its own."""
+        with self._lock:
+            if submodel in self._proved:
+                return
+            self._proved.add(submodel)
+            cache, kind = decoder.cache(), self.kinds[submodel]
+            tokens = [token % decoder.spec.vocabulary for token in range(1, 4)]
+            decoder.start(tokens, cache)
+            pairs = zip(cache.buffers[::2], cache.buffers[1::2], strict=True)
+            found = [sha256(a[:, :, :3].tobytes() + b[:, :, :3].tobytes()).digest() for a, b in pairs]
+            before = self._proofs.get(kind, [])
+            shared = min(len(found), len(before))
+            if found[:shared] != before[:shared]:
+                log.info("%s has keys and values of its own", submodel)
+                self.kinds[submodel] = kind = (kind, submodel)
+                self.widest[kind] = decoder.spec
+            elif len(found) > len(before):
+                self._proofs[kind] = found
 
 
 def _template(bundle: Bundle) -> str | None:

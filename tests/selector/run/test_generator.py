@@ -232,6 +232,23 @@ def test_another_size_in_the_middle_of_a_text(path: Path, monkeypatch: pytest.Mo
         ids.append(token)
 
 
+def test_a_size_with_weights_of_its_own_shares_nothing(tmp_path: Path) -> None:
+    """Whatever its axes say: its text is its own, in the middle of another's."""
+    write_bundle(tmp_path / "b", odd="middle")
+    with Generator(tmp_path / "b", feedback=False, **QUIET) as generator:
+        generation = generator.generate(PROMPT, options(60), Budget(token_ms=12.0))
+        next(generation)
+        generation._choice._budget = Budget(token_ms=8.0)
+        chosen = ["full", *(piece.submodel for piece in generation)]
+    assert set(chosen) == {"full", "middle"}
+    (switch,) = generation.switches
+    assert switch.computed == generation.prompt_tokens + switch.token
+    ids, decoders = TOKENIZER.encode(PROMPT).ids, {"full": tiny("full"), "middle": tiny("middle", seed=9)}
+    for token, submodel in zip(generation.tokens, chosen, strict=True):
+        assert token == decoders[submodel].logits(ids)[-1].argmax()
+        ids.append(token)
+
+
 def test_what_a_change_costs_is_weighed_against_what_is_left(path: Path) -> None:
     """Of a text that is nearly at its end nothing is computed again for another size."""
     with Generator(path, **QUIET) as generator:
