@@ -21,7 +21,7 @@ from exporter.decoder.check import example_texts, problem_of
 from exporter.decoder.quality import QUALITY_TOKENS, HeldOut
 from exporter.decoder.rotary import rotary_caches
 from exporter.decoder.shape import DecoderShape, shape_of
-from exporter.decoder.write import DecoderFiles, identifier, weights_name, write_decoder
+from exporter.decoder.write import PRECISIONS, DecoderFiles, identifier, weights_name, write_decoder
 from exporter.document import network_fields, score_fields, write_files, write_manifest
 from exporter.place import check_target, keep_what_fits, source_of
 from exporter.progress import exporting
@@ -154,7 +154,7 @@ class _Writer:
         entries = {}
         with exporting(show_progress) as bar:
             task = bar.add_task("exporting", total=len(written))
-            for one in sorted(written, key=lambda one: (precisions.index(one.precision), -_macs(one))):
+            for one in sorted(written, key=lambda one: (PRECISIONS.index(one.precision), -_macs(one))):  # the full one first
                 entries[one.id] = self._proved(one, answers)
                 bar.advance(task)
         arrays = {f"input/{name}": array for name, array in self.inputs.items()}
@@ -196,7 +196,8 @@ class _Writer:
             raise ExportError(f"sub-model {one.id}: {problem or 'the graph answers with what is no number'}")
         if one.precision != "fp32":
             answers[one.id] = found
-        score = self.held_out.score(session) if self.held_out is not None else self.known.get(sub)
+        is_full = sub == self.nested.family.largest
+        score = self.held_out.score(session, full=is_full) if self.held_out is not None else self.known.get(sub)
         return {**self._entry(one, sub), "int8_error": None if one.precision == "fp32" else error, **score_fields(score)}
 
     def _torch(self, sub: SubModel) -> NDArray[Any]:
