@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +55,10 @@ class GenerateOptions:
     spinning: bool | None = None  # of the sessions' idle threads; default: as their profiles were measured
     keys: bool = False  # only with a token of the scope `generate`
     rate: str | None = "600 per minute"  # requests of a token, or without keys of an address; None: any number
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class RateError(ValueError):
@@ -108,11 +112,13 @@ class Generating:
         options: dict[str, Any],
         budget: Budget,
         received: float,
+        gone: Callable[[], bool] = lambda: False,
     ) -> Text:
         """A text whose first token is there, so that whatever is wrong with the request was told by now. `options`: of a
-        `GenerationOptions`, by name; `received`: monotonic seconds.
+        `GenerationOptions`, by name; `received`: monotonic seconds; `gone`: whether anybody still waits for it.
 
-        Raises Overloaded where its turn would not come in time, Problem for a wrong request or an unknown device.
+        Raises ClientGone where nobody did when its turn came, Overloaded where its turn would not come in time, Problem for a
+        wrong request or an unknown device.
         """
         from selector.run.decode.decoder import check_prompt
 
@@ -133,6 +139,8 @@ class Generating:
                 stack.callback(self.show_load)
                 stack.enter_context(self.gate.entered(expected, kept.cores, until))
                 self.show_load()
+                if gone():
+                    raise ClientGone
                 queued_ms = (time.monotonic() - received) * 1e3
                 if first_ms is not None:
                     budget = budget.model_copy(update={"first_token_ms": max(first_ms - queued_ms, SHORTEST_MS)})
@@ -141,6 +149,9 @@ class Generating:
                 first = next(generation)
             except Overloaded as error:
                 self._metrics.text_refused(bundle.name, error.reason)
+                raise
+            except ClientGone:
+                self._metrics.text_refused(bundle.name, "gone")
                 raise
             except Exception as error:
                 raise _problem(error, bundle) from None

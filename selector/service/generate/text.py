@@ -25,7 +25,7 @@ class Text(Iterator["Piece"]):
         self._metrics, self._bundle = metrics, bundle
         self._first: Piece | None = first
         self._later_ms, self._later = 0.0, 0
-        self._gone = False
+        self._gone = self._failed = False
         self._lock = threading.Lock()
         self._closed = False
         self.ended: Callable[[Text], object] = lambda text: None
@@ -39,7 +39,11 @@ class Text(Iterator["Piece"]):
             return piece
         try:
             piece = next(self._generation)
+        except StopIteration:
+            self.close()
+            raise
         except BaseException:
+            self._failed = True
             self.close()
             raise
         self._later_ms += piece.ms
@@ -59,7 +63,7 @@ class Text(Iterator["Piece"]):
             self._closed = True
         self._turn.close()
         generation = self._generation
-        ended = "gone" if self._gone else generation.finish or "gone"
+        ended = "gone" if self._gone else "failed" if self._failed else generation.finish or "gone"
         first_s = None if generation.first_token_ms is None else (self.queued_ms + generation.first_token_ms) / 1e3
         per_second = 1e3 / self.token_ms if self.token_ms else None
         submodel = generation.selection.submodel

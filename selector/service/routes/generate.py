@@ -7,7 +7,7 @@ from flask import Blueprint, Response, current_app, g, request
 from exporter.bundle import Bundle
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.fleet.tokens import GENERATE
-from selector.service.generate.generating import Generating
+from selector.service.generate.generating import ClientGone, Generating
 from selector.service.generate.schemas import EndDocument, GenerateAnswer, GenerateRequest, PieceDocument
 from selector.service.generate.streams import CLIENT_GONE, SSE, Events, client_gone, event, noted_failure, streamed
 from selector.service.generate.text import Text
@@ -20,6 +20,11 @@ from selector.service.web.openapi import Answer, describe
 
 blueprint = Blueprint("generate", __name__, url_prefix="/v1")
 blueprint.register_error_handler(Overloaded, overloaded)
+
+
+@blueprint.errorhandler(ClientGone)
+def nobody_reads(_: ClientGone | None = None) -> Response:
+    return Response(status=CLIENT_GONE)
 
 
 @blueprint.post("/generate")
@@ -49,11 +54,11 @@ def generate() -> Response:
     bundle = state().bundle(query.bundle)
     admitted(bundle, query.device)
     gone = client_gone()
-    text = generating().begin(bundle, query.device, query.text, query.options.given(), query.budget, g.received)
+    text = generating().begin(bundle, query.device, query.text, query.options.given(), query.budget, g.received, gone)
     if not query.stream:
         found = whole(text, gone)
         if found is None:
-            return Response(status=CLIENT_GONE)
+            return nobody_reads()
         said, tokens = found
         return json_answer({"text": said, "tokens": tokens, **text.document()})
     failed = noted_failure()

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from exporter.bundle import Bundle
 from selector.service.fleet.database import StoreUnavailable
-from selector.service.generate.generating import generates
+from selector.service.generate.generating import ClientGone, generates
 from selector.service.generate.openai import (
     COMPLETION_TOKENS,
     FINISH,
@@ -26,10 +26,10 @@ from selector.service.generate.openai import (
     head,
     usage,
 )
-from selector.service.generate.streams import CLIENT_GONE, SSE, Events, client_gone, event, noted_failure, streamed
+from selector.service.generate.streams import SSE, Events, client_gone, event, noted_failure, streamed
 from selector.service.generate.text import Text
 from selector.service.predict.gate import Overloaded
-from selector.service.routes.generate import admitted, generating, whole
+from selector.service.routes.generate import admitted, generating, nobody_reads, whole
 from selector.service.state import state
 from selector.service.web.access import request_id
 from selector.service.web.bodies import json_answer, model_answer, parsed_body
@@ -37,6 +37,8 @@ from selector.service.web.openapi import Answer, describe
 from selector.service.web.problems import Problem, store_unavailable, wrong_field
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+
+blueprint.register_error_handler(ClientGone, nobody_reads)
 
 _PROBLEMS = {
     401: "No key, or an unknown one, where the service asks for one",
@@ -67,12 +69,12 @@ def completions() -> Response:
     bundle = _model(query.model)
     admitted(bundle, query.device)
     gone = client_gone()
-    text = generating().begin(bundle, query.device, prompt, query.options(most), query.budget, g.received)
+    text = generating().begin(bundle, query.device, prompt, query.options(most), query.budget, g.received, gone)
     top = head("cmpl", request_id(), bundle.name)
     if not query.stream:
         found = whole(text, gone)
         if found is None:
-            return Response(status=CLIENT_GONE)
+            return nobody_reads()
         choice = {"index": 0, "text": found[0], "logprobs": None, "finish_reason": FINISH[text.finish]}
         return json_answer(_said(top, "text_completion", [choice], text))
 
@@ -98,12 +100,12 @@ def chat_completions() -> Response:
     bundle = _model(query.model)
     admitted(bundle, query.device)
     gone, messages = client_gone(), [one.message().model_dump() for one in query.messages]
-    text = generating().begin(bundle, query.device, messages, query.options(query.most), query.budget, g.received)
+    text = generating().begin(bundle, query.device, messages, query.options(query.most), query.budget, g.received, gone)
     top = head("chatcmpl", request_id(), bundle.name)
     if not query.stream:
         found = whole(text, gone)
         if found is None:
-            return Response(status=CLIENT_GONE)
+            return nobody_reads()
         message = {"role": "assistant", "content": found[0], "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": FINISH[text.finish]}
         return json_answer(_said(top, "chat.completion", [choice], text))

@@ -10,11 +10,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from flask import Flask
 
+from selector import Budget
+from selector.service import GenerateOptions, create_app
+from selector.service.generate.generating import ClientGone, Generating
 from selector.service.generate.streams import Events, client_gone
 from tests.helpers.generators import write_bundle
 from tests.helpers.server import ANSWERS_WITHIN_S, Server, serving
@@ -157,3 +161,16 @@ def test_a_stream_that_fails_in_its_middle_says_so() -> None:
     assert list(made) == [b"1", b"damaged"]
     made.close()
     assert text.closed
+
+
+def test_one_whose_client_has_left_the_queue_is_not_generated(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "talker")
+    app = create_app([bundle], generate=GenerateOptions(cores=1))
+    generating: Generating = app.extensions["sortednet.generating"]
+    with pytest.raises(ClientGone):
+        generating.begin(bundle, None, "x", {}, Budget(), time.monotonic(), lambda: True)
+    assert generating.gate.running == 0
+    (kept,) = generating.opened(bundle)
+    assert kept.generator.free_slots == 1
+    assert 'sortednet_generate_refused_total{bundle="talker",reason="gone"} 1.0' in app.test_client().get("/metrics").text
+    kept.generator.close()
