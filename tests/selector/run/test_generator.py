@@ -285,11 +285,19 @@ def test_nothing_is_said_for_long_only_where_much_is_left(path: Path) -> None:
         assert choice.selection.submodel == "full"
 
 
+@pytest.mark.parametrize(("budget", "opened"), [(Budget(), {"full"}), (Budget(token_ms=8.0), {"middle", "full", "shallow"})])
+def test_other_sizes_are_opened_ahead_where_there_is_a_limit(path: Path, budget: Budget, opened: set[str]) -> None:
+    with Generator(path, feedback=False, **{**QUIET, "load_ahead": True}) as generator:
+        list(generator.generate(PROMPT, options(2), budget))
+        generator.runtime.pool.settle()
+        assert {submodel for submodel, _ in generator.runtime.pool.loaded} == opened
+
+
 def test_a_size_that_cannot_be_opened_is_no_reason_to_end_a_text(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     generation = generator.generate(PROMPT, options(12), Budget(token_ms=8.0))
     next(generation)
 
-    def choose(*given: Any) -> Any:
+    def choose(*given: Any, **named: Any) -> Any:
         raise BundleError("sub-model 'full': cannot be opened: it is gone")
 
     monkeypatch.setattr(generator.runtime, "choose", choose)
