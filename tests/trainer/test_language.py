@@ -44,7 +44,11 @@ def test_every_size_predicts_from_what_came_before_and_units_are_sorted(kind: st
     sorting = sort_by_importance(nested, sequences())
     assert (sorting.fixed, sorting.error < 1e-5) == ({}, True)
     groups = list(sorting.groups.values())
-    assert (groups.count(32), groups.count(2)) == (3 + 1, 3)  # widths between and the hidden size; heads by their keys
+    assert (groups.count(32), groups.count(2), groups.count(48)) == (
+        3,
+        3,
+        1,
+    )  # widths between, heads by their keys, hidden size
 
 
 @pytest.mark.parametrize("tied", [True, False])
