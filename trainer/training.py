@@ -281,7 +281,7 @@ class _Training:
     def _shares(self) -> dict[SubModel, float]:
         """The sub-models of this step, in the order of their computation, and the share of each in the loss."""
         submodels = self.rule.sample(self.step, self.options.seed)
-        weights = dict.fromkeys(submodels, 1.0)
+        weights = {sub: float(submodels.count(sub)) for sub in submodels}
         if self.options.guard:
             weights[self.rule.largest] = weights.get(self.rule.largest, 0.0) + self.options.guard
         total = sum(weights.values())

@@ -114,7 +114,8 @@ class Transformers(Family):
             kind = asked.get("model_type") or next(iter(cls.model_types), None)
             config = from_scratch(kind, spec) if kind else {}
         config = {**config, **asked}
-        of_data: dict[str, Any] = {"config": config, "labels": spec.outputs or 2, "head": _head_of(spec)}
+        of_data: dict[str, Any] = {"config": config, "labels": spec.outputs or 2}
+        of_data["head"] = head_for(cls.usual_task, images, "") if cls.usual_task else _head_of(spec)
         if images:
             of_data |= {"input_shape": list(spec.input_shape), "mean": list(spec.mean), "std": list(spec.std)}
         else:
