@@ -21,6 +21,7 @@ from exporter.bundle import MODELS_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
 from exporter.bundle.manifest import FORMAT_VERSION, INT8_SUFFIX, Int8Range, Manifest
 from exporter.bundle.session import SessionOptions, open_session
+from exporter.decoder.export import export_decoder, is_decoder
 from exporter.document import network_fields, score_fields, write_files, write_manifest
 from exporter.graph import Template
 from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
@@ -71,7 +72,7 @@ def export(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Bundle:
-    """Writes the bundle `out` and returns it, opened.
+    """Writes the bundle `out` and returns it, opened; of a language model in fp32 (`exporter.decoder.export` has more).
 
     `test_data`: the task's score of every graph is measured on it with ONNX Runtime. `scores`: what was measured in torch
     instead, where the data are not at hand; with neither the qualities are unknown.
@@ -88,6 +89,12 @@ def export(
     stands there would be lost; BundleError when the bundle cannot be written; TrainerError for test targets that are not the
     task's.
     """
+    if is_decoder(nested):
+        if int8_calibration is not None or int8_range != "reduced":
+            raise ExportError("int8: a language model needs no training data for it: export_decoder(…, precisions=…)")
+        given: dict[str, Any] = {"test_data": test_data, "scores": scores, "submodels": submodels, "training": training}
+        given |= {"files": files, "preprocessing": preprocessing, "overwrite": overwrite, "show_progress": show_progress}
+        return export_decoder(nested, out, **given)
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
     if uncalibrated:

@@ -221,6 +221,23 @@ def export(
         Literal["reduced", "full"],
         typer.Option(help="Range of int8 weights: reduced is 7 bits; full, 8, is refused where this processor saturates."),
     ] = "reduced",
+    precisions: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32,int8; of a language model fp32,int8-rows,int8,int4: each over a file of its own.", show_default=False
+        ),
+    ] = None,
+    segments: Annotated[
+        str | None,
+        typer.Option(help="LAYER,…: a language model's graphs also in two parts, below and from it on.", show_default=False),
+    ] = None,
+    head_bits: Annotated[
+        int | None, typer.Option(help="4 or 8: of the head and the embedding in int4. Default: 4.", show_default=False)
+    ] = None,
+    quality_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a language model's test split that quality is measured on. 0: all.", show_default="8192"),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
@@ -229,16 +246,29 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
+    from exporter.decoder.export import DecodingOptions, layers_of
     from exporter.run import export_run
     from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, overwrite=overwrite, say=tell)
+    given = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments and layers_of(segments)}
+    bundle = export_run(
+        run,
+        out,
+        names,
+        int8=int8,
+        int8_range=int8_range,
+        precisions=precisions.split(",") if precisions is not None else (),
+        decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
+        data=data,
+        overwrite=overwrite,
+        say=tell,
+    )
     if as_json:
         print_json(inspect_bundle(bundle))
         return
     errors = [entry.int8_error for entry in bundle.manifest.submodels if entry.int8_error is not None]
-    told = f"; int8 at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
+    told = f"; {'others' if bundle.decoder else 'int8'} at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
     of_torch = "fp32 equal to torch" if errors else "all equal to torch"
     typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
     typer.echo(f"Next: sortednet profile {out}")

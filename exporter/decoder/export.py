@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from exporter.decoder.check import example_texts, problem_of
 from exporter.decoder.quality import QUALITY_TOKENS, HeldOut
 from exporter.decoder.rotary import rotary_caches
 from exporter.decoder.shape import DecoderShape, shape_of
-from exporter.decoder.write import DecoderFiles, identifier, weights_name, write_decoder
+from exporter.decoder.write import PRECISIONS, DecoderFiles, identifier, weights_name, write_decoder
 from exporter.document import network_fields, score_fields, write_files, write_manifest
 from exporter.place import check_target, keep_what_fits, source_of
 from exporter.progress import exporting
@@ -36,6 +38,30 @@ SELFTEST_TOLERANCE, QUANTIZED_TOLERANCE = 2e-3, 0.05
 near to fp32 as it was here passes too (`exporter.bundle.verify`)."""
 
 
+@dataclass(frozen=True)
+class DecodingOptions:
+    """What an export of a language model may be asked for. Raises ExportError naming the field and what is allowed."""
+
+    segments: tuple[int, ...] = ()  # layers at which each deeper graph is written in two parts as well
+    head_bits: int | None = None  # of the head and the embedding where weights are in blocks of 4 bits; None: 4
+    quality_tokens: int = QUALITY_TOKENS  # of the test split, that each graph's quality is measured on; 0: all
+
+    def __post_init__(self) -> None:
+        if any(type(layer) is not int or layer < 1 for layer in self.segments):
+            raise ExportError(f"segments = {self.segments!r}: allowed are numbers of layers, from 1")
+        if self.head_bits not in (None, 4, 8):
+            raise ExportError(f"head_bits = {self.head_bits!r}: allowed are 4, 8")
+        if type(self.quality_tokens) is not int or self.quality_tokens < 0:
+            raise ExportError(f"quality_tokens = {self.quality_tokens!r}: allowed are whole numbers from 0, which means all")
+
+
+def layers_of(text: str) -> tuple[int, ...]:
+    """`4,8` → the layers. Raises ExportError."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ExportError(f"segments = {text!r}: allowed are numbers of layers, LAYER,LAYER,…")
+    return tuple(int(part) for part in text.split(","))
+
+
 def is_decoder(nested: NestedModel) -> bool:
     """Whether it is a language model whose graphs decode."""
     return getattr(nested.family, "head", "") == "causal"
@@ -48,9 +74,7 @@ def export_decoder(
     test_data: Data | None = None,
     scores: Mapping[SubModel, Score] | None = None,
     precisions: Sequence[str] = ("fp32",),
-    segments: Sequence[int] = (),
-    head_bits: int | None = None,
-    quality_tokens: int = QUALITY_TOKENS,
+    options: DecodingOptions | None = None,
     submodels: Sequence[SubModel] | None = None,
     training: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
@@ -60,26 +84,26 @@ def export_decoder(
 ) -> Bundle:
     """Writes the bundle `out` of a family whose head is `causal`, and returns it, opened.
 
-    `precisions`, `segments`, `head_bits`: see `write_decoder`. Every fp32 graph is compared with torch. `quality_tokens`: of
-    the test data, that the task's score of every graph is measured on; 0: all. The other arguments are those of `export`.
+    `precisions`: one file of weights each, see `write_decoder`; each fp32 graph is compared with torch. The other arguments are
+    those of `exporter.export`.
 
     Raises ExportError for an architecture, a size or a precision that is not written, for a graph that differs from torch by
     more than 1e-3 of the largest logit, or when what stands at `out` would be lost; BundleError when it cannot be written.
     """
-    precisions = list(dict.fromkeys(precisions))
+    precisions, options = list(dict.fromkeys(precisions)), options or DecodingOptions()
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     sizes = {sub.id: _shape(nested, sub) for sub in chosen}
     ids = [identifier(name, precision) for precision in precisions for name in sizes]
     needed = sum(p.numel() * p.element_size() for p in nested.full.parameters())
     target, standing = check_target(out, source_of(nested, training or {}), ids, needed=needed, overwrite=overwrite)
-    held_out = HeldOut(as_examples(test_data), nested.family.task, quality_tokens) if test_data is not None else None
+    held_out = HeldOut(as_examples(test_data), nested.family.task, options.quality_tokens) if test_data is not None else None
     was_training, device = nested.training, next(nested.full.parameters()).device
     nested.eval()
     nested.full.cpu()
     try:
         with plain_attention(), torch.no_grad(), built_beside(target, overwrite=overwrite) as folder:
             writer = _Writer(nested, folder, dict(zip(sizes, chosen, strict=True)), sizes, held_out, dict(scores or {}))
-            document = writer.write(precisions, segments, head_bits, show_progress)
+            document = writer.write(precisions, options, show_progress)
             write_files(folder, files or {})
             manifest = _manifest(nested, folder, document, training or {}, preprocessing or {})
             Bundle(folder, verify=False)
@@ -112,9 +136,7 @@ class _Writer:
         self.inputs = {PROMPT: self.texts[:, :-1], NEXT: self.texts[:, -1:]}
         self.layers: dict[LayerShape, int] = {}
 
-    def write(
-        self, precisions: Sequence[str], segments: Sequence[int], head_bits: int | None, show_progress: bool
-    ) -> dict[str, Any]:
+    def write(self, precisions: Sequence[str], options: DecodingOptions, show_progress: bool) -> dict[str, Any]:
         """What the manifest says of the graphs."""
         modules = dict(self.nested.full.named_modules())
         rotary = next(module for name, module in modules.items() if name.endswith("rotary_emb"))
@@ -125,14 +147,14 @@ class _Writer:
             rotary_caches(rotary, self.full.context),
             self.sizes,
             precisions=precisions,
-            segments=segments,
-            head_bits=head_bits,
+            segments=options.segments,
+            head_bits=options.head_bits,
         )
         answers: dict[str, dict[str, NDArray[Any]]] = {}
         entries = {}
         with exporting(show_progress) as bar:
             task = bar.add_task("exporting", total=len(written))
-            for one in sorted(written, key=lambda one: (precisions.index(one.precision), -_macs(one))):
+            for one in sorted(written, key=lambda one: (PRECISIONS.index(one.precision), -_macs(one))):  # the full one first
                 entries[one.id] = self._proved(one, answers)
                 bar.advance(task)
         arrays = {f"input/{name}": array for name, array in self.inputs.items()}
@@ -148,7 +170,7 @@ class _Writer:
             "precision_weights": paths,
             "decoder": {
                 **{name: getattr(full, name) for name in ("layers", "kv_heads", "head_size", "context", "vocabulary")},
-                "head_bits": head_bits if "int4" in precisions else None,
+                "head_bits": (options.head_bits or 4) if "int4" in precisions else None,
                 "quality_tokens": self.held_out.tokens if self.held_out else 0,
                 "graph": {one.id: {"layers": one.size.layers, "kv_heads": one.size.kv_heads} for one in written},
             },
@@ -174,7 +196,8 @@ class _Writer:
             raise ExportError(f"sub-model {one.id}: {problem or 'the graph answers with what is no number'}")
         if one.precision != "fp32":
             answers[one.id] = found
-        score = self.held_out.score(session) if self.held_out is not None else self.known.get(sub)
+        is_full = sub == self.nested.family.largest
+        score = self.held_out.score(session, full=is_full) if self.held_out is not None else self.known.get(sub)
         return {**self._entry(one, sub), "int8_error": None if one.precision == "fp32" else error, **score_fields(score)}
 
     def _torch(self, sub: SubModel) -> NDArray[Any]:
@@ -258,8 +281,8 @@ def _special_tokens(config: Any, of_data: Mapping[str, Any], vocabulary: int) ->
     """What begins, ends and fills up a text: as the tokenizer's files say, else as the configuration does."""
     found = {}
     for name in ("bos", "eos", "pad"):
-        said = of_data.get(f"{name}_id", of_data.get(name))
-        value = said if said is not None else getattr(config, f"{name}_token_id", None)
+        said = of_data.get("eos_ids" if name == "eos" else f"{name}_id")
+        value = said if said not in (None, []) else getattr(config, f"{name}_token_id", None)
         tokens = [int(token) for token in (value if isinstance(value, (list, tuple)) else [value]) if token is not None]
         tokens = [token for token in tokens if 0 <= token < vocabulary]  # -1: none, in some configurations
         found[name] = tokens if name == "eos" else next(iter(tokens), None)
