@@ -13,7 +13,9 @@ from rich.table import Column, Table
 from sortednet.console import messages, print_json, show, tell
 from sortednet.options import (
     AccuracyOption,
+    ContextOption,
     EnergyOption,
+    FirstTokenOption,
     JsonOption,
     LatencyOption,
     LengthOption,
@@ -22,8 +24,10 @@ from sortednet.options import (
     OutOption,
     OverwriteOption,
     PercentileOption,
+    PromptTokensOption,
     QualityOption,
     SpinningOption,
+    TokenOption,
 )
 
 StoreOption = Annotated[
@@ -134,6 +138,10 @@ def pull(
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
     length: LengthOption = None,
+    first_token_ms: FirstTokenOption = None,
+    token_ms: TokenOption = None,
+    prompt_tokens: PromptTokensOption = None,
+    context: ContextOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -143,6 +151,7 @@ def pull(
 
     budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb}
     budget |= {"min_quality": min_quality, "min_accuracy": min_accuracy}
+    budget |= {"first_token_ms": first_token_ms, "token_ms": token_ms, "prompt_tokens": prompt_tokens, "context": context}
     budget_fields = {**budget, "percentile": percentile, "objective": objective, "length": length}
     names = submodels.split(",") if submodels is not None else None
     options: dict[str, Any] = {"overwrite": overwrite, "timeout": timeout, "quiet": as_json}

@@ -26,7 +26,8 @@ class BudgetError(ValueError):
 
 
 class BatteryPlan(BaseModel):
-    """So many inferences per second or hour, until a moment, for so many hours, or until so much charge is left.
+    """So many inferences per second or hour, until a moment, for so many hours, or until so much charge is left. Where text is
+    generated an inference is a token.
 
     Raises pydantic.ValidationError (a ValueError) when it says twice, or not at all, how often or how long.
     """

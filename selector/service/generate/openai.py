@@ -302,5 +302,5 @@ def failure(status: int, detail: str, errors: Any = ()) -> tuple[int, dict[str, 
     param = first.get("field", "").removeprefix("options.") or None
     status = 400 if status == 422 else status
     kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
-    code = "model_not_found" if status == 404 and param in (None, "model") else None
+    code = "model_not_found" if status == 404 and detail.startswith("model ") else None
     return status, {"error": {"message": message.replace("options.", ""), "type": kind, "param": param, "code": code}}

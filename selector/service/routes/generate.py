@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, g, request
 
 from exporter.bundle import Bundle
+from selector.service.fleet.database import StoreUnavailable
 from selector.service.fleet.tokens import GENERATE
 from selector.service.generate.generating import Generating
 from selector.service.generate.schemas import EndDocument, GenerateAnswer, GenerateRequest, PieceDocument
@@ -74,7 +75,8 @@ def generating() -> Generating:
 
 
 def admitted(bundle: Bundle, device: str | None) -> None:
-    """Counts the request against its key's rate, or its address's. Raises Problem 401, 403 and 429."""
+    """Counts the request against its key's rate, or its address's. Raises Problem 401, 403 and 429, and StoreUnavailable where
+    keys are asked for; without them a store that does not answer counts nothing."""
     limit = state().generate_limit(generating().options.rate)
     if generating().options.keys:
         token = bearer(GENERATE, bundle.name, device or "")
@@ -83,7 +85,11 @@ def admitted(bundle: Bundle, device: str | None) -> None:
         key = f"generate {request.remote_addr}"
         who = f"address {request.remote_addr}"
     if limit is not None:
-        count(limit, key, who)
+        try:
+            count(limit, key, who)
+        except StoreUnavailable:
+            if generating().options.keys:
+                raise
 
 
 def whole(text: Text, gone: object) -> tuple[str, list[int]] | None:

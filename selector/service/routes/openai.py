@@ -9,6 +9,7 @@ from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException
 
 from exporter.bundle import Bundle
+from selector.service.fleet.database import StoreUnavailable
 from selector.service.generate.generating import generates
 from selector.service.generate.openai import (
     COMPLETION_TOKENS,
@@ -33,7 +34,7 @@ from selector.service.state import state
 from selector.service.web.access import request_id
 from selector.service.web.bodies import json_answer, model_answer, parsed_body
 from selector.service.web.openapi import Answer, describe
-from selector.service.web.problems import Problem, wrong_field
+from selector.service.web.problems import Problem, store_unavailable, wrong_field
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 
@@ -141,6 +142,11 @@ def problem(error: Problem) -> Response:
 @blueprint.errorhandler(Overloaded)
 def overloaded(error: Overloaded) -> Response:
     return _failed(503, f"refused early: {error.detail}", (), {"Retry-After": str(error.retry_after_s)})
+
+
+@blueprint.errorhandler(StoreUnavailable)
+def unavailable(error: StoreUnavailable) -> Response:
+    return problem(store_unavailable(error))
 
 
 @blueprint.errorhandler(HTTPException)

@@ -218,3 +218,19 @@ def test_the_document_of_the_api_has_events_and_both_kinds_of_errors(client: Fla
     assert set(found["200"]["content"]) == {"text/event-stream", "application/json"}
     assert "application/problem+json" in found["503"]["content"]
     assert "application/json" in paths["/v1/chat/completions"]["post"]["responses"]["422"]["content"]
+
+
+def test_the_dashboard_is_told_of_tokens_per_second(client: FlaskClient) -> None:
+    limit = {"token_ms": 1e6}
+    post(client, prompt=PROMPT, options={"max_tokens": 5, "ignore_eos": True}, budget=limit)
+    answer = client.get("/dashboard/runtime").json
+    assert answer is not None
+    latest = answer["bundles"]["talker"]["history"][-1]
+    assert latest["tokens_per_second"] == pytest.approx(1e3 / latest["latency_ms"])
+    assert (latest["limit_ms"], latest["met"], latest["submodel"]) == (1e6, True, "full")
+
+
+def test_what_generates_text_runs_no_inputs(client: FlaskClient) -> None:
+    answer = client.post("/v1/predict", json={"inputs": {"input_ids": [[1]]}})
+    assert answer.status_code == 422
+    assert "POST /v1/generate" in answer.text

@@ -93,7 +93,7 @@ def test_parts_and_either_name_of_the_limit(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "param", "said"),
+    ("place", "body", "param", "said"),
     [
         ("completions", {"prompt": ""}, "prompt", "empty"),
         ("completions", {"prompt": ["a", "b"]}, "prompt", "allowed is one"),
@@ -114,9 +114,9 @@ def test_parts_and_either_name_of_the_limit(client: FlaskClient) -> None:
     ],
 )
 def test_errors_have_that_interfaces_form(
-    client: FlaskClient, path: str, body: dict[str, Any], param: str | None, said: str
+    client: FlaskClient, place: str, body: dict[str, Any], param: str | None, said: str
 ) -> None:
-    answer = client.post(f"/v1/{path}", json={"model": "talker", **body})
+    answer = client.post(f"/v1/{place}", json={"model": "talker", **body})
     assert answer.status_code == 400, answer.text
     error = answer.json["error"]  # type: ignore[index]
     assert set(error) == {"message", "type", "param", "code"}
