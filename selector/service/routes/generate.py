@@ -79,7 +79,7 @@ def admitted(bundle: Bundle, device: str | None) -> None:
     keys are asked for; without them a store that does not answer counts nothing."""
     limit = state().generate_limit(generating().options.rate)
     if generating().options.keys:
-        token = bearer(GENERATE, bundle.name, device or "")
+        token = bearer(state().fleet.store.tokens, GENERATE, bundle.name, device or "")
         key, who = token.id, f"token {token.id}"
     else:
         key = f"generate {request.remote_addr}"

@@ -209,7 +209,7 @@ def model(name: str, model: str) -> Response:
 
 def _writer(bundle: Bundle, device: str) -> Token:
     """The request's token. Raises Problem 401, 403 and 429."""
-    token = bearer(WRITE, bundle.name, device)
+    token = bearer(state().fleet.store.tokens, WRITE, bundle.name, device)
     count(state().put_limit, token.id, f"token {token.id}")
     return token
 

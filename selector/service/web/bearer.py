@@ -8,18 +8,16 @@ from typing import NoReturn
 from flask import request
 
 from selector.service.fleet.rates import RateLimit
-from selector.service.fleet.tokens import Token
-from selector.service.state import state
+from selector.service.fleet.tokens import Token, Tokens
 from selector.service.web.problems import Problem
 
 
-def bearer(scope: str, bundle: str, device: str) -> Token:
-    """The request's token, which has the scope for that bundle and device. Raises Problem 401 and 403, and 503 where the
-    service has no store of tokens."""
+def bearer(tokens: Tokens, scope: str, bundle: str, device: str) -> Token:
+    """The request's token, of these, which has the scope for that bundle and device. Raises Problem 401 and 403."""
     given = request.authorization
     if given is None or given.type != "bearer" or not given.token:
         _unauthorized("a bearer token is needed: Authorization: Bearer TOKEN", "")
-    token = state().fleet.store.tokens.authenticate(given.token)
+    token = tokens.authenticate(given.token)
     if token is None:
         _unauthorized("the token is unknown, expired or revoked", ', error="invalid_token"')
     if scope not in token.scopes:
