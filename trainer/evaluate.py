@@ -40,12 +40,15 @@ def scores_of(
     with own(f"task {task.kind}: scorer"):
         scorers = {sub: task.scorer() for sub in submodels}
     family, largest = nested.family, nested.family.largest
-    most = min(TOKENS, max(1, NUMBERS // family.vocabulary))
-    groups = family.passes(sorted(scorers, key=lambda sub: sub != largest))  # the full model first: others are compared with it
+    compared = sorted(scorers, key=lambda sub: sub != largest)  # of a language model: with the full one, which comes first
+    groups = family.passes(compared if family.narrows else list(scorers))
+    together = max(map(len, groups), default=1)
+    most = min(TOKENS, max(1, NUMBERS // (family.vocabulary * together))) if family.vocabulary > 1 else TOKENS
     for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH, workers=workers, tokens=most):
         placed = laid_out(as_inputs(batch.inputs, nested.input_names), device, as_channels_last)
         targets = as_arrays(batch.targets)
-        shared, checked = sharing(device), isinstance(examples, Samples)  # of those in memory all were checked before
+        shared = nullcontext() if family.vocabulary > 1 else sharing(device)
+        checked = isinstance(examples, Samples)  # of those in memory all were checked before
         looked_at = task.looked_at(batch.targets) if family.narrows else None
         if looked_at is not None:
             targets = as_arrays(each(batch.targets, lambda t, kept=looked_at: t[kept][None]))
@@ -53,9 +56,9 @@ def scores_of(
             module = nested.skeleton(group[0])
             narrow = nullcontext() if looked_at is None else family.at_positions(module, looked_at.to(device))
             with narrow, family.leaving_at(module, group), shared:
-                together = nested.outputs(placed, group[0])
+                found = nested.outputs(placed, group[0])
             for place, sub in enumerate(group):
-                outputs = {name: o.chunk(len(group))[place] for name, o in together.items()} if len(group) > 1 else together
+                outputs = {name: o.chunk(len(group))[place] for name, o in found.items()} if len(group) > 1 else found
                 if not checked:
                     task.check(outputs, each(targets, torch.from_numpy))
                     checked = True

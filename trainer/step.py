@@ -48,7 +48,7 @@ class Gradients:
         self.nested, self.task, self.rule, self.teacher = nested, task, rule, teacher
         self.accelerator, self.scaler, self.options = accelerator, scaler, options
         self.passes = 0
-        """Forward and backward passes so far."""
+        """Forward and backward passes over a batch so far."""
         if options.recompute and not named_blocks(nested.full):
             raise TrainerError("recompute: the network has no blocks (no ModuleList); allowed is False")
 
@@ -60,9 +60,11 @@ class Gradients:
         seed: int,
         indices: Tensor | None = None,
         check: Callable[[Outputs, Targets], None] | None = None,
+        what: str = "",
     ) -> float:
         """Returns the loss, in which each sub-model has its share. `given`: targets, on any device. `seed`: of the positions
-        that are looked at. `indices`: of the examples, where the teacher remembers them. `check`: of the first outputs."""
+        that are looked at. `indices`: of the examples, where the teacher remembers them. `check`: of the first outputs.
+        `what`: stands before the sub-model's name in errors."""
         device = next(iter(inputs.values())).device
         looked_at = self.task.looked_at(given, seed)
         whole = _Part(dict(inputs), each(given, lambda t: to_device(t, device)), None, indices)
@@ -76,8 +78,10 @@ class Gradients:
                 answers = self.teacher.answers(part.inputs, self.accelerator, part.indices, positions)
             earlier: dict[SubModel, Outputs] = {}
             for group in self.nested.family.passes(list(shares)):
-                total += self._pass({sub: shares[sub] for sub in group}, part, answers, earlier, weight, check)
+                with own(f"{what}sub-model {group[0].id}"):
+                    total += self._pass({sub: shares[sub] for sub in group}, part, answers, earlier, weight, check)
                 check = None
+        self.passes += len(self.nested.family.passes(list(shares)))
         return float(total)
 
     def _parts(self, whole: _Part) -> Iterator[tuple[_Part, Tensor | float]]:
@@ -125,12 +129,11 @@ class Gradients:
                     if place == 0:  # the others have its layers
                         loss = loss + teacher.of_hidden(states, answers, part.inputs)
                 added.append(loss * (shares[sub] * weight))
-                if self.rule.distils:
+                if self.rule.distils or not family.narrows:  # those of a language model are large
                     earlier[sub] = {name: output.detach() for name, output in mine.items()}
             return self.scaler.scale(sum(added, torch.zeros((), device=part.device)))
 
         with ExitStack() as within:
-            within.enter_context(own(f"sub-model {group[0].id}"))
             states = within.enter_context(teacher.states_of(module)) if teacher else []
             if narrow and part.looked_at is not None:
                 within.enter_context(family.at_positions(module, part.looked_at))
@@ -138,7 +141,6 @@ class Gradients:
             if self.options.recompute:
                 within.enter_context(recomputed(module))
             self.nested.accumulate_gradients(group[0], part.inputs, loss_of, self.accelerator.autocast())
-        self.passes += 1
         return sum((loss.detach() for loss in added), torch.zeros((), device=part.device))
 
 

@@ -40,7 +40,7 @@ from trainer.schedule import learning_rate, make_optimizer
 from trainer.speed.layout import laid_out, suits_channels_last
 from trainer.step import Gradients
 from trainer.submodel import SubModel, TrainerError
-from trainer.task import Outputs, own
+from trainer.task import Outputs
 from trainer.teacher import teacher_for
 from trainer.updates import UpdateRule, make_rule
 
@@ -261,9 +261,8 @@ class _Training:
         indices = next(self.places).indices if self.places else None
         # Of those in memory all were checked before.
         check = None if isinstance(self.examples, Samples) else self._check
-        with own(f"step {self.step}"):
-            positions = _mixed(seed + self.ranks.rank, "positions", self.step)
-            loss = self.gradients.accumulate(self._shares(), inputs, batch.targets, positions, indices, check)
+        positions, what = _mixed(seed + self.ranks.rank, "positions", self.step), f"step {self.step}, "
+        loss = self.gradients.accumulate(self._shares(), inputs, batch.targets, positions, indices, check, what)
         if not math.isfinite(loss):
             raise TrainerError(
                 f"loss = {loss} at step {self.step}: the training diverged; try a lower lr than {self.options.peak_lr}"
@@ -282,7 +281,7 @@ class _Training:
     def _shares(self) -> dict[SubModel, float]:
         """The sub-models of this step, in the order of their computation, and the share of each in the loss."""
         submodels = self.rule.sample(self.step, self.options.seed)
-        weights = dict.fromkeys(submodels, 1.0)
+        weights = {sub: float(submodels.count(sub)) for sub in submodels}
         if self.options.guard:
             weights[self.rule.largest] = weights.get(self.rule.largest, 0.0) + self.options.guard
         total = sum(weights.values())

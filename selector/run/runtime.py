@@ -197,15 +197,17 @@ class Runtime:
             f"a Runtime holds open sessions and cannot be pickled or copied; open Runtime({path!r}) in each process"
         )
 
-    def choose(self, budget: Budget, among: Collection[Key] | None = None) -> tuple[Selection, Program]:
-        """What runs next within the budget, and what runs it. Raises what `select` and `program` raise."""
+    def choose(self, budget: Budget, among: Collection[Key] | None = None, *, ahead: bool = True) -> tuple[Selection, Program]:
+        """What runs next within the budget, and what runs it. Without `ahead` its neighbours are not opened too. Raises what
+        `select` and `program` raise."""
         wanted = self.select(budget, among)
         key = (wanted.submodel, wanted.device)
         program = self.pool.get(key)
         if program is not None:
             if key != self._latest:
                 self._latest = key
-                self._open_neighbours(key)
+                if ahead:
+                    self._open_neighbours(key)
             return wanted, program
         # once: the sensors' thread may close sessions at any time
         loaded = self.pool.loaded if among is None else [one for one in self.pool.loaded if one in among]
@@ -219,7 +221,8 @@ class Runtime:
                 return instead._replace(reason=f"{instead.reason} that is open; {wanted.submodel} is being opened"), program
         self._latest = key
         program = self.pool.load(key)
-        self._open_neighbours(key)
+        if ahead:
+            self._open_neighbours(key)
         return wanted, program
 
     def _compute(

@@ -23,7 +23,7 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "intermediate_size": 32,
-    "hidden_size": 32,
+    "hidden_size": 48,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -43,7 +43,7 @@ def language_family(kind: str = "llama", tokens: int = 9, positions: int = 0, **
     """Three depths, two widths between, one or two groups of heads, two hidden sizes: 24 sub-models."""
     found = Llama({"model_type": kind, **SIZES, **config}, tokens=tokens, mask=False)
     found.with_task(LanguageModelling(positions=positions))
-    found.axes = {**found.axes, "intermediate_size": (16, 32), "hidden_size": (16, 32)}
+    found.axes = {**found.axes, "intermediate_size": (16, 32), "hidden_size": (24, 48)}
     return found
 
 

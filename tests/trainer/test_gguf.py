@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def write_gguf(path: Path, architecture: str = "llama", **keys: Any) -> Any:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([token for token, _ in vocabulary])
     writer.add_token_types([gguf.TokenType.CONTROL if number == 0 else gguf.TokenType.NORMAL for _, number in vocabulary])
-    writer.add_token_merges([])
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_eos_token_id(0)
     writer.add_chat_template(TEMPLATE)
     for key, value in keys.items():

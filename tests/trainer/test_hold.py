@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.helpers.language import language_family, mixed, sequences
-from trainer import TrainerError, fit
+from trainer import Samples, TrainerError, fit
 from trainer.evaluate import scores_of
 from trainer.hold import taken_back
-from trainer.training import TrainingInterrupted
+from trainer.interruption import TrainingInterrupted
 
 
 @pytest.mark.parametrize(("may_lose", "kept"), [(0.2, 1.0), (0.1, 1.0), (0.05, 0.5), (0.0, 0.0), (0.07, 0.6875)])
@@ -28,9 +28,10 @@ def test_a_training_that_harms_the_full_model_is_taken_back_as_far_as_it_must(
     interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a rate that destroys what it knew; one that was interrupted still knows where it began."""
-    nested, data = mixed(language_family()), sequences()
-    original = nested.extract(nested.family.largest)
-    (before,) = scores_of(nested.eval(), [nested.family.largest], data).values()
+    nested = mixed(language_family())
+    original, inputs = nested.extract(nested.family.largest), sequences().inputs
+    data = Samples(inputs, nested.eval().outputs(inputs)["logits"].argmax(-1))  # what it knows
+    (before,) = scores_of(nested, [nested.family.largest], data).values()
     said: dict[str, Any] = {
         "optimizer": "adamw",
         "lr": 0.3,
@@ -41,10 +42,7 @@ def test_a_training_that_harms_the_full_model_is_taken_back_as_far_as_it_must(
     }
     said |= {"show_progress": False, "teacher": original, "run": tmp_path}
     if interrupted:
-        from trainer import training
-
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-        monkeypatch.setattr(training._Training, "_validate", _stopped)
+        monkeypatch.setattr("trainer.training._Training._validate", _stopped)
         with pytest.raises(TrainingInterrupted):
             fit(nested, data, data, **said)
         monkeypatch.undo()

@@ -44,7 +44,11 @@ def test_every_size_predicts_from_what_came_before_and_units_are_sorted(kind: st
     sorting = sort_by_importance(nested, sequences())
     assert (sorting.fixed, sorting.error < 1e-5) == ({}, True)
     groups = list(sorting.groups.values())
-    assert (groups.count(32), groups.count(2)) == (3 + 1, 3)  # widths between and the hidden size; heads by their keys
+    assert (groups.count(32), groups.count(2), groups.count(48)) == (
+        3,
+        3,
+        1,
+    )  # widths between, heads by their keys, hidden size
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -100,7 +104,7 @@ def test_depths_share_a_pass_and_parts_of_a_batch_add_up_to_the_same_step(option
     assert [len(group) for group in found.passes(list(shares))] == [3] * 8
     loss, all_of_them = gradients(nested, shares, teacher, **options)
     assert loss == pytest.approx(wanted[0], rel=1e-5)
-    torch.testing.assert_close(all_of_them, wanted[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(all_of_them, wanted[1], rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_the_original_still_has_nothing_to_learn_from_it() -> None:
@@ -109,7 +113,7 @@ def test_what_is_the_original_still_has_nothing_to_learn_from_it() -> None:
     original = nested.extract(nested.family.largest)
     _, full = gradients(nested, {nested.family.largest: 1.0}, original)
     _, small = gradients(nested, {nested.family.smallest: 1.0}, original)
-    assert float(full.abs().max()) < 1e-6 < 1e-3 < float(small.abs().max())
+    assert float(full.abs().max()) < 1e-5 < 1e-3 < float(small.abs().max())
 
 
 def test_a_step_looks_at_so_many_positions_of_each_sequence_and_at_others_the_next_time() -> None:

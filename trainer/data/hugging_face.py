@@ -122,7 +122,7 @@ def _documents_set(
     features = own[splits["train"]].features
     texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") in TEXTS]
     column = text or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
-    if column not in texts:
+    if column is None or column not in texts:
         raise TrainerError(f"data {name!r}: text = {column!r}: allowed are its columns of texts: {', '.join(texts) or 'none'}")
     documents: list[str] = []
     parts: dict[str, Array] = {}

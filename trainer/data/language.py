@@ -74,7 +74,7 @@ def instruction_set(
         part: TokenExamples([rows[int(i)] for i in of], tags=[targets[int(i)] for i in of], pad_id=read.pad_id, mask=False)
         for part, of in kept.items()
     }
-    notes = ()
+    notes: tuple[str, ...] = ()
     if left_out := len(answers) - int(answers.sum()):
         notes = (f"{left_out} of {len(answers)} conversations have no answer within max_tokens = {length} and are left out.",)
     return _data_set(name, read, length, kept, split, record, notes)

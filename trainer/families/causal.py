@@ -48,7 +48,7 @@ def at_positions(module: nn.Module, positions: Tensor) -> Iterator[bool]:
 
     def chosen(_head: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
         hidden = given[0]  # (K * N, T, d)
-        return hidden.view(-1, *positions.shape, hidden.shape[-1])[:, positions]
+        return hidden.reshape(-1, *positions.shape, hidden.shape[-1])[:, positions]
 
     handle = head.register_forward_pre_hook(chosen)
     try:

@@ -46,6 +46,9 @@ from trainer.initialisation import WithoutInitialisation
 from trainer.submodel import AxisValue, SubModel, TrainerError
 from trainer.task import Task, find_task, own
 
+EXAMPLE = 64
+"""Tokens of a language model's example at most: each has as many outputs as there are words."""
+
 
 class Transformers(Family):
     """Axes are the configuration's sizes: `num_hidden_layers` (the first ones are kept), `intermediate_size`,
@@ -111,7 +114,8 @@ class Transformers(Family):
             kind = asked.get("model_type") or next(iter(cls.model_types), None)
             config = from_scratch(kind, spec) if kind else {}
         config = {**config, **asked}
-        of_data: dict[str, Any] = {"config": config, "labels": spec.outputs or 2, "head": _head_of(spec)}
+        of_data: dict[str, Any] = {"config": config, "labels": spec.outputs or 2}
+        of_data["head"] = head_for(cls.usual_task, images, "") if cls.usual_task else _head_of(spec)
         if images:
             of_data |= {"input_shape": list(spec.input_shape), "mean": list(spec.mean), "std": list(spec.std)}
         else:
@@ -149,17 +153,18 @@ class Transformers(Family):
         """Every second text is shorter by a third, and padded; of a language model without a mask none."""
         if self._takes_pixels:
             return {"pixel_values": torch.rand(batch_size, *self.input_shape)}
-        ids = torch.randint(0, self.architecture.full.vocab_size, (batch_size, self.tokens))
+        tokens = min(self.tokens, EXAMPLE) if self.head == CAUSAL else self.tokens
+        ids = torch.randint(0, self.architecture.full.vocab_size, (batch_size, tokens))
         ids[ids == self._pad] = (self._pad + 1) % self.architecture.full.vocab_size
         mask = torch.ones_like(ids)
         if self.head == CAUSAL and not self.mask:
             return {"input_ids": ids}
-        mask[1::2, self.tokens - self.tokens // 3 :] = 0
+        mask[1::2, tokens - tokens // 3 :] = 0
         inputs = {"input_ids": torch.where(mask == 1, ids, self._pad)}
         if self.mask:
             inputs["attention_mask"] = mask
         if self.pairs:
-            inputs["token_type_ids"] = mask * (torch.arange(self.tokens) >= self.tokens // 2)
+            inputs["token_type_ids"] = mask * (torch.arange(tokens) >= tokens // 2)
         return inputs
 
     def fused_blocks(self, sub: SubModel) -> Mapping[str, Mapping[int, Sequence[int]]]:

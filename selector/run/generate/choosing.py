@@ -44,6 +44,8 @@ class Choice:
         self._knows_tokens = bool(runtime.candidates.contexts)
         self._prompt_tokens: int | None = None
         self._stays = False
+        self._ahead = budget.run_ms is not None or budget.plan is not None
+        """Without a limit the size hardly ever changes, and each that is open holds its weights once more."""
         self._latest_ms = 0.0
         selection, program = self._first(ids, len(ids) - slot.longest(ids))
         if slot.known(selection.submodel, ids) < slot.longest(ids):  # it is another one that has the prompt's beginning
@@ -57,7 +59,7 @@ class Choice:
         budget = self._budget
         if self._knows_tokens:
             budget = budget.model_copy(update={"prompt_tokens": max(1, computed), "context": len(ids)})
-        return self._runtime.choose(budget)
+        return self._runtime.choose(budget, ahead=self._ahead)
 
     def _first_tokens_within(self, computed: int) -> list[Key] | None:
         """What is no larger than the limit of the first token allowed: when that is there, nothing else makes the text larger.
@@ -96,7 +98,7 @@ class Choice:
         if self._runtime.controller is None or self._stays or not self._due(len(ids)):
             return False
         try:
-            wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time)
+            wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time, ahead=self._ahead)
             if wanted.submodel == self.selection.submodel:
                 self.selection = wanted
                 return False
@@ -141,7 +143,7 @@ class Choice:
         total = wait + left * wanted.latency_ms
         if wait <= max(WAIT, WAIT_SHARE * left) * limit and total <= left * limit:
             return wanted, program
-        free, its = self._runtime.choose(self._budget_at(len(ids)), among=self._lacking_nothing(slot, ids))
+        free, its = self._runtime.choose(self._budget_at(len(ids)), self._lacking_nothing(slot, ids), ahead=self._ahead)
         if free.feasible or free.latency_ms is None or left * free.latency_ms <= total:
             return free, its
         return wanted, program

@@ -10,8 +10,10 @@ import torch
 from exporter.decoder.export import export_decoder
 from selector.run.decode import Decoder, GenerationOptions
 from selector.run.generate import Generator
-from tests.helpers.language import TEMPLATE, language_family, language_tokenizer, mixed
+from tests.helpers.language import SIZES, TEMPLATE, language_tokenizer, mixed
 from trainer import NestedModel, SubModel
+from trainer.families import Llama
+from trainer.tasks import LanguageModelling
 
 PROMPT, COUNT = "sun rose", 12
 
@@ -28,12 +30,16 @@ def naive(nested: NestedModel, sub: SubModel, ids: list[int], count: int) -> lis
 
 def test_a_device_says_what_torch_says(tmp_path: Path) -> None:
     tokenizer = language_tokenizer()
-    sizes = {"vocab_size": tokenizer.get_vocab_size(), "head_dim": 16, "max_position_embeddings": 64}
-    nested = mixed(language_family(**sizes)).eval()
+    heads = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    sizes = {**SIZES, "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 64, **heads}
+    family = Llama({"model_type": "llama", **sizes}, tokens=9, mask=False)
+    family.with_task(LanguageModelling())
+    family.axes = {**family.axes, "intermediate_size": (16, 32), "hidden_size": (32, 64)}
+    nested = mixed(family).eval()
     files = {"tokenizer.json": tokenizer.to_str().encode(), "chat_template.jinja": TEMPLATE.encode()}
     about = {"kind": "text", "tokenizer": "tokenizer.json", "max_tokens": 64}
     largest, smallest = nested.family.largest, nested.submodels[0]
-    middle = next(sub for sub in nested.submodels if sub["num_hidden_layers"] == 2 and sub["hidden_size"] == 32)
+    middle = next(sub for sub in nested.submodels if sub["num_hidden_layers"] == 2 and sub["hidden_size"] == 64)
     bundle = export_decoder(
         nested,
         tmp_path / "bundle",
