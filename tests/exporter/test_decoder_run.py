@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"num_attention_heads": 4, "head_dim": 16, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
     language_checkpoint(folder / "checkpoint", **sizes)
     grid = {"num_hidden_layers": [1], "num_attention_heads": [4], "intermediate_size": [32], "hidden_size": [64]}
-    given: dict[str, Any] = {"grid": grid, "settings": {}, "data_options": {"max_tokens": 12}}
+    given: dict[str, Any] = {"grid": grid, "settings": {}, "data_options": {"max_tokens": 12}, "options": {"update": "depths"}}
     source = f"text-folder:{write_poems(folder / 'poems')}"
     train(folder / "run", family="llama", data=source, start=Start(folder / "checkpoint", sort="none"), **given)
     return folder / "run"
@@ -46,7 +46,7 @@ def test_the_command_writes_every_precision_and_says_what_each_is_worth(run: Pat
     assert all(0 < entry.metrics["perplexity"] < 1e6 for entry in bundle.manifest.submodels)
     assert {"tokenizer.json", "chat_template.jinja"} <= set(bundle.manifest.files)
     assert bundle.manifest.preprocessing["input_ids"]["chat_template"] == "chat_template.jinja"
-    shown = json.loads(call("inspect", out, "--json").output)
+    shown = json.loads(call("inspect", out, "--json").stdout)
     assert {entry["precision"] for entry in shown["submodels"]} == {"fp32", "int8-rows", "int4"}
     assert shown["decoder"]["layers"] == 2
     assert call("verify", out).exit_code == 0
