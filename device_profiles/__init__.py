@@ -1,7 +1,7 @@
 """What a device measured: the schema of a profile, the measuring harness, and profiles of devices that we measured.
 
 Knows nothing of torch, onnx or ONNX Runtime: the harness times what it is given. It comes with the first use of `measure` or
-`measure_lengths`, because it needs numpy, whose import takes longer than choosing a sub-model.
+one of its like, because it needs numpy, whose import takes longer than choosing a sub-model.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from device_profiles.host import default_device_name, describe_device
 from device_profiles.schema import (
     PERCENTILES,
+    Decoding,
     DeviceInfo,
     LatencyMs,
     Measurement,
@@ -20,10 +21,11 @@ from device_profiles.schema import (
 )
 
 if TYPE_CHECKING:
-    from device_profiles.harness import measure, measure_lengths
+    from device_profiles.harness import measure, measure_decoding, measure_lengths
 
 __all__ = [
     "PERCENTILES",
+    "Decoding",
     "DeviceInfo",
     "LatencyMs",
     "Measurement",
@@ -32,6 +34,7 @@ __all__ = [
     "default_device_name",
     "describe_device",
     "measure",
+    "measure_decoding",
     "measure_lengths",
     "profile_document",
     "read_profile",
@@ -40,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("measure", "measure_lengths"):
+    if name in ("measure", "measure_decoding", "measure_lengths"):
         from device_profiles import harness
 
         return getattr(harness, name)

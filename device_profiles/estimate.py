@@ -9,14 +9,14 @@ it, and depth is additive by construction.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_profiles.schema import Figure, LatencyMs, Measurement, PredictionError, Source
+from device_profiles.schema import Decoding, Figure, LatencyMs, Measurement, PredictionError, Source
 
 Array = NDArray[np.float64]
 
@@ -159,7 +159,7 @@ def predict(
     """The measurements with those of all other sub-models of `counts` predicted, and how far each figure may be off.
 
     The upper percentiles of a predicted latency lie as far above its median as those of the measured do, in the median. At
-    lengths of the input it is predicted where all of these were measured at them.
+    lengths of the input, or of prompts and contexts, it is predicted where all of these were measured at them.
     Raises ValueError for a bundle without layers, or when nothing was measured.
     """
     if not measured:
@@ -174,11 +174,21 @@ def predict(
         },
     }
     fitted = {figure: estimator.fit(values) for figure, values in figures.items()}
-    common = set.intersection(*(set(m.lengths) for m in measured.values()))
-    by_length = {
-        length: estimator.fit({name: m.lengths[length].p50 for name, m in measured.items()}).predicted
-        for length in sorted(common)
-    }
+
+    def latencies(of: Callable[[Measurement], Mapping[int, LatencyMs]]) -> dict[str, dict[int, LatencyMs]]:
+        """Of each sub-model that was not measured, by the lengths at which all that were have them."""
+        common = sorted(set.intersection(*(set(of(m)) for m in measured.values())))
+        there = {length: {name: of(m)[length] for name, m in measured.items()} for length in common}
+        medians = {n: estimator.fit({name: one.p50 for name, one in found.items()}).predicted for n, found in there.items()}
+        return {
+            name: {n: _predicted_latency(medians[n][name], [*found.values()]) for n, found in there.items()}
+            for name in counts
+            if name not in measured
+        }
+
+    lengths = latencies(lambda m: m.lengths)
+    prefill = latencies(lambda m: m.decoding.prefill if m.decoding else {})
+    token = latencies(lambda m: m.decoding.token if m.decoding else {})
     source: dict[Figure, Source] = dict.fromkeys(figures, "predicted")
     found = {}
     for name in counts:
@@ -186,12 +196,10 @@ def predict(
             found[name] = measured[name]
             continue
         latency = _predicted_latency(fitted["latency_ms"].predicted[name], [m.latency_ms for m in measured.values()])
-        lengths = {
-            length: _predicted_latency(medians[name], [m.lengths[length] for m in measured.values()])
-            for length, medians in by_length.items()
-        }
-        others = {figure: round(f.predicted[name], 3) for figure, f in fitted.items() if figure != "latency_ms"}
-        found[name] = Measurement(latency_ms=latency, lengths=lengths, **others, source=source)
+        decoding = Decoding(prefill=prefill[name], token=token[name]) if prefill[name] and token[name] else None
+        others: dict[str, Any] = {figure: round(f.predicted[name], 3) for figure, f in fitted.items() if figure != "latency_ms"}
+        more: dict[str, Any] = {"lengths": lengths[name], "decoding": decoding}
+        found[name] = Measurement(latency_ms=latency, **more, **others, source=source)
     errors = {
         figure: PredictionError(median=float(np.median(f.errors)), p95=float(np.percentile(f.errors, 95)))
         for figure, f in fitted.items()

@@ -9,27 +9,38 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from device_profiles.energy import EnergyMeter
 from device_profiles.host import private_memory_mb
-from device_profiles.schema import Figure, LatencyMs, Measurement, Source
+from device_profiles.schema import Decoding, LatencyMs, Measurement, Source
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 Run = Callable[[], object]
 Load = Callable[[str], Run]
-RunAt = Callable[[int], object]
-"""Of an input of that length."""
+RunAt = Callable[[Any], object]
+"""Of an input of that length, or of what else is timed by itself."""
 LoadAt = Callable[[str], RunAt]
 _ONLY = 0
 """The length where inputs have one size."""
+
+
+class DecoderRun(Protocol):
+    """An open language model. What it was told before does not matter: only how much that was."""
+
+    def prefill(self, tokens: int) -> object:
+        """Reads a prompt of so many tokens, from an empty cache to the logits of its last one."""
+
+    def step(self, context: int) -> object:
+        """Reads one further token, where so many are in the cache."""
+
 
 ROUNDS = 5
 MAX_ROUNDS = 15
@@ -43,7 +54,7 @@ ROUND_SECONDS = 0.5
 
 @dataclass
 class _Samples:
-    rounds_ms: dict[int, list[list[float]]]  # by length
+    rounds_ms: dict[Hashable, list[list[float]]]  # by length
     load_ms: list[float] = field(default_factory=list)
     memory_mb: list[float] = field(default_factory=list)
     energy_mj: list[float] = field(default_factory=list)
@@ -91,16 +102,44 @@ def measure_lengths(
     return {name: _summary(s, meter) for name, s in found.items()}
 
 
+def measure_decoding(
+    load: Callable[[str], DecoderRun],
+    submodels: Sequence[str],
+    prompts: Sequence[int],
+    contexts: Sequence[int],
+    *,
+    repeats: int | None = None,
+    meter: EnergyMeter | None = None,
+    show_progress: bool = True,
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """What it takes to read prompts of so many tokens, and one further token after so many. Latency and energy are those of a
+    token in the longest context; memory is what the open session, that context and the longest prompt added.
+
+    `repeats` are of each of them. By default a round gives all together the time that one size would have.
+    """
+
+    def load_one(name: str) -> RunAt:
+        opened = load(name)
+        calls = {"prefill": opened.prefill, "token": opened.step}
+        return lambda what: calls[what[0]](what[1])
+
+    points = [("prefill", tokens) for tokens in sorted(prompts)] + [("token", tokens) for tokens in sorted(contexts)]
+    found = _measured(load_one, submodels, points, repeats, meter, show_progress, seed, first=[("prefill", max(prompts))])
+    return {name: _of_decoder(samples, meter) for name, samples in found.items()}
+
+
 def _measured(
     load: LoadAt,
     submodels: Sequence[str],
-    lengths: Sequence[int],
+    lengths: Sequence[Hashable],
     repeats: int | None,
     meter: EnergyMeter | None,
     show_progress: bool,
     seed: int,
+    first: Sequence[Hashable] = (),
 ) -> dict[str, _Samples]:
-    """`lengths` ascend."""
+    """`lengths` ascend. `first`: what takes memory beside the longest."""
     order = random.Random(seed)
     samples = {name: _Samples({length: [] for length in lengths}) for name in submodels}
     per_round = RUNS_PER_ROUND if repeats is None else -(-repeats // min(repeats, ROUNDS))
@@ -117,7 +156,7 @@ def _measured(
                 progress.update(task, total=(progress.tasks[0].total or 0) + len(names))
             for name in order.sample(names, len(names)):
                 left = limit - sum(len(r) for r in samples[name].rounds_ms[lengths[-1]])
-                _one_round(load, name, samples[name], min(per_round, left), seconds, meter, order)
+                _one_round(load, name, samples[name], min(per_round, left), seconds, meter, order, first)
                 if progress and task is not None:
                     progress.advance(task)
     return samples
@@ -136,13 +175,22 @@ def _collections_made_short() -> Iterator[None]:
 
 
 def _one_round(
-    load: LoadAt, name: str, samples: _Samples, runs: int, seconds: float, meter: EnergyMeter | None, order: random.Random
+    load: LoadAt,
+    name: str,
+    samples: _Samples,
+    runs: int,
+    seconds: float,
+    meter: EnergyMeter | None,
+    order: random.Random,
+    first: Sequence[Hashable] = (),
 ) -> None:
     *shorter, longest = samples.rounds_ms
     memory_before = private_memory_mb()
     begun = time.perf_counter()
     run = load(name)
     samples.load_ms.append((time.perf_counter() - begun) * 1e3)
+    for other in first:
+        run(other)
     run(longest)  # first: memory that a shorter one has set up would be taken for the session's
     memory_after = private_memory_mb()
     if memory_before is not None and memory_after is not None:
@@ -186,15 +234,28 @@ def _settled(samples: _Samples) -> bool:
 
 def _summary(samples: _Samples, meter: EnergyMeter | None) -> Measurement:
     latencies = {length: _latency(rounds) for length, rounds in samples.rounds_ms.items()}
-    figures: dict[Figure, float] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
+    *_, longest = latencies.values()
+    return _measurement(samples, meter, longest, lengths={} if _ONLY in latencies else latencies)
+
+
+def _of_decoder(samples: _Samples, meter: EnergyMeter | None) -> Measurement:
+    parts: dict[str, dict[int, LatencyMs]] = {"prefill": {}, "token": {}}
+    for point, rounds in samples.rounds_ms.items():
+        assert isinstance(point, tuple)
+        parts[point[0]][point[1]] = _latency(rounds)
+    *_, longest = parts["token"].values()
+    return _measurement(samples, meter, longest, decoding=Decoding(**parts))
+
+
+def _measurement(samples: _Samples, meter: EnergyMeter | None, latency: LatencyMs, **more: Any) -> Measurement:
+    figures: dict[str, Any] = {"load_ms": round(float(np.median(samples.load_ms)), 3)}
     if samples.memory_mb:
         figures["memory_mb"] = round(float(np.median(samples.memory_mb)), 3)
-    source: dict[Figure, Source] = {"latency_ms": "measured", **dict.fromkeys(figures, "measured")}
+    source: dict[str, Source] = {"latency_ms": "measured", **dict.fromkeys(figures, "measured")}
     if meter is not None and samples.energy_mj:
         figures["energy_mj"] = round(float(np.median(samples.energy_mj)), 5)
         source["energy_mj"] = meter.source
-    longest = latencies[max(latencies)]
-    return Measurement(latency_ms=longest, lengths={} if _ONLY in latencies else latencies, **figures, source=source)
+    return Measurement.model_validate({"latency_ms": latency, **more, **figures, "source": source})
 
 
 def _latency(rounds: Sequence[Sequence[float]]) -> LatencyMs:

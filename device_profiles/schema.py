@@ -97,16 +97,32 @@ def _nothing(value: Any) -> bool:
     return not value
 
 
+ByTokens = Annotated[dict[Length, LatencyMs], Field(min_length=1, max_length=MAX_LENGTHS)]
+
+
+class Decoding(_Model):
+    """What a language model takes to generate text, one sequence at a time."""
+
+    prefill: ByTokens  # by tokens of the prompt: from an empty cache to the logits of its last token
+    token: ByTokens  # by tokens that are in the cache before it: one further token
+
+
 class Measurement(_Model):
     """What one sub-model costs on this device. `source` says of every figure where it comes from; that of the latency holds
-    for `lengths` too."""
+    for `lengths` and `decoding` too. Of a model that generates text, latency and energy are those of one token."""
 
-    latency_ms: LatencyMs  # where there are lengths, at the profile's reference length
+    latency_ms: LatencyMs  # where there are lengths, at the profile's reference length; of a decoder, at its longest context
     lengths: Annotated[dict[Length, LatencyMs], Field(max_length=MAX_LENGTHS, exclude_if=_nothing)] = {}  # of the input
+    decoding: Annotated[Decoding | None, Field(exclude_if=_nothing)] = None
     load_ms: NotNegative | None = None  # to open the sub-model's session, median
     memory_mb: NotNegative | None = None  # private memory that the open session and its first (longest) run added, median
-    energy_mj: NotNegative | None = None  # of one inference, at the reference length
+    energy_mj: NotNegative | None = None  # of one inference, at the reference length; of a decoder per token, as its latency is
     source: dict[Figure, Source]
+
+    @property
+    def by_length(self) -> dict[int, LatencyMs]:
+        """The latency by length of the input, or of one token by those before it; none where it is known at one only."""
+        return self.lengths if self.decoding is None else self.decoding.token
 
     @field_validator("source", mode="before")
     @classmethod
@@ -136,7 +152,8 @@ class Profile(_Model):
     bundle: Checksum  # the bundle's fingerprint: its networks, not its weights
     measured_at: AwareDatetime
     submodels: Annotated[dict[str, Measurement], Field(min_length=1)]
-    length: Annotated[Length | None, Field(exclude_if=_nothing)] = None  # the reference: the longest that was measured
+    length: Annotated[Length | None, Field(exclude_if=_nothing)] = None
+    """The reference: the longest that was measured, of inputs, or of contexts where text is generated."""
     prediction: dict[Figure, PredictionError] = {}  # by figure, where some are predicted
     # The document's own checksum (`device_profiles.seal`). It is of the text that was read, whose reader checks it with
     # `check_seal` and which a profile does not keep: always None here.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import onnx
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from exporter.bundle import MANIFEST_FILE
 from exporter.bundle.manifest import Manifest, sealed
+from exporter.selftest import ExportError
 from exporter.template import dynamic_axes
 from trainer.family import family_name
 from trainer.nested import NestedModel
@@ -30,6 +31,14 @@ def write_manifest(folder: Path, document: Mapping[str, Any]) -> Manifest:
     text = json.dumps(sealed(json.loads(json.dumps(whole))), indent=1)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return Manifest.model_validate_json(text)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """What else a device needs, by plain names. Raises ExportError for a name that the bundle uses itself."""
+    for name, content in files.items():
+        if PurePath(name).name != name or (folder / name).exists() or name == MANIFEST_FILE:
+            raise ExportError(f"files: {name!r}; allowed are plain file names that the bundle does not use itself")
+        (folder / name).write_bytes(content)
 
 
 def network_fields(nested: NestedModel, outputs: Mapping[str, NDArray[Any]], labels: tuple[str, ...]) -> dict[str, Any]:

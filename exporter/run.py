@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from exporter.bundle import Bundle
-from exporter.bundle.manifest import INT8_SUFFIX, Int8Range
+from exporter.bundle.manifest import Int8Range
+from exporter.decoder import PRECISIONS
+from exporter.decoder.export import DecodingOptions, export_decoder, is_decoder
+from exporter.decoder.write import identifier
 from exporter.place import check_target, source_of
 from exporter.writer import ExportError, export
 from trainer.data.dataset import DataSet, Examples
@@ -18,6 +21,8 @@ from trainer.start import check_same_vocabulary, data_options_of
 from trainer.submodel import TrainerError
 from trainer.targets import run_data
 from trainer.task import Score
+
+OF_DECODERS = "; others are those of language models (family llama)"
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,20 @@ def export_run(
     *,
     int8: bool = False,
     int8_range: Int8Range = "reduced",
+    precisions: Sequence[str] = (),
+    decoding: DecodingOptions | None = None,
     data: str | None = None,
     overwrite: bool = False,
     say: Any = lambda text: None,
 ) -> Bundle:
-    """Writes the bundle of a run, with int8 sub-models too if asked, their weights in this range.
+    """Writes the bundle of a run, with int8 sub-models too if asked, their weights in this range. `precisions`: the same by
+    name, and those of a language model (`exporter.decoder.PRECISIONS`); `decoding`: what else such a one may be asked for.
 
     The score of every graph is measured on the test split of the run's data set, or of `data` if given. Where the run's data
     are large (not hashed as a whole) or no longer there, what the run recorded in torch is used, and `say` is told.
     What stands at `out` is treated as `exporter.export` says, and looked at before the data are read.
-    Raises ExportError for a sub-model that the run does not have or where something at `out` would be lost, BundleError when
-    it cannot be written, TrainerError when the run cannot be opened or its data
+    Raises ExportError for a sub-model or a precision that the run does not have or where something at `out` would be lost,
+    BundleError when it cannot be written, TrainerError when the run cannot be opened or its data
     set is no longer split as it was for training.
     """
     run = load_run(folder)
@@ -55,34 +63,69 @@ def export_run(
     for name in submodels or ():
         if name not in by_id:
             raise ExportError(f"sub-model {name!r} is not in this run; it has {', '.join(by_id)}")
+    wanted = _wanted(run, precisions, decoding, int8=int8)
+    int8 = "int8" in wanted
     training = {key: run.record[key] for key in ("config", "data", "options", "results") if key in run.record}
     ids = list(submodels or by_id)
     check_target(
         out,
         source_of(run.nested, training),
-        [*ids, *(f"{name}{INT8_SUFFIX}" for name in ids if int8)],
+        [identifier(name, precision) for precision in wanted for name in ids],
         needed=sum(p.numel() * p.element_size() for p in run.nested.full.parameters()),
         overwrite=overwrite,
     )
     measured = _measured(run, data, folder)
     if measured.why:
         say(f"Quality is what the run measured in torch: {measured.why}; --data SOURCE measures it on the graphs.")
+    files = run.files or (measured.data.files if measured.data else {})
+    preprocessing = run.record.get("preprocessing") or (measured.data.preprocessing if measured.data else {})
+    scores = {by_id[name]: score for name, score in measured.recorded.items() if name in by_id}
+    chosen = [by_id[name] for name in submodels] if submodels else None
+    if is_decoder(run.nested):
+        return export_decoder(
+            run.nested,
+            out,
+            test_data=measured.test,
+            scores=scores,
+            precisions=wanted,
+            options=decoding or DecodingOptions(),
+            submodels=chosen,
+            training=training,
+            files=files,
+            preprocessing=preprocessing,
+            overwrite=overwrite,
+        )
     if int8 and measured.data is None:
         raise ExportError(f"int8: needs training data for the ranges of activations; {measured.why}; give --data SOURCE")
     return export(
         run.nested,
         out,
         test_data=measured.test,
-        scores={by_id[name]: score for name, score in measured.recorded.items() if name in by_id},
+        scores=scores,
         int8_calibration=measured.data.train if int8 and measured.data else None,
         int8_range=int8_range,
-        submodels=[by_id[name] for name in submodels] if submodels else None,
+        submodels=chosen,
         training=training,
         overwrite=overwrite,
-        files=run.files or (measured.data.files if measured.data else {}),
+        files=files,
         labels=run.record.get("labels") or (measured.data.labels if measured.data else ()),
-        preprocessing=run.record.get("preprocessing") or (measured.data.preprocessing if measured.data else {}),
+        preprocessing=preprocessing,
     )
+
+
+def _wanted(run: Run, precisions: Sequence[str], decoding: DecodingOptions | None, *, int8: bool) -> list[str]:
+    """The precisions that are asked for, once each. Raises ExportError for one that this family has not."""
+    decodes = is_decoder(run.nested)
+    allowed = PRECISIONS if decodes else ("fp32", "int8")
+    wanted = list(dict.fromkeys([*(precisions or ("fp32",)), *(["int8"] if int8 else [])]))
+    for precision in wanted:
+        if precision not in allowed:
+            raise ExportError(f"precision {precision!r}: allowed are {', '.join(allowed)}{'' if decodes else OF_DECODERS}")
+    if not decodes and "fp32" not in wanted:
+        raise ExportError("precisions: without fp32; int8 sub-models are written beside those in fp32: fp32,int8")
+    if not decodes and decoding not in (None, DecodingOptions()):
+        raise ExportError("segments, head_bits, quality_tokens: this run is no language model; allowed are their defaults")
+    return wanted
 
 
 def _measured(run: Run, data: str | None, folder: Path) -> _Measured:

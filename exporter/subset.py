@@ -62,10 +62,11 @@ def subset(bundle: Bundle, submodels: Iterable[str], out: str | Path) -> Bundle:
 def _write(bundle: Bundle, wanted: set[str], folder: Path) -> Manifest:
     old = bundle.manifest
     entries = [entry for entry in old.submodels if entry.id in wanted]
-    graphs = {entry.graph: onnx.load(bundle.graph_path(entry.id), load_external_data=False) for entry in entries}
-    weights = [old.weights]
-    if old.int8_weights and any(entry.precision == "int8" for entry in entries):
-        weights.append(old.int8_weights)
+    paths = [path for entry in entries for path in entry.graphs]
+    graphs = {path: onnx.load(bundle.path / path, load_external_data=False) for path in paths}
+    weights = list(dict.fromkeys(old.weights_of(entry.precision) for entry in entries))
+    if old.decoder is None:  # which has a file for each precision; others have the fp32 graphs' in any case
+        weights = list(dict.fromkeys([old.weights, *weights]))
     for name in weights:
         readers = [_Graph(model) for path, model in graphs.items() if _reads(path, model, name)]
         _cut(bundle.path / name, readers, folder / name)
@@ -73,14 +74,20 @@ def _write(bundle: Bundle, wanted: set[str], folder: Path) -> Manifest:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(model.SerializeToString(deterministic=True))
     _cut_selftest(bundle, wanted, folder / old.selftest.file)
-    own = {old.weights, old.int8_weights, old.selftest.file, *(entry.graph for entry in old.submodels)}
+    own = {*old.weights_files, old.selftest.file, *(path for entry in old.submodels for path in entry.graphs)}
     others = [path for path in old.files if path not in own]  # a tokenizer, say
     for path in others:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / path, folder / path)
     files = sorted([*weights, *graphs, old.selftest.file, *others])
     document = _cut_document(old, wanted)
-    document["int8_weights"] = old.int8_weights if len(weights) > 1 else None
+    document["int8_weights"] = old.int8_weights if old.int8_weights in weights else None
+    if old.decoder is not None:
+        document["weights"] = weights[0]
+        document["precision_weights"] = {
+            precision: path for precision, path in old.precision_weights.items() if path in weights
+        }
+        document["decoder"]["graph"] = {name: document["decoder"]["graph"][name] for name in sorted(wanted)}
     document["files"] = {path: _file_entry(folder / path) for path in files}
     text = json.dumps(sealed(json.loads(json.dumps(document))), indent=1) + "\n"
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")

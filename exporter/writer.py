@@ -11,22 +11,22 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from exporter.bundle import MANIFEST_FILE, MODELS_FOLDER, SELFTEST_FILE, Bundle
+from exporter.bundle import MODELS_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
 from exporter.bundle.manifest import FORMAT_VERSION, INT8_SUFFIX, Int8Range, Manifest
 from exporter.bundle.session import SessionOptions, open_session
-from exporter.document import network_fields, score_fields, write_manifest
+from exporter.decoder.export import export_decoder, is_decoder
+from exporter.document import network_fields, score_fields, write_files, write_manifest
 from exporter.graph import Template
 from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
 from exporter.place import check_target, keep_what_fits, source_of
+from exporter.progress import exporting
 from exporter.scoring import score_of
 from exporter.selftest import (
     INT8_SELFTEST_EXAMPLES,
@@ -72,7 +72,7 @@ def export(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Bundle:
-    """Writes the bundle `out` and returns it, opened.
+    """Writes the bundle `out` and returns it, opened; of a language model in fp32 (`exporter.decoder.export` has more).
 
     `test_data`: the task's score of every graph is measured on it with ONNX Runtime. `scores`: what was measured in torch
     instead, where the data are not at hand; with neither the qualities are unknown.
@@ -89,6 +89,12 @@ def export(
     stands there would be lost; BundleError when the bundle cannot be written; TrainerError for test targets that are not the
     task's.
     """
+    if is_decoder(nested):
+        if int8_calibration is not None or int8_range != "reduced":
+            raise ExportError("int8: a language model needs no training data for it: export_decoder(…, precisions=…)")
+        given: dict[str, Any] = {"test_data": test_data, "scores": scores, "submodels": submodels, "training": training}
+        given |= {"files": files, "preprocessing": preprocessing, "overwrite": overwrite, "show_progress": show_progress}
+        return export_decoder(nested, out, **given)
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
     if uncalibrated:
@@ -177,7 +183,7 @@ class _Writer:
         # ONNX Runtime examines finished drafts on the other cores while torch, on one, computes what the next must
         # answer. With more threads than cores torch's wait for each other: 48 s instead of 7 on a busy machine.
         workers = max(1, (os.cpu_count() or 1) - 1)
-        with one_torch_thread(), ThreadPoolExecutor(workers) as pool, _progress(progress) as bar:
+        with one_torch_thread(), ThreadPoolExecutor(workers) as pool, exporting(progress) as bar:
             task = bar.add_task("exporting", total=len(submodels))
             try:
                 for draft, examined in self._in_order(submodels, pool):
@@ -195,10 +201,7 @@ class _Writer:
                     entries.append(entry)
                     bar.advance(task)
         np.savez_compressed(self.folder / SELFTEST_FILE, **arrays)  # type: ignore[arg-type]
-        for name, content in files.items():
-            if PurePath(name).name != name or (self.folder / name).exists() or name == MANIFEST_FILE:
-                raise ExportError(f"files: {name!r}; allowed are plain file names that the bundle does not use itself")
-            (self.folder / name).write_bytes(content)
+        write_files(self.folder, files)
         first = {name: arrays[f"output/{entries[0]['id']}/{name}"] for name in self.nested.family.task.outputs}
         document = {
             "format_version": FORMAT_VERSION,
@@ -336,8 +339,3 @@ def _of_inputs(nested: NestedModel, preprocessing: Mapping[str, Mapping[str, Any
 
 def _of_one_example(shape: LayerShape, batch: int) -> LayerShape:
     return shape._replace(macs=shape.macs // batch, activations=shape.activations // batch)
-
-
-def _progress(show: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show)

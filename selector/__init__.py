@@ -27,7 +27,7 @@ from selector.choose import (
 )
 
 if TYPE_CHECKING:
-    from selector.run import InputError, RunResult, Runtime, RuntimeOptions, profile_bundle
+    from selector.run import GenerationOptions, Generator, InputError, RunResult, Runtime, RuntimeOptions, profile_bundle
 
 __all__ = [
     "Battery",
@@ -38,6 +38,8 @@ __all__ = [
     "Candidate",
     "Candidates",
     "Cascade",
+    "GenerationOptions",
+    "Generator",
     "InputError",
     "PowerLevel",
     "RunResult",
@@ -55,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("InputError", "RunResult", "Runtime", "RuntimeOptions", "profile_bundle"):
+    if name in ("GenerationOptions", "Generator", "InputError", "RunResult", "Runtime", "RuntimeOptions", "profile_bundle"):
         import selector.run
 
         return getattr(selector.run, name)

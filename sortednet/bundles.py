@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -13,6 +13,8 @@ from sortednet.console import fail, messages, print_json, right, short, show, te
 from sortednet.options import BundlePath, DeviceOption, JsonOption, LengthOption, OutOption, OverwriteOption
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
     from exporter.bundle.verify import SelfTestResult
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
+    from device_profiles.decoding import at_tokens, contexts_of, prompts_of
     from device_profiles.lengths import at_length, lengths_of
     from exporter.bundle import Bundle
     from exporter.bundle.written import check_written
@@ -35,7 +38,9 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
     if as_json:
         problems = {"problems": [one.problem for one in damaged]} if damaged else {}
         by_device = _lengths(opened)
-        lengths = {"lengths": by_device} if by_device else {}
+        lengths: dict[str, Any] = {"lengths": by_device} if by_device else {}
+        if decoding := _decoding(opened):
+            lengths["decoding"] = decoding
         print_json({**inspect_bundle(opened), **lengths, **problems})
         return
     for document in damaged:
@@ -51,7 +56,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
     for name, entry in opened.submodels.items():
         cost = profile.submodels.get(name) if profile else None
         if cost is not None and at is not None:
-            cost = at_length(cost, at)
+            cost = at_tokens(cost, at, at) if cost.decoding else at_length(cost, at)
         table.add_row(
             name,
             short(entry.params),
@@ -78,6 +83,10 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
         if there := lengths_of(list(profile.submodels.values())):
             known, of = ", ".join(map(str, there)), at or profile.length or there[-1]
             typer.echo(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")
+        elif contexts := contexts_of(profile.submodels.values()):
+            known, prompts = ", ".join(map(str, contexts)), prompts_of(profile.submodels.values())
+            typer.echo(f"They are of one token after {at or contexts[-1]}; measured were {known}: --length shows another")
+            typer.echo(f"Prompts of {', '.join(map(str, prompts))} tokens were measured: select --prompt-tokens goes by them")
         elif at is not None:
             tell(f"length = {at}: changes nothing, inputs of one length only were measured on {info.name}")
     elif opened.devices():
@@ -169,15 +178,29 @@ def _own_profile(bundle: Bundle) -> Profile | None:
 
 def _lengths(bundle: Bundle) -> dict[str, list[int]]:
     """Of the input, at which each device has measured; of those that have."""
-    from device_profiles import ProfileError
     from device_profiles.lengths import lengths_of
+
+    found = {device: lengths_of(list(profile.submodels.values())) for device, profile in _readable(bundle)}
+    return {device: lengths for device, lengths in found.items() if lengths}
+
+
+def _decoding(bundle: Bundle) -> dict[str, dict[str, list[int]]]:
+    """Likewise the tokens of prompts and contexts."""
+    from device_profiles.decoding import contexts_of, prompts_of
+
+    found = {device: list(profile.submodels.values()) for device, profile in _readable(bundle)}
+    known = {device: {"prompts": prompts_of(costs), "contexts": contexts_of(costs)} for device, costs in found.items()}
+    return {device: tokens for device, tokens in known.items() if tokens["contexts"]}
+
+
+def _readable(bundle: Bundle) -> Iterator[tuple[str, Profile]]:
+    """The bundle's profiles, by their devices."""
+    from device_profiles import ProfileError
     from exporter.bundle import BundleError
 
-    found = {}
     for device in bundle.devices():
         with suppress(BundleError, ProfileError):
-            found[device] = lengths_of(list(bundle.profile(device).submodels.values()))
-    return {device: lengths for device, lengths in found.items() if lengths}
+            yield device, bundle.profile(device)
 
 
 def _certified(cascade: Cascade) -> str:

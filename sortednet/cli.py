@@ -11,6 +11,7 @@ import typer
 from sortednet.bundles import inspect, report, verify
 from sortednet.commands import HELP_OPTIONS, Group, add, root
 from sortednet.devices import cascade, profile, select
+from sortednet.generating import generate
 from sortednet.running import run
 from sortednet.service import pull, serve, token_create, token_list, token_revoke
 from sortednet.training import export, train
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(root)
-for command in (train, export, inspect, verify, report, profile, select, run, cascade, serve, pull):
+for command in (train, export, inspect, verify, report, profile, select, run, generate, cascade, serve, pull):
     add(app, command)
 
 tokens = typer.Typer(

@@ -21,6 +21,7 @@ EXAMPLES = {
     "profile": "sortednet profile bundle --threads 2 --watts 4",
     "select": "sortednet select bundle --latency-ms 5 --percentile 99",
     "run": "sortednet run bundle --input image.npy --latency-ms 5 --json",
+    "generate": 'sortednet generate bundle --chat --prompt "Why is the sky blue?" --ms-per-token 20',
     "cascade": "sortednet cascade bundle --data digits --floor 0.97",
     "serve": "sortednet serve bundle --port 8080",
     "pull": "sortednet pull http://127.0.0.1:8080 --out here --latency-ms 5",

@@ -25,10 +25,11 @@ _EXTRAS = {
     "soundfile": "audio",
     "soxr": "audio",
     "tokenizers": "text",
+    "jinja2": "text",
     "transformers": "hf",
     "datasets": "hf",
     **dict.fromkeys(("apispec", "cachetools", "flask", "flask_cors", "flask_swagger_ui", "gunicorn", "limits"), "serve"),
-    **dict.fromkeys(("plotly", "jinja2", "prometheus_client", "sqlalchemy", "alembic", "psycopg", "structlog"), "serve"),
+    **dict.fromkeys(("plotly", "prometheus_client", "sqlalchemy", "alembic", "psycopg", "structlog"), "serve"),
 }
 """By module: the extra that it comes with."""
 

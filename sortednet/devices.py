@@ -13,9 +13,11 @@ from sortednet.options import (
     BundlePath,
     CacheOption,
     CascadesOption,
+    ContextOption,
     DeviceOption,
     DevicesOption,
     EnergyOption,
+    FirstTokenOption,
     JsonOption,
     LatencyOption,
     LengthOption,
@@ -24,7 +26,9 @@ from sortednet.options import (
     OverwriteOption,
     PercentileOption,
     PolicyOption,
+    PromptTokensOption,
     QualityOption,
+    TokenOption,
 )
 
 
@@ -38,6 +42,12 @@ def profile(
         typer.Option(
             help="16,32,…: of inputs whose length is free, such as a text's tokens. Default: the longest, and down by halves."
         ),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="16,128,…: tokens of prompts, of bundles that generate text. Default: 16, 128, 512.")
+    ] = None,
+    contexts: Annotated[
+        str | None, typer.Option(help="64,256,…: tokens before the one that is timed, likewise. Default: 64, 256, 1024.")
     ] = None,
     measure: Annotated[int | None, typer.Option(min=2, help="Measure so many, predict the others.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs each. Default: until the median is stable.")] = None,
@@ -69,6 +79,8 @@ def profile(
         threads=threads,
         submodels=names,
         lengths=None if lengths is None else _whole_numbers(lengths),
+        prompts=None if prompts is None else _whole_numbers(prompts),
+        contexts=None if contexts is None else _whole_numbers(contexts),
         predict_from=measure,
         repeats=repeats,
         watts=watts,
@@ -90,15 +102,23 @@ def profile(
     count = sum(m.source["latency_ms"] == "measured" for m in measured.submodels.values())
     typer.echo(f"Measured {count} sub-models on {measured.device.name}:")
     at = "" if measured.length is None else f" for inputs of {measured.length}"
+    if fastest.decoding:
+        at = f" per token after {measured.length}"
     typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50{at})")
     if shorter := [one for one in lengths_of(list(measured.submodels.values())) if one != measured.length]:
         each = ", ".join(f"{fastest.lengths[n].p50:.3f} to {slowest.lengths[n].p50:.3f} ms for {n}" for n in shorter)
+        typer.echo(f"  {each}")
+    if fastest.decoding and slowest.decoding:
+        first, last = fastest.decoding.prefill, slowest.decoding.prefill
+        each = ", ".join(
+            f"{first[n].p50:.1f} to {last[n].p50:.1f} ms for a prompt of {n}" for n in sorted(set(first) & set(last))
+        )
         typer.echo(f"  {each}")
     for figure, error in measured.prediction.items():
         others = f"{figure} of the other {len(measured.submodels) - count}"
         typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
     between = plain((fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2, digits=2)
-    typer.echo(f"Next: sortednet select {bundle} --latency-ms {between}")
+    typer.echo(f"Next: sortednet select {bundle} {'--token-ms' if fastest.decoding else '--latency-ms'} {between}")
 
 
 def select(
@@ -112,6 +132,10 @@ def select(
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
     length: LengthOption = None,
+    first_token_ms: FirstTokenOption = None,
+    token_ms: TokenOption = None,
+    prompt_tokens: PromptTokensOption = None,
+    context: ContextOption = None,
     battery: Annotated[float | None, typer.Option(help="State of charge in per cent.")] = None,
     discharging: Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")] = False,
     policy: PolicyOption = None,
@@ -136,6 +160,10 @@ def select(
         percentile=percentile,
         objective=objective,
         length=length,
+        first_token_ms=first_token_ms,
+        token_ms=token_ms,
+        prompt_tokens=prompt_tokens,
+        context=context,
     )
     state = make_battery(battery, discharging)
     saving = read_policy(policy) if policy else None
@@ -153,6 +181,12 @@ def select(
     else:
         typer.echo(f"{selection.submodel}: {selection.reason}")
         quality = f"{metric_name(selection.metric)} {selection.quality:.4f}"
+        if selection.token_ms is not None:
+            first, token = f"first token {selection.first_token_ms:.4g} ms", f"{selection.token_ms:.4g} ms per token"
+            prompt = prompt_tokens or choosing.offered.prompts[-1]
+            here = f"a prompt of {prompt} and a context of {context or choosing.offered.contexts[-1]} tokens"
+            typer.echo(f"  {quality}, {first}, then {token} on {selection.device}, for {here}")
+            raise typer.Exit(0 if selection.feasible else 3)
         longest = choosing.offered.lengths[-1:] if length is None else []
         at = "".join(f" for inputs of {one}, the longest measured" for one in longest)
         typer.echo(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}{at}")

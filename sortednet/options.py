@@ -24,6 +24,16 @@ LengthOption = Annotated[
     int | None,
     typer.Option("--length", help="For inputs so long, such as a text's tokens. Default: as long as the longest measured."),
 ]
+TokenOption = Annotated[float | None, typer.Option("--token-ms", help="Of text: at most this many milliseconds per token.")]
+FirstTokenOption = Annotated[
+    float | None, typer.Option("--first-token-ms", help="Of text: at most this many milliseconds to the first token.")
+]
+PromptTokensOption = Annotated[
+    int | None, typer.Option("--prompt-tokens", help="Of text: the prompt's length. Default: as long as the longest measured.")
+]
+ContextOption = Annotated[
+    int | None, typer.Option("--context", help="Of text: tokens before the one to come. Default: as many as the most measured.")
+]
 OutOption = Annotated[Path, typer.Option(help="The folder to write.", parser=named_path, metavar="PATH", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
 

@@ -13,7 +13,9 @@ from rich.table import Column, Table
 from sortednet.console import messages, print_json, show, tell
 from sortednet.options import (
     AccuracyOption,
+    ContextOption,
     EnergyOption,
+    FirstTokenOption,
     JsonOption,
     LatencyOption,
     LengthOption,
@@ -22,8 +24,10 @@ from sortednet.options import (
     OutOption,
     OverwriteOption,
     PercentileOption,
+    PromptTokensOption,
     QualityOption,
     SpinningOption,
+    TokenOption,
 )
 
 StoreOption = Annotated[
@@ -62,9 +66,23 @@ def serve(
     keep_versions: Annotated[int, typer.Option(min=1, help="Of each device's profile: the latest ones.")] = 20,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
     max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
+    generate: Annotated[bool, typer.Option(help="Generate text too: POST /v1/generate, and what OpenAI's clients ask.")] = True,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one text that is generated.")] = 4096,
+    memory_mb: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Of each bundle that generates text: open sub-models, and all keys and values. Default: as needed.",
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Generate only with a token of the scope `generate` (sortednet token create).")
+    ] = False,
+    rate: Annotated[str, typer.Option(help="Texts of a token, or without --keys of an address.")] = "600 per minute",
     spinning: SpinningOption = None,
 ) -> None:
-    """Answer budget queries over REST, and run inputs."""
+    """Answer budget queries over REST, run inputs and generate text."""
     from exporter.bundle import Bundle
     from selector import service
     from selector.choose.cascades import read_cascades
@@ -75,12 +93,16 @@ def serve(
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
     check_folder()
+    generating = service.GenerateOptions(
+        max_tokens=max_tokens, memory_mb=memory_mb, spinning=spinning, keys=keys, rate=service.checked_rate(rate)
+    )
     with service.listening(host, port) as listener:
         url = service.shown_url(listener)
         application = service.create_app(
             opened,
             Store(store, keep=keep_versions),
             predict=service.PredictOptions(examples=max_batch, spinning=spinning) if predict else None,
+            generate=generating if generate else None,
             workers=workers,
             cors_origins=cors_origin or (),
             allowed_hosts=(host, *(allowed_host or ())),
@@ -116,6 +138,10 @@ def pull(
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
     length: LengthOption = None,
+    first_token_ms: FirstTokenOption = None,
+    token_ms: TokenOption = None,
+    prompt_tokens: PromptTokensOption = None,
+    context: ContextOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -125,6 +151,7 @@ def pull(
 
     budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb}
     budget |= {"min_quality": min_quality, "min_accuracy": min_accuracy}
+    budget |= {"first_token_ms": first_token_ms, "token_ms": token_ms, "prompt_tokens": prompt_tokens, "context": context}
     budget_fields = {**budget, "percentile": percentile, "objective": objective, "length": length}
     names = submodels.split(",") if submodels is not None else None
     options: dict[str, Any] = {"overwrite": overwrite, "timeout": timeout, "quiet": as_json}
@@ -145,7 +172,9 @@ def pull(
 
 def token_create(
     name: Annotated[str, typer.Argument(help="For whom it is.", show_default=False)],
-    scope: Annotated[list[str] | None, typer.Option(help="What it may do. Default: profiles:write.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do: profiles:write, generate. Default: profiles:write.")
+    ] = None,
     bundle: Annotated[str | None, typer.Option(help="Only this bundle; * stands for any characters.")] = None,
     device: Annotated[str | None, typer.Option(help="Only this device; * stands for any characters.")] = None,
     days: Annotated[float | None, typer.Option(help="Until it expires. Default: never.")] = None,
@@ -154,10 +183,10 @@ def token_create(
 ) -> None:
     """Make a token and print it: this once, the store keeps only its hash."""
     from selector.service.fleet.store import Store
-    from selector.service.fleet.tokens import SCOPES
+    from selector.service.fleet.tokens import DEFAULT_SCOPES
 
     with Store(store) as opened:
-        token, text = opened.tokens.create(name, scope or SCOPES, bundle=bundle, device=device, days=days)
+        token, text = opened.tokens.create(name, scope or DEFAULT_SCOPES, bundle=bundle, device=device, days=days)
     if as_json:
         print_json({"token": text, **token.document()})
     else:

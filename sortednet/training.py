@@ -24,7 +24,7 @@ def train(
         str,
         typer.Option(
             help="transformers (any Hugging Face checkpoint of --from), or bert, roberta, "
-            "distilbert, vit by name; resnet, mobilenetv2; or module:Class for your own."
+            "distilbert, vit, and llama for language models, by name; resnet, mobilenetv2; or module:Class for your own."
         ),
     ],
     data: Annotated[
@@ -50,8 +50,27 @@ def train(
     data_options: Annotated[
         list[str] | None, typer.Option("--data-option", help="NAME=JSON of the data source, such as size=64 or crop=center.")
     ] = None,
-    update: Annotated[str, typer.Option(help="sorted, sum, sandwich or full.")] = "sorted",
+    update: Annotated[str, typer.Option(help="sorted, sum, depths, sandwich or full.")] = "sorted",
     samples_per_step: Annotated[int, typer.Option(help="Sub-models drawn per step.")] = 1,
+    guard: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the full model's loss in every step, beside 1 of each drawn one. Default: the family's, or 0.",
+            show_default=False,
+        ),
+    ] = None,
+    may_lose: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of its validation quality that training may cost the full model; what costs more is taken back at the "
+            "end. Default: the family's, or 1.",
+            show_default=False,
+        ),
+    ] = None,
+    micro_batches: Annotated[int, typer.Option(help="Parts of a batch that are computed one after the other.")] = 1,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute blocks again in the backward pass: less memory, a third more time.")
+    ] = False,
     epochs: Annotated[
         int | None,
         typer.Option(help="In all. Default: 10, or with --resume as many as the run was to have.", show_default=False),
@@ -84,7 +103,7 @@ def train(
         Path | None,
         typer.Option(
             "--from",
-            help="Start from a trained model: a run, a .safetensors, a state dict (.pth), or a folder of Hugging Face or timm. "
+            help="Start from a trained model: a run, a .safetensors, .pth or .gguf, or a folder of Hugging Face or timm. "
             "It is measured, its units are sorted by importance, and it teaches the sub-models.",
             show_default=False,
         ),
@@ -135,7 +154,9 @@ def train(
     from trainer.run import train_run
 
     options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "seed": seed}
+    options |= {"micro_batches": micro_batches, "recompute": recompute}
     usual = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay, "optimizer": optimizer}
+    usual |= {"guard": guard, "may_lose": may_lose}
     options |= {name: value for name, value in usual.items() if value is not None}  # the others are the run's or the family's
     options |= {"teacher_share": teacher_share, "temperature": temperature, "teacher_hidden": teacher_hidden}
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}
@@ -201,6 +222,23 @@ def export(
         Literal["reduced", "full"],
         typer.Option(help="Range of int8 weights: reduced is 7 bits; full, 8, is refused where this processor saturates."),
     ] = "reduced",
+    precisions: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32,int8; of a language model fp32,int8-rows,int8,int4: each over a file of its own.", show_default=False
+        ),
+    ] = None,
+    segments: Annotated[
+        str | None,
+        typer.Option(help="LAYER,…: a language model's graphs also in two parts, below and from it on.", show_default=False),
+    ] = None,
+    head_bits: Annotated[
+        int | None, typer.Option(help="4 or 8: of the head and the embedding in int4. Default: 4.", show_default=False)
+    ] = None,
+    quality_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a language model's test split that quality is measured on. 0: all.", show_default="8192"),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
@@ -209,16 +247,29 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
+    from exporter.decoder.export import DecodingOptions, layers_of
     from exporter.run import export_run
     from selector.choose.inspection import inspect as inspect_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    bundle = export_run(run, out, names, int8=int8, int8_range=int8_range, data=data, overwrite=overwrite, say=tell)
+    given = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments and layers_of(segments)}
+    bundle = export_run(
+        run,
+        out,
+        names,
+        int8=int8,
+        int8_range=int8_range,
+        precisions=precisions.split(",") if precisions is not None else (),
+        decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
+        data=data,
+        overwrite=overwrite,
+        say=tell,
+    )
     if as_json:
         print_json(inspect_bundle(bundle))
         return
     errors = [entry.int8_error for entry in bundle.manifest.submodels if entry.int8_error is not None]
-    told = f"; int8 at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
+    told = f"; {'others' if bundle.decoder else 'int8'} at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
     of_torch = "fp32 equal to torch" if errors else "all equal to torch"
     typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
     typer.echo(f"Next: sortednet profile {out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.accelerator import single_precision
 from trainer.data.dataset import Examples, Samples, as_inputs, each
+from trainer.data.lengths import TOKENS
 from trainer.data.loading import batches_of, reads_files
 from trainer.nested import NestedModel
 from trainer.speed.layout import laid_out, suits_channels_last
@@ -18,6 +20,8 @@ from trainer.submodel import SubModel, TrainerError
 from trainer.task import Outputs, Score, Scorer, Targets, Task, own
 
 BATCH = 512
+NUMBERS = 2**26
+"""Outputs of a batch that is looked at, where each token has as many as there are words: 256 MiB in single precision."""
 ArrayTargets = NDArray[Any] | Mapping[str, NDArray[Any]]
 FILES_BATCH = 64  # of what is read from files: worker processes keep several batches ready
 
@@ -35,17 +39,33 @@ def scores_of(
     task = nested.family.task
     with own(f"task {task.kind}: scorer"):
         scorers = {sub: task.scorer() for sub in submodels}
-    for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH, workers=workers):
+    family, largest = nested.family, nested.family.largest
+    compared = sorted(scorers, key=lambda sub: sub != largest)  # of a language model: with the full one, which comes first
+    groups = family.passes(compared if family.narrows else list(scorers))
+    together = max(map(len, groups), default=1)
+    most = min(TOKENS, max(1, NUMBERS // (family.vocabulary * together))) if family.vocabulary > 1 else TOKENS
+    for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH, workers=workers, tokens=most):
         placed = laid_out(as_inputs(batch.inputs, nested.input_names), device, as_channels_last)
         targets = as_arrays(batch.targets)
-        shared, checked = sharing(device), isinstance(examples, Samples)  # of those in memory all were checked before
-        for sub, scorer in scorers.items():
-            with shared:
-                outputs = nested.outputs(placed, sub)
-            if not checked:
-                task.check(outputs, batch.targets)
-                checked = True
-            add(task, scorer, outputs, targets)
+        shared = nullcontext() if family.vocabulary > 1 else sharing(device)
+        checked = isinstance(examples, Samples)  # of those in memory all were checked before
+        looked_at = task.looked_at(batch.targets) if family.narrows else None
+        if looked_at is not None:
+            targets = as_arrays(each(batch.targets, lambda t, kept=looked_at: t[kept][None]))
+        for group in groups:
+            module = nested.skeleton(group[0])
+            narrow = nullcontext() if looked_at is None else family.at_positions(module, looked_at.to(device))
+            with narrow, family.leaving_at(module, group), shared:
+                found = nested.outputs(placed, group[0])
+            for place, sub in enumerate(group):
+                outputs = {name: o.chunk(len(group))[place] for name, o in found.items()} if len(group) > 1 else found
+                if not checked:
+                    task.check(outputs, each(targets, torch.from_numpy))
+                    checked = True
+                add(task, scorers[sub], outputs, targets)
+                compare = getattr(scorers[sub], "compare", None)
+                if compare is not None and largest in scorers:
+                    compare(scorers[largest])
     return {sub: value(task, scorer) for sub, scorer in scorers.items()}
 
 

@@ -10,10 +10,10 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -35,11 +35,13 @@ class DataSpec:
     vocabulary: int = 0  # token ids lie below this; 0 for images
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of all inputs by name; empty for a single one
     target_shape: tuple[int, ...] = ()  # of one example's target; of several targets the first's
+    next_token: bool = False  # whether the target of each token is the one that follows it
 
     @property
     def outputs(self) -> int:
-        """How many numbers a head that answers for the whole example gives: one for each class, or for each target value."""
-        return self.classes or prod(self.target_shape)
+        """How many numbers a head that answers for the whole example gives: one for each class, or for each target value; 0 for
+        one that answers with a token."""
+        return 0 if self.next_token else self.classes or prod(self.target_shape)
 
 
 class Family(ABC):
@@ -124,6 +126,33 @@ class Family(ABC):
         """Fields of `FitOptions` that `sortednet train` begins with for this family where nobody says otherwise; `pretrained`:
         from somebody's weights. Of an optimizer other than the one here `lr` and `weight_decay` are not taken."""
         return {}
+
+    usual_task: ClassVar[str] = ""
+    """The task that `sortednet train` takes where none is named, by its name; empty: what the data are for."""
+
+    @property
+    def narrows(self) -> bool:
+        """Whether its modules can leave out positions that nobody looks at (`at_positions`)."""
+        return False
+
+    def at_positions(self, module: nn.Module, positions: Tensor) -> AbstractContextManager[bool]:
+        """Within: the module gives its outputs where `positions` (N, …) are true alone, as (1, M, …). Gives whether it does: a
+        teacher's may be of another family, which does not."""
+        return nullcontext(False)
+
+    @property
+    def vocabulary(self) -> int:
+        """Numbers of an output for each token, by which batches are bounded that are only looked at; 1 where they are few."""
+        return 1
+
+    def passes(self, submodels: Sequence[SubModel]) -> list[list[SubModel]]:
+        """Sub-models of which one pass of the first gives all outputs, together (`leaving_at`); by default each alone."""
+        return [[sub] for sub in submodels]
+
+    def leaving_at(self, module: nn.Module, submodels: Sequence[SubModel]) -> AbstractContextManager[None]:
+        """Within: a pass of the module, which is the first sub-model's, gives the outputs of all of these, one behind the other
+        along axis 0."""
+        return nullcontext()
 
     def hidden_states(self, module: nn.Module) -> AbstractContextManager[list[Tensor]]:
         """Within: a list of what the layers of this module of the family, full or not, have given in a forward pass, the first

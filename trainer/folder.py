@@ -11,6 +11,7 @@ from typing import Any
 
 from device_profiles.atomic import check_writable
 from trainer.checkpoint import CHECKPOINT_FILE, read_state, replacing, writing
+from trainer.hold import BEGIN_FILE
 from trainer.options import FitOptions
 from trainer.submodel import TrainerError
 from trainer.training import LOG_FILE
@@ -51,7 +52,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         check_writable(folder)
     if resume:
         return
-    own = (MODEL_FILE, CHECKPOINT_FILE, CALIBRATION_FILE, LOG_FILE, FILES_FOLDER, TARGETS_FILE, ORDER_FILE)
+    own = (MODEL_FILE, CHECKPOINT_FILE, CALIBRATION_FILE, LOG_FILE, FILES_FOLDER, TARGETS_FILE, ORDER_FILE, BEGIN_FILE)
     there = [name for name in own if (folder / name).exists()]
     if not (folder / RUN_FILE).exists():
         if there:

@@ -9,7 +9,9 @@ al. 2020 (arXiv 1908.09791, section 3.2, by L1 norm).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.dataset import Data, as_examples, as_inputs, each
+from trainer.data.lengths import lengths_of
 from trainer.data.loading import batches_of
+from trainer.evaluate import NUMBERS
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.submodel import TrainerError
 from trainer.symmetry import Symmetry, find_symmetry, scores_by_unit
@@ -33,6 +37,8 @@ OF_WEIGHTS = {"magnitude": 1, "l2": 2}
 """The criteria that need no data, and the power of a weight that they add up."""
 EXAMPLES = 1024
 BATCH = 64
+TOKENS = 2**14
+"""Of a language model: that are looked at. A pass over them takes minutes on a CPU."""
 TOLERANCE = 1e-5
 """Of the largest output: by how much a new order may change what the full model answers, in single precision."""
 
@@ -130,15 +136,25 @@ def _by_gradient(
     """Mean over batches. In eval mode where the full model's statistics are known, else in train mode."""
     examples, largest, training = as_examples(data), nested.family.largest, nested.training
     chosen = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
+    size, family = BATCH, nested.family
+    if (lengths := lengths_of(examples)) is not None and family.vocabulary > 1:  # each token has an output for every word
+        chosen = chosen[lengths[chosen].cumsum(0) <= max(TOKENS, int(lengths[chosen[0]]))]
+        size = max(1, min(BATCH, NUMBERS // (int(lengths[chosen].max()) * family.vocabulary)))
     parameters = dict(nested.full.named_parameters())
     device = next(iter(parameters.values())).device
     total: dict[str, NDArray[np.float64]] = {}
     nested.train(nested.needs_calibration(largest))
-    for batch in batches_of(examples, BATCH, chosen):
+    for batch in batches_of(examples, size, chosen):
         nested.full.zero_grad(set_to_none=True)
         inputs = {name: t.to(device) for name, t in as_inputs(batch.inputs, nested.input_names).items()}
         targets = each(batch.targets, lambda t: t.to(device))
-        nested.accumulate_gradients(largest, inputs, lambda outputs, t=targets: nested.family.task.importance(outputs, t))  # type: ignore[misc]
+        looked_at = family.task.looked_at(targets) if family.narrows else None
+        narrow: AbstractContextManager[Any] = nullcontext()
+        if looked_at is not None:
+            narrow = family.at_positions(nested.skeleton(largest), looked_at)
+            targets = each(targets, lambda t, kept=looked_at: t[kept][None])
+        with narrow:
+            nested.accumulate_gradients(largest, inputs, lambda outputs, t=targets: family.task.importance(outputs, t))  # type: ignore[misc]
         values = {name: p.detach() * p.grad for name, p in parameters.items() if p.grad is not None}
         if criterion == "saliency":
             values = {name: value.abs() for name, value in values.items()}

@@ -78,12 +78,20 @@ class NestedModel(nn.Module):
         return self.call(sub, inputs, self.view(sub))
 
     def _run(self, sub: SubModel, inputs: Tensor | Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Any:
+        with self._holding(sub, parameters) as module:
+            return self._called(module, self._given(inputs))
+
+    @contextmanager
+    def _holding(self, sub: SubModel, parameters: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """Within: the sub-model's module with these parameters and its buffers, in the mode of this one."""
         skeleton = self._prepare(sub)
         if skeleton.module.training != self.training:
             skeleton.module.train(self.training)
-        given = {self.input_names[0]: inputs} if isinstance(inputs, Tensor) else inputs
         with skeleton.holding({**parameters, **self.buffers_of(sub)}):
-            return self._called(skeleton.module, given)
+            yield skeleton.module
+
+    def _given(self, inputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {self.input_names[0]: inputs} if isinstance(inputs, Tensor) else inputs
 
     def applied(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs, by name, of a plain module of this family."""
@@ -155,10 +163,11 @@ class NestedModel(nn.Module):
             name: cut(full[name].detach(), kept).contiguous().requires_grad_(full[name].requires_grad)
             for name, kept in segments.items()
         }
-        with context or nullcontext():
-            outputs = self.call(sub, inputs, leaves)
-        loss = loss_of(outputs)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self._holding(sub, leaves) as module:  # a backward pass may compute parts of the forward pass again
+            with context or nullcontext():
+                outputs = named(self._called(module, self._given(inputs)), list(self.family.task.outputs))
+            loss = loss_of(outputs)
+            loss.backward()  # type: ignore[no-untyped-call]
         for name, leaf in leaves.items():
             if leaf.grad is not None:
                 _add_gradient(full[name], segments[name], leaf.grad)

@@ -20,7 +20,11 @@ class FitOptions:
     The defaults are what won in benchmarks/training. SortedNet as published: samples_per_step 2, edges 0.
     """
 
-    update: str = "sorted"  # sorted | sum | sandwich | full
+    update: str = "sorted"  # sorted | sum | depths | sandwich | full
+    micro_batches: int = 1  # parts of a batch that are computed one after the other: less memory, the same step
+    recompute: bool = False  # what blocks compute is computed again in the backward pass instead of remembered
+    guard: float = 0.0  # weight of the full model's loss that joins every step, where each drawn sub-model's has 1
+    may_lose: float = 1.0  # share of its quality that training may cost the full model; the rest is taken back at the end
     samples_per_step: int = 1  # sub-models drawn per step (sorted; sandwich adds the largest and the smallest)
     edges: float = 0.2  # share of draws that are the smallest or the largest (sorted)
     epochs: int = 10
@@ -43,7 +47,14 @@ class FitOptions:
     workers: int = -1  # processes that read data ahead; -1: one less than cores where data are read from files, else none
 
     def __post_init__(self) -> None:
-        for name, minimum in (("samples_per_step", 1), ("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", -1)):
+        for name, minimum in (
+            ("samples_per_step", 1),
+            ("micro_batches", 1),
+            ("epochs", 1),
+            ("batch_size", 2),
+            ("seed", 0),
+            ("workers", -1),
+        ):
             _at_least(name, getattr(self, name), minimum, Integral)
         if self.seed >= 2**63:
             raise TrainerError(f"seed = {self.seed}: allowed are whole numbers below 2**63")
@@ -58,9 +69,11 @@ class FitOptions:
             "teacher_share",
             "teacher_hidden",
             "layer_decay",
+            "guard",
+            "may_lose",
         ):
             _at_least(name, getattr(self, name), 0)
-        for name in ("edges", "teacher_share", "layer_decay"):
+        for name in ("edges", "teacher_share", "layer_decay", "may_lose"):
             if not getattr(self, name) <= 1:
                 raise TrainerError(f"{name} = {getattr(self, name)}: allowed are values from 0 to 1")
         _at_least("temperature", self.temperature, 0)
@@ -75,8 +88,9 @@ class FitOptions:
         for name, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise TrainerError(f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
-        if not isinstance(self.deterministic, bool):
-            raise TrainerError(f"deterministic = {self.deterministic!r}: allowed are True and False")
+        for name in ("deterministic", "recompute"):
+            if not isinstance(getattr(self, name), bool):
+                raise TrainerError(f"{name} = {getattr(self, name)!r}: allowed are True and False")
         if self.update not in RULES:
             raise TrainerError(f"update = {self.update!r}: allowed are {', '.join(RULES)}")
 

@@ -7,6 +7,7 @@ log.jsonl                  one line per epoch
 model.safetensors          the trained parameters            (written at the end)
 calibration.safetensors    BatchNorm statistics per sub-model (written at the end)
 targets.safetensors        what the original model answered   (where the data have no targets)
+begin.safetensors          what it began with                 (where some of the way may be taken back)
 order.safetensors          in which order its units were put  (where a teacher's must be alike)
 files/                     what a device needs to prepare inputs (a tokenizer)
 """
@@ -184,7 +185,9 @@ def train_run(
         raise TrainerError("init: the weights of --from go into the same places; allowed is one of the two")
     weights = read_weights(start.weights) if start.weights is not None else None
     checkpoint = checkpoint_of(start, settings)
-    loaded = load_data(data, data_options_of(weights, data, data_options or {}, checkpoint))
+    wanted_task = kind_of_task or (find_task(kind_of_family.usual_task) if kind_of_family.usual_task else None)
+    needed = wanted_task.data_options if wanted_task is not None else {}
+    loaded = load_data(data, data_options_of(weights, data, data_options or {}, checkpoint, needed))
     for note in (*loaded.notes, *check_tokenizer(checkpoint, start.teacher_path, loaded)):
         say(note)
     if weights is not None:
@@ -254,6 +257,8 @@ def train_run(
             show_progress=show_progress,
             options=chosen_options,
         )
+    if result.kept < 1:
+        say(f"Of the way {result.kept:.0%} are kept: the full model would have lost more than {chosen_options.may_lose:.2%}.")
     trained = make_rule(chosen_options.update, nested.submodels, chosen_options.samples_per_step).trained
     validation = scores_of(nested, trained, loaded.validation, chosen_options.workers)
     test = scores_of(nested, trained, loaded.test, chosen_options.workers)
@@ -263,6 +268,7 @@ def train_run(
         "gradient_computations": result.gradient_computations,
         "teacher_passes": result.teacher_passes,
         "seconds": round(result.seconds, 2),
+        "kept": result.kept,
         "loss": None if result.loss is None else round(result.loss, 6),
         "task": chosen.task.kind,
         "metric": chosen.task.metric,

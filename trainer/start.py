@@ -16,6 +16,7 @@ from trainer.data.sources import options_of
 from trainer.data.tokens import TOKENIZER_FILE
 from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
+from trainer.gguf import gguf_tokenizer, is_gguf
 from trainer.importance import AUTO, CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
 from trainer.order import Orders
@@ -87,18 +88,22 @@ def hash_of(weights: Path) -> str:
 
 
 def checkpoint_of(start: Start, settings: Mapping[str, Any]) -> Path | None:
-    """The folder of the checkpoint that a training is about: the weights', or the family's `--set checkpoint=FOLDER`."""
+    """The folder, or the GGUF file, that a training is about: of the weights, or the family's `--set checkpoint=FOLDER`."""
     named = settings.get("checkpoint")
     path = start.weights or (Path(named) if isinstance(named, str) else None)
-    return path if path is not None and path.is_dir() else None
+    return path if path is not None and (path.is_dir() or is_gguf(path)) else None
 
 
 def data_options_of(
-    weights: Weights | None, source: str, given: Mapping[str, Any], checkpoint: Path | None = None
+    weights: Weights | None,
+    source: str,
+    given: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    needed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The options of the data source with what the weights' checkpoint says of pictures, and its tokenizer, where nobody says
-    otherwise and the source has such an option."""
-    said = dict(weights.preprocessing) if weights is not None else {}
+    otherwise and the source has such an option. `needed`: what the task's targets need (`Task.data_options`)."""
+    said = {**(weights.preprocessing if weights is not None else {}), **(needed or {})}
     if checkpoint is not None and (place := tokenizer_place(checkpoint)) is not None:
         said["tokenizer"] = str(place)
     lacking = weights is not None and checkpoint is not None and "tokenizer" not in given and _without_tokenizer(checkpoint)
@@ -115,7 +120,7 @@ def data_options_of(
 
 def _without_tokenizer(checkpoint: Path) -> bool:
     """Whether its weights are of a vocabulary that is not at hand."""
-    return bool(vocabulary_size(checkpoint)) and vocabulary_file(checkpoint) is None
+    return not is_gguf(checkpoint) and bool(vocabulary_size(checkpoint)) and vocabulary_file(checkpoint) is None
 
 
 def check_tokenizer(checkpoint: Path | None, teacher: Path | None, data: DataSet) -> list[str]:
@@ -137,13 +142,13 @@ def _of_tokenizer(checkpoint: Path, data: DataSet) -> list[str]:
             f"data {data.name!r}: the tokenizer's vocabulary has {data.spec.vocabulary} tokens, the embedding of {checkpoint} "
             f"{rows}: it belongs to another checkpoint; allowed are {rows} and fewer"
         )
-    own = vocabulary_file(checkpoint)
     if _without_tokenizer(checkpoint):
         return [
             f"{checkpoint} has no {TOKENIZER_FILE} that the texts' could be compared with: is it of the vocabulary that the "
             "checkpoint's embeddings have learnt?"
         ]
-    if own is None or same_vocabulary(tokenizer, own.read_bytes()):
+    own = checkpoint if is_gguf(checkpoint) else vocabulary_file(checkpoint)
+    if own is None or same_vocabulary(tokenizer, gguf_tokenizer(own).content if is_gguf(own) else own.read_bytes()):
         return []
     return [
         f"The texts are not read with {own}, the checkpoint's own: what its embeddings have learnt is of another vocabulary."
@@ -187,7 +192,7 @@ def with_checkpoint(family: type[Family], start: Start, settings: Mapping[str, A
     said = any(name.partition(".")[0] in ("checkpoint", "config") for name in settings)
     if not takes or start.weights is None or {"checkpoint", "config"} & settings.keys():
         return dict(settings)
-    if start.weights.is_dir():
+    if checkpoint_of(start, {}) is not None:
         return {"checkpoint": start.weights, **settings}
     if not said:
         raise TrainerError(

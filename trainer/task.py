@@ -69,6 +69,9 @@ class Task(ABC):
     prefixes: ClassVar[Sequence[str]] = ()
     """Outputs whose last axis is shorter in smaller models, and may be longer in a teacher's: its first places count."""
 
+    data_options: ClassVar[Mapping[str, Any]] = {}
+    """Options of a data source (`--data-option`) that its targets need, where the source has them."""
+
     answers_are_targets: ClassVar[bool] = False
     """Whether what the original model answers are the targets where the data have none of real numbers (`trainer.targets`)."""
 
@@ -88,6 +91,11 @@ class Task(ABC):
     def counting(self, outputs: Outputs, targets: Targets) -> Outputs:
         """Of outputs, the model's or a teacher's, what `distil` is to see: without positions that count for nothing."""
         return outputs
+
+    def looked_at(self, targets: Targets, seed: int | None = None) -> Tensor | None:
+        """Which positions (N, …) of targets count, bool; None: all. With a seed those that a training step looks at, which may
+        be fewer; a network that can (`Family.at_positions`) then gives no others."""
+        return None
 
     def importance(self, outputs: Outputs, targets: Targets) -> Tensor:
         """Scalar whose change without a unit tells how much that one matters, when units are sorted: the loss."""

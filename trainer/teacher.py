@@ -58,13 +58,24 @@ class Teacher:
         self._by_name = takes_by_name(module, self.input_names)
         self._check(nested)
 
-    def answers(self, inputs: Mapping[str, Tensor], accelerator: Accelerator, indices: Tensor | None = None) -> Answers:
-        """Outputs by name, in single precision, without gradients. `indices`: of the examples, where it remembers them."""
+    def answers(
+        self,
+        inputs: Mapping[str, Tensor],
+        accelerator: Accelerator,
+        indices: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Answers:
+        """Outputs by name, in single precision, without gradients. `indices`: of the examples, where it remembers them.
+        `positions`: (N, …) bool, those that are asked for; outputs are (1, M, …) then."""
         if self._known and indices is not None:
             device = next(iter(inputs.values())).device
-            return Answers({name: known[indices].to(device) for name, known in self._known.items()})
-        with torch.no_grad(), accelerator.autocast():
+            found = {name: known[indices].to(device) for name, known in self._known.items()}
+            return Answers(found if positions is None else _narrowed(found, positions))
+        asked = nullcontext(False) if positions is None else self.family.at_positions(self.module, positions)
+        with torch.no_grad(), accelerator.autocast(), asked as narrow:
             outputs, states = self._answered(inputs)
+        if positions is not None and not narrow:
+            outputs = _narrowed(outputs, positions)
         return Answers(single_precision(outputs), states)
 
     def loss(
@@ -153,6 +164,10 @@ class Teacher:
         with own(f"task {task.kind}: distil"):
             self.loss(task, outputs, answers, torch.zeros((), device=device))
         self.of_hidden(states, Answers(answers, its_states), inputs)
+
+
+def _narrowed(outputs: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
+    return {name: output[positions][None] for name, output in outputs.items()}
 
 
 def teacher_for(nested: NestedModel, module: nn.Module | None, options: FitOptions) -> Teacher | None:

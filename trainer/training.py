@@ -13,8 +13,8 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, fields
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,24 +22,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.accelerator import Accelerator, deterministic, find_accelerator, single_precision
+from trainer.accelerator import Accelerator, deterministic, find_accelerator
 from trainer.calibration import calibrate
-from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, writing
+from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, load_tensors, save_checkpoint, save_tensors, writing
 from trainer.compatibility import check_fits
 from trainer.data.augment import Augmentation
-from trainer.data.dataset import Batch, Data, Examples, Samples, as_examples, as_inputs, each
+from trainer.data.dataset import Batch, Data, Examples, Samples, as_examples, as_inputs
 from trainer.data.lengths import order_of_epoch
 from trainer.data.loading import Asked, held, read
 from trainer.distributed import current_ranks
 from trainer.evaluate import scores_of
+from trainer.hold import BEGIN_FILE, taken_back
 from trainer.interruption import TrainingInterrupted, drop_log_after, progress_bar, stop_flag
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
 from trainer.schedule import learning_rate, make_optimizer
-from trainer.speed.layout import laid_out, suits_channels_last, to_device
+from trainer.speed.layout import laid_out, suits_channels_last
+from trainer.step import Gradients
 from trainer.submodel import SubModel, TrainerError
-from trainer.task import Outputs, Targets, own
-from trainer.teacher import Answers, teacher_for
+from trainer.task import Outputs
+from trainer.teacher import teacher_for
 from trainer.updates import UpdateRule, make_rule
 
 LOG_FILE = "log.jsonl"
@@ -61,6 +63,7 @@ class FitResult:
     seconds: float
     loss: float | None  # mean over the last epoch; None when a resumed run had no step left
     validation: Mapping[str, float]  # quality of the smallest and the largest sub-model
+    kept: float = 1.0  # part of the way that was not taken back (`may_lose`)
 
 
 def fit(
@@ -100,6 +103,7 @@ def fit(
         with stop_flag() as stopped:
             result = training.run(stopped, show_progress)
         nested.eval()
+        result = replace(result, kept=training.take_back())
         calibrate(nested, calibration_batches(examples, workers=chosen.workers))
     return result
 
@@ -150,11 +154,16 @@ class _Training:
         self.steps_per_epoch = len(examples) // self.batch_size
         self.total_steps = self.steps_per_epoch * options.epochs
         self.optimizer = make_optimizer(nested.full, options)
+        self.gradients = Gradients(nested, self.task, self.rule, self.teacher, self.accelerator, self.scaler, options)
         self.step = 0
-        self.gradient_computations = 0
         nested.calibration.clear()
         nested.train()
         self.ranks.same_start(self.parameters)
+        self.before: dict[str, Tensor] = {}
+        if options.may_lose < 1:
+            if validation is None:
+                raise TrainerError(f"may_lose = {options.may_lose}: it is measured on validation data; allowed without is 1")
+            self.before = {name: p.detach().cpu().clone() for name, p in nested.full.named_parameters()}
         if run:
             with writing(run):
                 run.mkdir(parents=True, exist_ok=True)
@@ -162,8 +171,10 @@ class _Training:
     def begin(self) -> None:
         """Removes what an earlier training has left in the run's folder."""
         if self.folder and self.ranks.first:
-            for name in (LOG_FILE, CHECKPOINT_FILE):
+            for name in (LOG_FILE, CHECKPOINT_FILE, BEGIN_FILE):
                 (self.folder / name).unlink(missing_ok=True)
+            if self.before:
+                save_tensors(self.before, self.folder / BEGIN_FILE)
 
     def restore(self) -> None:
         """Goes on from the run's last checkpoint. Raises TrainerError when there is none or its options differ."""
@@ -174,9 +185,11 @@ class _Training:
         for name, value in asdict(self.options).items():
             if begun[name] != value and name not in FREE_TO_CHANGE:
                 raise TrainerError(f"resume: {name} = {value!r}, but the run was begun with {begun[name]!r}")
+        if self.before:
+            self.before = load_tensors(self.folder / BEGIN_FILE)[0]
         if saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
-        self.step, self.gradient_computations = saved["step"], saved["gradient_computations"]
+        self.step, self.gradients.passes = saved["step"], saved["gradient_computations"]
         if self.step > self.total_steps:
             done = -(-self.step // self.steps_per_epoch)
             raise TrainerError(f"resume: epochs = {self.options.epochs}: {done} are begun; allowed are {done} and more, in all")
@@ -214,7 +227,21 @@ class _Training:
                     )
         loss = sum(losses) / len(losses) if losses else None
         passes = (self.teacher.remembered_passes or self.step) if self.teacher else 0
-        return FitResult(self.step, self.gradient_computations, passes, time.monotonic() - begun, loss, validation)
+        return FitResult(self.step, self.gradients.passes, passes, time.monotonic() - begun, loss, validation)
+
+    def take_back(self) -> float:
+        """What the training has cost the full model beyond `may_lose`; returns which part of the way is kept."""
+        if not self.before:
+            return 1.0
+        return taken_back(dict(self.nested.full.named_parameters()), self.before, self._quality_of_full, self.options.may_lose)
+
+    def _quality_of_full(self) -> float:
+        largest = [self.nested.family.largest]
+        assert self.validation is not None
+        calibrate(self.nested, calibration_batches(self.examples, 2, self.options.workers), largest)
+        (score,) = scores_of(self.nested, largest, self.validation, self.options.workers).values()
+        self.nested.calibration.clear()
+        return score.quality
 
     def _order(self) -> Iterator[Asked]:
         """Every batch that is left: of each epoch a permutation, like lengths together, and this rank's share of each batch."""
@@ -231,8 +258,15 @@ class _Training:
         seed = self.options.seed
         inputs = laid_out(as_inputs(batch.inputs, self.nested.input_names), self.device, self.channels_last)
         self._seed(_mixed(seed + self.ranks.rank, "dropout", self.step))
-        submodels = self.rule.sample(self.step, seed)
-        loss = self._gradients(submodels, inputs, batch.targets)
+        indices = next(self.places).indices if self.places else None
+        # Of those in memory all were checked before.
+        check = None if isinstance(self.examples, Samples) else self._check
+        positions, what = _mixed(seed + self.ranks.rank, "positions", self.step), f"step {self.step}, "
+        loss = self.gradients.accumulate(self._shares(), inputs, batch.targets, positions, indices, check, what)
+        if not math.isfinite(loss):
+            raise TrainerError(
+                f"loss = {loss} at step {self.step}: the training diverged; try a lower lr than {self.options.peak_lr}"
+            )
         self.ranks.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         if self.options.clip_norm:
@@ -244,39 +278,14 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _gradients(self, submodels: Sequence[SubModel], inputs: Mapping[str, Tensor], given: Targets) -> float:
-        """Accumulates the mean gradient of the step's sub-models; returns their mean loss."""
-        earlier: dict[SubModel, Outputs] = {}
-        targets = each(given, lambda t: to_device(t, self.device))
-        total = torch.zeros((), device=self.device)
-        answers = Answers({})
-        if self.teacher:  # once for all sub-models of the step
-            answers = self.teacher.answers(inputs, self.accelerator, next(self.places).indices if self.places else None)
-
-        def loss_of(outputs: dict[str, Tensor]) -> Tensor:
-            outputs = single_precision(outputs)
-            if not earlier and not isinstance(self.examples, Samples):  # of those in memory all were checked before
-                self._check(outputs, given)
-            loss = self.rule.loss(self.task, outputs, targets, earlier)
-            if self.teacher:
-                loss = self.teacher.loss(self.task, outputs, answers.outputs, loss, targets)
-                loss = loss + self.teacher.of_hidden(states, answers, inputs)
-            loss = loss / len(submodels)
-            total.add_(loss.detach())
-            return self.scaler.scale(loss)
-
-        for sub in submodels:
-            between = self.teacher.states_of(self.nested.skeleton(sub)) if self.teacher else nullcontext([])
-            with own(f"step {self.step}, sub-model {sub.id}"), between as states:
-                _, found = self.nested.accumulate_gradients(sub, inputs, loss_of, self.accelerator.autocast())
-            earlier[sub] = single_precision(found)
-        self.gradient_computations += len(submodels)
-        value = float(total)
-        if not math.isfinite(value):
-            raise TrainerError(
-                f"loss = {value} at step {self.step}: the training diverged; try a lower lr than {self.options.peak_lr}"
-            )
-        return value
+    def _shares(self) -> dict[SubModel, float]:
+        """The sub-models of this step, in the order of their computation, and the share of each in the loss."""
+        submodels = self.rule.sample(self.step, self.options.seed)
+        weights = {sub: float(submodels.count(sub)) for sub in submodels}
+        if self.options.guard:
+            weights[self.rule.largest] = weights.get(self.rule.largest, 0.0) + self.options.guard
+        total = sum(weights.values())
+        return {sub: weight / total for sub, weight in weights.items()}
 
     def _check(self, outputs: Outputs, targets: Any) -> None:
         try:
@@ -304,7 +313,7 @@ class _Training:
             "epoch": self.step // self.steps_per_epoch,
             "loss": round(sum(losses) / len(losses), 6),
             "lr": learning_rate(self.options, self.step - 1, self.total_steps),
-            "gradient_computations": self.gradient_computations,
+            "gradient_computations": self.gradients.passes,
             "seconds": round(seconds, 2),
             f"validation_{self.task.metric if self.task.metric == 'accuracy' else 'quality'}": {
                 name: round(value, 6) for name, value in validation.items()
@@ -315,7 +324,7 @@ class _Training:
 
     def _save(self) -> None:
         if self.folder and self.ranks.first:
-            state = {"step": self.step, "gradient_computations": self.gradient_computations, "options": asdict(self.options)}
+            state = {"step": self.step, "gradient_computations": self.gradients.passes, "options": asdict(self.options)}
             state["steps_per_epoch"] = self.steps_per_epoch
             state["scaler"] = self.scaler.state_dict()
             save_checkpoint(self.folder, self.nested, self.optimizer, state)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trainer.submodel import SubModel, TrainerError
+from trainer.submodel import AxisValue, SubModel, TrainerError
 from trainer.task import Outputs, Targets, Task
 
 
@@ -100,6 +100,30 @@ class Sandwich(UpdateRule):
         return task.distil(task.counting(outputs, targets), task.counting(earlier[self.largest], targets))
 
 
+class Depths(Sorted):
+    """Sum over fixed depths (Sorted LLaMA: Kavehzadeh et al. 2023, arXiv 2309.08968, section 3): the sub-models of every depth,
+    whose other sizes are those of a sub-model that is drawn as `Sorted` draws. Of a language model they cost one pass."""
+
+    name = "depths"
+    axes: ClassVar[Sequence[str]] = ("num_hidden_layers", "depth")
+
+    def __init__(self, submodels: Sequence[SubModel], samples_per_step: int, edges: float = 0.0) -> None:
+        super().__init__(submodels, samples_per_step, edges)
+        self.axis = next((axis for axis in self.axes if axis in self.largest.axes), "")
+        if not self.axis:
+            raise TrainerError(
+                f"update = 'depths': the axes are {', '.join(self.largest.axes)}; allowed are families with "
+                f"{' or '.join(self.axes)}"
+            )
+
+    def sample(self, step: int, seed: int) -> list[SubModel]:
+        drawn_ones = [self._widths(sub) for sub in super().sample(step, seed)]
+        return [sub for sub in self.submodels if self._widths(sub) in drawn_ones]
+
+    def _widths(self, sub: SubModel) -> dict[str, AxisValue]:
+        return {axis: value for axis, value in sub.axes.items() if axis != self.axis}
+
+
 class Full(UpdateRule):
     """Plain training of the full model alone: what the sub-models are compared with."""
 
@@ -113,7 +137,7 @@ class Full(UpdateRule):
         return [self.largest]
 
 
-RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Sandwich, Full)}
+RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (Sorted, Sum, Depths, Sandwich, Full)}
 
 
 def register_rule(rule: type[UpdateRule]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainer.checkpoint import load_tensors
 from trainer.folder import RUN_FILE, check_unaltered, read_record
+from trainer.gguf import SUFFIX, gguf_tensors, is_gguf
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.parsing import json_object
 from trainer.submodel import TrainerError
@@ -69,7 +70,8 @@ class Loaded:
 
 
 def read_weights(path: Path) -> Weights:
-    """A run's folder, a checkpoint's folder of Hugging Face or timm, a `.safetensors`, or a state dict in a `.pth` or `.pt`.
+    """A run's folder, a checkpoint's folder of Hugging Face or timm, a `.safetensors`, a `.gguf`, or a state dict in a
+    `.pth` or `.pt`.
 
     Raises TrainerError naming what is not there, cannot be read, would run code, or is no tensor of real numbers.
     """
@@ -83,10 +85,12 @@ def read_weights(path: Path) -> Weights:
             check_unaltered(path, read_record(path))
         tensors = _of_index(file) if file.suffix == ".json" else _of_file(file)
         return Weights(path, _checked(path, tensors), preprocessing_of(path))
+    if is_gguf(path):
+        return Weights(path, _checked(path, gguf_tensors(path)))
     if path.suffix.lower() not in SUFFIXES:
         absent = "" if path.exists() else "there is no such file or folder; "
         fetched = f"; of the hub: hf download {path} --local-dir FOLDER" if absent and _HUB.fullmatch(str(path)) else ""
-        allowed = f"allowed are a run, a folder with weights, or a file {', '.join(SUFFIXES)}"
+        allowed = f"allowed are a run, a folder with weights, or a file {', '.join((*SUFFIXES, SUFFIX))}"
         raise TrainerError(f"weights = {str(path)!r}: {absent}{allowed}{fetched}")
     return Weights(path, _checked(path, _of_file(path)))
 

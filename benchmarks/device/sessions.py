@@ -117,7 +117,7 @@ def through_runtime(runs: int = 3000) -> Figures:
                 direct.append(timed(lambda s=sessions[which]: s.run(outputs, feed)))  # type: ignore[misc]
                 ours.append(timed(lambda b=budgets[which]: runtime.run(feed, b)))  # type: ignore[misc]
             chosen = budgets[i % 2]
-            switching.append(timed(lambda b=chosen: runtime._choose(b)))  # type: ignore[misc]
+            switching.append(timed(lambda b=chosen: runtime.choose(b)))  # type: ignore[misc]
         same = slice(0, None)
         overhead = np.median(np.array(ours[same]).reshape(-1, 4)[:, ::2] - np.array(direct[same]).reshape(-1, 4)[:, ::2])
         runtime.close()

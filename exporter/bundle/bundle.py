@@ -24,7 +24,7 @@ from device_profiles.atomic import check_writable
 from device_profiles.host import readable
 from device_profiles.merge import check_merge, merged
 from device_profiles.seal import SealError
-from exporter.bundle.manifest import Manifest, SubModelEntry, checked, inside
+from exporter.bundle.manifest import DecoderEntry, Manifest, SubModelEntry, checked, inside
 from exporter.bundle.written import PROFILES_FOLDER, recording
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
@@ -69,8 +69,12 @@ class Bundle:
 
     def weights_path(self, identifier: str) -> str:
         """The weights file that the sub-model's graph reads, relative to the bundle."""
-        int8 = self.submodel(identifier).precision == "int8"
-        return self.manifest.int8_weights if int8 and self.manifest.int8_weights else self.manifest.weights
+        return self.manifest.weights_of(self.submodel(identifier).precision)
+
+    @property
+    def decoder(self) -> DecoderEntry | None:
+        """Of a bundle whose sub-models generate text, what a loop around their graphs needs to know; else None."""
+        return self.manifest.decoder
 
     @cached_property
     def name(self) -> str:
@@ -98,7 +102,7 @@ class Bundle:
 
     @property
     def weights_bytes(self) -> int:
-        return sum(self.manifest.files[name].bytes for name in self._weights_files())
+        return sum(self.manifest.files[name].bytes for name in self.manifest.weights_files)
 
     @property
     def bytes_total(self) -> int:
@@ -231,16 +235,16 @@ class Bundle:
         """Every path that the manifest uses is listed with a hash."""
         if len(self.submodels) != len(self.manifest.submodels):
             raise BundleError(f"{MANIFEST_FILE}: a sub-model id appears twice")
-        graphs = (entry.graph for entry in self.manifest.submodels)
-        used = [*self._weights_files(), self.manifest.selftest.file, *graphs]
-        if not self.manifest.int8_weights and any(entry.precision == "int8" for entry in self.manifest.submodels):
+        graphs = (graph for entry in self.manifest.submodels for graph in entry.graphs)
+        used = [*self.manifest.weights_files, self.manifest.selftest.file, *graphs]
+        int8 = self.manifest.decoder is None and any(entry.precision == "int8" for entry in self.manifest.submodels)
+        if int8 and not self.manifest.int8_weights:
             raise BundleError(f"{MANIFEST_FILE}: there are int8 sub-models but no int8_weights")
+        if self.manifest.decoder is not None and (unknown := set(self.submodels) ^ set(self.manifest.decoder.graph)):
+            raise BundleError(f"{MANIFEST_FILE}: decoder.graph and the sub-models differ: {min(unknown)}")
         for name in used:
             if name not in self.manifest.files:
                 raise BundleError(f"{MANIFEST_FILE}: {name} is used but not listed under files")
-
-    def _weights_files(self) -> list[str]:
-        return [name for name in (self.manifest.weights, self.manifest.int8_weights) if name is not None]
 
     def _locate(self, name: str) -> Path:
         """The file behind a manifest's path; links are refused, because they could leave the bundle."""

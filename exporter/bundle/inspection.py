@@ -22,6 +22,7 @@ def inspect(bundle: Bundle) -> dict[str, Any]:
         "weights_bytes": bundle.weights_bytes,
         "inputs": manifest["inputs"],
         "outputs": manifest["outputs"],
+        **({"decoder": manifest["decoder"]} if bundle.decoder else {}),
         "devices": bundle.devices(),
         "fingerprint": bundle.fingerprint,
         "submodels": [_described(bundle, entry) for entry in manifest["submodels"]],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from device_profiles.schema import Share
 
@@ -16,6 +16,8 @@ FORMAT_VERSION = 2
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AxisValue = int | float | tuple[int, ...]
 INT8_SUFFIX = "-int8"
+Precision = Literal["fp32", "int8", "int8-rows", "int4"]
+"""float32; 8-bit integers, of a decoder in blocks of 32; its 7-bit weights with a factor for each row; its 4 bits in blocks."""
 Int8Range = Literal["reduced", "full"]
 """The range of int8 weights: 7 bits, or 8, which some processors' kernels cannot multiply (`exporter.bundle.saturation`)."""
 
@@ -68,6 +70,48 @@ class LayerEntry(_Model):
     channels_out: Annotated[int, Field(ge=1)]
 
 
+def _nothing(value: Any) -> bool:
+    return not value
+
+
+class SegmentEntry(_Model):
+    """A decoder's graph in two: the lower from token ids to the hidden state before a layer, the upper from there on."""
+
+    layer: Annotated[int, Field(ge=1)]
+    lower: RelativePath
+    upper: RelativePath
+
+
+class DecoderGraphEntry(_Model):
+    """What the cache of one sub-model holds."""
+
+    layers: Annotated[int, Field(ge=1)]
+    kv_heads: Annotated[int, Field(ge=1)]
+
+
+class DecoderEntry(_Model):
+    """Of a bundle whose sub-models generate text: what the loop around their graphs needs to know. The full model's sizes."""
+
+    layers: Annotated[int, Field(ge=1)]
+    kv_heads: Annotated[int, Field(ge=1)]  # heads of keys and values
+    head_size: Annotated[int, Field(ge=1)]
+    context: Annotated[int, Field(ge=1)]  # tokens of the longest text
+    vocabulary: Annotated[int, Field(ge=1)]
+    bos: int | None = None  # the token that a text begins with
+    eos: tuple[int, ...] = ()  # the tokens that end one
+    pad: int | None = None
+    head_bits: int | None = None  # of the head and the embedding where weights are in blocks of 4 bits
+    quality_tokens: Annotated[int, Field(ge=0)] = 0  # of the test split, that the qualities were measured on
+    graph: dict[str, DecoderGraphEntry]  # by sub-model
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name, value in (("bos", self.bos), ("pad", self.pad), *(("eos", token) for token in self.eos)):
+            if value is not None and not 0 <= value < self.vocabulary:
+                raise ValueError(f"{name} = {value}: allowed are token ids from 0 to {self.vocabulary - 1}")
+        return self
+
+
 class SubModelEntry(_Model):
     """One sub-model of the bundle."""
 
@@ -79,14 +123,20 @@ class SubModelEntry(_Model):
     metrics: dict[str, float] = {}  # on the test split, by the names of the field; the task's metric among them
     graph: RelativePath
     topology: Sha256  # of the operators that the graph has in common with other sizes
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     layers: tuple[tuple[int, int], ...] = ()  # index into the manifest's layers, and how many of it
     int8_error: Annotated[float, Field(ge=0)] | None = None  # of its answers to the self-test, RMS relative to the fp32 graph's
+    segments: Annotated[tuple[SegmentEntry, ...], Field(exclude_if=_nothing)] = ()  # of a decoder
 
     @property
     def fp32_id(self) -> str:
         """The sub-model of the same size in fp32, which may not be in the bundle; its own where that is it."""
-        return self.id.removesuffix(INT8_SUFFIX) if self.precision == "int8" else self.id
+        return self.id if self.precision == "fp32" else self.id.removesuffix(f"-{self.precision}")
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """All its graphs."""
+        return (self.graph, *(path for segment in self.segments for path in (segment.lower, segment.upper)))
 
     @property
     def accuracy(self) -> float | None:
@@ -107,7 +157,7 @@ class SelfTest(_Model):
     int8_tolerance: Annotated[float, Field(gt=0, le=1)] = 0.1  # 0.01 since the range of weights is recorded
 
     def tolerance_of(self, precision: str) -> float:
-        return self.int8_tolerance if precision == "int8" else self.tolerance
+        return self.tolerance if precision == "fp32" else self.int8_tolerance
 
 
 class Manifest(_Model):
@@ -125,12 +175,26 @@ class Manifest(_Model):
     layers: tuple[LayerEntry, ...] = ()  # all that a sub-model has
     weights: RelativePath
     int8_weights: RelativePath | None = None  # beside the others, where there are int8 sub-models
+    precision_weights: Annotated[dict[Precision, RelativePath], Field(exclude_if=_nothing)] = {}  # of a decoder: by precision
     int8_range: Int8Range | None = None  # of these weights; before it was recorded it was always "full"
     selftest: SelfTest
+    decoder: Annotated[DecoderEntry | None, Field(exclude_if=_nothing)] = None  # of sub-models that generate text
     files: dict[RelativePath, FileEntry]
     training: dict[str, Any]  # the record of the run: data and split, options
     created_with: dict[str, str]  # versions of the libraries
     sha256: Sha256
+
+    def weights_of(self, precision: str) -> str:
+        """The weights file that graphs of this precision read."""
+        if found := dict(self.precision_weights).get(precision):  # type: ignore[call-overload]
+            return str(found)
+        return self.int8_weights if precision == "int8" and self.int8_weights else self.weights
+
+    @property
+    def weights_files(self) -> list[str]:
+        """All of them."""
+        named = [self.weights, self.int8_weights, *self.precision_weights.values()]
+        return list(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def fingerprint(self) -> str:

@@ -84,6 +84,9 @@ class TextPreprocessing(_Model):
     padding: Literal["longest", "max"] = "max"  # T: of the longest text of a batch, or always `max_tokens`
     pad_id: Annotated[int, Field(ge=0)] = 0
     pair: bool = False  # two texts make one input
+    bos_id: Annotated[int, Field(ge=0)] | None = None  # of a language model: what a text begins with, where something does
+    eos_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()  # that end an answer
+    chat_template: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None  # a file of the bundle
 
 
 Preprocessing = Annotated[ImagePreprocessing | AudioPreprocessing | TextPreprocessing, Field(discriminator="kind")]

@@ -47,7 +47,7 @@ class Controller:
         self._tracked = list(self.slow_downs.values())
         costs = {(name, profile.device.name): one for profile in profiles for name, one in profile.submodels.items()}
         self._medians = {key: one.latency_ms.p50 for key, one in costs.items()}
-        self._curves = {key: Curve(one.lengths) for key, one in costs.items() if one.lengths}
+        self._curves = {key: Curve(one.by_length) for key, one in costs.items() if one.by_length}
         self._keys = [offer.key for offer in selector.offered]
         self._present: Selection | None = None
         self._seen_at: dict[str, float] = {}
@@ -60,7 +60,7 @@ class Controller:
         self._planner: Planner | None = None
         self._end: PlanEnd | None = None  # of that plan
         self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
-        self._latest: dict[int | None, tuple[Budget, list[float], Selection | None, Selection, Selector]] = {}  # by length
+        self._latest: dict[object, tuple[Budget, list[float], Selection | None, Selection, Selector]] = {}  # by length
 
     def choose(
         self, budget: Budget, now: float, battery: Battery | None = None, *, among: Collection[Key] | None = None
@@ -100,24 +100,25 @@ class Controller:
         level = self._level
         if level is None:
             return self._corrected(budget, now, among)
-        selector = self.selector.at_length(budget.length)
+        selector = self.selector.at(budget)
         return selector.saved(budget, level, battery, lambda one: self._corrected(one, now, among))
 
     def _corrected(self, budget: Budget, now: float, among: Collection[Key] | None) -> Selection:
         """By the profile, or by what runs take where a deadline is given."""
-        if budget.latency_ms is None or not self.feedback:
-            return self.selector.select(budget, among=among)
+        if budget.run_ms is None or not self.feedback:
+            return self._unlimited(budget, among)
         reaches = self._reaches(budget, now)
         if among is not None or any(slow_down.suspicious for slow_down in self._tracked):
             return self._chosen(budget, reaches, now, among)
-        latest, selector, present = self._latest.get(budget.length), self.selector, self._present
+        length = budget.length, budget.prompt_tokens, budget.context
+        latest, selector, present = self._latest.get(length), self.selector, self._present
         same = latest and latest[0] is budget and latest[1] == reaches and latest[2] is present and latest[4] is selector
         if latest and same:
             return latest[3]
         found = self._chosen(budget, reaches, now, None)
         if len(self._latest) >= LENGTHS:
             self._latest = {}
-        self._latest[budget.length] = (budget, reaches, present, found, selector)
+        self._latest[length] = (budget, reaches, present, found, selector)
         return found
 
     def _chosen(self, budget: Budget, reaches: list[float], now: float, among: Collection[Key] | None) -> Selection:
@@ -144,7 +145,7 @@ class Controller:
         among: Collection[Key] | None,
     ) -> Selection:
         """One that is better than the present one only where it fits with something to spare."""
-        if (wanted.latency_ms or 0.0) * SPARE <= (budget.latency_ms or 0.0):
+        if (wanted.latency_ms or 0.0) * SPARE <= (budget.run_ms or 0.0):
             return wanted
         careful = self._best(budget, self._reaches(budget, now, SPARE), now, among)
         if careful.feasible and (careful.quality or 0.0) > (present.quality or 0.0):
@@ -155,8 +156,9 @@ class Controller:
         staying = self._best(budget, reaches, now, [key])
         return staying if staying.feasible else wanted
 
-    def spent(self, selection: Selection, inferences: int = 1, length: int | None = None) -> None:
-        """So many inferences of the selection were made, of inputs of that length: a plan's account."""
+    def spent(self, selection: Selection, inferences: float = 1, length: int | None = None) -> None:
+        """So many inferences of the selection were made, of inputs of that length: a plan's account. Where text is generated,
+        so many tokens in a context of that length."""
         if self._planner is not None:
             key = (selection.submodel, selection.device)
             curve = None if length is None else self.selector.offered.curves.get(key)
@@ -167,7 +169,8 @@ class Controller:
         self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None, length: int | None = None
     ) -> None:
         """A run of the selection has taken so long in this sub-model (default: the one that was selected); how long a whole
-        cascade takes depends on the example. `length`: of its input, whose own prediction it is compared with."""
+        cascade takes depends on the example. `length`: of its input, whose own prediction it is compared with; where text is
+        generated, a run is of one token, and the length that of its context."""
         present = self._present
         if present is None or selection.submodel != present.submodel or selection.device != present.device:
             self._present = selection
@@ -229,9 +232,20 @@ class Controller:
         return found._replace(reason=f"{planner.reason(now)}: {found.reason}")
 
     def _best_or_any(self, budget: Budget, now: float, among: Collection[Key]) -> Selection:
-        if budget.latency_ms is None or not self.feedback:
-            return self.selector.select(budget, among=among)
+        if budget.run_ms is None or not self.feedback:
+            return self._unlimited(budget, among)
         return self._best(budget, self._reaches(budget, now), now, among)
+
+    def _unlimited(self, budget: Budget, among: Collection[Key] | None) -> Selection:
+        """Without a limit on a run's latency, or without feedback. The time to a first token grows as that of runs does."""
+        if budget.first_token_ms is None or not self.feedback:
+            return self.selector.select(budget, among=among)
+        found = []
+        for device in self.slow_downs:
+            keys = [key for key in among or self._keys if key[1] == device]
+            if keys:
+                found.append(self.selector.select(budget, among=keys, slowdown=self.slow_down(device)))
+        return min(found, key=_order(budget))
 
     def use(self, selector: Selector) -> None:
         """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on. From any thread: a choice
@@ -245,8 +259,8 @@ class Controller:
 
     def _reaches(self, budget: Budget, now: float, spare: float = 1.0) -> list[float]:
         """For each profile the median that just keeps the budget's deadline, shorter by the spare, at its percentile now."""
-        assert budget.latency_ms is not None
-        percentile, limit = nearest_percentile(budget.percentile), budget.latency_ms / spare
+        assert budget.run_ms is not None
+        percentile, limit = nearest_percentile(budget.percentile), budget.run_ms / spare
         return [slow_down.reach(percentile, limit, now) for slow_down in self._tracked]
 
     def _best(self, budget: Budget, reaches: list[float], now: float, among: Collection[Key] | None) -> Selection:
@@ -258,8 +272,7 @@ class Controller:
             keys = [key for key in keys_of if key[1] == device]
             if keys:
                 found.append(self._best_of(budget, keys, slow_down, reach, now))
-        better = _by_quality if budget.wants_the_best else _by_latency if budget.objective == "latency" else _by_energy
-        return min(found, key=lambda selection: (not selection.feasible, better(selection)))
+        return min(found, key=_order(budget))
 
     def _best_of(
         self,
@@ -270,7 +283,7 @@ class Controller:
         now: float,
     ) -> Selection:
         """Of one profile; those that have lately been slower than the others are judged by themselves."""
-        limit = budget.latency_ms
+        limit = budget.run_ms
         assert limit is not None
         percentile, left = nearest_percentile(budget.percentile), among
         # What just fits is at the limit; the selector compares with it, and what is found takes what its own run takes.
@@ -305,6 +318,12 @@ def _switchable(selector: Selector) -> Selector:
     if not selector.policy.low_power:
         return selector
     return selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
+
+
+def _order(budget: Budget) -> Callable[[Selection], tuple[bool, tuple[float, float]]]:
+    """By which the best of several devices' is the first."""
+    better = _by_quality if budget.wants_the_best else _by_latency if budget.objective == "latency" else _by_energy
+    return lambda selection: (not selection.feasible, better(selection))
 
 
 def _by_quality(selection: Selection) -> tuple[float, float]:

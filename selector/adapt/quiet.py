@@ -87,7 +87,7 @@ def fitted(medians: Sequence[float], excesses: Sequence[float]) -> Tail:
 
 def pooled(profile: Profile) -> Profile:
     """The same with the tails of all its sub-models taken together (see `Quiet`): each one's 90th and 99th percentile is what
-    its median and the device's two parts make of it."""
+    its median and the device's two parts make of it. Of one token too; how long a prompt takes stays as it was measured."""
     quiet = Quiet.of(profile)
 
     def typical(latency: LatencyMs) -> LatencyMs:
@@ -97,5 +97,9 @@ def pooled(profile: Profile) -> Profile:
     submodels = {}
     for name, measured in profile.submodels.items():
         lengths = {length: typical(latency) for length, latency in measured.lengths.items()}
-        submodels[name] = measured.model_copy(update={"latency_ms": typical(measured.latency_ms), "lengths": lengths})
+        update: dict[str, object] = {"latency_ms": typical(measured.latency_ms), "lengths": lengths}
+        if measured.decoding is not None:
+            token = {context: typical(latency) for context, latency in measured.decoding.token.items()}
+            update["decoding"] = measured.decoding.model_copy(update={"token": token})
+        submodels[name] = measured.model_copy(update=update)
     return profile.model_copy(update={"submodels": submodels})

@@ -26,7 +26,8 @@ class BudgetError(ValueError):
 
 
 class BatteryPlan(BaseModel):
-    """So many inferences per second or hour, until a moment, for so many hours, or until so much charge is left.
+    """So many inferences per second or hour, until a moment, for so many hours, or until so much charge is left. Where text is
+    generated an inference is a token.
 
     Raises pydantic.ValidationError (a ValueError) when it says twice, or not at all, how often or how long.
     """
@@ -110,19 +111,40 @@ class Budget(BaseModel):
     memory_mb: Positive | None = None
     min_quality: Share | None = None  # a share, not per cent
     min_accuracy: Share | None = None  # the same, where the metric is accuracy
+    first_token_ms: Positive | None = None  # of a model that generates text: until the prompt has been read
+    token_ms: Positive | None = None  # of such a model: its latency, which is that of one token
     percentile: Annotated[float, Field(gt=0, le=99, allow_inf_nan=False)] = 50.0
-    """Of the measured latency that must stay below `latency_ms`: the next of p50, p90, p99 is taken."""
+    """Of the measured latencies that must stay below their limits: the next of p50, p90, p99 is taken."""
     objective: Objective = "quality"  # the best, or the one of least energy or latency
     length: Length | None = None
     """No limit: how long the input is, such as a text's tokens, where the profile was measured at several lengths. Default: as
     long as the longest of these. `Runtime.run` takes its input's own."""
+    prompt_tokens: Length | None = None  # no limit: how long the prompt is. Default: as long as the longest measured
+    context: Length | None = None  # no limit: how many tokens are before the one that `token_ms` is of. Default: likewise
     plan: BatteryPlan | None = None  # how long the battery is to last; needs a `Runtime`, which keeps the account
 
     @model_validator(mode="after")
     def _one_floor(self) -> Self:
         if self.min_quality is not None and self.min_accuracy is not None:
             raise ValueError("min_quality and min_accuracy given; allowed is one of the two")
+        if self.latency_ms is not None and self.token_ms is not None:
+            raise ValueError("latency_ms and token_ms given; allowed is one of the two, a token is what such a model runs")
         return self
+
+    @property
+    def run_ms(self) -> float | None:
+        """The limit of one run's latency, by either name: where text is generated, a run is of one token."""
+        if self.latency_ms is None or self.token_ms is None:
+            return self.token_ms if self.latency_ms is None else self.latency_ms
+        return min(self.latency_ms, self.token_ms)  # one that a low battery narrowed
+
+    @property
+    def of_tokens(self) -> str | None:
+        """The first field that only means something where text is generated."""
+        if self.token_ms is self.first_token_ms is self.prompt_tokens is self.context is None:
+            return None
+        names = ("token_ms", "first_token_ms", "prompt_tokens", "context")
+        return next(name for name in names if getattr(self, name) is not None)
 
     @property
     def floor(self) -> float | None:
@@ -164,6 +186,12 @@ class Selection(NamedTuple):
     metric: str = ACCURACY
     stages: tuple[str, ...] = ()  # none where it is a single sub-model
     threshold: float | None = None
+    first_token_ms: float | None = None  # where text is generated: latency and energy are then those of one token
+
+    @property
+    def token_ms(self) -> float | None:
+        """The latency, where text is generated."""
+        return None if self.first_token_ms is None else self.latency_ms
 
     @property
     def accuracy(self) -> float | None:
@@ -171,12 +199,15 @@ class Selection(NamedTuple):
         return self.quality if self.metric == ACCURACY else None
 
     def document(self) -> dict[str, Any]:
-        """The JSON values of `sortednet select` (CONTRACT.md); `accuracy` is among them where the metric is that."""
-        submodel, feasible, quality, latency_ms, energy_mj, memory_mb, reason, device, metric, stages, threshold = self
+        """The JSON values of `sortednet select` (CONTRACT.md); `accuracy` is among them where the metric is that, `token_ms`
+        and `first_token_ms` where text is generated."""
+        submodel, feasible, quality, latency_ms, energy_mj, memory_mb, reason, device, metric, stages, threshold, first = self
         chosen = {"submodel": submodel, "feasible": feasible, "quality": quality, "metric": metric}
         named = {"accuracy": quality} if metric == ACCURACY else {}
         costs = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb}
-        return {**chosen, **named, **costs, "reason": reason, "device": device, "stages": stages, "threshold": threshold}
+        tokens = {} if first is None else {"token_ms": latency_ms, "first_token_ms": first}
+        rest = {"reason": reason, "device": device, "stages": stages, "threshold": threshold}
+        return {**chosen, **named, **costs, **tokens, **rest}
 
 
 def not_a_budget(given: object) -> str:

@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from device_profiles import LatencyMs, Measurement, Profile
+from device_profiles.decoding import DecodingCurves, at_tokens, contexts_of, prompts_of
 from device_profiles.lengths import Curve, at_length, lengths_of
 from exporter.bundle import Bundle
 from selector.choose.budget import ACCURACY, BudgetError
@@ -27,6 +28,7 @@ class Candidate(NamedTuple):
     latency_ms: float
     energy_mj: float
     memory_mb: float
+    first_token_ms: float = inf  # where text is generated; latency and energy are those of one token then
 
     @property
     def key(self) -> Key:
@@ -54,7 +56,11 @@ class Offer:
         energy, memory = self.costs.energy_mj, self.costs.memory_mb
         latency = getattr(self.costs.latency_ms, f"p{percentile}")
         known = inf if energy is None else energy, inf if memory is None else memory
-        return Candidate(self.submodel, self.device, self.quality, latency, *known)
+        if self.costs.decoding is None:
+            return Candidate(self.submodel, self.device, self.quality, latency, *known)
+        prefill = self.costs.decoding.prefill
+        first = getattr(prefill[max(prefill)], f"p{percentile}")
+        return Candidate(self.submodel, self.device, self.quality, latency, *known, first)
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,29 @@ class Candidates:
 
     @cached_property
     def curves(self) -> dict[Key, Curve]:
-        """The latency over the length, of those that were measured at several."""
-        return {offer.key: Curve(offer.costs.lengths) for offer in self.offers if offer.costs.lengths}
+        """The latency over the length, or of a token over the context, of those that were measured so."""
+        return {offer.key: Curve(found) for offer in self.offers if (found := offer.costs.by_length)}
+
+    @cached_property
+    def prompts(self) -> list[int]:
+        """Tokens of the prompts that some of these were measured at, ascending; none where no text is generated."""
+        return prompts_of(offer.costs for offer in self.offers)
+
+    @cached_property
+    def contexts(self) -> list[int]:
+        """Likewise of what is before a token."""
+        return contexts_of(offer.costs for offer in self.offers)
+
+    @cached_property
+    def decoding(self) -> dict[Key, DecodingCurves]:
+        """Of those whose decoding was measured."""
+        return {offer.key: DecodingCurves(found) for offer in self.offers if (found := offer.costs.decoding)}
+
+    def at_tokens(self, prompt: int | None, context: int | None) -> Candidates:
+        """The same with what they cost for a prompt and in a context of so many tokens; None: the longest measured."""
+        curves = self.decoding
+        offers = (replace(one, costs=at_tokens(one.costs, prompt, context, curves.get(one.key))) for one in self.offers)
+        return Candidates(tuple(offers), self.metric)
 
     def at_length(self, length: int) -> Candidates:
         """The same with what they cost for an input of that length."""
@@ -129,13 +156,15 @@ class Candidates:
 
 def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Without those that another one equals or beats in every respect and beats in one."""
-    kept: list[tuple[float, float, float, float]] = []
+    kept: list[tuple[float, float, float, float, float]] = []
     frontier = []
-    rows = sorted((((c.latency_ms, c.energy_mj, c.memory_mb, -c.quality), c) for c in candidates), key=lambda row: row[0])
-    for row, candidate in rows:  # whatever beats one comes before it
-        latency, energy, memory, error = row
+    costs = (((c.latency_ms, c.energy_mj, c.memory_mb, -c.quality, c.first_token_ms), c) for c in candidates)
+    for row, candidate in sorted(costs, key=lambda row: row[0]):  # whatever beats one comes before it
+        latency, energy, memory, error, first = row
         if not any(
-            a <= latency and b <= energy and c <= memory and d <= error and k != row for k in kept for a, b, c, d in [k]
+            a <= latency and b <= energy and c <= memory and d <= error and e <= first and k != row
+            for k in kept
+            for a, b, c, d, e in [k]
         ):
             kept.append(row)
             frontier.append(candidate)

@@ -9,9 +9,11 @@ from selector.choose.candidates import Candidate
 from selector.choose.metrics import metric_name
 
 LIMITS = ("latency_ms", "energy_mj", "memory_mb")
+"""That are compared with every bundle's candidates; beside them there is the first token's."""
 _HOW = {"energy_mj": " (to be had by: sortednet profile --watts WATTS)"}
 """How a cost becomes known that this device's profile does not have."""
-_UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "memory_mb": "MB"}
+_UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "memory_mb": "MB", "first_token_ms": "ms"}
+_NAMES = {"latency_ms": "latency", "energy_mj": "energy", "memory_mb": "memory", "first_token_ms": "first token"}
 
 
 def best(metric: str) -> str:
@@ -22,8 +24,10 @@ def best(metric: str) -> str:
 def reason(candidate: Candidate, budget: Budget, metric: str) -> str:
     """Why it was chosen: what it takes of each limit, and what was wanted within them."""
     parts = []
-    if budget.latency_ms is not None:
-        parts.append(f"latency {candidate.latency_ms:.4g} of {budget.latency_ms:g} ms")
+    if budget.first_token_ms is not None:
+        parts.append(f"first token {candidate.first_token_ms:.4g} of {budget.first_token_ms:g} ms")
+    if (limit := budget.run_ms) is not None:
+        parts.append(f"{_run(candidate)} {candidate.latency_ms:.4g} of {limit:g} ms")
     if budget.energy_mj is not None:
         parts.append(f"energy {candidate.energy_mj:.4g} of {budget.energy_mj:g} mJ")
     if budget.memory_mb is not None:
@@ -40,8 +44,7 @@ def reason(candidate: Candidate, budget: Budget, metric: str) -> str:
 def excess(candidate: Candidate, budget: Budget) -> float:
     """By how much it misses the budget, summed over the limits relative to each."""
     over = 0.0
-    for name in LIMITS:
-        limit = getattr(budget, name)
+    for name, limit in _limits(budget).items():
         if limit is not None:
             over += min(max(0.0, getattr(candidate, name) / limit - 1), 1e9)
     if budget.floor:
@@ -52,11 +55,23 @@ def excess(candidate: Candidate, budget: Budget) -> float:
 def misses(candidate: Candidate, budget: Budget, metric: str) -> str:
     """Which limits it misses, and by what."""
     missed = []
-    for name in LIMITS:
-        limit, cost = getattr(budget, name), getattr(candidate, name)
+    for name, limit in _limits(budget).items():
+        cost = getattr(candidate, name)
         if limit is not None and cost > limit:
             figure = f"unknown{_HOW.get(name, '')}" if cost == inf else f"{cost:.4g} {_UNITS[name]}"
-            missed.append(f"{name.split('_')[0]} {figure}, limit {limit:g} {_UNITS[name]}")
+            said = _run(candidate) if name == "latency_ms" else _NAMES[name]
+            missed.append(f"{said} {figure}, limit {limit:g} {_UNITS[name]}")
     if budget.floor is not None and candidate.quality < budget.floor:
         missed.append(f"{metric_name(metric)} {candidate.quality:.4g}, wanted {budget.floor:.4g}")
     return "; ".join(missed)
+
+
+def _run(candidate: Candidate) -> str:
+    """What its latency is of."""
+    return "latency" if candidate.first_token_ms == inf else "latency per token"
+
+
+def _limits(budget: Budget) -> dict[str, float | None]:
+    """By the candidate's costs."""
+    of_all = {name: budget.run_ms if name == "latency_ms" else getattr(budget, name) for name in LIMITS}
+    return {**of_all, "first_token_ms": budget.first_token_ms}

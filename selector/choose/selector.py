@@ -51,7 +51,7 @@ class Selector:
         """All, at the median latency."""
         self._frontiers = {p: _Frontier(candidates.at(p)) for p in PERCENTILES}
         self._saving: tuple[Budget, PowerLevel, list[Budget]] | None = None  # the latest
-        self._at_lengths: dict[int, Selector] = {}  # by the bucket that a length falls into
+        self._at_lengths: dict[object, Selector] = {}  # by the bucket that a length falls into, or those of prompt and context
 
     def with_policy(self, policy: BatteryPolicy) -> Selector:
         """The same with another policy."""
@@ -65,10 +65,28 @@ class Selector:
         if length is None or not self.offered.lengths:
             return self
         end = bucket(length)
-        found = self._at_lengths.get(end)
+        return self._kept(end, lambda: _There(self, self.offered.at_length(end), f"for inputs of up to {end}"))
+
+    def at_tokens(self, prompt: int | None, context: int | None) -> Selector:
+        """The one for prompts and contexts of so many tokens, likewise; None: the longest measured. Itself where no text is
+        generated."""
+        if (prompt is None and context is None) or not self.offered.contexts:
+            return self
+        ends = tuple(None if tokens is None else bucket(tokens) for tokens in (prompt, context))
+        words = [f"a {what} of up to {end}" for what, end in zip(("prompt", "context"), ends, strict=True) if end]
+        return self._kept(ends, lambda: _There(self, self.offered.at_tokens(*ends), f"for {' and '.join(words)} tokens"))
+
+    def at(self, budget: Budget) -> Selector:
+        """The one for inputs, or prompts and contexts, as long as the budget says."""
+        if budget.prompt_tokens is None and budget.context is None:
+            return self.at_length(budget.length)
+        return self.at_tokens(budget.prompt_tokens, budget.context)
+
+    def _kept(self, key: object, make: Callable[[], Selector]) -> Selector:
+        found = self._at_lengths.get(key)
         if found is None:
             kept = dict(list(self._at_lengths.items())[1 - LENGTHS :])  # without the oldest; other threads go on with theirs
-            found = kept[end] = _AtLength(self, end)
+            found = kept[key] = make()
             self._at_lengths = kept
         return found
 
@@ -86,20 +104,29 @@ class Selector:
     ) -> Selection:
         """The best sub-model within the budget, of `among` where that is given; `feasible=False` with the nearest of these
         when nothing fits. All latencies are taken `slowdown` times. Raises BudgetError for a budget that speaks of accuracy
-        where the metric is another."""
+        where the metric is another, or of tokens where no text is generated."""
         if not isinstance(budget, Budget):
             raise BudgetError(not_a_budget(budget))
-        if budget.length is not None and (there := self.at_length(budget.length)) is not self:
+        if (there := self.at(budget)) is not self:
             return there.select(budget, battery, among=among, slowdown=slowdown)
+        self.check(budget)
         if battery is not None and not isinstance(battery, Battery):
             raise BudgetError(f"battery = {battery!r}: allowed is a Battery, such as Battery(percent=15, discharging=True)")
-        if self.metric != ACCURACY:
-            budget.check(self.metric)
         if battery is not None or self.policy.low_power:
             level = self.policy.level(battery)
             if level is not None:
                 return self.saved(budget, level, battery, lambda one: self._select(one, among, slowdown))
         return self._select(budget, among, slowdown)
+
+    def check(self, budget: Budget) -> None:
+        """Raises BudgetError where the budget speaks of accuracy and the metric here is another, or of tokens, and no
+        profile here knows what one takes."""
+        if self.metric != ACCURACY:
+            budget.check(self.metric)
+        name = budget.of_tokens
+        if name is not None and not self.offered.contexts:
+            why = "the profile says nothing of generating text"
+            raise BudgetError(f"{name} = {getattr(budget, name):g}: {why}; allowed are latency_ms and length")
 
     def saving(self, budget: Budget, level: PowerLevel) -> list[Budget]:
         """The budgets to try in turn at a level: narrowed by it; without the quality that it would keep; as it is. The same
@@ -134,36 +161,44 @@ class Selector:
     def _select(self, budget: Budget, among: Collection[Key] | None, slowdown: float) -> Selection:
         frontier = self._frontiers[nearest_percentile(budget.percentile)]
         latency, energy, memory, floor = budget.latency_ms, budget.energy_mj, budget.memory_mb, budget.min_quality
+        first = budget.first_token_ms
+        if budget.token_ms is not None:
+            latency = budget.run_ms
         if floor is None:
             floor = budget.min_accuracy
         if latency is not None:
             latency /= slowdown
+        if first is not None:
+            first /= slowdown
         found: Candidate | None
-        if among is None and floor is None and budget.objective in BEST and (latency, energy, memory).count(None) == 2:
+        limits = (latency, energy, memory).count(None)
+        if among is None and floor is None and first is None and budget.objective in BEST and limits == 2:
             name = "latency_ms" if latency is not None else "energy_mj" if energy is not None else "memory_mb"
             costs, candidates = frontier.by_cost[name]
             place = bisect_right(costs, latency or energy or memory or 0.0)
             found = candidates[place - 1] if place else None
         else:
-            found = frontier.first(budget.objective, latency or inf, energy or inf, memory or inf, floor or 0.0, among)
+            costs_of = latency or inf, energy or inf, memory or inf, first or inf
+            found = frontier.first(budget.objective, *costs_of, floor or 0.0, among)
         if found is None:
             return self._nearest(budget, frontier, among, slowdown)
         found = _slowed(found, slowdown)
         why = reason(found, budget, self.metric)
-        return self._selection(found, True, why if budget.length is None else f"{why}, {self._at}")
+        return self._selection(found, True, f"{why}, {self._at}" if _says_how_long(budget) else why)
 
     def _nearest(self, budget: Budget, frontier: _Frontier, among: Collection[Key] | None, slowdown: float) -> Selection:
         """The sub-model that misses the budget by least, summed over the limits relative to each."""
         allowed = frontier.by_latency
         if among is not None:
             allowed = [c for c in allowed if c.key in among] or allowed
-        if budget.latency_ms is not None and budget.energy_mj is budget.memory_mb is budget.floor is None:
+        alone = budget.energy_mj is budget.memory_mb is budget.floor is budget.first_token_ms is None
+        if budget.run_ms is not None and alone:
             nearest = _slowed(allowed[0], slowdown)  # the fastest
         else:
             slowed = [_slowed(candidate, slowdown) for candidate in allowed]
             nearest = min(slowed, key=lambda c: (excess(c, budget), c.latency_ms))
         missed = misses(nearest, budget, self.metric)
-        if budget.length is not None:
+        if _says_how_long(budget):
             missed = f"{missed}, {self._at}"
         return self._selection(nearest, False, f"nothing fits: the nearest sub-model has {missed}")
 
@@ -179,6 +214,7 @@ class Selector:
             why,
             candidate.device,
             self.metric,
+            first_token_ms=None if candidate.first_token_ms == inf else candidate.first_token_ms,
         )
         cascade = self._cascades.get(candidate.submodel)
         if cascade is None:
@@ -186,14 +222,17 @@ class Selector:
         return found._replace(reason=f"{why}; {cascade.words}", stages=cascade.stages, threshold=cascade.threshold)
 
 
-class _AtLength(Selector):
-    """Of inputs of one length."""
+class _There(Selector):
+    """Of inputs of one length, or of prompts and contexts of so many tokens."""
 
-    def __init__(self, selector: Selector, length: int) -> None:
-        super().__init__(selector.offered.at_length(length), policy=selector.policy)
-        self._at = f"for inputs of up to {length}"
+    def __init__(self, selector: Selector, offered: Candidates, at: str) -> None:
+        super().__init__(offered, policy=selector.policy)
+        self._at = at
 
     def at_length(self, length: int | None) -> Selector:
+        return self
+
+    def at_tokens(self, prompt: int | None, context: int | None) -> Selector:
         return self
 
 
@@ -216,7 +255,14 @@ class _Frontier:
         }
 
     def first(
-        self, objective: str, latency: float, energy: float, memory: float, quality: float, among: Collection[Key] | None
+        self,
+        objective: str,
+        latency: float,
+        energy: float,
+        memory: float,
+        first_token: float,
+        quality: float,
+        among: Collection[Key] | None,
     ) -> Candidate | None:
         """The best for the objective that keeps all limits; an infinite limit is none."""
         for candidate in self.order[objective]:
@@ -224,6 +270,7 @@ class _Frontier:
                 candidate.latency_ms <= latency
                 and candidate.memory_mb <= memory
                 and candidate.energy_mj <= energy
+                and candidate.first_token_ms <= first_token
                 and candidate.quality >= quality
                 and (among is None or candidate.key in among)
             ):
@@ -237,4 +284,10 @@ def nearest_percentile(asked: float) -> int:
 
 
 def _slowed(candidate: Candidate, slowdown: float) -> Candidate:
-    return candidate if slowdown == 1.0 else candidate._replace(latency_ms=candidate.latency_ms * slowdown)
+    if slowdown == 1.0:
+        return candidate
+    return candidate._replace(latency_ms=candidate.latency_ms * slowdown, first_token_ms=candidate.first_token_ms * slowdown)
+
+
+def _says_how_long(budget: Budget) -> bool:
+    return budget.length is not None or budget.prompt_tokens is not None or budget.context is not None

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selector.run.decode import GenerationOptions
+    from selector.run.generate import BusyError, Generation, Generator, Piece
     from selector.run.inputs import InputError
     from selector.run.options import RuntimeOptions
     from selector.run.profiling import profile_bundle
@@ -15,9 +17,14 @@ if TYPE_CHECKING:
     from selector.run.text import Encoded, TextReader
 
 __all__ = [
+    "BusyError",
     "Encoded",
+    "Generation",
+    "GenerationOptions",
+    "Generator",
     "InputError",
     "Part",
+    "Piece",
     "Program",
     "Ran",
     "RunRecord",
@@ -31,6 +38,7 @@ __all__ = [
 _MODULES = {"InputError": "inputs", "RuntimeOptions": "options", "profile_bundle": "profiling", "Runtime": "runtime"}
 _MODULES |= dict.fromkeys(("Part", "Program", "Ran"), "program") | dict.fromkeys(("RunRecord", "RunResult"), "results")
 _MODULES |= dict.fromkeys(("Encoded", "TextReader"), "text")
+_MODULES |= dict.fromkeys(("BusyError", "Generation", "GenerationOptions", "Generator", "Piece"), "generate")
 
 
 def __getattr__(name: str) -> Any:

@@ -47,6 +47,7 @@ class InputCheck:
 
 def check_inputs(bundle: Bundle, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:
     """Inputs by name, as the graphs of this bundle want them. Raises InputError."""
+    refuse_decoder(bundle)
     specs = bundle.manifest.inputs
     if not isinstance(inputs, Mapping):
         if len(specs) != 1:
@@ -58,6 +59,12 @@ def check_inputs(bundle: Bundle, inputs: Mapping[str, Array] | Array) -> dict[st
         )
     sizes: dict[str, int] = {}
     return {spec.name: _checked(spec, inputs[spec.name], sizes) for spec in specs}
+
+
+def refuse_decoder(bundle: Bundle) -> None:
+    """Raises InputError for a bundle whose graphs have a cache to be kept between their calls."""
+    if bundle.decoder is not None:
+        raise InputError("input: this bundle generates text; allowed are `sortednet generate` and a Generator")
 
 
 def examples_in(bundle: Bundle, feed: Mapping[str, Array]) -> int:

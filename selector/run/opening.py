@@ -15,6 +15,8 @@ from selector.run.program import Program, program_opener
 
 log = logging.getLogger("sortednet.runtime")
 
+_BYTES = {"int8-rows": 1.0, "int4": 0.7}
+"""Of a weight, with the factors of its block."""
 NOT_MEASURED = ""
 """In place of a profile's name, where there is none."""
 
@@ -49,7 +51,7 @@ def memory_of(bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Ca
         measured = {name: m.memory_mb for name, m in profile.submodels.items()} if profile else {}
         for entry in bundle.manifest.submodels:
             known = measured.get(entry.id)
-            found[entry.id, device] = known if known is not None else 2 * 4 * entry.params / 2**20
+            found[entry.id, device] = known if known is not None else 2 * _BYTES.get(entry.precision, 4) * entry.params / 2**20
         for cascade in cascades:
             found[cascade.id, device] = found[cascade.first, device] + found[cascade.then, device]
     return found

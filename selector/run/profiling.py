@@ -11,7 +11,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from device_profiles import DeviceInfo, Profile, ProfileError, describe_device, measure, measure_lengths
+from device_profiles import (
+    DeviceInfo,
+    Measurement,
+    Profile,
+    ProfileError,
+    describe_device,
+    measure,
+    measure_decoding,
+    measure_lengths,
+)
+from device_profiles.decoding import CONTEXTS, PROMPTS
+from device_profiles.decoding import series as tokens_up_to
 from device_profiles.energy import find_meter
 from device_profiles.estimate import Estimator, predict
 from device_profiles.lengths import series
@@ -20,7 +31,10 @@ from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions, provider_named
 from selector.choose.lengths import LengthAxis
 from selector.run.cache import ModelCache
-from selector.run.program import Program, program_opener
+from selector.run.decode import Decoder
+from selector.run.decode.timed import TimedDecoder
+from selector.run.generate.described import Described
+from selector.run.program import GraphProgram, Program, program_opener
 
 
 def profile_bundle(
@@ -34,6 +48,8 @@ def profile_bundle(
     cache: ModelCache | bool = True,
     submodels: Sequence[str] | None = None,
     lengths: Sequence[int] | None = None,
+    prompts: Sequence[int] | None = None,
+    contexts: Sequence[int] | None = None,
     predict_from: int | None = None,
     repeats: int | None = None,
     watts: float | None = None,
@@ -44,6 +60,8 @@ def profile_bundle(
 
     Where inputs have a free axis beside the batch, such as the tokens of a text, latency is measured at these `lengths` of it
     (default: the longest that the bundle says, or that of the self-test, and down by halves), memory and energy at the longest.
+    Where text is generated, it is that of reading `prompts` of so many tokens and of one token in `contexts` of so many
+    (default: `device_profiles.decoding`), energy that of a token in the longest context.
 
     With `predict_from` so many well-chosen ones of them are measured and the others predicted; each figure says which.
     Energy comes from the processor's counters or a discharging battery where there are such, else from `watts` per busy
@@ -64,9 +82,10 @@ def profile_bundle(
         raise ProfileError(f"measure = {predict_from}: {error}; export the model again") from None
     meter = find_meter(watts)
     inputs = {name: array[:1] for name, array in bundle.selftest_inputs.items()}
-    axis = LengthAxis.of(bundle)
-    measured_lengths = _checked_lengths(axis, lengths, inputs)
-    longest = max(measured_lengths, default=None)
+    decoding = _checked_tokens(bundle, prompts, contexts)
+    axis = LengthAxis.of(bundle) if decoding is None else None
+    measured_lengths = _checked_lengths(axis, lengths, inputs, generates=decoding is not None)
+    longest = max(measured_lengths if decoding is None else decoding[1], default=None)
     try:
         info = describe_device(
             name=device,
@@ -82,15 +101,27 @@ def profile_bundle(
         raise ProfileError(f"{first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
     before(info, measuring, longest)
 
-    open_program = program_opener(bundle, SessionOptions(info.threads, info.execution_provider, spinning), cache)
+    settings = SessionOptions(info.threads, info.execution_provider, spinning)
+    # Of a language model there are no optimized copies: they would hold the weights once more.
+    open_program = program_opener(bundle, settings, cache if decoding is None else False)
+    more: dict[str, Any] = {"repeats": repeats, "meter": meter, "show_progress": show_progress}
+    found: dict[str, Measurement]
+    if decoding is not None:
+        specs = Described.of(bundle).specs
 
-    if axis is None or not measured_lengths:
+        def load_decoder(name: str) -> TimedDecoder:
+            program = open_program(name)
+            assert isinstance(program, GraphProgram)
+            return TimedDecoder(Decoder(program.session, specs[name]))
+
+        found = measure_decoding(load_decoder, measuring, *decoding, **more)
+    elif axis is None or not measured_lengths:
 
         def load(name: str) -> Callable[[], object]:
             program = open_program(name)
             return lambda: program.run(inputs)
 
-        found = measure(load, measuring, repeats=repeats, meter=meter, show_progress=show_progress)
+        found = measure(load, measuring, **more)
     else:
         feeds = {length: resized(axis, inputs, length) for length in measured_lengths}
 
@@ -98,18 +129,44 @@ def profile_bundle(
             program = open_program(name)
             return lambda length: _ran(program, name, feeds[length], length)
 
-        found = measure_lengths(load_at, measuring, measured_lengths, repeats=repeats, meter=meter, show_progress=show_progress)
+        found = measure_lengths(load_at, measuring, measured_lengths, **more)
     found, errors = predict(layers, counts, found) if predicting else (found, {})
     now = datetime.now(UTC).replace(microsecond=0)
     return Profile(device=info, bundle=bundle.fingerprint, measured_at=now, length=longest, submodels=found, prediction=errors)
 
 
-def _checked_lengths(axis: LengthAxis | None, asked: Sequence[int] | None, inputs: Mapping[str, NDArray[Any]]) -> list[int]:
-    """Ascending; none where inputs have one size. Raises ProfileError."""
+def _checked_tokens(
+    bundle: Bundle, prompts: Sequence[int] | None, contexts: Sequence[int] | None
+) -> tuple[list[int], list[int]] | None:
+    """Of prompts and of contexts, ascending; None where no text is generated. Raises ProfileError."""
+    decoder = bundle.manifest.decoder
+    found = []
+    for name, asked, usual in (("prompts", prompts, PROMPTS), ("contexts", contexts, CONTEXTS)):
+        if decoder is None:
+            if asked is not None:
+                raise ProfileError(f"{name} = {', '.join(map(str, asked))}: allowed is none, this bundle generates no text")
+            continue
+        most = decoder.context - 1  # the next token needs a place too
+        wrong = [one for one in asked or () if type(one) is not int or not 1 <= one <= most]
+        if wrong or (asked is not None and not asked) or len(set(asked or ())) > MAX_LENGTHS:
+            shown = repr(wrong[0]) if wrong else f"{len(asked or ())} of them"
+            raise ProfileError(f"{name} = {shown}: allowed are up to {MAX_LENGTHS} whole numbers from 1 to {most}")
+        found.append(sorted(set(asked)) if asked else tokens_up_to(usual, most))
+    return (found[0], found[1]) if found else None
+
+
+def _checked_lengths(
+    axis: LengthAxis | None, asked: Sequence[int] | None, inputs: Mapping[str, NDArray[Any]], *, generates: bool
+) -> list[int]:
+    """Ascending; none where inputs have one size or text is generated. Raises ProfileError."""
     if axis is None:
         if asked is not None:
-            given = ", ".join(map(str, asked))
-            raise ProfileError(f"lengths = {given}: allowed is none, the inputs of this bundle have one size")
+            why = (
+                "this bundle generates text: give prompts and contexts"
+                if generates
+                else "the inputs of this bundle have one size"
+            )
+            raise ProfileError(f"lengths = {', '.join(map(str, asked))}: allowed is none, {why}")
         return []
     if asked is None:
         return series(axis.longest or axis.of_feed(inputs))

@@ -84,7 +84,7 @@ class Runtime:
         self.check_inputs = InputCheck(self.bundle)
         self._divisible = divisible(self.bundle)
         self.lengths = Lengths(LengthAxis.of(self.bundle) if any(profile.length for profile in profiles) else None)
-        self._learning = threading.Lock()
+        self.learning = threading.Lock()  # held by whoever asks or tells the controller
         self._ran: weakref.WeakSet[Program] = weakref.WeakSet()
         opened = opener(self.bundle, profiles, cascades, options)
         self.pool: SessionPool[Key] = SessionPool(opened, self._memory.__getitem__, options.memory_mb)
@@ -111,7 +111,7 @@ class Runtime:
             raise BudgetError(not_a_budget(budget))
         feed = self.check_inputs(inputs)
         budget = self.lengths.budget(budget or _NO_LIMITS, self.lengths.of_feed(feed))
-        selection, program = self._choose(budget)
+        selection, program = self.choose(budget)
         outputs, elapsed = self._compute(program, selection, feed, budget)
         return RunResult(outputs, selection, elapsed, self.bundle.manifest.task)
 
@@ -128,7 +128,7 @@ class Runtime:
         batches = encoded.batches()[::-1] if self._divisible else [list(range(len(encoded)))]
         longest = self.check_inputs(encoded.rows(batches[0]))  # what fits it fits all
         budget = self.lengths.budget(budget or _NO_LIMITS, self.lengths.of_feed(longest))
-        selection, program = self._choose(budget)
+        selection, program = self.choose(budget)
         feeds = chain([longest], map(encoded.rows, batches[1:]))
         ran = [self._compute(program, selection, feed, budget) for feed in feeds]
         outputs = joined(encoded, zip(batches, (found for found, _ in ran), strict=True), of_tokens(self.bundle))
@@ -139,15 +139,15 @@ class Runtime:
         """Makes inputs of texts; opened when it is first needed. Raises what `TextReader` raises."""
         return TextReader(self.bundle)
 
-    def select(self, budget: Budget) -> Selection:
-        """The best for the budget now, whether it is open or not. Raises BudgetError where there is no profile, or no accuracy
-        is known, and the budget has limits."""
+    def select(self, budget: Budget, among: Collection[Key] | None = None) -> Selection:
+        """The best for the budget now, of these where they are given, whether it is open or not. Raises BudgetError where there
+        is no profile, or no accuracy is known, and the budget has limits."""
         if not isinstance(budget, Budget):
             raise BudgetError(not_a_budget(budget))
         if self.controller is not None:
             battery = self.battery()
-            with self._learning:
-                chosen = self.controller.choose(budget, seconds(), battery)
+            with self.learning:
+                chosen = self.controller.choose(budget, seconds(), battery, among=among)
             if self._fitting is self._allowed:
                 return chosen
             reason = f"{chosen.reason}; the device is short of memory: at most {self.pool.memory_mb:.3g} MB"
@@ -197,18 +197,22 @@ class Runtime:
             f"a Runtime holds open sessions and cannot be pickled or copied; open Runtime({path!r}) in each process"
         )
 
-    def _choose(self, budget: Budget) -> tuple[Selection, Program]:
-        wanted = self.select(budget)
+    def choose(self, budget: Budget, among: Collection[Key] | None = None, *, ahead: bool = True) -> tuple[Selection, Program]:
+        """What runs next within the budget, and what runs it. Without `ahead` its neighbours are not opened too. Raises what
+        `select` and `program` raise."""
+        wanted = self.select(budget, among)
         key = (wanted.submodel, wanted.device)
         program = self.pool.get(key)
         if program is not None:
             if key != self._latest:
                 self._latest = key
-                self._open_neighbours(key)
+                if ahead:
+                    self._open_neighbours(key)
             return wanted, program
-        loaded = self.pool.loaded  # once: the sensors' thread may close sessions at any time
+        # once: the sensors' thread may close sessions at any time
+        loaded = self.pool.loaded if among is None else [one for one in self.pool.loaded if one in among]
         if self.options.load_ahead and self.controller is not None and loaded:
-            with self._learning:
+            with self.learning:
                 instead = self.controller.choose(budget, seconds(), self._battery, among=loaded)
             open_key = (instead.submodel, instead.device)
             program = self.pool.get(open_key) if instead.feasible else None
@@ -217,7 +221,8 @@ class Runtime:
                 return instead._replace(reason=f"{instead.reason} that is open; {wanted.submodel} is being opened"), program
         self._latest = key
         program = self.pool.load(key)
-        self._open_neighbours(key)
+        if ahead:
+            self._open_neighbours(key)
         return wanted, program
 
     def _compute(
@@ -259,7 +264,7 @@ class Runtime:
         """Keeps the run in the history and learns from its first part: what the others take depends on the examples."""
         controller, slow_down = self.controller, 1.0
         if controller is not None:
-            with self._learning:  # runs may come from several threads
+            with self.learning:  # runs may come from several threads
                 controller.spent(selection, examples, length)
                 if self.options.feedback:
                     if program not in self._ran:  # its first run also sets its memory up, which says nothing of the device
@@ -268,7 +273,7 @@ class Runtime:
                         taken = first.latency_ms / examples
                         controller.observe(selection, taken, seconds(), ran=first.submodel, length=length)
             slow_down = controller.slow_down(selection.device)
-        battery, limit, latency_ms = self._battery, budget.latency_ms, elapsed / examples
+        battery, limit, latency_ms = self._battery, budget.run_ms, elapsed / examples
         percent = None if battery is None else battery.percent
         submodel, device, reason = selection.submodel, selection.device, selection.reason
         self.history.append(RunRecord(time.time(), submodel, device, latency_ms, limit, slow_down, percent, reason))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.preprocessing import TextPreprocessing
-from selector.run.inputs import InputError
+from selector.run.inputs import InputError, refuse_decoder
 
 if TYPE_CHECKING:  # the library comes with the extra `text`
     from tokenizers import Encoding, Tokenizer
@@ -201,6 +201,7 @@ def of_tokens(bundle: Bundle) -> dict[str, bool]:
 
 def _described(bundle: Bundle) -> tuple[str, TextPreprocessing]:
     """The input that takes token ids, and how a text becomes them. Raises InputError."""
+    refuse_decoder(bundle)
     described = {name: values for name, values in bundle.manifest.preprocessing.items() if values.get("kind") == "text"}
     inputs = [spec.name for spec in bundle.manifest.inputs]
     if len(described) != 1:

@@ -2,11 +2,22 @@
 
 `create_app` makes the WSGI application of opened bundles, `serve` runs it on what `listening` gives. A file of `routes/` holds
 one group of paths; what all of them share is in `state.py`, what goes in and out in `web/`, what runs inputs in `predict/`,
-what serves artefacts in `files/`, the store of profiles and tokens in `fleet/`, the dashboard in `pages/`.
+what generates text in `generate/`, what serves artefacts in `files/`, the store of profiles and tokens in `fleet/`, the
+dashboard in `pages/`.
 """
 
 from selector.service.app import create_app
+from selector.service.generate import GenerateOptions, checked_rate
 from selector.service.predict import PredictOptions
 from selector.service.server import ListenError, listening, serve, shown_url
 
-__all__ = ["ListenError", "PredictOptions", "create_app", "listening", "serve", "shown_url"]
+__all__ = [
+    "GenerateOptions",
+    "ListenError",
+    "PredictOptions",
+    "checked_rate",
+    "create_app",
+    "listening",
+    "serve",
+    "shown_url",
+]

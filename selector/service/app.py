@@ -10,15 +10,17 @@ from flask_cors import CORS
 
 from exporter.bundle import Bundle
 from selector.service.fleet.store import Store
+from selector.service.generate.generating import GenerateOptions, Generating
 from selector.service.predict.predictor import PredictOptions, Predictor
-from selector.service.routes import bundle, docs, file, health, page, profile, select
+from selector.service.routes import bundle, docs, file, health, openai, page, profile, select
+from selector.service.routes import generate as generate_routes
 from selector.service.routes import predict as predict_routes
 from selector.service.state import State
 from selector.service.web import hosts, metrics, problems
 from selector.service.web.access import Access
 
 _origin = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?").fullmatch
-_PREDICT = PredictOptions()
+_PREDICT, _GENERATE = PredictOptions(), GenerateOptions()
 
 MAX_BODY_BYTES = 64 * 1024
 """Of a request's body, where a path allows no more."""
@@ -40,12 +42,14 @@ def create_app(
     store: Store | None = None,
     *,
     predict: PredictOptions | None = _PREDICT,
+    generate: GenerateOptions | None = _GENERATE,
     workers: int = 1,
     cors_origins: Sequence[str] = (),
     allowed_hosts: Sequence[str] | None = None,
 ) -> Flask:
     """The WSGI application for opened bundles, to be run by so many processes. Without a store it keeps no profiles of the
-    fleet; `predict` None: no `POST /v1/predict`. Pages of `cors_origins` may read its answers, others only through a server.
+    fleet; `predict` None: no `POST /v1/predict`; `generate` None: no `POST /v1/generate` and no paths for OpenAI's clients.
+    Pages of `cors_origins` may read its answers, others only through a server.
     `allowed_hosts`: names and addresses that it is asked under beside those of loopback (see `Hosts`); None: any.
 
     Raises BundleError when two bundles have the same name, OriginError for an origin that is none, HostError for a host.
@@ -68,6 +72,10 @@ def create_app(
     if predict is not None:
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)
         app.register_blueprint(predict_routes.blueprint)
+    if generate is not None:
+        app.extensions["sortednet.generating"] = Generating(generate, measured, workers)
+        app.register_blueprint(generate_routes.blueprint)
+        app.register_blueprint(openai.blueprint)
     if cors_origins:
         CORS(app, origins=list(cors_origins), expose_headers=EXPOSED, max_age=600)
     app.wsgi_app = Access(app.wsgi_app)  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from uuid import uuid4
 from flask import Flask
 
 from selector.service.app import MAX_BODY_BYTES
+from selector.service.generate.generating import Generating
 from selector.service.predict.predictor import Predictor
 from selector.service.routes.file import MAX_SUBSET_BYTES
 from selector.service.routes.profile import MAX_PROFILE_BYTES
@@ -78,7 +79,7 @@ def serve(
     """Serves until SIGTERM or SIGINT; requests in flight are answered first, for up to `graceful_timeout` seconds. `ready` is
     called once, when it is about to begin. The listener (`listening`) is its own from now on.
 
-    Each worker is a process with so many `threads`; default: as many as predictions may keep waiting, and some more. ONNX
+    Each worker is a process with so many `threads`; default: as many as predictions and texts may keep waiting, and more. ONNX
     Runtime must not have been imported: it starts a thread that a forked worker does not have and aborts without at its end
     (1.32). This module and what it imports do without it.
     """
@@ -97,17 +98,19 @@ def serve(
     from selector.service.worker import Worker
 
     predictor: Predictor | None = app.extensions.get("sortednet.predictor")
+    generating: Generating | None = app.extensions.get("sortednet.generating")
+    computing = [one for one in (predictor, generating) if one is not None]
     descriptor = listener.detach()  # the server closes it when it has one of its own
-    patient = type("PatientWorker", (Worker,), {"max_body": staticmethod(partial(_most_bytes, predictor))})
+    patient = type("PatientWorker", (Worker,), {"max_body": staticmethod(partial(_most_bytes, predictor, generating))})
     metrics: Metrics | None = app.extensions.get("sortednet.metrics")
 
     def when_ready(server: Any) -> None:
         ready()
 
     def post_worker_init(worker: Any) -> None:
-        if predictor is not None:
-            predictor.warming = True
-            Thread(target=predictor.warm, args=(list(app.extensions["sortednet"].bundles.values()),)).start()
+        for one in computing:
+            one.warming = True
+            Thread(target=one.warm, args=(list(app.extensions["sortednet"].bundles.values()),)).start()
 
     def child_exit(server: Any, worker: Any) -> None:
         process_ended(worker.pid)
@@ -121,7 +124,7 @@ def serve(
             self.cfg.set("bind", f"fd://{descriptor}")
             self.cfg.set("worker_class", patient)
             self.cfg.set("workers", workers)
-            self.cfg.set("threads", threads or (predictor.threads if predictor else THREADS))
+            self.cfg.set("threads", threads or sum(one.threads for one in computing) or THREADS)
             self.cfg.set("forwarder_headers", "")  # nobody may move the application by a header SCRIPT_NAME
             self.cfg.set("forwarded_allow_ips", "")
             self.cfg.set("graceful_timeout", graceful_timeout)
@@ -143,10 +146,12 @@ def serve(
     Server().run()
 
 
-def _most_bytes(predictor: Predictor | None, path: str, head: bytes) -> int:
+def _most_bytes(predictor: Predictor | None, generating: Generating | None, path: str, head: bytes) -> int:
     """Of a request's body, before it has come; the application looks again, and more closely."""
     if path == "/v1/predict" and predictor is not None:
         return predictor.options.body_bytes if _ARRAYS.search(head) else predictor.options.json_bytes
+    if path in ("/v1/generate", "/v1/completions", "/v1/chat/completions") and generating is not None:
+        return generating.options.body_bytes
     if path == "/v1/select":
         return MAX_SELECT_BYTES
     return max(MAX_SUBSET_BYTES, MAX_PROFILE_BYTES) if path.startswith("/v1/bundles/") else MAX_BODY_BYTES

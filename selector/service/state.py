@@ -40,6 +40,8 @@ class State:
     def __init__(self, bundles: Sequence[Bundle], store: Store | None = None) -> None:
         self.served = Served(bundles, self._forget)
         self._files: dict[str, _Files] = {}
+        self._store = store
+        self._generate_limit: RateLimit | None = None
         self._fleet = None if store is None else Fleet(store)
         self._put_limit = None if store is None else RateLimit(store.engine, limits.parse(PUT_LIMIT))
         self._selectors: dict[tuple[str, str | None, Cascades], tuple[tuple[str, ...], Selector]] = {}
@@ -75,6 +77,14 @@ class State:
     @property
     def has_store(self) -> bool:
         return self._fleet is not None
+
+    def generate_limit(self, rate: str | None) -> RateLimit | None:
+        """Of the texts that a token or an address may ask for; None where there is no limit, or no store to count in."""
+        if rate is None or self._store is None:
+            return None
+        if self._generate_limit is None:
+            self._generate_limit = RateLimit(self._store.engine, limits.parse(rate))
+        return self._generate_limit
 
     @property
     def put_limit(self) -> RateLimit:

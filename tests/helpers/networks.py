@@ -15,11 +15,21 @@ from trainer.family import registered_families
 IMAGES = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 0.75, 1.0), "depths": (1, 2), "blocks": (1, 2)}
 
 
+LLAMA = {
+    "vocab_size": 50,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+    "hidden_size": 32,
+    "pad_token_id": 0,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "resnet": {**IMAGES, "channels": (8, 16)},
     "mobilenetv2": {**IMAGES, "channels": (8, 16), "strides": (1, 2), "expansion": (1, 3), "stem": 8, "head": 32},
     **{name: {"config": config, "labels": 3, "tokens": 9} for name, config in TINY.items() if name != "vit"},
     "vit": {"config": TINY["vit"], "labels": 3},
+    "llama": {"config": {"model_type": "llama", **LLAMA}, "tokens": 9},
     "transformers": {"config": {"model_type": "bert", **TINY["bert"]}, "labels": 3, "tokens": 9, "fixed": ["hidden_size"]},
 }
 

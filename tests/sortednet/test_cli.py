@@ -20,6 +20,7 @@ from tests.conftest import DEVICE
 from tests.helpers.commands import SELECTION, call, commands, document, refused
 
 BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
+TOKENS = {"--token-ms", "--first-token-ms", "--prompt-tokens", "--context"}
 
 # What scripts rely on (CONTRACT.md). Nothing leaves this table without a note in CHANGELOG.md.
 CONTRACT: dict[str, set[str]] = {
@@ -31,6 +32,7 @@ CONTRACT: dict[str, set[str]] = {
     "profile": {"--device", "--threads", "--submodels", "--measure", "--repeats", "--json"},
     "select": {"--device", "--battery", "--discharging", "--json"} | BUDGET,
     "run": {"--input", "--output", "--json"} | BUDGET,
+    "generate": {"--prompt", "--chat", "--ms-per-token", "--first-token-ms", "--json"},
     "serve": {"--host", "--port"},
     "report": {"--out"},
 }
@@ -51,8 +53,10 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "export": CONTRACT["export"] | {"--data", "--overwrite"},
     "inspect": CONTRACT["inspect"] | {"--device", "--length"},
     "verify": CONTRACT["verify"] | {"--accept"},
-    "profile": CONTRACT["profile"] | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite", "--lengths"},
-    "select": CONTRACT["select"] | {"--policy", "--cascades", "--length"},
+    "profile": CONTRACT["profile"]
+    | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite", "--lengths"}
+    | {"--prompts", "--contexts"},
+    "select": CONTRACT["select"] | {"--policy", "--cascades", "--length"} | TOKENS,
     "run": CONTRACT["run"]
     | {
         "--text",
@@ -69,12 +73,18 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--spinning",
         "--overwrite",
     },
+    "generate": CONTRACT["generate"]
+    | {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed", "--stop"}
+    | {"--ignore-eos", "--energy-mj", "--memory-mb", "--min-quality", "--percentile", "--objective", "--device", "--threads"}
+    | {"--battery", "--policy", "--feedback", "--spinning", "--watch"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
-    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json", "--length"} | BUDGET,
+    "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json", "--length"}
+    | BUDGET
+    | TOKENS,
     "report": CONTRACT["report"] | {"--device", "--overwrite"},
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
-    | {"--allowed-host", "--keep-versions"},
+    | {"--allowed-host", "--keep-versions", "--generate", "--max-tokens", "--memory-mb", "--keys", "--rate"},
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
     "token revoke": {"--store", "--json"},

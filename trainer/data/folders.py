@@ -96,6 +96,29 @@ def completed(parts: Mapping[str, Array], labels: Array, split: Mapping[str, str
     return {part: parts[part] for part in PARTS}, {part: words[part] for part in PARTS}
 
 
+def documents_of(root: Path, is_one: Callable[[Path], bool]) -> tuple[list[Path], dict[str, Array], dict[str, str]]:
+    """The files below a folder that are such ones, at any depth, and the parts of the split as `class_files` has them: from
+    folders `train`, `validation`, `test`, or split off at random. Raises TrainerError where there is none."""
+    if not root.is_dir():
+        raise TrainerError(f"text folder {str(root)!r} does not exist; expected are text files, in folders or not")
+    names = {folder.name: folder for folder in _folders(root)}
+    given = {
+        part: next(names[n] for n in allowed if n in names) for part, allowed in PARTS.items() if set(allowed) & set(names)
+    }
+    given = given if "train" in given else {}
+    paths: list[Path] = []
+    parts: dict[str, Array] = {}
+    for part, folder in (given or {"train": root}).items():
+        found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and is_one(p))
+        if not found:
+            raise TrainerError(f"text folder {str(folder)!r}: holds no text; allowed are .txt, .text and .md files in UTF-8")
+        parts[part] = np.arange(len(found)) + len(paths)
+        paths += found
+    words = {part: f"{folder.name}/" for part, folder in given.items()}
+    whole, words = completed(parts, np.zeros(len(paths), dtype=np.int64), words)
+    return paths, whole, {part: said.replace("by class", "at random") for part, said in words.items()}
+
+
 def has_class_files(root: Path, is_one: Callable[[Path], bool]) -> bool:
     """Whether it has class folders, and the first file of each is such a one."""
     if not root.is_dir():

@@ -19,6 +19,7 @@ from torch import Tensor
 from exporter.bundle.preprocessing import ImageError, OpenedImage
 from trainer.data.arrays import array_set, as_tensor, refuse_channels_last
 from trainer.data.columns import (
+    TEXTS,
     Columns,
     Wanted,
     columns_of,
@@ -34,6 +35,7 @@ from trainer.data.encoded import Texts
 from trainer.data.folders import HASHED_BYTES, PARTS, completed
 from trainer.data.hub import FILES, SAVED, opened, splits_of
 from trainer.data.images import PictureOptions, check_options, picture_set
+from trainer.data.language import packed_set
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import SPLIT_SEED, Array
 from trainer.data.tags import tagged_texts
@@ -64,6 +66,7 @@ def _hugging_face(
     tokenizer: str | None = None,
     input: str | Sequence[str] | None = None,
     label: str | None = None,
+    next_token: bool = False,
     **reading: Any,
 ) -> DataSet:
     """`config`: of a data set on the hub. `train`, `validation`, `test`: names of its splits; a part that is not there is split
@@ -72,10 +75,13 @@ def _hugging_face(
     an image folder or of a text folder.
     """
     reading = reading if tokenizer is None else {**reading, "tokenizer": tokenizer}
+    reading = {**reading, "next_token": True} if next_token else reading
     own = opened(name, place, None if config is None else str(config))
     asked = {"train": train, "validation": validation, "test": test}
     splits = splits_of(name, own, asked)
     features = own[splits["train"]].features
+    if reading.get("next_token"):
+        return _documents_set(name, own, splits, text, reading)
     tagged = tokens is not None or tags is not None
     if tagged:
         columns = tagged_columns(name, features, tokens, tags)
@@ -107,6 +113,28 @@ def _hugging_face(
         record = {**_described(name, parts), **_content(pictures, wanted, tables), **record}
         return picture_set(name, pictures, targets, wanted.names, parts, options, record, count=wanted.classes)
     return array_set(name, _arrays(name, table, columns), targets, parts, record, wanted.names, count=wanted.classes)
+
+
+def _documents_set(
+    name: str, own: Mapping[str, Dataset], splits: Mapping[str, str], text: str | None, reading: Mapping[str, Any]
+) -> DataSet:
+    """Texts of a language model, from one column."""
+    features = own[splits["train"]].features
+    texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") in TEXTS]
+    column = text or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
+    if column is None or column not in texts:
+        raise TrainerError(f"data {name!r}: text = {column!r}: allowed are its columns of texts: {', '.join(texts) or 'none'}")
+    documents: list[str] = []
+    parts: dict[str, Array] = {}
+    for part, split in splits.items():
+        read = _documents(name, own[split], column)
+        parts[part] = np.arange(len(read)) + len(documents)
+        documents += read
+    words = {part: f"split {split}" for part, split in splits.items()}
+    whole, words = completed(parts, np.zeros(len(documents), dtype=np.int64), words)
+    words = {part: said.replace("by class", "at random") for part, said in words.items()}
+    found = Texts.of(documents, lambda i: f"data {name!r}: row {i}")
+    return packed_set(name, found, whole, _options(name, "text", reading), {"split": words, "columns": {"inputs": [column]}})
 
 
 def _tagged_set(

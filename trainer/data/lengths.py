@@ -41,13 +41,13 @@ def order_of_epoch(examples: Any, batch_size: int, seed: int) -> Tensor:
     return torch.cat([batches[torch.randperm(len(batches), generator=generator)].flatten(), permuted[whole:]])
 
 
-def by_length(lengths: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """The indices of all examples in batches of at most `batch_size` and about `TOKENS` tokens, the longest first: what does
+def by_length(lengths: Tensor, batch_size: int, tokens: int = TOKENS) -> Iterator[Tensor]:
+    """The indices of all examples in batches of at most `batch_size` and about so many tokens, the longest first: what does
     not fit into memory shows at once."""
     order = lengths.argsort(descending=True, stable=True)
     begin = 0
     while begin < len(order):
         longest = max(1, int(lengths[order[begin]]))
-        count = max(1, min(batch_size, TOKENS // longest))
+        count = max(1, min(batch_size, tokens // longest))
         yield order[begin : begin + count]
         begin += count

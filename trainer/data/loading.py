@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainer.accelerator import local_ranks
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Batch, Examples, Samples, pixels
-from trainer.data.lengths import by_length, lengths_of
+from trainer.data.lengths import TOKENS, by_length, lengths_of
 from trainer.submodel import TrainerError
 from trainer.task import own
 
@@ -122,15 +122,19 @@ def held(examples: Examples, workers: int = -1) -> Examples:
     return Samples(values, torch.cat(targets))
 
 
-def batches_of(examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1) -> Iterator[Batch]:
+def batches_of(
+    examples: Examples, batch_size: int, indices: Tensor | None = None, workers: int = -1, tokens: int = TOKENS
+) -> Iterator[Batch]:
     """Batches of these examples in that order, the last one shorter; without `indices` of all examples, once each.
 
-    Those are in order too, except that examples that have lengths come sorted by them, in batches that also hold no more tokens
-    than a machine has memory for (`trainer.data.lengths`).
+    Those are in order too, except that examples that have lengths come sorted by them, in batches that also hold about `tokens`
+    tokens at most (`trainer.data.lengths`).
     """
     lengths = lengths_of(examples) if indices is None else None
     if lengths is not None:
-        return read(examples, (Asked(part, place) for place, part in enumerate(by_length(lengths, batch_size))), workers)
+        return read(
+            examples, (Asked(part, place) for place, part in enumerate(by_length(lengths, batch_size, tokens))), workers
+        )
     order = indices if indices is not None else torch.arange(len(examples))
     asked = (Asked(order[begin : begin + batch_size], begin) for begin in range(0, len(order), batch_size))
     return read(examples, asked, workers)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.data.tokens import TOKENIZER_FILE
+from trainer.gguf import gguf_config, gguf_tokenizer, is_gguf
 from trainer.parsing import json_object
 from trainer.submodel import TrainerError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 RUN_FILE, FILES_FOLDER = "run.json", "files"  # as `trainer.folder` has them, which imports this room
 BUNDLE_FILE = "manifest.json"
+TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE, TOKENIZER_CONFIG_FILE = "config.json", "tokenizer_config.json"
 USUAL_MOST = 512
 """Tokens that are kept where nobody says how many: attention's cost grows with their square."""
@@ -31,6 +33,15 @@ OLDER = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "
 _PADS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
 _AFTER_PADDING = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xmod", "luke", "bigbird_pegasus", "esm")
 """Parts of a `model_type` whose positions are counted from behind the padding's id: of 514 positions 512 are of use."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a language model's checkpoint says of texts: where they begin and end, and how a conversation is written."""
+
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()  # that end an answer; the first one ends a document
+    template: str = ""  # of a conversation, in Jinja; empty where there is none
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Pretrained:
     usual: int = USUAL_MOST  # tokens that are kept where nobody says how many
     types: bool | None = None  # whether the model tells the two texts of a pair apart by `token_type_ids`; None: not known
     labels: tuple[str, ...] = ()  # names of the classes that the checkpoint tells apart; none where they are only numbers
+    marks: Marks = Marks()
 
     def tells_types(self) -> bool:
         """Whether the second text of a pair has types of its own, and a model that looks at them."""
@@ -54,6 +66,8 @@ class Pretrained:
 def tokenizer_place(folder: Path) -> Path | None:
     """What to give as `tokenizer=` for a checkpoint's folder: itself where a tokenizer lies in it; so for a run or a bundle of
     ours where it has a checkpoint's tokenizer. None otherwise."""
+    if is_gguf(folder):
+        return folder
     made = _made(folder)
     if made is not None:
         return folder if made.said and made.file.is_file() else None
@@ -69,7 +83,8 @@ def vocabulary_file(folder: Path) -> Path | None:
 
 def vocabulary_size(folder: Path) -> int:
     """Rows of the embedding by a checkpoint's config; 0 where it does not say."""
-    return _whole(json_object(folder / CONFIG_FILE).get("vocab_size"), 0)
+    config = gguf_config(folder) if is_gguf(folder) else json_object(folder / CONFIG_FILE)
+    return _whole(config.get("vocab_size"), 0)
 
 
 def same_vocabulary(one: bytes, other: bytes) -> bool:
@@ -88,11 +103,13 @@ def same_vocabulary(one: bytes, other: bytes) -> bool:
 
 
 def read_pretrained(place: str) -> Pretrained:
-    """The tokenizer of a checkpoint's, a run's or a bundle's folder, or in a file `tokenizer.json`.
+    """The tokenizer of a checkpoint's, a run's or a bundle's folder, in a file `tokenizer.json`, or in a `.gguf`.
 
     Raises TrainerError where there is none, it is damaged, or gives ids for which the checkpoint beside it has no embedding.
     """
     path, source = Path(place), f"tokenizer = {place!r}"
+    if is_gguf(path):
+        return _of_gguf(source, path)
     made = _made(path)
     if made is not None and not made.said:
         raise TrainerError(f"{source}: has a vocabulary of its own; allowed are those that have a checkpoint's")
@@ -112,11 +129,53 @@ def read_pretrained(place: str) -> Pretrained:
         said = made.said
         types = bool(said.get("types")) if said.get("pair") else None
         pad_id, most = _whole(said.get("pad_id"), 0), _whole(said.get("max_tokens"), USUAL_MOST)
-        return Pretrained(tokenizer, source, pad_id, vocabulary, positions, most, types, made.labels)
-    most = _whole(json_object(file.parent / TOKENIZER_CONFIG_FILE).get("model_max_length"), 0)
+        template = made.file.with_name(TEMPLATE_FILE)
+        marks = Marks(
+            said.get("bos_id"), tuple(said.get("eos_ids") or ()), template.read_text("utf-8") if template.is_file() else ""
+        )
+        return Pretrained(tokenizer, source, pad_id, vocabulary, positions, most, types, made.labels, marks)
+    about = json_object(file.parent / TOKENIZER_CONFIG_FILE)
+    most = _whole(about.get("model_max_length"), 0)
     usual = min(n for n in (USUAL_MOST, positions, most) if n)
     types = _whole(config.get("type_vocab_size"), 0) > 1 if config.get("model_type") else None
-    return Pretrained(tokenizer, source, _pad_id(tokenizer, config), vocabulary, positions, usual, types, _labels(config))
+    pad_id, marks = _pad_id(tokenizer, config), _marks(tokenizer, file.parent, config, about)
+    return Pretrained(tokenizer, source, pad_id, vocabulary, positions, usual, types, _labels(config), marks)
+
+
+def _of_gguf(source: str, path: Path) -> Pretrained:
+    from tokenizers import Tokenizer
+
+    found, config = gguf_tokenizer(path), gguf_config(path)
+    tokenizer = Tokenizer.from_str(found.content.decode())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    positions = _positions(config)
+    usual = min(n for n in (USUAL_MOST, positions) if n)
+    pad_id = found.pad_id if found.pad_id is not None else _pad_id(tokenizer, config)
+    marks = Marks(found.bos_id, found.eos_ids, found.template)
+    return Pretrained(tokenizer, source, pad_id, vocabulary, positions, usual, None, (), marks)
+
+
+def _marks(tokenizer: Tokenizer, folder: Path, config: Mapping[str, Any], about: Mapping[str, Any]) -> Marks:
+    """Of a checkpoint's folder: its tokenizer's own end of a text first, then whatever else ends an answer."""
+
+    def number(said: Any) -> list[int]:
+        content = said.get("content") if isinstance(said, Mapping) else said
+        found = tokenizer.token_to_id(content) if isinstance(content, str) else None
+        return [] if found is None else [found]
+
+    def numbers(said: Any) -> list[int]:
+        return [one for one in (said if isinstance(said, list) else [said]) if type(one) is int and one >= 0]
+
+    generation = json_object(folder / "generation_config.json")
+    eos = [*number(about.get("eos_token")), *numbers(config.get("eos_token_id")), *numbers(generation.get("eos_token_id"))]
+    bos = [*number(about.get("bos_token")), *numbers(config.get("bos_token_id"))]
+    file = folder / TEMPLATE_FILE
+    said = file.read_text(encoding="utf-8") if file.is_file() else about.get("chat_template")
+    if isinstance(said, list):  # several by name
+        said = next((one.get("template") for one in said if isinstance(one, Mapping) and one.get("name") == "default"), None)
+    return Marks(bos[0] if bos else None, tuple(dict.fromkeys(eos)), said if isinstance(said, str) else "")
 
 
 @dataclass(frozen=True)
@@ -141,9 +200,13 @@ def _made(folder: Path) -> _Made | None:
         return None
     preprocessing = record.get("preprocessing")
     inputs = preprocessing.values() if isinstance(preprocessing, Mapping) else ()
-    said = next((one for one in inputs if isinstance(one, Mapping) and one.get("kind") == "text" and one.get("mask")), {})
+    said = next((one for one in inputs if isinstance(one, Mapping) and one.get("kind") == "text" and _of_checkpoint(one)), {})
     config = described.get("config") if isinstance(described, Mapping) else None
     return _Made(file, said, tuple(map(str, labels or ())), config if isinstance(config, Mapping) else {})
+
+
+def _of_checkpoint(said: Mapping[str, Any]) -> bool:
+    return bool(said.get("mask") or said.get("eos_ids"))
 
 
 def missing_tokenizer(path: Path) -> str:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.data.dataset import Samples, named_targets
-from trainer.data.token_examples import TokenExamples
+from trainer.data.token_examples import Packed, TokenExamples
 from trainer.submodel import TrainerError
 
 SPLIT_SEED = 0
@@ -52,12 +52,12 @@ def samples_of(inputs: Array, labels: Array, indices: Array) -> Samples:
 
 
 def description(
-    name: str, parts: Mapping[str, Array], split: Mapping[str, Samples | TokenExamples], files: Mapping[str, bytes]
+    name: str, parts: Mapping[str, Array], split: Mapping[str, Samples | TokenExamples | Packed], files: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """What was split how, and a hash of everything in it: an export must see the data that the training saw."""
     content = hashlib.sha256(b"".join(files.values()))
     for examples in split.values():
-        if isinstance(examples, TokenExamples):
+        if isinstance(examples, (TokenExamples, Packed)):
             tensors = tuple(examples.tensors())
         else:
             tensors = (*examples.inputs.values(), *named_targets(examples.targets).values())

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.chat import as_messages, checked_messages
 from trainer.data.columns import LABELS, MOST_CLASSES
 from trainer.data.dataset import DataSet
 from trainer.data.encoded import Texts
 from trainer.data.folders import completed
+from trainer.data.language import instruction_set, packed_set
 from trainer.data.rows import Rows, read_csv, read_jsonl
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import Array
@@ -49,12 +51,13 @@ def _csv(
     vocabulary: int = VOCABULARY,
     lowercase: bool = True,
     tokenizer: str | None = None,
+    next_token: bool = False,
 ) -> DataSet:
     """`delimiter`: a comma, or a tab in a file `.tsv`. The others are those of `jsonl:`."""
     if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1):
         raise TrainerError(f"delimiter = {delimiter!r}: allowed is one character")
     columns = _Columns(text, text_pair, label, tokens, tags)
-    options = TokenOptions(max_tokens, vocabulary, lowercase, tokenizer)
+    options = TokenOptions(max_tokens, vocabulary, lowercase, tokenizer, next_token)
     return _table(name, (file, validation, test), columns, options, lambda path: read_csv(path, delimiter), written=True)
 
 
@@ -73,14 +76,19 @@ def _jsonl(
     vocabulary: int = VOCABULARY,
     lowercase: bool = True,
     tokenizer: str | None = None,
+    next_token: bool = False,
+    prompt: str | None = None,
+    answer: str | None = None,
+    messages: str | None = None,
 ) -> DataSet:
-    """`text`, `text_pair`, `label`, `tokens`, `tags`: names of columns. `validation`, `test`: files. Others: `TokenOptions`."""
-    columns = _Columns(text, text_pair, label, tokens, tags)
+    """`text`, `text_pair`, `label`, `tokens`, `tags`: names of columns. `validation`, `test`: files. `prompt` with `answer`, or
+    `messages`: those of what a language model is to answer, instead of `text`. Others: `TokenOptions`."""
+    columns = _Columns(text, text_pair, label, tokens, tags, prompt, answer, messages)
     return _table(
         name,
         (file, validation, test),
         columns,
-        TokenOptions(max_tokens, vocabulary, lowercase, tokenizer),
+        TokenOptions(max_tokens, vocabulary, lowercase, tokenizer, next_token),
         read_jsonl,
         written=False,
     )
@@ -95,12 +103,26 @@ class _Columns:
     label: str | None
     tokens: str | None
     tags: str | None
+    prompt: str | None = None
+    answer: str | None = None
+    messages: str | None = None
 
-    def found(self, rows: Rows) -> _Columns:
+    def asks(self) -> bool:
+        """Whether the rows are conversations. Raises TrainerError where their columns are named in part, or with others."""
+        given = [option for option, column in vars(self).items() if column is not None]
+        if not {"prompt", "answer", "messages"} & set(given):
+            return False
+        if given not in (["prompt", "answer"], ["messages"]):
+            raise TrainerError(f"columns: {' and '.join(given)} given; allowed are prompt with answer, or messages")
+        return True
+
+    def found(self, rows: Rows, labels: bool = True) -> _Columns:
         """With the usual names where none were given. Raises TrainerError for one that is not there, or missing."""
         for option, column in vars(self).items():
             if column is not None and column not in rows.columns:
                 raise TrainerError(f"{option} = {column!r}: {rows.file} has columns {', '.join(map(repr, rows.columns))}")
+        if self.asks():
+            return self
         tagged = self.tokens is not None or self.tags is not None
         if not tagged and self.text is None and "text" not in rows.columns:
             tagged = {"tokens", "tags"} <= set(rows.columns)
@@ -117,7 +139,8 @@ class _Columns:
         if self.text is None and "text" not in rows.columns:
             raise TrainerError(f"text: which column? Say text=COLUMN; {rows.file} has {', '.join(map(repr, rows.columns))}")
         text = self.text or "text"
-        label = self.label or next((c for c in LABELS if c in rows.columns and c not in (text, self.text_pair)), None)
+        usual = next((c for c in LABELS if c in rows.columns and c not in (text, self.text_pair)), None) if labels else None
+        label = self.label or usual
         used = [column for column in (text, self.text_pair, label) if column is not None]
         if len(set(used)) < len(used):
             raise TrainerError(f"columns: {', '.join(map(repr, used))}; allowed is each for one thing")
@@ -135,7 +158,7 @@ def _table(
 ) -> DataSet:
     """`written`: values are text, of which numbers and lists are yet to be made."""
     tables = {part: read(Path(f)) for part, f in zip(("train", "validation", "test"), files, strict=True) if f is not None}
-    columns = asked.found(tables["train"])
+    columns = asked.found(tables["train"], labels=not options.next_token)
     places: list[str] = []
     parts: dict[str, Array] = {}
     rows: list[Mapping[str, Any]] = []
@@ -151,6 +174,10 @@ def _table(
         return [one[column] for one in rows]
 
     place = places.__getitem__
+    if options.next_token:
+        return _followed(name, values, columns, place, parts, {p: t.file for p, t in tables.items()}, options)
+    if columns.asks():
+        raise TrainerError("prompt, answer, messages: allowed with --task language-modelling")
     split = {part: table.file for part, table in tables.items()} if len(tables) > 1 else {}
     record: dict[str, Any] = {"columns": {option: column for option, column in vars(columns).items() if column is not None}}
     if columns.tokens is not None and columns.tags is not None:
@@ -174,6 +201,35 @@ def _table(
     if strata is not targets:
         words = {part: said.replace("by class", "at random") for part, said in words.items()}
     return text_set(name, texts, targets, names, whole, options, {**record, "split": words}, count=count)
+
+
+def _followed(
+    name: str,
+    values: Callable[[str], list[Any]],
+    columns: _Columns,
+    place: Callable[[int], str],
+    parts: Mapping[str, Array],
+    files: Mapping[str, str],
+    options: TokenOptions,
+) -> DataSet:
+    """Rows of a language model: documents, or conversations."""
+    record: dict[str, Any] = {"columns": {option: column for option, column in vars(columns).items() if column is not None}}
+    count = sum(map(len, parts.values()))
+    given = files if len(files) > 1 else {}
+    split, words = completed(parts, np.zeros(count, dtype=np.int64), given)
+    record["split"] = {part: said.replace("by class", "at random") for part, said in words.items()}
+    if columns.messages is not None:
+        conversations = [checked_messages(one, place(row)) for row, one in enumerate(values(columns.messages))]
+    elif columns.prompt is not None and columns.answer is not None:
+        both = [_texts(values(column), column, place) for column in (columns.prompt, columns.answer)]
+        conversations = [as_messages(prompt, answer) for prompt, answer in zip(*both, strict=True)]
+    else:
+        if columns.text is None or columns.text_pair is not None:
+            raise TrainerError(
+                f"data {name!r}: pairs and tags are nothing that follows; allowed are text, prompt with answer, messages"
+            )
+        return packed_set(name, Texts.of(_texts(values(columns.text), columns.text, place), place), split, options, record)
+    return instruction_set(name, conversations, place, split, options, record)
 
 
 def _texts(values: Sequence[Any], column: str, place: Callable[[int], str]) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any
 from trainer.data import augment
 from trainer.data.dataset import INPUT, DataSet
 from trainer.data.encoded import Texts, token_set
-from trainer.data.folders import class_files, has_class_files
+from trainer.data.folders import class_files, documents_of, has_class_files
+from trainer.data.language import packed_set
 from trainer.data.sources import Source, register_source
 from trainer.data.splits import Array, description, samples_of
 from trainer.data.tokens import TOKENIZER_FILE, VOCABULARY, TokenOptions, tokenize
@@ -31,14 +32,19 @@ def _text_folder(
     vocabulary: int = VOCABULARY,
     lowercase: bool = True,
     tokenizer: str | None = None,
+    next_token: bool = False,
 ) -> DataSet:
-    """Options: those of `TokenOptions`."""
-    options = TokenOptions(max_tokens, vocabulary, lowercase, tokenizer)
+    """Options: those of `TokenOptions`. With `next_token` there are no classes: texts in any folders below."""
+    options = TokenOptions(max_tokens, vocabulary, lowercase, tokenizer, next_token)
+    if next_token:
+        documents, parts, words = documents_of(Path(path), _is_text)
+        texts = Texts.of([_read(path) for path in documents], lambda i: f"text {str(documents[i])!r}")
+        return packed_set(name, texts, parts, options, {"split": dict(words)})
     files = class_files(Path(path), what="text", suffixes=())
-    documents = [_read(path) for path in files.paths]
+    contents = [_read(path) for path in files.paths]
     of_folders = any(words.endswith("/") for words in files.split.values())
     record = {"split": dict(files.split)} if of_folders else {}  # runs of earlier versions have none
-    texts = Texts.of(documents, lambda i: f"text {str(files.paths[i])!r}")
+    texts = Texts.of(contents, lambda i: f"text {str(files.paths[i])!r}")
     return text_set(name, texts, files.labels, files.classes, files.parts, options, record)
 
 
@@ -57,6 +63,8 @@ def text_set(
 
     `record`: what is to be remembered beside the usual. `targets` None: not known, which only ragged ids are made for.
     """
+    if options.next_token:
+        return packed_set(name, texts, parts, options, record)
     if options.tokenizer is not None or texts.seconds is not None or texts.tags is not None:
         return token_set(name, texts, targets, classes, parts, options, record, count=count)
     if targets is None:

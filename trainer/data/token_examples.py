@@ -38,8 +38,38 @@ class Ragged:
         return found
 
 
+class Packed:
+    """Token ids one behind the other, cut into windows: input `input_ids` (N, T) int64, targets (N, T) of each token the one
+    that follows. Of the last window what is missing is filled up, and its targets are `IGNORED`.
+
+    `lengths` (N,): tokens of each window that have a target. Raises TrainerError where there is none.
+    """
+
+    def __init__(self, ids: Tensor, length: int, pad_id: int = 0) -> None:
+        self.ids, self.length, self.pad_id = ids, length, pad_id
+        count = -(-(len(ids) - 1) // length)
+        if count < 1:
+            raise TrainerError(f"data: {len(ids)} tokens; allowed are two and more, each with one that follows")
+        self.lengths = (len(ids) - 1 - torch.arange(count) * length).clamp_max(length)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, indices: Tensor) -> Batch:
+        places = indices[:, None] * self.length + torch.arange(int(self.lengths[indices].max()))
+        inside = places < len(self.ids) - 1
+        places = places.clamp_max(len(self.ids) - 2)
+        inputs, targets = self.ids[places].long(), self.ids[places + 1].long()
+        return Batch({IDS: inputs.masked_fill(~inside, self.pad_id)}, targets.masked_fill(~inside, IGNORED))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds, for a hash of it."""
+        yield from (self.ids, self.lengths)
+
+
 class TokenExamples:
     """Examples that are token ids: inputs `input_ids`, `attention_mask`, `token_type_ids` where types are given, (N, T) int64.
+    Without a `mask`, for networks whose tokens see none that follow, padding is no input of its own.
 
     `targets`: (N, …), one for each example; with `tags` instead one for each token, (N, T), where `IGNORED` counts for nothing.
     `lengths` (N,): how many tokens each has, by which batches are made of examples of like length. Raises TrainerError where
@@ -54,10 +84,11 @@ class TokenExamples:
         types: Sequence[Sequence[int]] | None = None,
         tags: Sequence[Sequence[int]] | None = None,
         pad_id: int = 0,
+        mask: bool = True,
     ) -> None:
         if (targets is None) == (tags is None):
             raise TrainerError("data: allowed are targets, or tags, one for each token; not both, and not none")
-        self.pad_id = pad_id
+        self.pad_id, self.mask = pad_id, mask
         self._ids = Ragged(ids)
         self._types = None if types is None else Ragged(types)
         self._tags = None if tags is None else Ragged(tags)
@@ -78,7 +109,9 @@ class TokenExamples:
     def batch(self, indices: Tensor) -> Batch:
         """Padded with `pad_id` to the longest of these examples."""
         ids = self._ids.padded(indices, self.pad_id)
-        inputs = {IDS: ids, MASK: (torch.arange(ids.shape[1]) < self.lengths[indices][:, None]).long()}
+        inputs = {IDS: ids}
+        if self.mask:
+            inputs[MASK] = (torch.arange(ids.shape[1]) < self.lengths[indices][:, None]).long()
         if self._types is not None:
             inputs[TYPES] = self._types.padded(indices, 0)
         if self._tags is not None:

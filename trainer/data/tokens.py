@@ -23,6 +23,7 @@ LEARN = "learn"
 MAX_TOKENS = 128
 VOCABULARY = 8000
 PADDING, UNKNOWN = 0, 1
+END = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,16 @@ class TokenOptions:
     vocabulary: int = VOCABULARY  # word pieces at most; more where the documents have more letters
     lowercase: bool = True  # accents are dropped then too
     tokenizer: str | None = None  # a checkpoint's folder or tokenizer.json; "learn": one of that kind; None: ids of one length
+    next_token: bool = False  # the target of each token is the one that follows it: what language modelling asks for
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "vocabulary"):
             value = getattr(self, name)
             if (type(value) is not int or value < 1) and not (name == "max_tokens" and value is None):
                 raise TrainerError(f"{name} = {value!r}: allowed are whole numbers from 1")
-        if type(self.lowercase) is not bool:
-            raise TrainerError(f"lowercase = {self.lowercase!r}: allowed are true and false")
+        for name in ("lowercase", "next_token"):
+            if type(getattr(self, name)) is not bool:
+                raise TrainerError(f"{name} = {getattr(self, name)!r}: allowed are true and false")
         if self.tokenizer is not None and (not isinstance(self.tokenizer, str) or not self.tokenizer):
             raise TrainerError(
                 f"tokenizer = {self.tokenizer!r}: allowed are a checkpoint's folder, a file {TOKENIZER_FILE}, {LEARN}"
@@ -93,6 +96,24 @@ def learnt_tokenizer(documents: Sequence[str], options: TokenOptions) -> Tokeniz
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(mark, pieces[mark]) for mark in marks],
     )
+    return tokenizer
+
+
+def learnt_pieces(documents: Sequence[str], options: TokenOptions) -> Tokenizer:
+    """Pieces of bytes, as language models have them: whatever a text holds can be written, and read back from its ids. Token 0
+    ends a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.vocabulary,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
     return tokenizer
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.family import DataSpec
+from trainer.gguf import gguf_config, is_gguf
 from trainer.submodel import SubModel, TrainerError
 from trainer.task import own
 
@@ -41,8 +42,15 @@ FROM_SCRATCH: Mapping[str, int] = {HIDDEN: 128, DEPTH: 4, HEADS: 4, INNER: 512}
 """What a model has that begins without a checkpoint and without a configuration."""
 
 
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+"""Language models that are built like LLaMA."""
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint, or the one that a run of this family carries. Raises TrainerError naming what is amiss."""
+    """`config.json` of a checkpoint, the same of a GGUF file, or the one that a run of this family carries. Raises TrainerError
+    naming what is amiss."""
+    if is_gguf(folder):
+        return gguf_config(folder)
     run, file = folder / "run.json", folder / "config.json"
     path = run if run.is_file() else file
     try:
@@ -66,23 +74,30 @@ def from_scratch(kind: str, spec: DataSpec) -> dict[str, Any]:
         patch = 4 if min(sides) <= 64 else 16
         return {"model_type": kind, **sizes, "num_channels": channels, "image_size": sides, "patch_size": patch}
     tokens = max(LONGEST, *spec.input_shape) + 2
-    return {"model_type": kind, **sizes, "vocab_size": spec.vocabulary, "max_position_embeddings": tokens, "pad_token_id": 0}
+    more: dict[str, Any] = {"max_position_embeddings": tokens, "pad_token_id": 0}
+    if kind in DECODERS:
+        dim = FROM_SCRATCH[HIDDEN] // FROM_SCRATCH[HEADS]
+        more |= {KEYS: FROM_SCRATCH[HEADS] // 2, "head_dim": dim, "tie_word_embeddings": True}
+    return {"model_type": kind, **sizes, "vocab_size": spec.vocabulary, **more}
 
 
-def checked(config: Mapping[str, Any] | None, wanted: str) -> dict[str, Any]:
-    """The configuration without what does not say how to build. `wanted`: the only architecture that is taken, if any.
+def checked(config: Mapping[str, Any] | None, wanted: Sequence[str]) -> dict[str, Any]:
+    """The configuration without what does not say how to build. `wanted`: the only architectures that are taken, if
+    any; the first one is built from scratch.
 
     Raises TrainerError for another one, and where nothing says which.
     """
     config = {} if config is None and wanted else config
-    if not isinstance(config, Mapping) or not isinstance(kind := config.get("model_type", wanted or None), str):
+    usual = wanted[0] if wanted else None
+    if not isinstance(config, Mapping) or not isinstance(kind := config.get("model_type", usual), str):
         raise TrainerError(
             f"config = {config!r}: allowed is what a checkpoint's config.json says, with its model_type: begin with one "
             "(--from FOLDER), or say --set config.model_type=bert"
         )
-    if wanted and kind != wanted:
+    if wanted and kind not in wanted:
         raise TrainerError(
-            f"config: model_type is {kind!r}, family {wanted} is for {wanted!r}; family transformers takes any architecture"
+            f"config: model_type is {kind!r}, family {usual} is for {', '.join(map(repr, wanted))}; "
+            "family transformers takes any architecture"
         )
     sizes = config or from_scratch(kind, DataSpec((3, 32, 32) if kind == "vit" else (LONGEST,), 2, vocabulary=1000))
     return {"model_type": kind, **{name: value for name, value in sizes.items() if name not in LEFT_OUT}}
@@ -160,17 +175,18 @@ def _spelling(config: Any, axis: str) -> str:
     return next((name for name in SPELLINGS[axis] if name in mapped or name in vars(config)), axis)
 
 
-def default_axes(found: Architecture) -> dict[str, tuple[int, ...]]:
+def default_axes(found: Architecture, causal: bool = False) -> dict[str, tuple[int, ...]]:
     """Thirds of the layers, quarters of the width between, halves of heads and hidden size: 48 sub-models from six layers on.
 
-    Values lie where hardware likes them: multiples of 8 where the full size is one, whole groups of heads.
+    Values lie where hardware likes them: multiples of 8 where the full size is one, whole groups of heads. Of a language model
+    sixths of the layers, and the whole hidden size: a part of a checkpoint's says nothing until it has been trained for long.
     """
     layers, inner, heads, hidden = (found.sizes[axis] for axis in (DEPTH, INNER, HEADS, HIDDEN))
     return {
-        DEPTH: _shares(layers, 3, 1),
+        DEPTH: _shares(layers, 6 if causal else 3, 1),
         INNER: _shares(inner, 4, 8 if inner % 8 == 0 else 1),
         HEADS: _shares(heads, 2, found.group),
-        HIDDEN: _shares(hidden, 2, 8 if hidden % 8 == 0 else 1),
+        HIDDEN: _shares(hidden, 1 if causal else 2, 8 if hidden % 8 == 0 else 1),
     }
 
 

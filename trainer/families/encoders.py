@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.families.causal import refuse_both_ways
 from trainer.families.images import NormalizePixels
 from trainer.submodel import TrainerError
+
+CAUSAL = "causal"
 
 HEADS_OF: Mapping[str, tuple[str, str]] = {
     "sequence-classification": ("AutoModelForSequenceClassification", "classification"),
     "token-classification": ("AutoModelForTokenClassification", "token-classification"),
     "question-answering": ("AutoModelForQuestionAnswering", "question-answering"),
     "embedding": ("AutoModel", "embedding"),
+    "causal": ("AutoModelForCausalLM", "language-modelling"),
     "image-classification": ("AutoModelForImageClassification", "classification"),
 }
 """Head → the class of transformers that chooses the module by the configuration, and the task that it is for."""
@@ -31,6 +35,8 @@ def head_for(task: str, images: bool, was: str) -> str:
     """The head that a task (by its kind) needs; of one that is not ours the head stays."""
     if task in ("classification", "multi-label"):
         return "image-classification" if images else "sequence-classification"
+    if task == "language-modelling":
+        return CAUSAL
     return task if task in HEADS_OF else was
 
 
@@ -59,6 +65,8 @@ def build_module(config: Any, head: str, labels: int) -> nn.Module:
     import transformers
 
     chooser = getattr(transformers, HEADS_OF[head][0])
+    if head == CAUSAL:
+        refuse_both_ways(config)
     config.num_labels = 2 if head == "question-answering" else labels  # where a span begins, and where it ends
     try:
         kind = chooser._model_mapping[type(config)]

@@ -1,4 +1,4 @@
-"""`transformers`, and by name `bert`, `roberta`, `distilbert`, `vit`: any architecture of Hugging Face that a smaller
+"""`transformers`, and by name `bert`, `roberta`, `distilbert`, `vit`, `llama`: any architecture of Hugging Face that a smaller
 configuration builds smaller.
 
 Shapes: N batch, T tokens, C channels, H height, W width.
@@ -7,7 +7,7 @@ Shapes: N batch, T tokens, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.families.architecture import (
+    DEPTH,
     HEADS,
     HIDDEN,
     LONGEST,
@@ -27,7 +28,9 @@ from trainer.families.architecture import (
     read_config,
 )
 from trainer.families.attention import Layout, blocks_of, find_layout, fit_heads
+from trainer.families.causal import at_positions, final_norm, leaving_at
 from trainer.families.encoders import (
+    CAUSAL,
     HEADS_OF,
     build_module,
     encoder_of,
@@ -43,6 +46,9 @@ from trainer.initialisation import WithoutInitialisation
 from trainer.submodel import AxisValue, SubModel, TrainerError
 from trainer.task import Task, find_task, own
 
+EXAMPLE = 64
+"""Tokens of a language model's example at most: each has as many outputs as there are words."""
+
 
 class Transformers(Family):
     """Axes are the configuration's sizes: `num_hidden_layers` (the first ones are kept), `intermediate_size`,
@@ -55,8 +61,8 @@ class Transformers(Family):
     none here. `input_shape`, `mean`, `std`: of pictures.
     """
 
-    model_type: ClassVar[str] = ""
-    """The only one that is taken; empty: any."""
+    model_types: ClassVar[Sequence[str]] = ()
+    """The only ones that are taken; none: any."""
 
     def __init__(
         self,
@@ -80,13 +86,15 @@ class Transformers(Family):
             raise TrainerError(f"fixed = {list(fixed)}: {unknown[0]!r} is no axis; allowed are {', '.join(SPELLINGS)}")
         for name, number in (("labels", labels), ("tokens", tokens or LONGEST)):
             whole_numbers(name, number)
-        self.given = checked(config, self.model_type)
+        self.given = checked(config, self.model_types)
         self.labels, self.tokens, self.pairs, self.mask = labels, tokens, pairs, mask
         self.attention, self.fixed = attention, tuple(fixed)
         self.architecture = architecture(self.given, attention)
-        self.head = head or head_for("classification", self._takes_pixels, "")
+        self.head = head or head_for(self.usual_task or "classification", self._takes_pixels, "")
         self.input_shape, self.mean, self.std = tuple(input_shape) or self._shape_of_pictures(), tuple(mean), tuple(std)
-        self.axes = {axis: values for axis, values in default_axes(self.architecture).items() if axis not in fixed}
+        self.axes = {
+            axis: values for axis, values in default_axes(self.architecture, self.head == CAUSAL).items() if axis not in fixed
+        }
         self.task = find_task(HEADS_OF[self.head][1])()
         self._check_inputs()
         self.axes = {axis: values for axis, values in self.axes.items() if axis in self.layout.axes}
@@ -103,10 +111,11 @@ class Transformers(Family):
         if config is None and checkpoint is not None:
             config = read_config(Path(checkpoint))
         elif config is None:
-            kind = cls.model_type or asked.get("model_type")
+            kind = asked.get("model_type") or next(iter(cls.model_types), None)
             config = from_scratch(kind, spec) if kind else {}
         config = {**config, **asked}
-        of_data: dict[str, Any] = {"config": config, "labels": spec.outputs or 2, "head": _head_of(spec)}
+        of_data: dict[str, Any] = {"config": config, "labels": spec.outputs or 2}
+        of_data["head"] = head_for(cls.usual_task, images, "") if cls.usual_task else _head_of(spec)
         if images:
             of_data |= {"input_shape": list(spec.input_shape), "mean": list(spec.mean), "std": list(spec.std)}
         else:
@@ -136,23 +145,26 @@ class Transformers(Family):
         if self._takes_pixels:
             if self.mean:
                 normalize_pixels(module, self.mean, self.std)
-        elif not self.mask:
+        elif not self.mask and self.head != CAUSAL:  # there padding only follows what is asked for, which does not see it
             mask_padding(module, self._pad)
         return module
 
     def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
-        """Every second text is shorter by a third, and padded."""
+        """Every second text is shorter by a third, and padded; of a language model without a mask none."""
         if self._takes_pixels:
             return {"pixel_values": torch.rand(batch_size, *self.input_shape)}
-        ids = torch.randint(0, self.architecture.full.vocab_size, (batch_size, self.tokens))
+        tokens = min(self.tokens, EXAMPLE) if self.head == CAUSAL else self.tokens
+        ids = torch.randint(0, self.architecture.full.vocab_size, (batch_size, tokens))
         ids[ids == self._pad] = (self._pad + 1) % self.architecture.full.vocab_size
         mask = torch.ones_like(ids)
-        mask[1::2, self.tokens - self.tokens // 3 :] = 0
+        if self.head == CAUSAL and not self.mask:
+            return {"input_ids": ids}
+        mask[1::2, tokens - tokens // 3 :] = 0
         inputs = {"input_ids": torch.where(mask == 1, ids, self._pad)}
         if self.mask:
             inputs["attention_mask"] = mask
         if self.pairs:
-            inputs["token_type_ids"] = mask * (torch.arange(self.tokens) >= self.tokens // 2)
+            inputs["token_type_ids"] = mask * (torch.arange(tokens) >= tokens // 2)
         return inputs
 
     def fused_blocks(self, sub: SubModel) -> Mapping[str, Mapping[int, Sequence[int]]]:
@@ -202,6 +214,8 @@ class Transformers(Family):
 
     def of_the_head(self, name: str) -> bool:
         """Whether a parameter is begun anew where a checkpoint has none: of the head, or of the pooler before it."""
+        if self.head == CAUSAL:  # a vocabulary has one
+            return False
         prefix = encoder_of(self._full_on_meta).base_model_prefix
         return not name.startswith(f"{prefix}.") or ".pooler." in name
 
@@ -212,6 +226,29 @@ class Transformers(Family):
         """Within: each call of a module of this family (at any size) puts what its layers give, (N, T, D) each and the first
         layer's first, into the list, in place of those of the call before."""
         return collected(_layers(module))
+
+    @property
+    def narrows(self) -> bool:
+        return self.head == CAUSAL
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.architecture.full.vocab_size) if self.head == CAUSAL else 1
+
+    def at_positions(self, module: nn.Module, positions: Tensor) -> AbstractContextManager[bool]:
+        return at_positions(module, positions) if self.narrows else super().at_positions(module, positions)
+
+    def passes(self, submodels: Sequence[SubModel]) -> list[list[SubModel]]:
+        """Of a language model those that differ in depth alone, the deepest first."""
+        if self.head != CAUSAL or DEPTH not in self.axes or final_norm(self._full_on_meta) is None:
+            return super().passes(submodels)
+        found: dict[tuple[Any, ...], list[SubModel]] = {}
+        for sub in submodels:
+            found.setdefault(tuple(value for axis, value in sub.axes.items() if axis != DEPTH), []).append(sub)
+        return [sorted(group, key=_depth, reverse=True) for group in found.values()]
+
+    def leaving_at(self, module: nn.Module, submodels: Sequence[SubModel]) -> AbstractContextManager[None]:
+        return leaving_at(module, [_depth(sub) for sub in submodels]) if len(submodels) > 1 else nullcontext()
 
     @cached_property
     def layout(self) -> Layout:
@@ -272,6 +309,10 @@ class Transformers(Family):
             )
 
 
+def _depth(sub: SubModel) -> int:
+    return int(sub.axes[DEPTH])  # type: ignore[arg-type]
+
+
 def _layers(module: nn.Module) -> nn.ModuleList:
     """Of an encoder: the list that holds most of its parameters."""
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
@@ -290,22 +331,6 @@ def _head_of(spec: DataSpec) -> str:
     """What the data are for, where no task was named."""
     if len(spec.input_shape) == 3:
         return "image-classification"
+    if spec.next_token:
+        return CAUSAL
     return "token-classification" if spec.classes and spec.target_shape == spec.input_shape else "sequence-classification"
-
-
-class Bert(Transformers):
-    model_type = "bert"
-
-
-class RoBERTa(Transformers):
-    model_type = "roberta"
-
-
-class DistilBert(Transformers):
-    model_type = "distilbert"
-
-
-class ViT(Transformers):
-    """Pictures in [0, 1]; the mean and deviation of the data are part of the network."""
-
-    model_type = "vit"

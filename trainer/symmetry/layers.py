@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.symmetry.axes import frozen, product, split, unite
+from trainer.symmetry.axes import Node, frozen, product, split, unite
 from trainer.symmetry.rules import RULES, Axes, Trace, rule
 
 
@@ -164,7 +164,8 @@ def _(trace: Trace, out: Any, query: Tensor, key: Tensor, value: Tensor, *others
     q, k, v = (trace.axes(tensor) for tensor in (query, key, value))
     unite(q[-1], k[-1])
     unite(k[-2], v[-2])
-    batch = [unite(unite(a, b), c) for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True)]
+    shared = [unite(a, b) for a, b in zip(k[:-2], v[:-2], strict=True)]
+    batch = [_of_groups(a, b) for a, b in zip(q[:-2], shared, strict=True)]
     mask = named.get("attn_mask", next((o for o in others if isinstance(o, Tensor)), None))
     if mask is not None:
         for node, other in zip(reversed([*batch, q[-2], k[-2]]), reversed(trace.axes(mask)), strict=False):
@@ -175,3 +176,11 @@ def _(trace: Trace, out: Any, query: Tensor, key: Tensor, value: Tensor, *others
     for tensor in rest:
         if isinstance(tensor, Tensor):
             trace.give(tensor, [frozen(size, "it is an axis of statistics") for size in tensor.shape])
+
+
+def _of_groups(heads: Node, shared: Node) -> Node:
+    """Heads of queries, several of which may share one of keys and values: whole groups change places with it."""
+    if heads.size == shared.size:
+        return unite(heads, shared)
+    unite(split([heads], [[shared.size], [heads.size // shared.size]])[0], shared)
+    return heads

@@ -3,8 +3,9 @@
 from trainer.task import register_task
 from trainer.tasks.classification import Classification, MultiLabel
 from trainer.tasks.dense import Segmentation
+from trainer.tasks.language import LanguageModelling
 from trainer.tasks.regression import Regression
-from trainer.tasks.tokens import Embedding, LanguageModelling, QuestionAnswering, TokenClassification
+from trainer.tasks.tokens import Embedding, QuestionAnswering, TokenClassification
 
 __all__ = [
     "Classification",

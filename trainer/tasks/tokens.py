@@ -1,5 +1,5 @@
-"""What is said of text: of each token (`token-classification`, `language-modelling`), of a place (`question-answering`), of the
-whole as a vector (`embedding`).
+"""What is said of text: of each token (`token-classification`), of a place (`question-answering`), of the whole as a vector
+(`embedding`); what comes next is in `trainer.tasks.language`.
 
 Shapes: N batch, T tokens, C classes or vocabulary, d numbers of an embedding.
 """
@@ -30,7 +30,7 @@ SEQUENCE = {0: "batch", 1: "sequence"}
 
 
 @dataclass(frozen=True)
-class _OfEachToken(Task):
+class OfEachToken(Task):
     """Output `logits` (N, T, C); targets (N, T), whole numbers from 0 to C - 1 or the ignored one."""
 
     ignored: int = IGNORED
@@ -51,6 +51,9 @@ class _OfEachToken(Task):
         counts = checks.single(targets).long() != self.ignored
         return {**outputs, "logits": outputs["logits"][counts][None]}
 
+    def looked_at(self, targets: Targets, seed: int | None = None) -> Tensor | None:
+        return checks.single(targets).long() != self.ignored
+
     def check(self, outputs: Outputs, targets: Targets) -> None:
         logits, labels = checks.output(outputs, "logits", 3, "(N, tokens, classes)"), checks.single(targets)
         checks.whole_numbers(labels, logits.shape[2])
@@ -62,7 +65,7 @@ class _OfEachToken(Task):
 
 
 @dataclass(frozen=True)
-class TokenClassification(_OfEachToken):
+class TokenClassification(OfEachToken):
     """A class for each token; ignored are padding and the inner pieces of a word.
 
     `labels`: the names of the classes, in order; a training takes the data's. Where these are tags of entities (B-PER, I-PER,
@@ -91,24 +94,10 @@ class TokenClassification(_OfEachToken):
             raise TrainerError(f"labels: {len(self.labels)} names; allowed are {classes}, one for each class of 'logits'")
 
     def scorer(self) -> Scorer:
-        return _Entities(self.ignored, self.labels) if self.metric == "entity_f1" else _TokenAccuracy(self.ignored)
+        return _Entities(self.ignored, self.labels) if self.metric == "entity_f1" else TokenAccuracy(self.ignored)
 
 
-@dataclass(frozen=True)
-class LanguageModelling(_OfEachToken):
-    """Targets: of each position the token that follows it, or the ignored label.
-
-    Quality: exp(-loss), the geometric mean of the probabilities given to the tokens that came; 1 / perplexity.
-    """
-
-    kind: ClassVar[str] = "language-modelling"
-    metric: ClassVar[str] = "token_probability"
-
-    def scorer(self) -> Scorer:
-        return _Likelihood(self.ignored)
-
-
-class _TokenAccuracy:
+class TokenAccuracy:
     def __init__(self, ignored: int) -> None:
         self.ignored = ignored
         self.right = self.count = 0
@@ -124,7 +113,7 @@ class _TokenAccuracy:
         return Score(accuracy, {"token_accuracy": accuracy})
 
 
-class _Entities(_TokenAccuracy):
+class _Entities(TokenAccuracy):
     def __init__(self, ignored: int, names: Sequence[str]) -> None:
         super().__init__(ignored)
         self.names = names
@@ -145,27 +134,6 @@ class _Entities(_TokenAccuracy):
         total = self.found + self.wanted
         f1 = 2 * self.hits / total if total else 1.0
         return Score(f1, {"entity_f1": f1, "entity_precision": precision, "entity_recall": recall, **metrics})
-
-
-class _Likelihood(_TokenAccuracy):
-    def __init__(self, ignored: int) -> None:
-        super().__init__(ignored)
-        self.loss = 0.0
-
-    def add(self, outputs: Mapping[str, NDArray[Any]], targets: ArrayTargets) -> None:
-        super().add(outputs, targets)
-        logits, labels = outputs["logits"].astype(np.float64), only(targets)
-        counts = labels != self.ignored
-        logits, labels = logits[counts], labels[counts].astype(np.int64)
-        highest = logits.max(axis=1, keepdims=True)
-        normaliser = np.log(np.exp(logits - highest).sum(axis=1)) + highest[:, 0]
-        self.loss += float((normaliser - logits[np.arange(len(labels)), labels]).sum())
-
-    def value(self) -> Score:
-        accuracy, loss = self.right / some(self.count), self.loss / some(self.count)
-        quality = float(np.exp(-loss))
-        metrics = {"token_probability": quality, "perplexity": float(np.exp(loss)), "loss": loss, "token_accuracy": accuracy}
-        return Score(quality, metrics)
 
 
 EDGES = ("start", "end")

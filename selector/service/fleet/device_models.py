@@ -8,7 +8,7 @@ from hashlib import sha256
 from statistics import median_high
 from typing import Any, get_args
 
-from device_profiles import DeviceInfo, LatencyMs, Measurement, Profile
+from device_profiles import Decoding, DeviceInfo, LatencyMs, Measurement, Profile
 from device_profiles.schema import Figure, Source
 
 SOURCES: tuple[Source, ...] = ("measured", "predicted", "declared")  # the best first
@@ -85,9 +85,23 @@ def _median(costs: Sequence[Measurement]) -> Measurement:
             values[figure] = _median_latency(best)
             common = sorted(set.intersection(*(set(one.lengths) for one in measured)))
             values["lengths"] = {length: _median_latency([one.lengths[length] for one in measured]) for length in common}
+            values["decoding"] = _median_decoding([one.decoding for one in measured])
         else:
             values[figure] = median_high(best)
     return Measurement(**values, source=sources)
+
+
+def _median_decoding(found: Sequence[Decoding | None]) -> Decoding | None:
+    """At the numbers of tokens that all measured; None where one measured no decoding, or there are no such numbers."""
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
+        return None
+    medians = {}
+    for part in ("prefill", "token"):
+        by_tokens = [getattr(one, part) for one in known]
+        common = sorted(set.intersection(*map(set, by_tokens)))
+        medians[part] = {tokens: _median_latency([one[tokens] for one in by_tokens]) for tokens in common}
+    return Decoding(**medians) if all(medians.values()) else None
 
 
 def _median_latency(found: Sequence[LatencyMs]) -> LatencyMs:

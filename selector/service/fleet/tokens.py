@@ -15,8 +15,12 @@ import sqlalchemy as sa
 from selector.service.fleet.database import StoreError, reading, writing
 from selector.service.fleet.tables import tokens
 
-SCOPES = ("profiles:write",)
+WRITE, GENERATE = "profiles:write", "generate"
+SCOPES = (WRITE, GENERATE)
 """What a token may be good for."""
+
+DEFAULT_SCOPES = (WRITE,)
+"""Of one that nobody names scopes for."""
 
 _FORM = re.compile(r"snt_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _NO_SHA256 = "0" * 64
@@ -51,7 +55,7 @@ class Tokens:
     def create(
         self,
         name: str,
-        scopes: Sequence[str] = SCOPES,
+        scopes: Sequence[str] = DEFAULT_SCOPES,
         *,
         bundle: str | None = None,
         device: str | None = None,

@@ -45,7 +45,8 @@ async function show(bundle) {
   byId("live-view").hidden = name === undefined;
   if (name === undefined) return;
   const history = found[name].history.slice(-SHOWN).map((run) => ({ ...run, at: moment(run.at) }));
-  byId("live-state").textContent = `${name}: the latest ${history.length} run${history.length === 1 ? "" : "s"}`;
+  const what = history[0].tokens_per_second ? "text" : "run";
+  byId("live-state").textContent = `${name}: the latest ${history.length} ${what}${history.length === 1 ? "" : "s"}`;
   figures(history, found[name].sensors ?? {});
   const { submodels, cascades } = await bundleOf(name);
   const macs = Object.fromEntries(submodels.map((one) => [one.id, one.macs]));
@@ -62,7 +63,8 @@ function figures(history, sensors) {
   const all = [
     ["chosen", last.submodel, last.device ?? ""],
     ["deadlines met", judged.length ? `${digits((100 * met) / judged.length)} %` : "–", judged.length ? `${met} of ${judged.length}` : "no deadline given"],
-    ["latency", `${digits(last.latency_ms)} ms`, last.limit_ms ? `limit ${digits(last.limit_ms)} ms` : "no limit"],
+    ...(last.tokens_per_second ? [["tokens per second", digits(last.tokens_per_second), "of the latest text, after its first token"]] : []),
+    [last.tokens_per_second ? "latency per token" : "latency", `${digits(last.latency_ms)} ms`, last.limit_ms ? `limit ${digits(last.limit_ms)} ms` : "no limit"],
     ["slow-down", last.slow_down ? `× ${digits(last.slow_down)}` : "–", "over the profile"],
     ["battery", last.battery_percent === null || last.battery_percent === undefined ? "–" : `${digits(last.battery_percent)} %`, last.battery_percent == null ? "none, or not known" : ""],
     ...Object.entries(sensors).map(([name, value]) => [name.replaceAll("_", " "), typeof value === "number" ? digits(value) : String(value ?? "–"), "sensor"]),

@@ -22,7 +22,7 @@ from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.schemas import PredictQuery
 from selector.service.predict.texts import encoded
 from selector.service.web.metrics import Metrics
-from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
+from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run import Encoded, RunResult, Runtime, TextReader
@@ -81,7 +81,7 @@ class Predictor:
 
     def __init__(self, options: PredictOptions, metrics: Metrics, workers: int = 1) -> None:
         self.options, self.workers = options, workers
-        cores = options.cores or max(1, _usable_cores() // workers)
+        cores = options.cores or max(1, usable_cores() // workers)
         self.gate = Gate(cores, min(4 * cores, 64) if options.waiting is None else options.waiting)
         self.deadlines: dict[str, Counter[str]] = defaultdict(Counter)  # by bundle: met, missed, refused
         self._metrics = metrics
@@ -112,11 +112,13 @@ class Predictor:
         """
         from selector.run.inputs import InputError, check_inputs, examples_in
 
+        _refuse_text(bundle)
         try:
             feed = check_inputs(bundle, inputs) if isinstance(inputs, Mapping) else inputs
         except InputError as error:
             raise input_problem(str(error)) from None
         refuse_other_metric(query.budget, bundle.metric)
+        refuse_tokens(query.budget, "is of text that is generated, not of inputs that are run; allowed is latency_ms")
         limit = query.budget.latency_ms
         now = time.monotonic()
         begun = now if begun is None else begun
@@ -155,6 +157,7 @@ class Predictor:
 
     def encoded(self, bundle: Bundle, texts: Sequence[Any]) -> Encoded:
         """The texts, or pairs of them, for `predict`. Raises Problem."""
+        _refuse_text(bundle)
         return encoded(bundle, self._reader, texts, self.options)
 
     def _reader(self, bundle: Bundle) -> TextReader:
@@ -170,7 +173,7 @@ class Predictor:
     def _kept(self, bundle: Bundle, device: str | None) -> Kept:
         """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
         key = (bundle.name, device)
-        stamp = _stamp(bundle)
+        stamp = stamp_of(bundle)
         kept = self._runtimes.get(key)
         if kept is not None and kept.stamp == stamp:
             return kept
@@ -189,7 +192,7 @@ class Predictor:
         from selector.run.inputs import InputError
 
         try:
-            for bundle in bundles[:RUNTIMES]:
+            for bundle in [one for one in bundles if one.manifest.decoder is None][:RUNTIMES]:
                 with suppress(Problem, BundleError, BudgetError):
                     runtime = self._kept(bundle, None).runtime
                     chosen = runtime.select(Budget())
@@ -300,6 +303,12 @@ def input_problem(message: str, name: str | None = None) -> Problem:
     return wrong_field("inputs" if name is None else f"inputs.{name}", None, message, message)
 
 
+def _refuse_text(bundle: Bundle) -> None:
+    """Raises Problem 422 where the bundle generates text."""
+    if bundle.manifest.decoder is not None:
+        raise wrong_field("bundle", bundle.name, "generates text: POST /v1/generate; allowed are bundles that run inputs")
+
+
 def _least_ms(runtime: Runtime, budget: Budget, examples: int) -> float:
     """What the fastest sub-model that keeps the budget takes for so many examples; 0 where none does even without waiting:
     that is answered by the nearest."""
@@ -319,7 +328,7 @@ def _per_example(budget: Budget, queued_ms: float, examples: int) -> Budget:
     return budget.model_copy(update={"latency_ms": max(left / examples, SHORTEST_MS)})
 
 
-def _stamp(bundle: Bundle) -> Stamp:
+def stamp_of(bundle: Bundle) -> Stamp:
     """Changes when the bundle is another one, or when a profile's file or that of the cascades comes, goes or is replaced."""
 
     def changed(name: str) -> int:
@@ -331,5 +340,6 @@ def _stamp(bundle: Bundle) -> Stamp:
     return bundle.manifest.sha256, changed(PROFILES_FOLDER), changed(CASCADES_FILE)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from selector.service.files.subsets import BusyError, SubsetStore, key_of, submo
 from selector.service.state import state
 from selector.service.web.bodies import compressed, json_answer, parsed_body
 from selector.service.web.openapi import Answer, Parameter, View, describe
-from selector.service.web.problems import Problem, refuse_other_metric, wrong_field
+from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, wrong_field
 from selector.service.web.schemas import SubsetDocument, SubsetRequest
 
 blueprint = Blueprint("files", __name__, url_prefix="/v1/bundles")
@@ -89,7 +89,10 @@ def make_subset(name: str) -> Response:
     else:
         assert query.budget is not None
         refuse_other_metric(query.budget, bundle.metric)
-        selection = state().selector(bundle, query.device).select(query.budget)
+        selector = state().selector(bundle, query.device)
+        if not selector.offered.contexts:
+            refuse_tokens(query.budget)
+        selection = selector.select(query.budget)
         submodels, device = [selection.submodel], selection.device
     profile = None if device is None else state().profile(bundle, device, sent=query.device is not None)
     part = _part(bundle, submodels)

@@ -21,9 +21,9 @@ def healthz() -> Response:
 @describe("Can it answer", tag="service", answers={200: Readiness}, problems={503: "Not as yet, or not any more"})
 def readyz() -> Response:
     """Every bundle is served as it lies in its folder, and what the first request needs is open."""
-    found = current_app.extensions.get("sortednet.predictor")
+    computing = [current_app.extensions.get(f"sortednet.{name}") for name in ("predictor", "generating")]
     problems = list(state().served.problems().values())
-    if found is not None and found.warming:
+    if any(one is not None and one.warming for one in computing):
         problems.append("sessions are being opened")
     if problems:
         raise Problem(503, "; ".join(problems), headers={"Retry-After": "1"})

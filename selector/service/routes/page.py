@@ -25,6 +25,7 @@ from device_profiles.schema import MAX_LENGTH
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
 from selector.choose.metrics import metric_name
+from selector.service.generate.generating import Generating
 from selector.service.routes.predict import predictor
 from selector.service.state import state
 from selector.service.web.arguments import checked_name, integer_argument
@@ -146,8 +147,16 @@ def frontiers(bundle: str, device: str) -> Response:
 @blueprint.get("/dashboard/runtime")
 @not_in_the_api
 def runtimes() -> Response:
-    """Of every bundle that this process has run: the latest runs of all its runtimes, and the sensors in words."""
-    found = {}
+    """Of every bundle that this process has run: the latest runs of all its runtimes, or the latest texts that it generated,
+    each by one of its tokens; and the sensors in words."""
+    found: dict[str, Any] = {}
+    generating: Generating | None = current_app.extensions.get("sortednet.generating")
+    for bundle in state().bundles.values() if generating is not None else ():
+        assert generating is not None
+        texts = list(generating.history.get(bundle.name, ()))[-RUNS:]
+        if texts:
+            sensors = generating.opened(bundle)[0].generator.runtime.sensors
+            found[bundle.name] = {"history": texts, "sensors": sensors.shown()}
     for bundle in state().bundles.values() if "sortednet.predictor" in current_app.extensions else ():
         opened = [kept.runtime for kept in predictor().opened(bundle)]
         if opened:

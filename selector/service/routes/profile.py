@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from math import ceil
-from typing import Annotated, NoReturn
+from typing import Annotated
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
@@ -18,9 +17,10 @@ from device_profiles.schema import Name
 from device_profiles.seal import SEAL, SealError, check_seal
 from exporter.bundle import Bundle, BundleError
 from selector.service.fleet.store import Stored, VersionConflict, canonical, sha256_of
-from selector.service.fleet.tokens import Token
+from selector.service.fleet.tokens import WRITE, Token
 from selector.service.state import state
 from selector.service.web.arguments import checked_name, integer_argument
+from selector.service.web.bearer import bearer, count
 from selector.service.web.bodies import body, compressed, conditional, model_answer, plain_etag, validated
 from selector.service.web.openapi import Answer, Parameter, describe
 from selector.service.web.problems import Problem, without_folder, wrong_field
@@ -35,7 +35,6 @@ from selector.service.web.profile_schemas import (
 
 blueprint = Blueprint("profiles", __name__, url_prefix="/v1/bundles/<name>")
 
-WRITE = "profiles:write"
 MAX_PROFILE_BYTES = 1024 * 1024
 """A profile of 160 sub-models takes about 60 kB."""
 
@@ -210,26 +209,9 @@ def model(name: str, model: str) -> Response:
 
 def _writer(bundle: Bundle, device: str) -> Token:
     """The request's token. Raises Problem 401, 403 and 429."""
-    given = request.authorization
-    if given is None or given.type != "bearer" or not given.token:
-        _unauthorized("a bearer token is needed: Authorization: Bearer TOKEN", "")
-    token = state().fleet.store.tokens.authenticate(given.token)
-    if token is None:
-        _unauthorized("the token is unknown, expired or revoked", ', error="invalid_token"')
-    if WRITE not in token.scopes:
-        challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{WRITE}"'}
-        raise Problem(403, f"token {token.id}: needs scope {WRITE}, has {', '.join(token.scopes) or 'none'}", headers=challenge)
-    if not token.allows(bundle.name, device):
-        raise Problem(403, f"token {token.id}: is for bundle {token.bundle or '*'!r} and device {token.device or '*'!r} only")
-    limit = state().put_limit
-    wait = limit.wait_s(token.id)
-    if wait is not None:
-        raise Problem(429, f"token {token.id}: allowed are {limit.limit}", headers={"Retry-After": str(ceil(wait) or 1)})
+    token = bearer(state().fleet.store.tokens, WRITE, bundle.name, device)
+    count(state().put_limit, token.id, f"token {token.id}")
     return token
-
-
-def _unauthorized(detail: str, why: str) -> NoReturn:
-    raise Problem(401, detail, headers={"WWW-Authenticate": f'Bearer realm="sortednet"{why}'})
 
 
 def _sent(bundle: Bundle, device: str) -> Profile:

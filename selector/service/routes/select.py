@@ -15,7 +15,7 @@ from selector.service.unknown_devices import predicted_selector, selector_of
 from selector.service.web.bodies import body, json_answer, validated
 from selector.service.web.metrics import metrics
 from selector.service.web.openapi import Answer, describe
-from selector.service.web.problems import Problem, refuse_other_metric, store_unavailable
+from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, store_unavailable
 from selector.service.web.schemas import SelectionDocument, SelectionsDocument, SelectMany, SelectRequest
 
 blueprint = Blueprint("select", __name__, url_prefix="/v1")
@@ -62,7 +62,10 @@ def _asks_many(document: bytes) -> bool:
 def _answer(shared: State, query: SelectRequest) -> dict[str, Any]:
     bundle = shared.bundle(query.bundle)
     refuse_other_metric(query.budget, bundle.metric)
-    selection = _selector(shared, bundle, query).select(query.budget, query.battery)
+    selector = _selector(shared, bundle, query)
+    if not selector.offered.contexts:
+        refuse_tokens(query.budget)
+    selection = selector.select(query.budget, query.battery)
     metrics().selected(bundle.name, selection)
     return selection.document()
 

@@ -102,7 +102,7 @@ class Metrics:
         self._selects = counter("select_requests", "Budget queries answered; feasible: something fitted.", "bundle", "feasible")
         self._chosen = counter(
             "chosen_submodels",
-            "Choices by sub-model, of select and predict; late ones as other.",
+            "Choices by sub-model, of select, predict and generate; late ones as other.",
             "bundle",
             "submodel",
             "path",
@@ -133,6 +133,20 @@ class Metrics:
             "bundle",
             mode="livemostrecent",
         )
+        self._texts = counter("generate_requests", "Texts by why they ended; gone: the client was.", "bundle", "finish")
+        self._tokens = counter("generated_tokens", "Tokens of texts that were generated.", "bundle")
+        self._text_refused = counter("generate_refused", "Requests for texts refused early with 503.", "bundle", "reason")
+        self._first_token = histogram(
+            "generate_first_token_seconds", "From a request's arrival to its first token.", "bundle", buckets=_RUN_SECONDS
+        )
+        self._text_queue = histogram(
+            "generate_queue_seconds", "From a request's arrival to its turn.", "bundle", buckets=_RUN_SECONDS
+        )
+        self._per_second = gauge(
+            "generate_tokens_per_second", "Of the latest text, after its first token.", "bundle", mode="livemostrecent"
+        )
+        self._texts_queued = gauge("generate_queue_length", "Requests for texts that wait for cores.")
+        self._texts_running = gauge("generate_running", "Texts that are being generated.")
         self._labelled: dict[str, set[str]] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -159,6 +173,33 @@ class Metrics:
 
     def refused(self, bundle: str, reason: str) -> None:
         self._refused.labels(bundle, reason).inc()
+
+    def generated(
+        self,
+        bundle: str,
+        submodel: str,
+        tokens: int,
+        finish: str,
+        queued_s: float,
+        first_s: float | None,
+        per_second: float | None,
+    ) -> None:
+        """A text of so many tokens has ended. `per_second`: of its tokens after the first, None where there were none."""
+        self._texts.labels(bundle, finish).inc()
+        self._tokens.labels(bundle).inc(tokens)
+        self._chosen.labels(bundle, self._label(bundle, submodel), "generate").inc()
+        self._text_queue.labels(bundle).observe(queued_s)
+        if first_s is not None:
+            self._first_token.labels(bundle).observe(first_s)
+        if per_second is not None:
+            self._per_second.labels(bundle).set(per_second)
+
+    def text_refused(self, bundle: str, reason: str) -> None:
+        self._text_refused.labels(bundle, reason).inc()
+
+    def texts(self, running: int, queued: int) -> None:
+        self._texts_running.set(running)
+        self._texts_queued.set(queued)
 
     def load(self, running: int, queued: int) -> None:
         self._running.set(running)
@@ -233,5 +274,8 @@ def read() -> Response:
     predictor = current_app.extensions.get("sortednet.predictor")
     if predictor is not None:
         predictor.update_gauges()
+    generating = current_app.extensions.get("sortednet.generating")
+    if generating is not None:
+        generating.show_load()
     text, kind = metrics().text()
     return Response(text, content_type=kind)

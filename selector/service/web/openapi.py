@@ -51,6 +51,7 @@ WITH_A_SCOPE = {401: "No token, or an unknown one", 403: "The token lacks the sc
 TAGS = {
     "select": "Which sub-model fits a budget",
     "predict": "Inputs are run",
+    "generate": "Text is generated",
     "bundles": "What is served",
     "files": "What a device needs of a bundle",
     "profiles": "What devices measured",
@@ -94,6 +95,7 @@ class Operation:
     problems: Mapping[int, str]
     scope: str | None
     description: str
+    failure: Any = None
 
 
 def describe(
@@ -105,14 +107,15 @@ def describe(
     parameters: Sequence[Parameter] = (),
     problems: Mapping[int, str] | None = None,
     scope: str | None = None,
+    failure: Any = None,
 ) -> Callable[[View], View]:
     """What a view takes and answers (see the top of this file). `answers`: by status, an `Answer` or only its content.
-    `problems`: by status, when it is answered. `scope`: what a bearer token must be allowed. The view's docstring becomes
-    the description."""
+    `problems`: by status, when it is answered. `scope`: what a bearer token must be allowed. `failure`: the model of the path's
+    errors, where they are no problem documents. The view's docstring becomes the description."""
 
     def note(view: View) -> View:
         description = " ".join((view.__doc__ or "").split())
-        operation = Operation(summary, tag, answers, request, parameters, problems or {}, scope, description)
+        operation = Operation(summary, tag, answers, request, parameters, problems or {}, scope, description, failure)
         view.__operation__ = operation  # type: ignore[attr-defined]
         return view
 
@@ -163,7 +166,10 @@ def _operation(rule: Rule, operation: Operation, schemas: _Schemas) -> dict[str,
     answers = {status: _answer(said) for status, said in operation.answers.items()}
     added = ALWAYS | (WITH_A_BODY if operation.request else {}) | (WITH_A_SCOPE if operation.scope else {})
     for status, description in sorted({**added, **operation.problems}.items()):
-        answers[status] = Answer(description, {PROBLEM: ProblemDocument})
+        content = (
+            {PROBLEM: ProblemDocument} if operation.failure is None else {JSON: operation.failure, PROBLEM: ProblemDocument}
+        )
+        answers[status] = Answer(description, content)
     found: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": rule.endpoint.replace(".", "_"),
@@ -230,6 +236,7 @@ class _Schemas:
         for operation in operations:
             contents = [(operation.request, "validation")] if operation.request is not None else []
             contents += [(_answer(said).content, "serialization") for said in operation.answers.values()]
+            contents += [(operation.failure, "serialization")] if operation.failure is not None else []
             contents += [({"": parameter.type}, "validation") for parameter in operation.parameters]
             for content, mode in contents:
                 for one in _by_media(content).values():

@@ -20,6 +20,7 @@ MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_ERRORS = 32
 """In one answer: a body of many wrong fields is not answered with a larger one."""
 
+_NO_TEXT = "nothing is known of generating text on this device; allowed are latency_ms and length"
 MAX_VALUE = 256
 """Characters of a wrong value that are repeated."""
 
@@ -48,6 +49,13 @@ def refuse_other_metric(budget: Budget, metric: str) -> None:
     except BudgetError as error:
         field = "min_accuracy" if budget.min_accuracy is not None else "objective"
         raise wrong_field(f"budget.{field}", getattr(budget, field), str(error), str(error)) from None
+
+
+def refuse_tokens(budget: Budget, why: str = _NO_TEXT) -> None:
+    """Raises Problem 422 naming the field where a budget speaks of tokens. `why`: that means nothing here, what is allowed."""
+    name = budget.of_tokens
+    if name is not None:
+        raise wrong_field(f"budget.{name}", getattr(budget, name), why, f"budget.{name}: {why}")
 
 
 def register(app: Flask) -> None:

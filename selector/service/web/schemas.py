@@ -80,9 +80,11 @@ SelectionDocument = create_model(
     "Selection",
     __doc__="The answer of `POST /v1/select`: which sub-model, what it is expected to cost, and why. `stages`: the sub-models "
     "that a cascade asks, the second where the first's two largest softmax probabilities differ by less than `threshold`. "
-    "`quality` is by the `metric`, 0 to 1; `accuracy` is there where the metric is that.",
+    "`quality` is by the `metric`, 0 to 1; `accuracy` is there where the metric is that, `token_ms` and `first_token_ms` where "
+    "text is generated: latency and energy are then those of one token.",
     accuracy=(float | None, None),
-    **{name: (kind, ...) for name, kind in get_type_hints(Selection).items()},  # type: ignore[call-overload]
+    token_ms=(float | None, None),
+    **{name: (kind, None if name == "first_token_ms" else ...) for name, kind in get_type_hints(Selection).items()},  # type: ignore[call-overload]
 )
 
 

@@ -151,6 +151,9 @@ def every_name() -> set[str]:
     metrics.ran("bundle", "w1", 1, 0.1, 0.1, True)
     for reason in REASONS:
         metrics.refused("bundle", reason)
+        metrics.text_refused("bundle", reason)
+    metrics.generated("bundle", "w1", 9, "stop", 0.1, 0.1, 30.0)
+    metrics.texts(1, 1)
     metrics.load(1, 1)
     metrics.sessions("bundle", 1, 1.0)
     metrics.slow_down("bundle", "device", 1.0)
@@ -176,7 +179,19 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
 
 
 def test_every_metric_has_a_unit_or_counts_something() -> None:
-    endings = ("_total", "_bucket", "_count", "_sum", "_bytes", "_seconds", "_ratio", "_length", "_running", "_open")
+    endings = (
+        "_total",
+        "_bucket",
+        "_count",
+        "_sum",
+        "_bytes",
+        "_seconds",
+        "_per_second",
+        "_ratio",
+        "_length",
+        "_running",
+        "_open",
+    )
     own = {name for name in every_name() if name.startswith("sortednet_")}
     assert own
     assert all(name.endswith(endings) for name in own), own

@@ -33,6 +33,9 @@ CONTRACT = {
     "/v1/bundles/{name}": ["get"],
     "/v1/bundles/{name}/files/{path}": ["get"],
     "/v1/bundles/{name}/profiles/{device}": ["get", "put"],
+    "/v1/chat/completions": ["post"],
+    "/v1/completions": ["post"],
+    "/v1/generate": ["post"],
     "/v1/predict": ["post"],
     "/v1/select": ["post"],
 }
@@ -46,6 +49,8 @@ SURFACE = CONTRACT | {
     "/v1/bundles/{name}/runtime": ["get"],
     "/v1/bundles/{name}/subsets": ["post"],
     "/v1/bundles/{name}/subsets/{key}/files/{path}": ["get"],
+    "/v1/models": ["get"],
+    "/v1/models/{name}": ["get"],
 }
 """What there is: a path that is new here is a promise, so that it is added with intent."""
 

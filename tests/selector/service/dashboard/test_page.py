@@ -126,6 +126,17 @@ def test_runs_that_miss_their_deadline_are_counted_and_sensors_shown(page: Any, 
         expect(page.locator("#live-figures")).to_contain_text(text)
 
 
+def test_of_texts_tokens_per_second_are_shown(page: Any, fleet: Path) -> None:
+    run = {"submodel": next(iter(Bundle(fleet).submodels)), "device": DEVICE, "limit_ms": 20.0, "slow_down": 1.0, "met": True}
+    text = {"at": 1.7e9, "latency_ms": 12.5, "battery_percent": None, "tokens_per_second": 80.0, **run}
+    answer = {"bundles": {fleet.name: {"history": [text], "sensors": {}}}}
+    page.route("**/dashboard/runtime", lambda route: route.fulfill(json=answer))
+    page.focus("#live")
+    for said in ("tokens per second", "80.0", "latency per token"):
+        expect(page.locator("#live-figures")).to_contain_text(said)
+    expect(page.locator("#live-state")).to_contain_text("the latest 1 text")
+
+
 def test_its_headers_keep_scripts_of_others_out_and_assets_in_the_cache(server: Server, browser: Any) -> None:
     request = browser.new_context().request
     page = request.get(server.url)

@@ -1,0 +1,162 @@
+"""`Choice`: which size generates a text now, and whether another one pays for the tokens to come.
+
+Changing the size costs the keys and values that the other one lacks. Where only depth differs a smaller one lacks none: its
+layers are the lower ones of the larger. Any other computes the whole text again, which is some tokens' time for each hundred
+that are there. So another size is taken where that wait is short, measured by what is left of the text, and the rest with it is
+within the limit; or else the best that lacks nothing and keeps the limit; or, where none does, what comes to the end first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from device_profiles.lengths import bucket
+from exporter.bundle import BundleError
+from selector.choose.budget import Budget, Selection
+from selector.choose.candidates import Key
+from selector.choose.clock import seconds
+from selector.run.decode import Decoder
+from selector.run.generate.described import Described
+from selector.run.generate.slots import Slot
+from selector.run.program import GraphProgram, Program
+from selector.run.runtime import Runtime
+
+log = logging.getLogger("sortednet.generate")
+
+HORIZON = 128
+"""Tokens that are taken to be left where nobody says how many."""
+WAIT, WAIT_SHARE = 5, 0.1
+"""Tokens' time, and share of that of those to come, in which nothing is said for another size's keys and values."""
+EVERY = 4
+"""Tokens between two looks whether another size is better now."""
+PLANNED = 64
+"""Tokens between two choices by a battery plan, which mixes sizes: each change costs."""
+
+
+class Choice:
+    """Of one text."""
+
+    def __init__(self, runtime: Runtime, described: Described, budget: Budget, ids: Sequence[int], slot: Slot) -> None:
+        """`ids`: of the prompt. Raises what `Runtime.choose` raises."""
+        self._runtime, self._described = runtime, described
+        self._budget = budget
+        self._knows_tokens = bool(runtime.candidates.contexts)
+        self._prompt_tokens: int | None = None
+        self._stays = False
+        self._ahead = budget.run_ms is not None or budget.plan is not None
+        """Without a limit the size hardly ever changes, and each that is open holds its weights once more."""
+        self._latest_ms = 0.0
+        selection, program = self._first(ids, len(ids) - slot.longest(ids))
+        if slot.known(selection.submodel, ids) < slot.longest(ids):  # it is another one that has the prompt's beginning
+            selection, program = self._first(ids, len(ids))
+        self.selection: Selection = selection
+        self.decoder = _decoder(described, selection.submodel, program)
+        self._later: tuple[int, Budget] = 0, budget
+        self._in_time = self._first_tokens_within(len(ids) - slot.known(selection.submodel, ids))
+
+    def _first(self, ids: Sequence[int], computed: int) -> tuple[Selection, Program]:
+        budget = self._budget
+        if self._knows_tokens:
+            budget = budget.model_copy(update={"prompt_tokens": max(1, computed), "context": len(ids)})
+        return self._runtime.choose(budget, ahead=self._ahead)
+
+    def _first_tokens_within(self, computed: int) -> list[Key] | None:
+        """What is no larger than the limit of the first token allowed: when that is there, nothing else makes the text larger.
+        None where there is no such limit."""
+        limit = self._budget.first_token_ms
+        if limit is None:
+            return None
+        curves = self._runtime.candidates.decoding
+        first = self.selection.submodel, self.selection.device
+        return [key for key, its in curves.items() if key == first or its.prefill.at(max(1, computed)) <= limit]
+
+    def prompt(self, computed: int) -> None:
+        """So many tokens are computed before the next one: its time is no token's."""
+        self._prompt_tokens = computed
+
+    def took(self, ms: float, context: int) -> None:
+        """A token took so long, with so many before it."""
+        controller, computed = self._runtime.controller, self._prompt_tokens
+        self._latest_ms = ms
+        self._prompt_tokens = None
+        if controller is None:
+            return
+        key = self.selection.submodel, self.selection.device
+        length = context if self._knows_tokens else None
+        worth = 1.0
+        curves = self._runtime.candidates.decoding.get(key)
+        if computed is not None and computed > 1 and curves is not None:
+            worth += curves.prompt_worth(computed)
+        with self._runtime.learning:
+            controller.spent(self.selection, worth, length)
+            if computed is None and self._runtime.options.feedback:
+                controller.observe(self.selection, ms, seconds(), length=length)
+
+    def again(self, slot: Slot, ids: Sequence[int], left: int | None) -> bool:
+        """Chooses for the rest of a text of these tokens; whether it is another size now. `left`: tokens to come at most."""
+        if self._runtime.controller is None or self._stays or not self._due(len(ids)):
+            return False
+        try:
+            wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time, ahead=self._ahead)
+            if wanted.submodel == self.selection.submodel:
+                self.selection = wanted
+                return False
+            if len(ids) - slot.known(wanted.submodel, ids) > 1:
+                wanted, program = self._worth_it(wanted, program, slot, ids, HORIZON if left is None else left)
+        except BundleError as error:  # the other one cannot be opened: no reason to end the text
+            log.warning("%s goes on: %s", self.selection.submodel, error)
+            self._stays = True
+            return False
+        if wanted.submodel == self.selection.submodel or len(ids) >= slot.most(wanted.submodel):
+            return False
+        self.selection, self.decoder = wanted, _decoder(self._described, wanted.submodel, program)
+        return True
+
+    def _due(self, tokens: int) -> bool:
+        """Whether it is time to look: at once after a token that took too long, for a choice takes as long as a hundredth of a
+        token of a small model."""
+        if self._budget.plan is not None:
+            return tokens % PLANNED == 0
+        limit = self._budget.run_ms
+        return tokens % EVERY == 0 or (limit is not None and self._latest_ms > limit)
+
+    def _budget_at(self, tokens: int) -> Budget:
+        """Of one further token; the same object as long as it is the same, which the controller knows again."""
+        end = bucket(tokens) if self._knows_tokens else 1
+        if self._later[0] != end:
+            changed = {"first_token_ms": None, "prompt_tokens": None}
+            at = {"context": end} if self._knows_tokens else {}
+            self._later = end, self._budget.model_copy(update={**changed, **at})
+        return self._later[1]
+
+    def _worth_it(
+        self, wanted: Selection, program: Program, slot: Slot, ids: Sequence[int], left: int
+    ) -> tuple[Selection, Program]:
+        """This one, which lacks keys and values, or the best of those that lack none."""
+        curves = self._runtime.candidates.decoding.get((wanted.submodel, wanted.device))
+        limit, controller = self._budget.run_ms, self._runtime.controller
+        if curves is None or controller is None or wanted.latency_ms is None or limit is None:
+            return wanted, program
+        lacking = len(ids) - slot.known(wanted.submodel, ids)
+        wait = controller.slow_down(wanted.device) * curves.prefill.at(lacking)
+        total = wait + left * wanted.latency_ms
+        if wait <= max(WAIT, WAIT_SHARE * left) * limit and total <= left * limit:
+            return wanted, program
+        free, its = self._runtime.choose(self._budget_at(len(ids)), self._lacking_nothing(slot, ids), ahead=self._ahead)
+        if free.feasible or free.latency_ms is None or left * free.latency_ms <= total:
+            return free, its
+        return wanted, program
+
+    def _lacking_nothing(self, slot: Slot, ids: Sequence[int]) -> list[Key]:
+        """The present one, and those whose layers are the lower ones of one that has all of the text but its last token."""
+        keys = self._in_time or [offer.key for offer in self._runtime.candidates]
+        return [key for key in keys if key[0] in self._described.specs and slot.known(key[0], ids) >= len(ids) - 1]
+
+
+def _decoder(described: Described, submodel: str, program: Program) -> Decoder:
+    """Of a sub-model that is open."""
+    assert isinstance(program, GraphProgram)
+    decoder = Decoder(program.session, described.specs[submodel])
+    described.prove(submodel, decoder)
+    return decoder

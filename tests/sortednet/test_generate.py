@@ -1,0 +1,113 @@
+"""`sortednet generate`: text on stdout, figures on stderr, errors of one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from sortednet.watch_text import watch_text
+from tests.helpers.commands import call, document, refused
+from tests.helpers.generators import tiny, tokenizer, write_bundle
+
+PROMPT = "Once upon a time"
+LIMITS = ("--max-tokens", "12", "--ignore-eos", "--no-feedback", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundles") / "talker"
+    write_bundle(path)
+    return path
+
+
+def expected(size: str, prompt: str = PROMPT, count: int = 12) -> str:
+    made = tokenizer()
+    return str(made.decode(tiny(size, eos=()).greedy(made.encode(prompt).ids, count)))
+
+
+def test_text_on_stdout_and_figures_on_stderr(path: Path) -> None:
+    ran = call("generate", path, "--prompt", PROMPT, *LIMITS, "--ms-per-token", "8")
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.stdout == expected("middle") + "\n"
+    assert "12 tokens (length), 16 tokens of prompt" in ran.stderr
+    assert "tokens/s" in ran.stderr
+    assert "middle: " in ran.stderr
+
+
+def test_json(path: Path) -> None:
+    ran = document("generate", path, "--prompt", PROMPT, *LIMITS, "--first-token-ms", "5")
+    assert ran["text"] == expected("shallow")
+    assert (ran["submodel"], ran["tokens"], ran["prompt_tokens"], ran["finish"]) == ("shallow", 12, 16, "length")
+    assert ran["feasible"] is True
+    assert ran["switches"] == []
+    near = document("generate", path, "--prompt", PROMPT, *LIMITS, "--ms-per-token", "0.1", code=3)
+    assert (near["submodel"], near["feasible"]) == ("small", False)
+
+
+def test_a_chat_and_a_stop_string(path: Path) -> None:
+    asked = "<|start|>system\nBe brief.<|end|>\n<|start|>user\nWhy?<|end|>\n<|start|>assistant\n"
+    text = expected("full", asked, 12)
+    found = document("generate", path, "--chat", "--system", "Be brief.", "--prompt", "Why?", *LIMITS)
+    assert found["text"] == text
+    stopped = document("generate", path, "--prompt", PROMPT, *LIMITS, "--stop", expected("full")[3:5])
+    assert stopped["text"] == expected("full")[: expected("full").find(expected("full")[3:5])]
+    assert stopped["finish"] == "stop"
+
+
+def test_a_prompt_on_stdin(path: Path) -> None:
+    """As a process: what a text is comes in bytes there."""
+    command = [sys.executable, "-m", "sortednet", "generate", str(path), "--prompt", "-", *LIMITS]
+    ran = subprocess.run(command, input="Ein Tür".encode(), capture_output=True)
+    assert ran.returncode == 0, ran.stderr.decode()
+    assert ran.stdout.decode() == expected("full", "Ein Tür") + "\n"
+    wrong = subprocess.run(command, input=b"ab\xff", capture_output=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.decode() == "error: prompt: byte 2 of stdin is 0xff, which is no UTF-8; allowed is UTF-8\n"
+
+
+def test_a_low_battery_takes_a_smaller_size(path: Path, tmp_path: Path) -> None:
+    """The least energy that keeps half of the quality."""
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"levels": [{"below_percent": 20, "keep_quality": 0.5}]}')
+    for percent, size in (("90", "full"), ("5", "shallow")):
+        ran = document("generate", path, "--prompt", PROMPT, *LIMITS, "--battery", percent, "--policy", policy)
+        assert (ran["submodel"], ran["text"]) == (size, expected(size))
+    assert "battery at 5 % and discharging" in ran["reason"]
+
+
+def test_watching_shows_the_text_and_returns_it(path: Path) -> None:
+    from rich.console import Console
+
+    from selector.choose.budget import Budget
+    from selector.run.generate import GenerationOptions, Generator
+
+    console = Console(width=100, record=True, file=StringIO(), force_terminal=True)
+    budget = Budget(token_ms=8.0)
+    with Generator(path, feedback=False, sensors=False, threads=1) as generator:
+        text = generator.generate(PROMPT, GenerationOptions(max_tokens=12, ignore_eos=True), budget)
+        assert watch_text(generator, text, budget, console) == expected("middle")
+    seen = console.export_text()
+    assert "middle" in seen
+    assert "limit 8 ms" in seen
+    assert "16 tokens of prompt" in seen
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--prompt", ""], "prompt: is empty"),
+        (["--prompt", "a", "--max-tokens", "0"], "max_tokens = 0: allowed are whole numbers from 1"),
+        (["--prompt", "a", "--temperature", "nan"], "temperature = nan: allowed are finite values from 0 to 100"),
+        (["--prompt", "a" * 600], "prompt: 600 tokens; allowed are less than 512, which is the context"),
+        (["--prompt", "a", "--ms-per-token", "-1"], "token_ms = -1"),
+        (["--prompt", "a", "--system", "b"], "system = 'b': allowed with --chat"),
+        (["--prompt", "a", "--stop", ""], "stop = ['']: allowed are"),
+        (["--prompt", "a", "--memory-mb", "1"], "memory_mb"),
+    ],
+)
+def test_bad_input(path: Path, given: list[str], message: str) -> None:
+    assert message in refused("generate", path, *given)

@@ -1,0 +1,165 @@
+"""Texts for language models: packed, or conversations; from a folder, rows, a checkpoint's folder or GGUF."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from tests.helpers.language import POEMS, language_checkpoint, write_poems
+from trainer import TrainerError
+from trainer.data import load_data
+from trainer.data.token_examples import Packed
+from trainer.run import load_run, train_run
+from trainer.start import Start
+from trainer.tasks.checks import IGNORED
+
+LATER = {"next_token": True}
+
+
+def rows(path: Path, *objects: Any) -> str:
+    path.write_text("\n".join(json.dumps(one) for one in objects))
+    return f"jsonl:{path}"
+
+
+def test_documents_are_packed_and_none_is_in_two_parts(tmp_path: Path) -> None:
+    language_checkpoint(tmp_path / "checkpoint")
+    write_poems(tmp_path / "poems" / "deep")
+    data = load_data(
+        f"text-folder:{tmp_path / 'poems'}", {**LATER, "tokenizer": str(tmp_path / "checkpoint"), "max_tokens": 16}
+    )
+    tokenizer = Tokenizer.from_str(data.files["tokenizer.json"].decode())
+    found = []
+    for part in (data.train, data.validation, data.test):
+        assert isinstance(part, Packed)
+        batch = part.batch(torch.arange(len(part)))
+        ids, targets = batch.inputs["input_ids"], batch.targets
+        assert isinstance(targets, torch.Tensor)
+        assert ids.shape[1] == 16
+        assert torch.equal(ids[:, 1:][targets[:, 1:] != IGNORED], targets[:, :-1][targets[:, 1:] != IGNORED])
+        whole = [int(ids[0, 0]), *targets[targets != IGNORED].tolist()]
+        documents = tokenizer.decode(whole, skip_special_tokens=False).split("<|endoftext|>")
+        assert documents.pop() == ""
+        assert data.record["tokens"]
+        found.append(documents)
+    assert sorted(poem for documents in found for poem in documents) == sorted(POEMS)
+    assert all(len(documents) >= 4 for documents in found)
+    assert data.spec.next_token
+    assert data.preprocessing["input_ids"]["eos_ids"] == [0]
+    assert data.files["chat_template.jinja"]
+
+
+@pytest.mark.parametrize("form", ["prompt", "messages", "plain"])
+def test_of_conversations_the_answers_alone_are_learnt(form: str, tmp_path: Path) -> None:
+    language_checkpoint(tmp_path / "checkpoint", template=form != "plain")
+    turns = [("sun?", " rose"), ("moon?", " fell again"), ("sea?", " was"), ("star?", " rose, and fell")] * 3
+    options: dict[str, Any] = {**LATER, "tokenizer": str(tmp_path / "checkpoint")}
+    if form == "messages":
+        options["messages"] = "chat"
+        objects: list[Any] = [
+            {"chat": [{"role": r, "content": c} for turn in (a, b) for r, c in zip(("user", "assistant"), turn, strict=True)]}
+            for a, b in pairwise(turns)
+        ]
+    else:
+        options |= {"prompt": "q", "answer": "a"}
+        objects = [{"q": q, "a": a} for q, a in turns]
+    data = load_data(rows(tmp_path / "rows.jsonl", *objects), options)
+    tokenizer = Tokenizer.from_str(data.files["tokenizer.json"].decode())
+    batch = data.train.batch(torch.arange(len(data.train)))
+    targets = batch.targets
+    assert isinstance(targets, torch.Tensor)
+    assert list(batch.inputs) == ["input_ids"]
+    answers = {a for _, a in turns}
+    for row, ids in zip(targets, batch.inputs["input_ids"], strict=True):
+        learnt = tokenizer.decode(row[row != IGNORED].tolist(), skip_special_tokens=False)
+        if form == "plain":
+            assert learnt.removesuffix("<|endoftext|>") in answers
+        elif form == "prompt":
+            assert learnt.removesuffix(".") in answers
+        else:
+            first, second, rest = learnt.split(".")
+            assert {first, second} <= answers
+            assert rest == ""
+        assert "?" in tokenizer.decode(ids.tolist())
+
+
+CHAT = [{"chat": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 5
+
+
+@pytest.mark.parametrize(
+    ("objects", "options", "message"),
+    [
+        ([{"q": "a", "a": "b"}] * 4, {**LATER, "prompt": "q"}, "prompt given; allowed are prompt with answer, or messages"),
+        ([{"q": "a", "a": "b"}] * 4, {"prompt": "q", "answer": "a"}, "allowed with --task language-modelling"),
+        ([{"q": "a", "a": 3}] * 4, {**LATER, "prompt": "q", "answer": "a"}, "line 1: 'a' holds a int; allowed are texts"),
+        ([{"chat": "hello"}] * 4, {**LATER, "messages": "chat"}, "line 1: messages: a str; allowed is a list"),
+        ([{"chat": [{"role": "user"}]}] * 4, {**LATER, "messages": "chat"}, "message 0 is .*; allowed are role and content"),
+        ([{"chat": CHAT[0]["chat"][:1]}] * 4, {**LATER, "messages": "chat"}, "no message has the role 'assistant'"),
+        (CHAT, {**LATER, "messages": "chat", "max_tokens": 129}, "the checkpoint has 128 positions"),
+        ([{"text": "a", "other": "b"}] * 4, {**LATER, "text_pair": "other"}, "pairs and tags are nothing that follows"),
+        ([{"text": "a"}] * 4, {"next_token": 1}, "next_token = 1: allowed are true and false"),
+    ],
+)
+def test_rows_that_say_nothing_to_learn_are_refused(
+    objects: list[Any], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    language_checkpoint(tmp_path / "checkpoint")
+    with pytest.raises(TrainerError, match=message):
+        load_data(rows(tmp_path / "rows.jsonl", *objects), {"tokenizer": str(tmp_path / "checkpoint"), **options})
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for %}", "chat template: cannot be read"),
+        ("{{ raise_exception('no system here') }}", "chat template: TemplateError: no system here"),
+        ("{{ ''.__class__.__mro__ }}", "chat template: SecurityError"),
+        ("{% import 'os' as os %}", "chat template"),
+        ("{{ messages | length }}", "writes no answer behind what it asks with"),
+    ],
+)
+def test_a_template_that_does_wrong_is_refused(template: str, message: str, tmp_path: Path) -> None:
+    language_checkpoint(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "chat_template.jinja").write_text(template)
+    options = {**LATER, "tokenizer": str(tmp_path / "checkpoint"), "messages": "chat"}
+    with pytest.raises(TrainerError, match=message):
+        load_data(rows(tmp_path / "rows.jsonl", *CHAT), options)
+
+
+def test_from_a_checkpoint_to_a_run_that_knows_how_to_write_and_that_a_run_begins_with(tmp_path: Path) -> None:
+    language_checkpoint(tmp_path / "checkpoint")
+    source, said = f"text-folder:{write_poems(tmp_path / 'poems')}", list[str]()
+    given: dict[str, Any] = {"grid": {"num_hidden_layers": [1, 2], "num_attention_heads": [6], "intermediate_size": [16]}}
+    given |= {"settings": {}, "show_progress": False, "say": said.append, "data_options": {"max_tokens": 12}}
+    options = {"epochs": 1, "accelerator": "cpu", "update": "depths", "guard": 1.0, "micro_batches": 2, "recompute": True}
+    run = tmp_path / "run"
+    results = train_run(
+        "llama", source, run, options=options, task_settings={"positions": 5}, start=Start(tmp_path / "checkpoint"), **given
+    )
+    assert results["task"] == "language-modelling"
+    assert not any("begun anew" in line for line in said)
+    assert all("agreement" in score["metrics"] for score in results["test"].values())
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["options"]["next_token"] is True
+    assert record["task"]["config"] == {"positions": 5}
+    assert record["options"]["lr"] == 5e-5
+    assert (run / "files" / "chat_template.jinja").is_file()
+    assert load_run(run).nested.outputs({"input_ids": torch.tensor([[5, 6]])})["logits"].shape[:2] == (1, 2)
+    again = train_run(
+        "llama", source, tmp_path / "again", options={"epochs": 1, "accelerator": "cpu"}, start=Start(run), **given
+    )
+    assert again["steps"] > 0
+    assert (tmp_path / "again" / "files" / "chat_template.jinja").is_file()
+
+
+def test_without_a_checkpoint_pieces_of_bytes_are_learnt(tmp_path: Path) -> None:
+    data = load_data(f"text-folder:{write_poems(tmp_path / 'poems')}", {**LATER, "vocabulary": 300, "max_tokens": 12})
+    tokenizer = Tokenizer.from_str(data.files["tokenizer.json"].decode())
+    text = "Ünknown wörds, 漢字 \t and\nlines"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert data.spec.vocabulary == tokenizer.get_vocab_size() <= 300
