@@ -127,7 +127,7 @@ def _by_gradient(
     size, family = BATCH, nested.family
     if (
         lengths := lengths_of(examples)
-    ) is not None and family.outputs_per_token > 1:  # each token has an output for every word
+    ) is not None and family.outputs_per_token > 1:  # one for every word
         chosen = chosen[lengths[chosen].cumsum(0) <= max(TOKENS, int(lengths[chosen[0]]))]
         size = max(1, min(BATCH, NUMBERS // (int(lengths[chosen].max()) * family.outputs_per_token)))
     parameters = dict(nested.full.named_parameters())
