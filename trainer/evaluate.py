@@ -43,11 +43,11 @@ def scores_of(
     compared = sorted(scorers, key=lambda sub: sub != largest)  # of a language model: with the full one, which comes first
     groups = family.passes(compared if family.narrows else list(scorers))
     together = max(map(len, groups), default=1)
-    most = min(TOKENS, max(1, NUMBERS // (family.vocabulary * together))) if family.vocabulary > 1 else TOKENS
+    most = min(TOKENS, max(1, NUMBERS // (family.outputs_per_token * together))) if family.outputs_per_token > 1 else TOKENS
     for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH, workers=workers, tokens=most):
         placed = laid_out(as_inputs(batch.inputs, nested.input_names), device, as_channels_last)
         targets = as_arrays(batch.targets)
-        shared = nullcontext() if family.vocabulary > 1 else sharing(device)
+        shared = nullcontext() if family.outputs_per_token > 1 else sharing(device)
         checked = isinstance(examples, Samples)  # of those in memory all were checked before
         looked_at = task.looked_at(batch.targets) if family.narrows else None
         if looked_at is not None:

@@ -141,7 +141,7 @@ class Family(ABC):
         return nullcontext(False)
 
     @property
-    def vocabulary(self) -> int:
+    def outputs_per_token(self) -> int:
         """Numbers of an output for each token, by which batches are bounded that are only looked at; 1 where they are few."""
         return 1
 

@@ -48,6 +48,7 @@ def gguf_tensors(path: Path) -> Mapping[str, Tensor]:
     """The weights in single precision, by the names of transformers. Raises TrainerError as `gguf_config`."""
     gguf_config(path)
     with _reading(path):
+        import accelerate  # noqa: F401  # which transformers wants for it
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)

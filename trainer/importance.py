@@ -137,9 +137,9 @@ def _by_gradient(
     examples, largest, training = as_examples(data), nested.family.largest, nested.training
     chosen = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
     size, family = BATCH, nested.family
-    if (lengths := lengths_of(examples)) is not None and family.vocabulary > 1:  # each token has an output for every word
+    if (lengths := lengths_of(examples)) is not None and family.outputs_per_token > 1:  # one for every word
         chosen = chosen[lengths[chosen].cumsum(0) <= max(TOKENS, int(lengths[chosen[0]]))]
-        size = max(1, min(BATCH, NUMBERS // (int(lengths[chosen].max()) * family.vocabulary)))
+        size = max(1, min(BATCH, NUMBERS // (int(lengths[chosen].max()) * family.outputs_per_token)))
     parameters = dict(nested.full.named_parameters())
     device = next(iter(parameters.values())).device
     total: dict[str, NDArray[np.float64]] = {}

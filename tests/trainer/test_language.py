@@ -140,7 +140,7 @@ def test_scores_of_many_sizes_are_those_of_each_alone() -> None:
     full = nested.outputs(samples.inputs)["logits"][counts].argmax(-1)
     for sub, score in scores.items():
         logits = nested.outputs(samples.inputs, sub)["logits"][counts]
-        loss = float(F.cross_entropy(logits, labels[counts]))
+        loss = F.cross_entropy(logits, labels[counts]).item()
         assert score.quality == pytest.approx(torch.tensor(-loss).exp().item(), rel=1e-5)
         assert score.metrics["perplexity"] == pytest.approx(1 / score.quality)
         assert score.metrics["agreement"] == pytest.approx(float((logits.argmax(-1) == full).float().mean()))

@@ -232,7 +232,7 @@ class Transformers(Family):
         return self.head == CAUSAL
 
     @property
-    def vocabulary(self) -> int:
+    def outputs_per_token(self) -> int:
         return int(self.architecture.full.vocab_size) if self.head == CAUSAL else 1
 
     def at_positions(self, module: nn.Module, positions: Tensor) -> AbstractContextManager[bool]:
