@@ -85,7 +85,9 @@ def sort_by_importance(nested: NestedModel, data: Data | None = None, criterion:
 def reorder(nested: NestedModel, symmetry: Symmetry, orders: Mapping[str, NDArray[np.int64]]) -> float:
     """Puts units in the given orders, in place; statistics that were calibrated for the full model move with them.
 
-    Returns the largest relative change of an output. Raises TrainerError, with everything put back, where it is above 1e-5.
+    Returns the largest relative change of an output. Sums in another order are rounded otherwise, which adds up over many
+    layers: where it is above 1e-5, the change in double precision decides. Raises TrainerError, with everything put back, where
+    that is above 1e-5 too.
     """
     module, largest = nested.full, nested.family.largest
     state: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -98,11 +100,8 @@ def reorder(nested: NestedModel, symmetry: Symmetry, orders: Mapping[str, NDArra
     nested.calibration.clear()  # of smaller sizes: they are other networks now
     if statistics is not None:
         nested.calibration[largest] = symmetry.permuted(statistics, orders)
-    after = _answers(nested)
-    error = max(
-        float((after[name] - answer).abs().max() / answer.abs().max().clamp_min(1e-30)) for name, answer in before.items()
-    )
-    if not error <= TOLERANCE:
+    error = _change(before, _answers(nested))
+    if not error <= TOLERANCE and not _changed_in_double(nested, symmetry, was, orders, statistics) <= TOLERANCE:
         with torch.no_grad():
             for name, tensor in was.items():
                 state[name].copy_(tensor)
@@ -115,17 +114,55 @@ def reorder(nested: NestedModel, symmetry: Symmetry, orders: Mapping[str, NDArra
     return error
 
 
+def _change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """The largest of an output, relative to its largest number."""
+    changes = ((after[name] - answer).abs().max() / answer.abs().max().clamp_min(1e-30) for name, answer in before.items())
+    return max(float(change) for change in changes)
+
+
+def _changed_in_double(
+    nested: NestedModel,
+    symmetry: Symmetry,
+    was: Mapping[str, Tensor],
+    orders: Mapping[str, NDArray[np.int64]],
+    statistics: Mapping[str, Tensor] | None,
+) -> float:
+    """How far the full model's answers are from each other in both orders, in double precision; infinite where the network
+    computes in single precision alone. The model stays as it is."""
+    largest, now = nested.family.largest, nested.calibration.get(nested.family.largest)
+    doubled = {name: t.double() if t.is_floating_point() else t for name, t in was.items()}
+    means = None if statistics is None else {n: t.double() if t.is_floating_point() else t for n, t in statistics.items()}
+    answers = []
+    try:
+        for given, calibrated in (
+            (doubled, means),
+            (symmetry.permuted(doubled, orders), None if means is None else symmetry.permuted(means, orders)),
+        ):
+            if calibrated is not None:
+                nested.calibration[largest] = dict(calibrated)
+            answers.append(_answers(nested, {name: given[name] for name, _ in nested.full.named_parameters()}))
+    except RuntimeError:
+        return float("inf")
+    finally:
+        if now is not None:
+            nested.calibration[largest] = now
+    return _change(*answers)
+
+
 @torch.no_grad()
-def _answers(nested: NestedModel) -> dict[str, Tensor]:
-    """Of the full model, for the family's example inputs, in eval mode; what it draws is the same every time."""
-    module, training = nested.full, nested.training
-    device = next(module.parameters()).device
+def _answers(nested: NestedModel, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Of the full model (with these parameters, and inputs of their precision), for the family's example inputs, in eval mode;
+    what it draws is the same every time."""
+    training = nested.training
+    given = nested.view(nested.family.largest) if parameters is None else parameters
+    device, precision = (first := next(iter(given.values()))).device, first.dtype
     nested.eval()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        inputs = {name: tensor.to(device) for name, tensor in nested.family.example_inputs(4).items()}
+        examples = nested.family.example_inputs(4)
+        inputs = {name: t.to(device, precision if t.is_floating_point() else t.dtype) for name, t in examples.items()}
         torch.default_generator.manual_seed(0)
-        found = nested.outputs(inputs)
+        found = nested.call(nested.family.largest, inputs, given)
     nested.train(training)
     return {name: output.double().cpu() for name, output in found.items()}
 

@@ -40,6 +40,7 @@ CONTRACT: dict[str, set[str]] = {
 SURFACE: dict[str, set[str]] = CONTRACT | {
     "train": CONTRACT["train"]
     | {"--optimizer", "--workers", "--task-set", "--data-option", "--deterministic"}
+    | {"--guard", "--may-lose", "--micro-batches", "--recompute"}
     | {
         "--from",
         "--teacher",
@@ -50,7 +51,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--expect-quality",
         "--layer-decay",
     },
-    "export": CONTRACT["export"] | {"--data", "--overwrite"},
+    "export": CONTRACT["export"] | {"--data", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"},
     "inspect": CONTRACT["inspect"] | {"--device", "--length"},
     "verify": CONTRACT["verify"] | {"--accept"},
     "profile": CONTRACT["profile"]

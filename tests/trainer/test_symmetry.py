@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.helpers import user_families
-from trainer import Family, NestedModel, Samples, SubModel, TrainerError, calibrate
+from trainer import Family, NestedModel, Samples, SubModel, TrainerError, calibrate, importance
 from trainer.families import MobileNetV2, ResNet
 from trainer.importance import reorder, sort_by_importance
 from trainer.symmetry import find_symmetry, scores_by_unit
@@ -181,6 +181,20 @@ def test_an_order_that_is_not_a_symmetry_is_refused_and_taken_back() -> None:
     ):
         reorder(nested, wrong, {group.name: np.arange(group.size)[::-1].copy() for group in symmetry.groups})
     assert all(torch.equal(tensor, was[key]) for key, tensor in nested.full.state_dict().items())
+
+
+@pytest.mark.parametrize("family", [ResNet(channels=(8, 16), blocks=(1, 1), widths=(0.5, 1.0)), user_families.Branches()])
+def test_where_sums_are_rounded_otherwise_double_precision_decides(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are by more than is allowed in a network of thirty layers; here nearly nothing is allowed."""
+    monkeypatch.setattr(importance, "TOLERANCE", 1e-10)
+    nested = network(family)
+    statistics = {name: tensor.clone() for name, tensor in nested.calibration.get(family.largest, {}).items()}
+    sorting = sort_by_importance(nested, criterion="l2")
+    assert sorting.error > 1e-10
+    now = nested.calibration.get(family.largest, {})
+    assert {name: (t.dtype, t.double().sum().item()) for name, t in now.items()} == {
+        name: (t.dtype, pytest.approx(t.double().sum().item())) for name, t in statistics.items()
+    }
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "saliency", "magnitude", "l2"])

@@ -80,7 +80,7 @@ def test_an_input_that_does_not_fit_is_refused_with_what_it_is_and_must_be(
 
 def test_inputs_must_agree_on_their_free_axes(bundle: Bundle) -> None:
     free = TensorSpec(name="mask", dtype="float32", shape=("batch", 3))
-    two = SimpleNamespace(manifest=SimpleNamespace(inputs=(*bundle.manifest.inputs, free)))
+    two = SimpleNamespace(decoder=None, manifest=SimpleNamespace(inputs=(*bundle.manifest.inputs, free)))
     mask = np.zeros((2, 3), np.float32)
     assert set(check_inputs(two, {INPUT: images(2), "mask": mask})) == {INPUT, "mask"}  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"'mask': shape \(2, 3\); allowed is \(batch = 5, 3\)"):
