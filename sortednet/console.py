@@ -33,6 +33,8 @@ _EXTRAS = {
 }
 """By module: the extra that it comes with."""
 
+_OF_COMMAND = {"report": "serve"}
+"""By command: the extra that has all it needs, where several have what was missed first."""
 _AFTERWARDS = {
     "train": "; the same command with --resume goes on from the last checkpoint",
     "pull": "; the same command goes on with what has arrived",
@@ -55,6 +57,7 @@ def guard(function: Callable[..., None]) -> Callable[..., None]:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
+            extra = _OF_COMMAND.get(function.__name__, extra)
             command = function.__name__.replace("_", " ")
             fail(f"{command} needs {error.name}: pip install '.[{extra}]' in a checkout of sortednet", 2)
         except Exception as error:

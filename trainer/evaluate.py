@@ -40,8 +40,10 @@ def scores_of(
     with own(f"task {task.kind}: scorer"):
         scorers = {sub: task.scorer() for sub in submodels}
     family, largest = nested.family, nested.family.largest
-    compared = sorted(scorers, key=lambda sub: sub != largest)  # of a language model: with the full one, which comes first
-    groups = family.passes(compared if family.narrows else list(scorers))
+    order = list(scorers)
+    if any(hasattr(scorer, "compare") for scorer in scorers.values()):
+        order.sort(key=lambda sub: sub != largest)  # the others are compared with the full one
+    groups = family.passes(order)
     together = max(map(len, groups), default=1)
     most = min(TOKENS, max(1, NUMBERS // (family.outputs_per_token * together))) if family.outputs_per_token > 1 else TOKENS
     for batch in batches_of(examples, FILES_BATCH if reads_files(examples) else BATCH, workers=workers, tokens=most):

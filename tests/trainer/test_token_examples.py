@@ -11,9 +11,8 @@ from torch import Tensor
 
 from tests.helpers.hard import filled
 from tests.helpers.hugging_face import Bert
-from trainer import FitOptions, NestedModel, Samples, TrainerError, fit
+from trainer import FitOptions, NestedModel, Samples, TrainerError, evaluate, fit
 from trainer.data import Examples, TokenExamples, batches_of
-from trainer.data import lengths as lengths_room
 from trainer.data.lengths import WINDOW, by_length, order_of_epoch
 from trainer.data.loading import Asked, read
 from trainer.evaluate import scores_of
@@ -98,8 +97,8 @@ def test_scores_do_not_depend_on_the_order_and_batches_fit_into_memory(monkeypat
     nested = filled(Bert()).eval()
     padded = Samples(*examples.batch(torch.arange(len(examples))))
     wanted = scores_of(nested, nested.submodels, padded)
-    monkeypatch.setattr(lengths_room, "TOKENS", 30)
-    batches = list(batches_of(examples, 8))
+    monkeypatch.setattr(evaluate, "TOKENS", 30)
+    batches = list(batches_of(examples, 8, tokens=30))
     assert all(b.inputs["input_ids"].numel() <= 30 and len(b.targets) <= 8 for b in batches)
     assert sum(len(b.targets) for b in batches) == len(examples)
     assert scores_of(nested, nested.submodels, examples) == wanted
