@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def gguf_config(path: Path) -> dict[str, Any]:
 def gguf_tensors(path: Path) -> Mapping[str, Tensor]:
     """The weights in single precision, by the names of transformers. Raises TrainerError as `gguf_config`."""
     gguf_config(path)
-    with _reading(path):
+    with _reading(path), redirect_stderr(StringIO()):  # progress of pieces that nobody asked for
         import accelerate  # noqa: F401  # which transformers wants for it
         from transformers import AutoModelForCausalLM
 
