@@ -53,7 +53,7 @@ COMMON = {"optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.1}
 LR = {"full": 1e-4, "ours": 3e-4}
 LEARNING = {"temperature": 2.0}  # from the teacher
 NAMED = 6
-SORT = "l2"
+SORT = "saliency"
 METHODS = ("full", "ours", "truncated", "alone", "alone-share", "early-exit")
 
 
