@@ -35,22 +35,24 @@ from trainer.data.dataset import Batch, Examples
 from trainer.data.lengths import order_of_epoch
 from trainer.family import Family, find_family
 from trainer.importance import sort_by_importance
+from trainer.options import FitOptions
 from trainer.training import fit
 from trainer.updates import make_rule
 from trainer.weights import load_weights, read_weights
 
 GRID = {
-    DEPTH: (2, 3, 4, 6),
-    "intermediate_size": (384, 768, 1152, 1536),
-    "num_attention_heads": (6, 9, 12),
+    DEPTH: (3, 4, 5, 6),
+    "intermediate_size": (256, 640, 1024, 1536),
+    "num_attention_heads": (4, 8, 12),
 }
 FIXED = ("hidden_size",)
 TOKENS = {"bbc": 48, "gloss": 32}
 WITHOUT_DROPOUT = {"config.hidden_dropout_prob": 0.0, "config.attention_probs_dropout_prob": 0.0}
-EPOCHS = {"bbc": {"full": 3, "ours": 5}, "gloss": {"full": 2, "ours": 2}}
+EPOCHS = {"bbc": {"full": 3, "ours": 3}, "gloss": {"full": 2, "ours": 3}}
 BATCH = {"bbc": 16, "gloss": 32}
 COMMON = {"optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.1}
-LR = {"full": 1e-4, "ours": 2e-4}
+LR = {"bbc": {"full": 1e-4, "ours": 2e-4}, "gloss": {"full": 1e-4, "ours": 4e-4}}
+PER_STEP = 4  # sizes of the nested run whose gradients make one update
 LEARNING = {"temperature": 2.0}  # from the teacher
 NAMED = 6
 SORT = "saliency"
@@ -164,7 +166,8 @@ def options_of(experiment: Experiment, method: str) -> dict[str, Any]:
         "update": "full" if method == "full" else "sorted",
         "epochs": EPOCHS[experiment.task][method],
         "batch_size": BATCH[experiment.task],
-        "lr": LR[method],
+        "lr": LR[experiment.task][method],
+        **({} if method == "full" else {"samples_per_step": PER_STEP}),
         "seed": experiment.seed,
     }
 
@@ -204,7 +207,7 @@ def _alone(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]
     ordered(start, given)
     options = {**options_of(experiment, "ours"), **LEARNING}
     shares = drawn_updates(start, given, options) if experiment.method == "alone-share" else {}
-    options["update"] = "full"
+    options |= {"update": "full", "samples_per_step": 1}
     found, updates = {}, {}
     for sub in given.named:
         known = work / experiment.name / f"{sub.id}.json"
@@ -245,7 +248,7 @@ def _one_alone(
 
 def drawn_updates(nested: NestedModel, given: Setting, options: Mapping[str, Any]) -> dict[SubModel, int]:
     """How often each size is trained in the nested run."""
-    rule = make_rule(options["update"], nested.submodels, options.get("samples_per_step", 1), options.get("edges", 0.2))
+    rule = make_rule(options["update"], nested.submodels, options["samples_per_step"], FitOptions().edges)
     steps = len(given.data.train) // options["batch_size"] * options["epochs"]
     found = dict.fromkeys(nested.submodels, 0)
     for step in range(steps):

@@ -72,6 +72,7 @@ def results(given: Setting, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "BATCH", {"bbc": 8})
         patch.setattr(experiments, "EPOCHS", {"bbc": {"full": 1, "ours": 2}})
+        patch.setattr(experiments, "PER_STEP", 1)
         patch.setattr(experiments, "NAMED", 2)
         patch.setattr(experiments, "read_weights", lambda _: {})
         patch.setattr(experiments, "load_weights", lambda *_: None)
@@ -118,7 +119,7 @@ def test_sizes_get_alone_what_they_get_together(given: Setting) -> None:
     options = {**options_of(Experiment("bbc", "ours", 3), "ours"), "batch_size": 4}
     FitOptions(**options, **experiments.LEARNING)
     drawn = drawn_updates(nested, given, options)
-    assert sum(drawn.values()) == len(given.data.train) // 4 * options["epochs"]
+    assert sum(drawn.values()) == len(given.data.train) // 4 * options["epochs"] * experiments.PER_STEP
     smallest, *between, largest = (drawn[sub] for sub in nested.submodels)
     assert min(smallest, largest) > sum(between) / len(between)
     part = Part(given.data.train, 12, 4, seed=3)
