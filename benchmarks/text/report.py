@@ -109,7 +109,7 @@ class Runs:
 
     def exit_of(self, name: str) -> str:
         """The size of the same depth and full width."""
-        return max((other for other in self.submodels if _depth(other) == _depth(name)), key=lambda other: self.macs[other])
+        return [other for other in self.submodels if _depth(other) == _depth(name)][-1]
 
     def _of_worst_depth(self, gains: NDArray[np.float64]) -> float:
         depths = np.array([_depth(name) for name in self.submodels])
