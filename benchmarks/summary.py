@@ -51,14 +51,18 @@ def run_parts(
     wanted = names or list(parts)
     if unknown := [name for name in wanted if name not in parts]:
         raise SystemExit(f"part {unknown[0]!r}: allowed are {', '.join(parts)}")
-    summary = folder / "summary.json"
-    figures = json.loads(summary.read_text(encoding="utf-8"))["figures"] if summary.exists() else {}
     for name in wanted:
         found = parts[name]()
-        figures |= found
         for key, value in found.items():
             print(f"{key:45} {value:.4g}", flush=True)
-        write_summary(folder, command, figures, notes)
+        add_to_summary(folder, command, found, notes)
+
+
+def add_to_summary(folder: Path, command: str, figures: Mapping[str, float], notes: Mapping[str, str]) -> None:
+    """Figures and notes that the folder's summary has and that are none of these stay in it."""
+    summary = folder / "summary.json"
+    known = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {"figures": {}, "notes": {}}
+    write_summary(folder, command, known["figures"] | dict(figures), known["notes"] | dict(notes))
 
 
 def write_summary(folder: Path, command: str, figures: Mapping[str, float], notes: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """`make bench-text`: measures graphs, lengths, installs and cascades of the language half, and writes `results/`.
 
-`python -m benchmarks.text PART…` for some. The bundles come from the nested runs that the experiments leave in build/text/runs.
+`python -m benchmarks.text PART…` for some. The bundles come from the nested runs that the experiments of
+`python -m benchmarks.text.accuracy` leave in build/text/runs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ NOTES = {
 
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
-    run_parts(RESULTS, "make bench-text", PARTS, NOTES, sys.argv[1:])
+    run_parts(RESULTS, "make bench-text; python -m benchmarks.text.accuracy", PARTS, NOTES, sys.argv[1:])
 
 
 if __name__ == "__main__":

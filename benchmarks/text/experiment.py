@@ -7,11 +7,15 @@ alone       each of NAMED cut from the sorted full model and fine-tuned alone, w
 alone-share the same with as many updates as that size had among all others
 early-exit  a head after every layer of the fine-tuned full model, which stays as it is
 
-Resumable: training goes on from its last checkpoint.
+Resumable: training goes on from its last checkpoint. What is chosen is chosen on the validation split; results are of the
+test split.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,31 +23,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benchmarks.text.data import TASKS, WORK, checkpoint
+from benchmarks.text.exits import exit_accuracies
+from benchmarks.text.scoring import DEPTH, accuracies
 from benchmarks.training.experiment import macs_of, spread
 from trainer import NestedModel, SubModel
 from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.data import DataSet, load_data
-from trainer.data.loading import batches_of
-from trainer.evaluate import scores_of
+from trainer.data.dataset import Batch, Examples
+from trainer.data.lengths import order_of_epoch
 from trainer.family import Family, find_family
 from trainer.importance import sort_by_importance
+from trainer.options import FitOptions
 from trainer.training import fit
+from trainer.updates import make_rule
 from trainer.weights import load_weights, read_weights
 
 GRID = {
-    "num_hidden_layers": (2, 3, 4, 6),
-    "intermediate_size": (384, 768, 1152, 1536),
-    "num_attention_heads": (6, 9, 12),
+    DEPTH: (3, 4, 5, 6),
+    "intermediate_size": (256, 640, 1024, 1536),
+    "num_attention_heads": (4, 8, 12),
 }
 FIXED = ("hidden_size",)
-TOKENS = {"bbc": 96, "gloss": 64}
-EPOCHS = {"bbc": {"full": 4, "ours": 12}, "gloss": {"full": 3, "ours": 6}}
+TOKENS = {"bbc": 48, "gloss": 32}
+WITHOUT_DROPOUT = {"config.hidden_dropout_prob": 0.0, "config.attention_probs_dropout_prob": 0.0}
+EPOCHS = {"bbc": {"full": 3, "ours": 3}, "gloss": {"full": 2, "ours": 3}}
 BATCH = {"bbc": 16, "gloss": 32}
 COMMON = {"optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.1}
-LR = {"full": 1e-4, "ours": 2e-4}
+LR = {"bbc": {"full": 1e-4, "ours": 2e-4}, "gloss": {"full": 1e-4, "ours": 4e-4}}
+PER_STEP = 4  # sizes of the nested run whose gradients make one update
+LEARNING = {"temperature": 2.0}  # from the teacher
 NAMED = 6
 SORT = "saliency"
 METHODS = ("full", "ours", "truncated", "alone", "alone-share", "early-exit")
@@ -85,7 +95,8 @@ def setting(task: str) -> Setting:
         "max_tokens": TOKENS[task],
     }
     data = load_data(f"jsonl:{folder / 'train.jsonl'}", options)
-    family = find_family("bert").for_data(data.spec, checkpoint=checkpoint(), fixed=list(FIXED)).with_grid(GRID)
+    bert = find_family("bert").for_data(data.spec, checkpoint=checkpoint(), fixed=list(FIXED), **WITHOUT_DROPOUT)
+    family = bert.with_grid(GRID)
     return Setting(data, family, macs_of(family))
 
 
@@ -104,7 +115,7 @@ class Alone(Family):
 
 
 def run(experiment: Experiment, given: Setting, work: Path = WORK / "runs") -> dict[str, Any]:
-    """The accuracies of the method's sizes on both splits, and what they cost in updates."""
+    """The accuracies of the method's sizes on the test split, and what they cost in updates."""
     methods = {
         "full": _full_result,
         "ours": _ours_result,
@@ -113,12 +124,15 @@ def run(experiment: Experiment, given: Setting, work: Path = WORK / "runs") -> d
         "alone-share": _alone,
         "early-exit": _early_exits,
     }
+    begun = time.process_time()
+    found = methods[experiment.method](experiment, given, work)
     return {
         "task": experiment.task,
         "method": experiment.method,
         "seed": experiment.seed,
         "macs": {sub.id: macs for sub, macs in given.macs.items()},
-        **methods[experiment.method](experiment, given, work),
+        "processor_seconds": round(time.process_time() - begun, 1),  # less where a training was gone on with
+        **found,
     }
 
 
@@ -127,126 +141,154 @@ def full(experiment: Experiment, given: Setting, work: Path) -> tuple[NestedMode
     torch.manual_seed(experiment.seed)
     nested = NestedModel(given.family)
     load_weights(nested, read_weights(checkpoint()), given.data.spec.outputs)
-    steps = _fit(nested, given, work / experiment.of("full").name, _options(experiment, "full"), update="full")
+    steps = _fit(nested, given.data.train, work / experiment.of("full").name, options_of(experiment, "full"))
     return nested, steps
 
 
-def ordered(nested: NestedModel, given: Setting) -> NestedModel:
+def ordered(nested: NestedModel, given: Setting, criterion: str = SORT) -> NestedModel:
     """The same model with its units in the order of their importance."""
-    sort_by_importance(nested, given.data.train, SORT)
+    sort_by_importance(nested, given.data.train, criterion)
     return nested
 
 
 def ours(experiment: Experiment, given: Setting, work: Path) -> tuple[NestedModel, int]:
     nested, _ = full(experiment, given, work)
     teacher = nested.extract(given.family.largest)
-    folder = work / experiment.of("ours").name
     ordered(nested, given)
-    steps = _fit(nested, given, folder, _options(experiment, "ours"), teacher=teacher, temperature=2.0)
+    options = {**options_of(experiment, "ours"), **LEARNING}
+    steps = _fit(nested, given.data.train, work / experiment.of("ours").name, options, teacher)
     return nested, steps
 
 
-def _options(experiment: Experiment, method: str) -> dict[str, Any]:
+def options_of(experiment: Experiment, method: str) -> dict[str, Any]:
     return {
         **COMMON,
+        "update": "full" if method == "full" else "sorted",
         "epochs": EPOCHS[experiment.task][method],
         "batch_size": BATCH[experiment.task],
-        "lr": LR[method],
+        "lr": LR[experiment.task][method],
+        **({} if method == "full" else {"samples_per_step": PER_STEP}),
         "seed": experiment.seed,
     }
 
 
-def _fit(nested: NestedModel, given: Setting, folder: Path, options: dict[str, Any], **more: Any) -> int:
+def _fit(
+    nested: NestedModel, examples: Examples, folder: Path, options: dict[str, Any], teacher: nn.Module | None = None
+) -> int:
     resume = (folder / CHECKPOINT_FILE).exists()
-    teacher = more.pop("teacher", None)
-    result = fit(nested, given.data.train, run=folder, resume=resume, teacher=teacher, show_progress=False, **options, **more)
+    result = fit(nested, examples, run=folder, resume=resume, teacher=teacher, show_progress=False, **options)
     nested.eval()
     return result.steps
 
 
-def _accuracies(nested: NestedModel, subs: list[SubModel], data: DataSet) -> dict[str, dict[str, float]]:
-    return {
-        split: {sub.id: round(score.quality, 6) for sub, score in scores_of(nested, subs, getattr(data, split)).items()}
-        for split in ("validation", "test")
-    }
-
-
 def _full_result(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
     nested, steps = full(experiment, given, work)
-    return {"updates": steps, "accuracy": _accuracies(nested, [given.family.largest], given.data)}
+    found = accuracies(nested, [given.family.largest], given.data.test)
+    return {"options": options_of(experiment, "full"), "updates": steps, "accuracy": found}
 
 
 def _ours_result(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
     nested, steps = ours(experiment, given, work)
-    return {"updates": steps, "accuracy": _accuracies(nested, nested.submodels, given.data)}
+    found = accuracies(nested, nested.submodels, given.data.test)
+    return {"options": {**options_of(experiment, "ours"), **LEARNING, "sort": SORT}, "updates": steps, "accuracy": found}
 
 
 def _truncated(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
     nested, _ = full(experiment, given, work)
-    plain = _accuracies(nested, nested.submodels, given.data)
-    return {"updates": 0, "unsorted": plain, "accuracy": _accuracies(ordered(nested, given), nested.submodels, given.data)}
+    plain = accuracies(nested, nested.submodels, given.data.test)
+    found = accuracies(ordered(nested, given), nested.submodels, given.data.test)
+    return {"options": {"sort": SORT}, "updates": 0, "unsorted": plain, "accuracy": found}
 
 
 def _alone(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
     """Each begins as the sub-model does, and learns from the same teacher."""
     start, _ = full(experiment, given, work)
-    teacher = start.extract(given.family.largest)
+    teacher = Remembering(start.extract(given.family.largest))
     ordered(start, given)
-    options = _options(experiment, "ours")
-    if experiment.method == "alone-share":
-        options["epochs"] = max(1, round(options["epochs"] / len(start.submodels)))
-    found: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
-    steps = 0
+    options = {**options_of(experiment, "ours"), **LEARNING}
+    shares = drawn_updates(start, given, options) if experiment.method == "alone-share" else {}
+    options |= {"update": "full", "samples_per_step": 1}
+    found, updates = {}, {}
     for sub in given.named:
-        torch.manual_seed(experiment.seed)
-        nested = NestedModel(Alone(given.family, sub))
-        with torch.no_grad():
-            for (_, own), (_, theirs) in zip(
-                nested.full.named_parameters(), start.extract(sub).named_parameters(), strict=True
-            ):
-                own.copy_(theirs)
-        steps = _fit(nested, given, work / experiment.name / sub.id, options, update="full", teacher=teacher, temperature=2.0)
-        for split, of_size in _accuracies(nested, [nested.family.largest], given.data).items():
-            found[split][sub.id] = next(iter(of_size.values()))
-    return {"updates": steps, "accuracy": found}
+        known = work / experiment.name / f"{sub.id}.json"
+        if not known.exists():
+            steps, accuracy = _one_alone(given, start, sub, known.with_suffix(""), options, teacher, shares.get(sub))
+            known.write_text(json.dumps({"updates": steps, "accuracy": accuracy}), encoding="utf-8")
+            shutil.rmtree(known.with_suffix(""))
+        result = json.loads(known.read_text(encoding="utf-8"))
+        found[sub.id], updates[sub.id] = result["accuracy"], result["updates"]
+    return {"options": {**options, "sort": SORT}, "updates": updates, "accuracy": found}
+
+
+def _one_alone(
+    given: Setting,
+    start: NestedModel,
+    sub: SubModel,
+    folder: Path,
+    options: dict[str, Any],
+    teacher: nn.Module,
+    updates: int | None,
+) -> tuple[int, float]:
+    """`updates`: None for those of all epochs."""
+    torch.manual_seed(options["seed"])
+    nested = NestedModel(Alone(given.family, sub))
+    with torch.no_grad():
+        for (_, own), (_, theirs) in zip(nested.full.named_parameters(), start.extract(sub).named_parameters(), strict=True):
+            own.copy_(theirs)
+    examples: Examples = given.data.train
+    if updates is not None:
+        batch = options["batch_size"]
+        updates = max(1, updates)
+        epochs = -(-updates * batch // len(examples))  # of a part, where one is more than enough
+        options = {**options, "epochs": epochs}
+        examples = Part(examples, updates // epochs * batch, batch, options["seed"])
+    steps = _fit(nested, examples, folder, options, teacher)
+    return steps, accuracies(nested, [nested.family.largest], given.data.test)[nested.family.largest.id]
+
+
+def drawn_updates(nested: NestedModel, given: Setting, options: Mapping[str, Any]) -> dict[SubModel, int]:
+    """How often each size is trained in the nested run."""
+    rule = make_rule(options["update"], nested.submodels, options["samples_per_step"], FitOptions().edges)
+    steps = len(given.data.train) // options["batch_size"] * options["epochs"]
+    found = dict.fromkeys(nested.submodels, 0)
+    for step in range(steps):
+        for sub in rule.sample(step, options["seed"]):
+            found[sub] += 1
+    return found
+
+
+class Part:
+    """So many of a split's examples, those of its first batches in a training with that seed."""
+
+    def __init__(self, examples: Any, count: int, batch: int, seed: int) -> None:
+        self.examples, self.places = examples, order_of_epoch(examples, batch, seed)[:count]
+        self.lengths: Tensor = examples.lengths[self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batch(self, indices: Tensor) -> Batch:
+        found: Batch = self.examples.batch(self.places[indices])
+        return found
+
+
+class Remembering(nn.Module):
+    """A teacher that several trainings ask for the same batches."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.known = module, dict[bytes, Tensor]()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        key = input_ids.numpy().tobytes()
+        if key not in self.known:
+            self.known[key] = self.module(input_ids=input_ids, attention_mask=attention_mask).logits
+        return self.known[key]
 
 
 def _early_exits(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
-    """A linear head on the first token after each layer, trained on what the frozen network has there."""
     nested, _ = full(experiment, given, work)
-    states = {part: _states(nested, getattr(given.data, part)) for part in ("train", "validation", "test")}
-    depth = len(states["train"][0])
-    found: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
-    for layer in range(depth):
-        torch.manual_seed(experiment.seed)
-        inputs, targets = states["train"][0][layer], states["train"][1]
-        head = nn.Linear(inputs.shape[1], given.data.spec.classes)
-        optimizer = torch.optim.LBFGS(head.parameters(), max_iter=300, line_search_fn="strong_wolfe")
-
-        def closure(head: nn.Linear = head, inputs: Tensor = inputs, targets: Tensor = targets, o: Any = optimizer) -> Tensor:
-            o.zero_grad()
-            loss = F.cross_entropy(head(inputs), targets) + 1e-4 * head.weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        name = SubModel(**{**given.family.largest.axes, "num_hidden_layers": layer + 1}).id
-        for split in found:
-            own, wanted = states[split]
-            found[split][name] = float((head(own[layer]).argmax(1) == wanted).float().mean())
-    return {"updates": 0, "accuracy": found}
-
-
-@torch.no_grad()
-def _states(nested: NestedModel, examples: Any) -> tuple[list[Tensor], Tensor]:
-    """What each layer gives for the first token, (examples, D) for each layer; and the targets."""
-    module = nested.extract(nested.family.largest).eval()
-    gathered: list[list[Tensor]] = []
-    targets = []
-    for batch in batches_of(examples, 64):
-        with nested.family.hidden_states(module) as states:
-            nested.applied(module, dict(batch.inputs))
-            gathered.append([state[:, 0].clone() for state in states])
-        targets.append(batch.targets)
-    layers = [torch.cat(parts) for parts in zip(*gathered, strict=True)]
-    return layers, torch.cat(targets)
+    largest = given.family.largest
+    by_layer = exit_accuracies(nested, given.data, experiment.seed)
+    names = [SubModel(**{**largest.axes, DEPTH: layer}).id for layer in range(1, len(by_layer) + 1)]
+    return {"updates": 0, "accuracy": dict(zip(names, by_layer, strict=True))}
