@@ -116,7 +116,7 @@ def test_an_experiment_that_is_run_again_trains_nothing_again(results: dict[str,
 
 def test_sizes_get_alone_what_they_get_together(given: Setting) -> None:
     nested = NestedModel(given.family)
-    options = {**options_of(Experiment("bbc", "ours", 3), "ours"), "batch_size": 4}
+    options = {**options_of(Experiment("bbc", "ours", 3), "ours"), "batch_size": 4, "epochs": 60}
     FitOptions(**options, **experiments.LEARNING)
     drawn = drawn_updates(nested, given, options)
     assert sum(drawn.values()) == len(given.data.train) // 4 * options["epochs"] * experiments.PER_STEP
