@@ -74,6 +74,7 @@ def results(given: Setting, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         patch.setattr(experiments, "EPOCHS", {"bbc": {"full": 1, "ours": 2}})
         patch.setattr(experiments, "PER_STEP", 1)
         patch.setattr(experiments, "NAMED", 2)
+        patch.setattr(experiments, "checkpoint", lambda: work)  # which is not at hand everywhere
         patch.setattr(experiments, "read_weights", lambda _: {})
         patch.setattr(experiments, "load_weights", lambda *_: None)
         found = {method: run(Experiment("bbc", method, 0), given, work) for method in METHODS}
