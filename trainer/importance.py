@@ -129,7 +129,7 @@ def _changed_in_double(
 ) -> float:
     """How far the full model's answers are from each other in both orders, in double precision; infinite where the network
     computes in single precision alone. The model stays as it is."""
-    largest, now = nested.family.largest, nested.calibration.get(nested.family.largest)
+    largest, training, now = nested.family.largest, nested.training, nested.calibration.get(nested.family.largest)
     doubled = {name: t.double() if t.is_floating_point() else t for name, t in was.items()}
     means = None if statistics is None else {n: t.double() if t.is_floating_point() else t for n, t in statistics.items()}
     answers = []
@@ -144,6 +144,7 @@ def _changed_in_double(
     except RuntimeError:
         return float("inf")
     finally:
+        nested.train(training)
         if now is not None:
             nested.calibration[largest] = now
     return _change(*answers)

@@ -16,29 +16,19 @@ from benchmarks.text.experiment import METHODS, Experiment, Part, Remembering, S
 from benchmarks.text.report import Runs, accuracy_rows, plot
 from benchmarks.text.scoring import accuracies
 from benchmarks.text.sorting import HALVES, family_with_halves
-from benchmarks.training.experiment import macs_of
 from tests.helpers.hugging_face import TINY
-from tests.helpers.texts import write_checkpoint, write_texts
+from tests.helpers.text_settings import tiny_setting
+from tests.helpers.texts import write_checkpoint
 from trainer import NestedModel
 from trainer.checkpoint import CHECKPOINT_FILE
-from trainer.data import load_data
 from trainer.evaluate import scores_of
-from trainer.family import find_family
 from trainer.options import FitOptions
 from trainer.training import LOG_FILE
-
-GRID = {"num_hidden_layers": [1, 2], "intermediate_size": [8, 16], "num_attention_heads": [1, 2]}
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    folder = tmp_path_factory.mktemp("texts")
-    write_texts(folder / "texts", words=9)
-    tokenizer = write_checkpoint(folder / "checkpoint")
-    data = load_data(f"text-folder:{folder / 'texts'}", {"tokenizer": str(tokenizer), "max_tokens": 20})
-    config = {"model_type": "bert", **TINY["bert"]}
-    family = find_family("bert").for_data(data.spec, config=config, fixed=["hidden_size"]).with_grid(GRID)
-    return Setting(data, family, macs_of(family))
+    return tiny_setting(tmp_path_factory.mktemp("texts"))
 
 
 def shaken(given: Setting) -> NestedModel:

@@ -18,27 +18,19 @@ from exporter.run import export_run
 from selector.choose.cascades import Cascade
 from sortednet.validation import arrays
 from tests.helpers import lengths as made_up
-from tests.helpers.hugging_face import TINY
-from tests.helpers.texts import CLASSES, write_checkpoint, write_texts
+from tests.helpers.text_settings import tiny_setting
+from tests.helpers.texts import CLASSES
 from trainer import NestedModel
 from trainer.checkpoint import save_checkpoint
-from trainer.data import load_data
-from trainer.family import find_family
 from trainer.options import FitOptions
 from trainer.run import load_run
 
 NAMES = ["attention_mask", "input_ids"]
-GRID = {"num_hidden_layers": [1, 2], "intermediate_size": [8, 16], "num_attention_heads": [1, 2]}
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    folder = tmp_path_factory.mktemp("texts")
-    write_texts(folder / "texts", words=9)
-    tokenizer = write_checkpoint(folder / "checkpoint")
-    data = load_data(f"text-folder:{folder / 'texts'}", {"tokenizer": str(tokenizer), "max_tokens": 20})
-    config = {"model_type": "bert", **TINY["bert"]}
-    return Setting(data, find_family("bert").for_data(data.spec, config=config, fixed=["hidden_size"]).with_grid(GRID), {})
+    return tiny_setting(tmp_path_factory.mktemp("texts"))
 
 
 def run_of(given: Setting, folder: Path, step: int) -> NestedModel:

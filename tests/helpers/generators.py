@@ -12,6 +12,7 @@ import numpy as np
 
 from exporter.bundle import MANIFEST_FILE, Bundle
 from exporter.bundle.manifest import FORMAT_VERSION, sealed
+from selector.run.generate import GenerationOptions
 from tests.helpers.decoders import Tiny
 from tests.helpers.decoding import profile_of
 
@@ -32,6 +33,13 @@ SIZES = {
 """Axes by sub-model. All but the first differ only in depth."""
 WEIGHTS = {"small": 0.2, "shallow": 0.4, "middle": 0.7, "full": 1.0}
 """Of which 1 takes 10 ms per token and more."""
+QUIET: dict[str, Any] = {"sensors": False, "battery": lambda: None, "threads": 1, "load_ahead": False}
+"""Options of a Generator that nothing of the machine disturbs."""
+
+
+def options(tokens: int = 20, **more: Any) -> GenerationOptions:
+    """So many tokens, whatever they are."""
+    return GenerationOptions(max_tokens=tokens, ignore_eos=True, **more)
 
 
 def tokenizer() -> Any:

@@ -197,6 +197,33 @@ def test_where_sums_are_rounded_otherwise_double_precision_decides(family: Famil
     }
 
 
+class _SinglePrecision(nn.Module):
+    """Its code says in which precision it computes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(192, width), nn.Linear(width, 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        logits: Tensor = self.second(self.first(input.float().flatten(1)).relu())
+        return logits
+
+
+class SinglePrecision(_Own):
+    module = _SinglePrecision
+
+
+def test_what_double_precision_cannot_tell_is_refused_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importance, "TOLERANCE", 0.0)
+    nested = network(SinglePrecision())
+    nested.train()
+    was = {key: tensor.clone() for key, tensor in nested.full.state_dict().items()}
+    with pytest.raises(TrainerError, match=r"SinglePrecision: with its units in another order .* \(sort = none\)"):
+        sort_by_importance(nested, criterion="l2")
+    assert nested.training
+    assert all(torch.equal(tensor, was[key]) for key, tensor in nested.full.state_dict().items())
+
+
 @pytest.mark.parametrize("criterion", ["taylor", "saliency", "magnitude", "l2"])
 def test_what_matters_comes_first(criterion: str) -> None:
     """Units that the answer hardly depends on go to the end, and a half of the network that has them loses little."""

@@ -16,12 +16,11 @@ from selector.run.generate import BusyError, Generation, GenerationOptions, Gene
 from selector.run.generate.choosing import Choice
 from selector.run.inputs import InputError
 from selector.run.runtime import Runtime
-from tests.helpers.generators import tiny, tokenizer, write_bundle
+from tests.helpers.generators import QUIET, options, tiny, tokenizer, write_bundle
 
 PROMPT = "Once upon a time"
 MESSAGES = [{"role": "user", "content": "Who are you?"}]
 TOKENIZER = tokenizer()
-QUIET: dict[str, Any] = {"sensors": False, "battery": lambda: None, "threads": 1, "load_ahead": False}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +34,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generator(path: Path) -> Iterator[Generator]:
     with Generator(path, feedback=False, **QUIET) as found:
         yield found
-
-
-def options(tokens: int = 20, **more: Any) -> GenerationOptions:
-    return GenerationOptions(max_tokens=tokens, ignore_eos=True, **more)
 
 
 def said(generation: Generation) -> str:

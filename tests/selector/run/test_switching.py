@@ -11,15 +11,14 @@ import pytest
 
 from exporter.bundle import BundleError
 from selector.choose.budget import Budget
-from selector.run.generate import GenerationOptions, Generator
+from selector.run.generate import Generator
 from selector.run.generate.choosing import Choice
 from selector.run.generate.slots import Slot
 from tests.helpers.decoding import per_token
-from tests.helpers.generators import SIZES, WEIGHTS, tiny, tokenizer, write_bundle
+from tests.helpers.generators import QUIET, SIZES, WEIGHTS, options, tiny, tokenizer, write_bundle
 
 PROMPT = "Once upon a time"
 TOKENIZER = tokenizer()
-QUIET: dict[str, Any] = {"sensors": False, "battery": lambda: None, "threads": 1, "load_ahead": False}
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +32,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generator(path: Path) -> Iterator[Generator]:
     with Generator(path, feedback=False, **QUIET) as found:
         yield found
-
-
-def options(tokens: int = 20, **more: Any) -> GenerationOptions:
-    return GenerationOptions(max_tokens=tokens, ignore_eos=True, **more)
 
 
 @pytest.mark.parametrize(
