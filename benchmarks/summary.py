@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,14 @@ def environment() -> dict[str, Any]:
         "load_1min": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **versions,
+        **_accelerator(),
     }
+
+
+def _accelerator() -> dict[str, str]:
+    """The GPU that torch computes on, where torch is loaded and there is one."""
+    torch = sys.modules.get("torch")
+    return {"accelerator": torch.cuda.get_device_name()} if torch is not None and torch.cuda.is_available() else {}
 
 
 def commit() -> str:

@@ -108,7 +108,8 @@ def begin_with(nested: NestedModel, original: _Model) -> None:
         for (_, own), (_, theirs) in zip(nested.full.named_parameters(), original.nested.full.named_parameters(), strict=True):
             own.copy_(theirs)
     (statistics,) = original.nested.calibration.values()
-    nested.calibration[nested.family.largest] = dict(statistics)
+    device = next(nested.full.parameters()).device  # the original is where it was trained
+    nested.calibration[nested.family.largest] = {name: tensor.to(device) for name, tensor in statistics.items()}
     nested.eval()
 
 
