@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,9 @@ def _accelerator() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checked-out commit; `-dirty` when anything but results differs from it."""
+    """The checked-out commit; `-dirty` when anything but results differs from it; empty where there is no git."""
+    if shutil.which("git") is None:
+        return ""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()

@@ -17,6 +17,7 @@ from benchmarks.text import sorting as sortings
 from benchmarks.text.data import TASKS
 from benchmarks.text.experiment import METHODS, Experiment, run, setting
 from benchmarks.training.report import read_results, write_csv
+from trainer.accelerator import find_accelerator
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 2
@@ -84,6 +85,10 @@ def _set(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def _accelerator() -> str:
+    return torch.cuda.get_device_name() if find_accelerator().device.type == "cuda" else find_accelerator().device.type
+
+
 def _known(names: Any, name: str, kind: str) -> str:
     if name not in names:
         raise typer.BadParameter(f"{kind} {name!r}: allowed are {', '.join(names)}")
@@ -94,7 +99,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "command": f"python -m benchmarks.text.accuracy {shlex.join(sys.argv[1:])}".strip(),
-        "environment": {**environment(), "threads": torch.get_num_threads()},
+        "environment": {**environment(), "threads": torch.get_num_threads(), "accelerator": _accelerator()},
         "commit": commit(),
     }
     path.write_text(json.dumps({**document, **about}, indent=1) + "\n", encoding="utf-8")

