@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def _articles(part: str) -> tuple[str, ...]:
 
 def _chat(part: str) -> Iterator[tuple[str, Prompt]]:
     nouns = _nouns(part)
-    for word, other in zip(nouns, nouns[1:], strict=False):
+    for word, other in pairwise(nouns):
         yield _ask(CHAT, f"{word}/{other}", word, other)
     for text in _articles(part):
         headline = text.partition("\n")[0]

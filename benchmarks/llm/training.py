@@ -82,7 +82,9 @@ def generate_data(
     """Lets the original answer the prompts: half of them by sampling, half greedily."""
     begun = time.monotonic()
     device = find_accelerator().device
-    module = models.original(64).full.to(device, torch.bfloat16)
+    module = models.original(64).full.to(device)
+    for parameter in module.parameters():  # buffers, the frequencies of positions, stay as they are
+        parameter.data = parameter.data.to(torch.bfloat16)
     loaded = time.monotonic() - begun
     print(f"loaded in {loaded:.1f} s, {len(prompts('train'))} prompts", flush=True)
     left = seconds - loaded if seconds else math.inf
@@ -107,15 +109,18 @@ def nested(
     windows: int = Plan.windows,
     may_lose: float = Plan.may_lose,
     seed: int = 0,
-    chat: Annotated[float, typer.Option(help="Share of the model's own answers; code, news and glosses share the rest 5:3:3.")] = 0.45,
+    chat: Annotated[float, typer.Option(help="Share of the model's own answers; others share the rest, code most.")] = 0.45,
     target: Target = RESULTS / "nested.json",
-) -> None:  # fmt: skip
+) -> None:
     """Trains all sizes together; every point of the curve is written at once."""
     if not seconds and not steps:
         raise typer.BadParameter("seconds, steps: one of them says when it ends")
     rest = 1 - chat
     shares = (("chat", chat), ("code", rest * 5 / 11), ("news", rest * 3 / 11), ("gloss", rest * 3 / 11))
-    plan = Plan(lr, batch, length, positions, micro_batches, guard, edges, seed=seed, windows=windows, may_lose=may_lose, shares=shares)  # fmt: skip
+    plan = Plan(
+        lr=lr, batch=batch, length=length, positions=positions, micro_batches=micro_batches, guard=guard, edges=edges, seed=seed,
+        windows=windows, may_lose=may_lose, shares=shares,
+    )  # fmt: skip
     nestings.train(plan, seconds or math.inf, steps, target)
 
 

@@ -52,8 +52,8 @@ def answers(
     now = ids
     for step in range(most):
         logits = module(
-            input_ids=now, attention_mask=mask[:, : width + step], position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
+            input_ids=now, attention_mask=mask[:, : width + step], position_ids=positions, past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
         ).logits[:, -1].float()  # fmt: skip
         token = torch.where(greedy, logits.argmax(1), _drawn(logits, draw)).masked_fill(ended, eos)
         made.append(token.masked_fill(ended, -1))

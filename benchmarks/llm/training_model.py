@@ -58,7 +58,8 @@ def config() -> dict[str, Any]:
 def family(length: int, positions: int = 0, **other: Any) -> Family:
     """`llama` over the grid. `other`: fields of the configuration that are another's."""
     of_model = {**config(), **other}
-    spec = DataSpec((length,), 0, vocabulary=of_model["vocab_size"], inputs={"input_ids": (length,)}, target_shape=(length,), next_token=True)  # fmt: skip
+    ids = {"input_ids": (length,)}
+    spec = DataSpec((length,), 0, vocabulary=of_model["vocab_size"], inputs=ids, target_shape=(length,), next_token=True)
     found = find_family("llama").for_data(spec, config=of_model, fixed=["hidden_size"])
     found.with_task(LanguageModelling(positions=positions))
     return found if other else found.with_grid(TINY_GRID if tiny() else GRID)
@@ -78,19 +79,16 @@ def original(length: int, positions: int = 0) -> NestedModel:
 
 
 def weights() -> Mapping[str, Tensor]:
-    """Of the GGUF file, by the names of transformers: read by transformers, or here where it lacks what it needs for that."""
-    from trainer import TrainerError
-    from trainer.gguf import gguf_tensors
-
-    try:
-        return gguf_tensors(gguf())
-    except TrainerError as error:
-        print(f"read without transformers: {error}", flush=True)
-        return read_gguf(gguf(), config())
+    """Of the GGUF file, by the names of transformers. Kept beside it as numbers: several processes begin with them."""
+    known = WORK / "original.safetensors"
+    if not known.exists():
+        save_tensors(read_gguf(gguf(), config()), known)
+    return load_tensors(known)[0]
 
 
 def read_gguf(path: Path, said: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a LLaMA; rows of queries and keys are put back from llama.cpp's order of rotary halves."""
+    """The tensors of a LLaMA, as `trainer.gguf` has them from transformers, in seconds; rows of queries and keys are put back
+    from llama.cpp's order of rotary halves."""
     from gguf import GGUFReader, dequantize
 
     names = {
@@ -141,13 +139,8 @@ def sort(nested: NestedModel, examples: Any) -> Orders:
 
 
 def named(nested: NestedModel) -> list[SubModel]:
-    axes = list(nested.family.axes.items())
-    return [SubModel(**{axis: values[place] for (axis, values), place in zip(axes, places, strict=True)}) for places in map(_by_axis(axes), NAMED)]  # fmt: skip
-
-
-def _by_axis(axes: list[tuple[str, Any]]) -> Any:
-    order = {DEPTH: 0, INNER: 1, HEADS: 2}
-    return lambda places: [places[order[axis]] for axis, _ in axes]
+    axes, order = nested.family.axes, (DEPTH, INNER, HEADS)
+    return [SubModel(**{axis: axes[axis][places[order.index(axis)]] for axis in axes}) for places in NAMED]
 
 
 def alone(start: NestedModel, sub: SubModel, length: int, positions: int) -> NestedModel:

@@ -35,6 +35,7 @@ POINTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Parts of the way after which the exits are measured, beside its beginning and its end."""
 PROBE = 14  # steps by which it is found out how long one takes
 SLOWEST_START = 3  # of them, that are not counted
+FEW = 32  # windows of each kind by which it is found how much of the way is kept
 PLANNED = 25  # steps between two looks at the time
 MODEL = WORK / f"nested{os.environ.get('NAME', '')}" / "model.safetensors"
 """`NAME`: of this training, where several are made side by side."""
@@ -99,7 +100,7 @@ def train(plan: Plan, seconds: float, steps: int, target: Path) -> dict[str, Any
     found["seconds_until_measured"], found["seconds_measuring_all"] = round(clock.now(), 1), round(of_all, 1)
     _write(target, found)
     print(f"{clock.now():.0f} s: measured, {of_all:.1f} s; original {_shown(found['untrained']['test'], largest)}", flush=True)
-    reserve = 1.3 * of_all + 2.0 * of_all * (plan.may_lose < 1) / 4 + 6  # for the end
+    reserve = 1.4 * of_all + 0.5 * of_all * (plan.may_lose < 1) + 8  # for the end
     if not steps:
         each, plan = probe(nested, teacher, plan)
         steps = max(2, int((clock.left() - reserve - len(POINTS) * of_all / 6) / each))
@@ -124,10 +125,12 @@ def train(plan: Plan, seconds: float, steps: int, target: Path) -> dict[str, Any
     watch.save()
     watch.measure(result.steps)
     if plan.may_lose < 1:
-        alike = {kind: part.part(torch.arange(len(part))) for kind, part in held["validation"].items()}
-        kept = taken_back(
-            dict(nested.full.named_parameters()), before, lambda: math.exp(-mean_loss(scores(nested, [largest], alike), largest.id)), plan.may_lose
-        )  # fmt: skip
+        few = {kind: part.part(torch.arange(min(FEW, len(part)))) for kind, part in held["validation"].items()}
+
+        def quality() -> float:
+            return math.exp(-mean_loss(scores(nested, [largest], few), largest.id))
+
+        kept = taken_back(dict(nested.full.named_parameters()), before, quality, plan.may_lose)
         found["kept"] = kept
         print(f"{clock.now():.0f} s: {kept:.0%} of the way are kept", flush=True)
         watch.save()
@@ -210,7 +213,7 @@ class Watch:
 
 
 def probe(nested: NestedModel, teacher: nn.Module, plan: Plan) -> tuple[float, Plan]:
-    """Seconds of a mean step, and the plan with so many micro-batches that they fit into memory. Parameters stay as they are."""
+    """Seconds of a mean step, and a plan whose micro-batches fit into memory. Parameters stay as they are."""
     before = {name: p.detach().clone() for name, p in nested.full.named_parameters()}
     examples = mixture(PROBE * plan.batch, plan.length, dict(plan.shares), plan.seed + 1)
     while True:
@@ -311,8 +314,11 @@ def _rule(nested: NestedModel, plan: Plan) -> Any:
 
 
 def _shown(found: Mapping[str, Mapping[str, Mapping[str, float]]], *subs: SubModel) -> str:
-    kinds = [f"{kind} " + " ".join(f"{of[s.id]['perplexity']:.1f}/{of[s.id]['agreement']:.2f}" for s in subs) for kind, of in found.items()]  # fmt: skip
-    return "; ".join(kinds)
+    """Of each kind perplexity/agreement of these sizes."""
+    return "; ".join(
+        f"{kind} " + " ".join(f"{of[sub.id]['perplexity']:.1f}/{of[sub.id]['agreement']:.2f}" for sub in subs)
+        for kind, of in found.items()
+    )
 
 
 def _write(path: Path, found: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from trainer.tasks.checks import IGNORED
 Scores = dict[str, dict[str, dict[str, float]]]
 """Kind → id of a size → perplexity and agreement, rounded."""
 
-NUMBERS = 2**29  # logits that are computed together on a GPU: 2 GiB in single precision
+NUMBERS = 2**31  # logits that are computed together on a GPU: 8 GiB in single precision
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def _of_kind(
     alike = {sub: torch.zeros((), dtype=torch.int64, device=device) for sub in order}
     as_original = torch.zeros((), dtype=torch.int64, device=device)
     most = max(map(len, groups)) * windows.length * family.outputs_per_token
-    size = max(1, (NUMBERS if device.type == "cuda" else NUMBERS // 8) // most)
+    size = max(1, (NUMBERS if device.type == "cuda" else NUMBERS // 32) // most)
     count, told = 0, []
     for begin in range(0, len(windows), size):
         batch = windows.batch(torch.arange(begin, min(begin + size, len(windows))))

@@ -24,17 +24,17 @@ def stream(kind: str, part: str) -> tuple[Tensor, Tensor]:
         return torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.bool)
     with np.load(path) as file:
         ids = torch.from_numpy(file[part].astype(np.int32))
-        answers = torch.from_numpy(file[f"{part}.answers"].astype(bool)) if f"{part}.answers" in file else torch.ones(len(ids), dtype=torch.bool)  # fmt: skip
-    return ids, answers
+        marks = f"{part}.answers"
+        counts = torch.from_numpy(file[marks].astype(bool)) if marks in file else torch.ones(len(ids), dtype=torch.bool)
+    return ids, counts
 
 
 class Windows:
     """Windows over one stream at any places, as `Examples`: input `input_ids` (N, T), targets the tokens that follow."""
 
-    repeats = True
-
     def __init__(self, ids: Tensor, counts: Tensor, begins: Tensor, length: int) -> None:
         self.ids, self.counts, self.begins, self.length = ids, counts, begins, length
+        self.lengths = torch.full((len(begins),), length)
 
     def __len__(self) -> int:
         return len(self.begins)
