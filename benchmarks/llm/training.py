@@ -118,8 +118,8 @@ def nested(
     rest = 1 - chat
     shares = (("chat", chat), ("code", rest * 5 / 11), ("news", rest * 3 / 11), ("gloss", rest * 3 / 11))
     plan = Plan(
-        lr=lr, batch=batch, length=length, positions=positions, micro_batches=micro_batches, guard=guard, edges=edges, seed=seed,
-        windows=windows, may_lose=may_lose, shares=shares,
+        lr=lr, batch=batch, length=length, positions=positions, micro_batches=micro_batches, guard=guard, edges=edges,
+        seed=seed, windows=windows, may_lose=may_lose, shares=shares,
     )  # fmt: skip
     nestings.train(plan, seconds or math.inf, steps, target)
 

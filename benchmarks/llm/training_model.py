@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,25 @@ def orders() -> Orders:
 
 def put_in_order(nested: NestedModel, known: Orders) -> float:
     """Returns by how much the full model's answers changed."""
-    return reorder(nested, find_symmetry(nested), known)
+    with exactly():
+        return reorder(nested, find_symmetry(nested), known)
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Within: products of matrices in single precision, not in TF32: whether a new order changes an answer is to be seen."""
+    was = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(was)
 
 
 def sort(nested: NestedModel, examples: Any) -> Orders:
     """Puts the units in the order of their importance, and keeps it in a file."""
-    sorting = sort_by_importance(nested, examples)
+    with exactly():
+        sorting = sort_by_importance(nested, examples)
     ORDER.parent.mkdir(parents=True, exist_ok=True)
     save_tensors({name: torch.from_numpy(order).to(torch.int16) for name, order in sorting.orders.items()}, ORDER)
     print(f"sorted {len(sorting.groups)} groups by {sorting.criterion}, changed by {sorting.error:.1e}", flush=True)

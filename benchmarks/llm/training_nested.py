@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from benchmarks.llm import training_model as models
 from benchmarks.llm.data import WORK
 from benchmarks.llm.training_scores import about_device, mean_loss, ratios, scores
 from benchmarks.llm.training_windows import Windows, held_out, mixture
-from trainer import NestedModel, SubModel
+from trainer import NestedModel, SubModel, TrainerError
 from trainer.accelerator import find_accelerator
 from trainer.checkpoint import load_parameters, load_tensors, save_tensors
 from trainer.data.lengths import order_of_epoch
@@ -36,6 +37,7 @@ POINTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 PROBE = 14  # steps by which it is found out how long one takes
 SLOWEST_START = 3  # of them, that are not counted
 FEW = 32  # windows of each kind by which it is found how much of the way is kept
+MORE = 1.15  # steps than there seems to be time for: a training may be shortened, not prolonged
 PLANNED = 25  # steps between two looks at the time
 MODEL = WORK / f"nested{os.environ.get('NAME', '')}" / "model.safetensors"
 """`NAME`: of this training, where several are made side by side."""
@@ -103,7 +105,7 @@ def train(plan: Plan, seconds: float, steps: int, target: Path) -> dict[str, Any
     reserve = 1.4 * of_all + 0.5 * of_all * (plan.may_lose < 1) + 8  # for the end
     if not steps:
         each, plan = probe(nested, teacher, plan)
-        steps = max(2, int((clock.left() - reserve - len(POINTS) * of_all / 6) / each))
+        steps = max(2, int(MORE * (clock.left() - reserve - len(POINTS) * of_all / 6) / each))
         print(f"{clock.now():.0f} s: {each:.3f} s a step, {steps} steps, {plan.micro_batches} micro-batches", flush=True)
     found |= {"planned_steps": steps, "plan": asdict(plan)}
     examples = mixture(steps * plan.batch, plan.length, dict(plan.shares), plan.seed)
@@ -111,19 +113,25 @@ def train(plan: Plan, seconds: float, steps: int, target: Path) -> dict[str, Any
     watch = Watch(nested, plan, exits, held["validation"], likeliest["validation"], found, clock, reserve, steps, target)
     watch.measure(0)
     before = {name: p.detach().clone() for name, p in nested.full.named_parameters()}
-    result = fit(nested, examples, teacher=teacher, show_progress=False, watch=watch, **plan.fit_options())
+    at = clock.now()
+    try:
+        fit(nested, examples, teacher=teacher, show_progress=False, watch=watch, **plan.fit_options())
+    except (torch.OutOfMemoryError, TrainerError) as error:  # what it has learnt is measured all the same
+        print(f"{clock.now():.0f} s: after step {watch.step}: {error}", flush=True)
+        found["ended_by"] = str(error)[:300]
+        nested.full.zero_grad(set_to_none=True)
     nested.eval()
-    rule = _rule(nested, plan)
-    drawn = [rule.sample(step, plan.seed) for step in range(result.steps)]
+    rule, done = _rule(nested, plan), watch.step
+    drawn = [rule.sample(step, plan.seed) for step in range(done)]
     found |= {
-        "steps": result.steps, "tokens": result.steps * plan.batch * plan.length, "seconds_training": round(result.seconds, 1),
-        "loss": result.loss, "passes": result.gradient_computations,
+        "steps": done, "tokens": done * plan.batch * plan.length, "seconds_training": round(clock.now() - at, 1),
+        "losses": [round(sum(part) / len(part), 4) for part in np.array_split(watch.losses, min(done, 100))] if done else [],
         "updates": {sub.id: sum(sub in of_step for of_step in drawn) for sub in nested.submodels},
-        "updates_of_full": result.steps if plan.guard else None,
+        "updates_of_full": done if plan.guard else None,
     }  # fmt: skip
     _write(target, found)
     watch.save()
-    watch.measure(result.steps)
+    watch.measure(done)
     if plan.may_lose < 1:
         few = {kind: part.part(torch.arange(min(FEW, len(part)))) for kind, part in held["validation"].items()}
 
@@ -173,7 +181,7 @@ class Watch:
         self.found, self.clock, self.reserve, self.steps, self.target = found, clock, reserve, steps, target
         self.points = {max(1, round(point * steps)) for point in POINTS}
         self.losses: list[float] = []
-        self.at, self.spent = time.monotonic(), 0.0  # of measuring since then
+        self.step, self.at, self.spent = 0, time.monotonic(), 0.0  # when the first step had ended; of measuring since then
 
     def measure(self, step: int) -> None:
         begun = time.monotonic()
@@ -193,14 +201,16 @@ class Watch:
 
     def __call__(self, step: int, loss: float) -> int | None:
         self.losses.append(loss)
+        self.step = step
+        if step == 1:  # before it the data were looked at
+            self.at, self.spent = time.monotonic(), 0.0
         if step in self.points:
             if step >= SAVED_FROM * self.steps:
                 self.save()
             self.measure(step)
         if step % PLANNED or not math.isfinite(self.clock.seconds):
             return None
-        each = (time.monotonic() - self.at - self.spent) / PLANNED
-        self.at, self.spent = time.monotonic(), 0.0
+        each = (time.monotonic() - self.at - self.spent) / (step - 1)
         left = self.clock.left() - self.reserve
         print(
             f"{self.clock.now():.0f} s: step {step}: loss {sum(self.losses[-PLANNED:]) / PLANNED:.4f}, {each:.3f} s", flush=True
