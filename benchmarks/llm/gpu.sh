@@ -20,7 +20,8 @@ part() {  # NAME SECONDS COMMAND…
   [ "$limit" = 0 ] && return 0
   echo "$(($(date +%s) - begun)) s: $name, $limit s"
   timeout --signal=INT --kill-after=10 "$((limit + 25))" "$PYTHON" -m benchmarks.llm.training "$@" >"$logs/$name.log" 2>&1
-  echo "$(($(date +%s) - begun)) s: $name ended with $?"
+  local status=$?
+  echo "$(($(date +%s) - begun)) s: $name ended with $status"
   tail -n 3 "$logs/$name.log" | cut -c1-600
 }
 
