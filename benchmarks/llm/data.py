@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WORK = Path(os.environ.get("LLM_WORK", "build/llm"))
+WORK = Path(os.environ.get("LLM_WORK", "build/llm-training"))
 WORDNET = Path("/usr/share/wordnet")
 PARTS = ("train", "validation", "test")
 HELD_OUT = 8  # per cent, for validation and for test each

@@ -2,12 +2,12 @@
 # Everything that is trained on a GPU, in one go, without a network. What it leaves lies under $OUT: results/*.json, logs/*.log,
 # pack/change.NN. A part that fails does not stop the next one.
 #   GENERATE, NESTED, ALONE, PACK: seconds of each part; 0 leaves it out. NESTED_OPTIONS: of the nested training (--lr …).
-#   SMOLLM2_GGUF: the model's file; without it, the pieces in build/llm/gguf* are joined. NAME: of this run. BITS: of the pack.
+#   SMOLLM2_GGUF: the model's file; without it, the pieces in build/llm-training-gguf* are joined. NAME: of this run. BITS: of the pack.
 set -u
 cd "$(dirname "$0")/../.."
-: "${OUT:=build/llm/out}" "${NAME:=}" "${GENERATE:=60}" "${NESTED:=260}" "${ALONE:=150}" "${PACK:=60}" "${BITS:=6}"
+: "${OUT:=build/llm-out}" "${NAME:=}" "${GENERATE:=60}" "${NESTED:=260}" "${ALONE:=150}" "${PACK:=60}" "${BITS:=6}"
 : "${NESTED_OPTIONS:=}" "${PYTHON:=python}"
-export LLM_WORK="${LLM_WORK:-build/llm}" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export LLM_WORK="${LLM_WORK:-build/llm-training}" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}" PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
 export PYTHONUNBUFFERED=1
 results="$OUT/results$NAME" logs="$OUT/logs$NAME"
@@ -25,7 +25,7 @@ part() {  # NAME SECONDS COMMAND…
   tail -n 3 "$logs/$name.log" | cut -c1-600
 }
 
-if [ -z "${SMOLLM2_GGUF:-}" ] && ls "$LLM_WORK"/gguf*/piece.* >/dev/null 2>&1; then
+if [ -z "${SMOLLM2_GGUF:-}" ] && ls "$LLM_WORK"-gguf*/piece.* >/dev/null 2>&1; then
   "$PYTHON" -m benchmarks.llm.training join >"$logs/join.log" 2>&1 && export SMOLLM2_GGUF="$LLM_WORK/model.gguf"
 fi
 part generate "$GENERATE" generate-data --seconds "$GENERATE" --target "$results/generated.json" ${GENERATE_OPTIONS:-}

@@ -1,7 +1,7 @@
 """`python -m benchmarks.llm.training COMMAND`: trains SmolLM2-135M-Instruct in 28 sizes, and what that is compared with.
 
-data            here: texts and prompts as token ids, into build/llm
-sort            here: the order of the units, once, into build/llm/order.safetensors
+data            here: texts and prompts as token ids, into build/llm-training
+sort            here: the order of the units, once, into build/llm-training/order.safetensors
 generate-data   on the GPU: what the original answers
 nested          on the GPU: the nested training, its curve and scores, results/nested.json
 alone           on the GPU: six sizes, each alone, results/alone.json
@@ -47,17 +47,17 @@ def data() -> None:
     print(json.dumps(texts.write(), indent=1))
     content = texts.gguf().read_bytes()
     for number, begin in enumerate(range(0, len(content), PIECE)):
-        folder = texts.WORK / f"gguf{number}"
-        folder.mkdir(exist_ok=True)
+        folder = texts.WORK.with_name(f"{texts.WORK.name}-gguf{number}")
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"piece.{number}").write_bytes(content[begin : begin + PIECE])
 
 
 @app.command()
 def join(target: Target = texts.WORK / "model.gguf") -> None:
     """Puts the pieces of the GGUF file together again."""
-    pieces = sorted(texts.WORK.glob("gguf*/piece.*"), key=lambda path: path.name)
+    pieces = sorted(texts.WORK.parent.glob(f"{texts.WORK.name}-gguf*/piece.*"), key=lambda path: path.name)
     if not pieces:
-        raise SystemExit(f"{texts.WORK}: has no pieces of the GGUF file")
+        raise SystemExit(f"{texts.WORK}: and what lies beside it: no pieces of the GGUF file")
     with target.open("wb") as file:
         for piece in pieces:
             file.write(piece.read_bytes())

@@ -31,7 +31,7 @@ DEPTH, INNER, HEADS = "num_hidden_layers", "intermediate_size", "num_attention_h
 GRID = {DEPTH: (4, 8, 12, 16, 20, 25, 30), INNER: (512, 1536), HEADS: (3, 9)}
 TINY: Mapping[str, Any] = {
     "hidden_size": 72, "num_hidden_layers": 7, "intermediate_size": 64, "num_attention_heads": 9, "num_key_value_heads": 3,
-    "head_dim": 8,
+    "head_dim": 16,
 }  # fmt: skip
 TINY_GRID = {DEPTH: (1, 2, 3, 4, 5, 6, 7), INNER: (32, 64), HEADS: (3, 9)}
 NAMED = ((0, 0, 0), (1, 1, 1), (2, 1, 0), (3, 0, 1), (4, 1, 1), (5, 0, 0))
