@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -48,6 +48,9 @@ LOG_FILE = "log.jsonl"
 CHECKPOINT_SECONDS = 300.0
 CALIBRATION_EXAMPLES = 2048
 CALIBRATION_BATCH = 256
+Watch = Callable[[int, float], int | None]
+"""What is told of every step, its number and loss; may return how many there are to be in all."""
+
 FREE_TO_CHANGE = ("accelerator", "workers", "epochs")
 """Options that a resumed run may have otherwise. With more epochs, in all, the learning rate is from there on that of a
 training of so many: it jumps from where the shorter schedule left it, from 0 after a finished run, up to the longer one."""
@@ -76,6 +79,7 @@ def fit(
     augment: Augmentation | None = None,
     teacher: nn.Module | None = None,
     show_progress: bool = True,
+    watch: Watch | None = None,
     options: FitOptions | None = None,
     **fields_of_options: Any,
 ) -> FitResult:
@@ -83,6 +87,10 @@ def fit(
 
     With a `teacher`, any module that takes the model's inputs and gives its outputs, the sub-models learn from what it answers
     for the same augmented examples, and from the targets as much as `teacher_share` leaves; it stays as it is.
+
+    `watch` is called after every step with its number and loss, to measure or to log; it leaves parameters and mode as they
+    are. Where it returns a number the training has so many steps in all, at most those that it had: the learning rate falls to
+    0 by then, so that a training can keep to a time. Under torchrun it must say the same on every rank.
 
     Under torchrun every rank calls this with the same arguments; the batch is shared out, gradients are averaged. The fields
     of `FitOptions` may be given as keywords instead. The model moves to the accelerator and stays there. With `run`, a
@@ -101,7 +109,7 @@ def fit(
         training.begin()
     with deterministic(chosen.deterministic):
         with stop_flag() as stopped:
-            result = training.run(stopped, show_progress)
+            result = training.run(stopped, show_progress, watch)
         nested.eval()
         result = replace(result, kept=training.take_back())
         calibrate(nested, calibration_batches(examples, workers=chosen.workers))
@@ -196,7 +204,7 @@ class _Training:
         if self.ranks.first:
             drop_log_after(self.folder / LOG_FILE, self.step)
 
-    def run(self, stopped: threading.Event, show_progress: bool) -> FitResult:
+    def run(self, stopped: threading.Event, show_progress: bool, watch: Watch | None = None) -> FitResult:
         begun = saved_at = time.monotonic()
         losses: list[float] = []
         validation: dict[str, float] = {}
@@ -211,7 +219,9 @@ class _Training:
             while self.step < self.total_steps:
                 losses.append(self._one_step(next(batches)))
                 self.step += 1
-                epoch_ends = self.step % self.steps_per_epoch == 0
+                if watch is not None and (steps := watch(self.step, losses[-1])) is not None:
+                    self.total_steps = max(self.step, min(steps, self.total_steps))
+                epoch_ends = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
                 progress.update(task, completed=self.step, loss=f"loss {losses[-1]:.3f}")
                 if epoch_ends:
                     validation = self._validate()

@@ -281,3 +281,15 @@ def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
     nested, data = hard()
     with pytest.raises(TrainerError, match=r"file.*cannot be written"):
         fit(nested, data, run=tmp_path / "file", epochs=1, batch_size=4, show_progress=False)
+
+
+def test_who_watches_is_told_of_every_step_and_shortens_the_training(digits: DataSet) -> None:
+    told: list[int] = []
+
+    def watch(step: int, loss: float) -> int | None:
+        assert loss > 0
+        told.append(step)
+        return {2: 6, 3: 9, 5: 1}.get(step)  # no more than there are, no fewer than are done
+
+    result = fit(network(digits), first(digits, 320), epochs=2, batch_size=32, show_progress=False, watch=watch)
+    assert (told, result.steps) == ([1, 2, 3, 4, 5], 5)
