@@ -118,6 +118,13 @@ def train(
     ] = None,
     teacher_share: Annotated[float, typer.Option(help="Of the loss, 0 to 1; the rest is against the targets.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="By which the teacher's logits are divided.")] = 1.0,
+    teacher_views: Annotated[
+        int,
+        typer.Option(
+            help="Augmented views of each example, which come again in turn, so that the teacher answers each once; 0: a new "
+            "one in every epoch."
+        ),
+    ] = 0,
     teacher_hidden: Annotated[
         float,
         typer.Option(help="Weight of what a teacher of the same family has between its layers, added to the loss."),
@@ -159,6 +166,7 @@ def train(
     usual |= {"guard": guard, "may_lose": may_lose}
     options |= {name: value for name, value in usual.items() if value is not None}  # the others are the run's or the family's
     options |= {"teacher_share": teacher_share, "temperature": temperature, "teacher_hidden": teacher_hidden}
+    options["teacher_views"] = teacher_views
     options |= {"accelerator": accelerator, "precision": precision, "deterministic": deterministic, "workers": workers}
     summary = train_run(
         family,

@@ -39,6 +39,7 @@ class FitOptions:
     label_smoothing: float = 0.0  # shorthand for the setting of the task classification; refused for others
     teacher_share: float = 1.0  # of the loss, that is against a teacher's answers instead of the targets, where there is one
     temperature: float = 1.0  # by which its logits are divided
+    teacher_views: int = 0  # augmented views of each example, which come again in turn; 0: a new one in every epoch
     teacher_hidden: float = 0.0  # weight of the distance from what a teacher of the same family has between its layers
     seed: int = 0
     accelerator: str = "auto"  # auto | cpu | cuda | mps
@@ -53,6 +54,7 @@ class FitOptions:
             ("epochs", 1),
             ("batch_size", 2),
             ("seed", 0),
+            ("teacher_views", 0),
             ("workers", -1),
         ):
             _at_least(name, getattr(self, name), minimum, Integral)

@@ -53,7 +53,8 @@ class Teacher:
         self.input_names = nested.input_names
         self.output_names = list(nested.family.task.outputs)
         self.remembered_passes = 0  # that the answers have cost which are remembered; 0: none are
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[str, Tensor] = {}  # answers by place
+        self._is_known = torch.zeros(0, dtype=torch.bool)
         self._shapes: dict[str, torch.Size] = {}  # of one example's answers
         self._by_name = takes_by_name(module, self.input_names)
         self._check(nested)
@@ -65,9 +66,14 @@ class Teacher:
         indices: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Answers:
-        """Outputs by name, in single precision, without gradients. `indices`: of the examples, where it remembers them.
-        `positions`: (N, …) bool, those that are asked for; outputs are (1, M, …) then."""
+        """Outputs by name, in single precision, without gradients. `indices`: the places of what it remembers, those of the
+        examples or of a view's batch. `positions`: (N, …) bool, those that are asked for; outputs are (1, M, …) then."""
         if self._known and indices is not None:
+            if not self._is_known[indices].all():
+                for name, output in self.answers(inputs, accelerator).outputs.items():
+                    self._known[name][indices] = output.cpu()
+                self._is_known[indices] = True
+                self.remembered_passes += 1
             device = next(iter(inputs.values())).device
             found = {name: known[indices].to(device) for name, known in self._known.items()}
             return Answers(found if positions is None else _narrowed(found, positions))
@@ -125,8 +131,26 @@ class Teacher:
                 progress.update(shown, advance=1)
         places = torch.argsort(order)
         self._known = {name: torch.cat([part[name] for part in parts])[places] for name in parts[0]}
+        self._is_known = torch.ones(len(examples), dtype=torch.bool)
         self.remembered_passes = len(parts)
         return True
+
+    def expect(self, examples: Examples, places: int) -> None:
+        """Makes room for the answers of so many examples that come again (`teacher_views`); each is remembered as it comes.
+
+        Raises TrainerError where they have no one shape, or are many.
+        """
+        size = 4 * places * sum(shape.numel() for shape in self._shapes.values())
+        each_token = any(set(free) - {0} for free in self.family.task.outputs.values())
+        if self.hidden or (each_token and getattr(examples, "lengths", None) is not None) or size > REMEMBERED_BYTES:
+            why = (
+                "teacher_hidden" if self.hidden else "answers for each token" if each_token else f"{size >> 20} MiB of answers"
+            )
+            raise TrainerError(
+                f"teacher_views: {why} cannot be remembered; allowed are up to {REMEMBERED_BYTES >> 20} MiB of logits"
+            )
+        self._known = {name: torch.zeros(places, *shape) for name, shape in self._shapes.items()}
+        self._is_known = torch.zeros(places, dtype=torch.bool)
 
     def to(self, device: torch.device) -> None:
         self.module.to(device).eval().requires_grad_(False)
@@ -172,7 +196,7 @@ def _narrowed(outputs: Mapping[str, Tensor], positions: Tensor) -> dict[str, Ten
 
 def teacher_for(nested: NestedModel, module: nn.Module | None, options: FitOptions) -> Teacher | None:
     """The module as a teacher, if there is one. Raises TrainerError for options of a teacher that there is not."""
-    for name, usual in (("teacher_share", 1), ("temperature", 1), ("teacher_hidden", 0)):
+    for name, usual in (("teacher_share", 1), ("temperature", 1), ("teacher_hidden", 0), ("teacher_views", 0)):
         if module is None and getattr(options, name) != usual:
             raise TrainerError(f"{name} = {getattr(options, name)}: there is no teacher; allowed is {usual}")
     return (

@@ -146,7 +146,7 @@ class _Training:
         nested.full.to(self.device)
         self.parameters = list(nested.full.parameters())
         self.teacher = teacher_for(nested, teacher, options)
-        self.places: Iterator[Asked] | None = None  # where a step's examples lie, whose answers the teacher remembers
+        self.places: Iterator[Tensor] | None = None  # of the answers that the teacher remembers, those of each step
         self.scaler = self.accelerator.scaler()
         # For all devices at once, seen or not, `torch.manual_seed` takes most of a millisecond.
         self._seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
@@ -163,6 +163,7 @@ class _Training:
         self.total_steps = self.steps_per_epoch * options.epochs
         self.optimizer = make_optimizer(nested.full, options)
         self.gradients = Gradients(nested, self.task, self.rule, self.teacher, self.accelerator, self.scaler, options)
+        self.views = options.teacher_views if self.teacher and augment is not None else 0
         self.step = 0
         nested.calibration.clear()
         nested.train()
@@ -211,8 +212,12 @@ class _Training:
         # That pays from more epochs on than there are ranks, each of which remembers all.
         repeats = self.augment is None and self.options.epochs > self.ranks.count and self.step < self.total_steps
         here = self.options.workers, show_progress and self.ranks.first
-        if self.teacher and repeats and self.teacher.remember(self.examples, self.batch_size, self.accelerator, *here):
-            self.places = self._order()
+        if self.views:
+            assert self.teacher
+            self.teacher.expect(self.examples, self.views * self.steps_per_epoch * self.batch_size)
+            self.places = self._views()
+        elif self.teacher and repeats and self.teacher.remember(self.examples, self.batch_size, self.accelerator, *here):
+            self.places = (asked.indices for asked in self._order())
         batches = read(self.examples, self._order(), self.options.workers, self.accelerator.pins_memory, self.augment)
         with closing(batches), progress_bar(show_progress and self.ranks.first) as progress:
             task = progress.add_task("training", total=self.total_steps, completed=self.step, loss="")
@@ -237,6 +242,8 @@ class _Training:
                     )
         loss = sum(losses) / len(losses) if losses else None
         passes = (self.teacher.remembered_passes or self.step) if self.teacher else 0
+        if self.views:  # those that a resumed training computes again are no others
+            passes = min(self.step, self.views * self.steps_per_epoch)
         return FitResult(self.step, self.gradients.passes, passes, time.monotonic() - begun, loss, validation)
 
     def take_back(self) -> float:
@@ -257,18 +264,25 @@ class _Training:
         """Every batch that is left: of each epoch a permutation, like lengths together, and this rank's share of each batch."""
         seed = self.options.seed
         for epoch in range(self.step // self.steps_per_epoch, self.options.epochs):
-            permuted = order_of_epoch(self.examples, self.batch_size, _mixed(seed, "order", epoch))
-            begun = epoch * self.steps_per_epoch
+            view = epoch % self.views if self.views else epoch
+            permuted = order_of_epoch(self.examples, self.batch_size, _mixed(seed, "order", view))
+            begun, seen = (e * self.steps_per_epoch for e in (epoch, view))
             for step in range(max(begun, self.step), begun + self.steps_per_epoch):  # read ahead: `step` is not `self.step`
                 place = (step - begun) * self.batch_size
                 indices = self.ranks.share(permuted[place : place + self.batch_size])
-                yield Asked(indices, _mixed(seed + self.ranks.rank, "augment", step))
+                yield Asked(indices, _mixed(seed + self.ranks.rank, "augment", seen + step - begun))
+
+    def _views(self) -> Iterator[Tensor]:
+        """Of every batch that is left: the places of its teacher's answers; a batch of a view is the same each time."""
+        for step in range(self.step, self.total_steps):
+            place = step % (self.views * self.steps_per_epoch) * self.batch_size
+            yield self.ranks.share(torch.arange(place, place + self.batch_size))
 
     def _one_step(self, batch: Batch) -> float:
         seed = self.options.seed
         inputs = laid_out(as_inputs(batch.inputs, self.nested.input_names), self.device, self.channels_last)
         self._seed(_mixed(seed + self.ranks.rank, "dropout", self.step))
-        indices = next(self.places).indices if self.places else None
+        indices = next(self.places) if self.places else None
         # Of those in memory all were checked before.
         check = None if isinstance(self.examples, Samples) else self._check
         positions, what = _mixed(seed + self.ranks.rank, "positions", self.step), f"step {self.step}, "

@@ -38,7 +38,9 @@ class Method:
         """How many epochs it may train where a method with one sub-model per step may train `asked`."""
         if self.alone or self.all_epochs:
             return asked
-        return max(1, round(asked * self.budget / (self.per_step + (TEACHER_COST if self.teacher else 0))))
+        views = self.options.get("teacher_views", 0)  # which it answers once
+        each = self.per_step + (TEACHER_COST if self.teacher and not views else 0)
+        return max(1, round((asked * self.budget - (TEACHER_COST * views if self.teacher else 0)) / each))
 
 
 TEACHER_COST = 1 / 3
@@ -58,11 +60,12 @@ METHODS = {
 }
 
 SORT = "l2"
-LEARNING = {**PLAIN, "teacher_share": 1.0, "temperature": 2.0}
+LEARNING = {**PLAIN, "teacher_share": 0.5, "temperature": 2.0, "teacher_views": 6}
 CONVERTING = {
     "convert": Method("sorted", 1, per_step=1, options=LEARNING, budget=2, begins=True, sort=SORT, teacher=True),
     "convert-1": Method("sorted", 1, per_step=1, options=LEARNING, budget=1, begins=True, sort=SORT, teacher=True),
     "convert-4": Method("sorted", 1, per_step=1, options=LEARNING, budget=4, begins=True, sort=SORT, teacher=True),
+    "convert-labels": Method("sorted", 1, per_step=1, options=PLAIN, budget=2, begins=True, sort=SORT),
     "sorted-total": Method("sorted", 1, per_step=1, options=PLAIN, budget=3),
     "sandwich-total": Method("sandwich", 2, per_step=4, options=PLAIN, budget=3),
     "random-linear": Method("random-linear", 1, per_step=1, options=PLAIN, budget=2, begins=True),

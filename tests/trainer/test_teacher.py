@@ -30,6 +30,11 @@ def of(nested: NestedModel) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *layers)
 
 
+def _noisy(inputs: Any, targets: Any, generator: torch.Generator) -> tuple[Any, Any]:
+    """An augmentation."""
+    return {name: t + torch.rand(t.shape, generator=generator) for name, t in inputs.items()}, targets
+
+
 def test_the_loss_is_the_share_of_targets_and_teacher() -> None:
     """By hand: cross-entropies at a temperature, Hinton et al. 2015."""
     nested, _ = hard()
@@ -56,7 +61,7 @@ def test_it_sees_the_augmented_examples_once_a_step_and_stays_as_it_is() -> None
     given: list[Tensor] = []
 
     def augment(inputs: Any, targets: Any, generator: torch.Generator) -> tuple[Any, Any]:
-        changed = {name: t + torch.rand(t.shape, generator=generator) for name, t in inputs.items()}
+        changed, targets = _noisy(inputs, targets, generator)
         given.extend(changed.values())
         return changed, targets
 
@@ -86,10 +91,12 @@ def test_what_is_learnt_is_what_the_teacher_says() -> None:
     assert apart < 0.7 * uniform  # targets alone would bring it above
 
 
-def test_a_resumed_run_learns_from_it_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_resumed_run_learns_from_it_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int) -> None:
     from trainer import training
 
     options: dict[str, Any] = {"epochs": 3, "batch_size": 8, "teacher_share": 0.5, "temperature": 3.0, "show_progress": False}
+    options |= {"teacher_views": views, "augment": _noisy if views else None}
     whole, data = hard()
     fit(whole, data, teacher=of(whole), **options)
     begun, _ = hard()
@@ -110,13 +117,41 @@ def test_a_resumed_run_learns_from_it_to_the_same_bits(tmp_path: Path, monkeypat
     monkeypatch.undo()
     resumed, _ = hard()
     result = fit(resumed, data, teacher=of(resumed), run=tmp_path, resume=True, **options)
-    assert result.teacher_passes == 5 < result.steps  # its answers are remembered
+    of_all = 10 if views else 5  # two views of five batches each
+    assert result.teacher_passes == of_all < result.steps == 15  # its answers are remembered
     assert all(torch.equal(p, q) for p, q in zip(whole.full.parameters(), resumed.full.parameters(), strict=True))
 
 
 class _Failing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise RuntimeError("no answer")
+
+
+def test_it_answers_every_view_once_and_a_view_comes_again_as_it_was() -> None:
+    nested, data = hard()
+    seen: list[Tensor] = []
+    teacher = of(nested)
+    teacher.register_forward_pre_hook(lambda module, inputs, named: seen.append(named["input"].clone()), with_kwargs=True)
+    given: list[Tensor] = []
+
+    def augment(inputs: Any, targets: Any, generator: torch.Generator) -> tuple[Any, Any]:
+        changed, targets = _noisy(inputs, targets, generator)
+        given.extend(changed.values())
+        return changed, targets
+
+    options: dict[str, Any] = {"epochs": 5, "batch_size": 8, "show_progress": False}
+    result = fit(nested, data, teacher=teacher, augment=augment, teacher_views=2, **options)
+    steps = result.steps // 5
+    assert all(torch.equal(one, again) for one, again in zip(given[: 2 * steps], given[2 * steps : 4 * steps], strict=True))
+    assert not torch.equal(given[0], given[steps])
+    assert len(seen) == 1 + result.teacher_passes == 1 + 2 * steps  # the first one: whether it fits
+    assert all(torch.equal(one, answered) for one, answered in zip(given, seen[1:], strict=False))
+    for refused, why in (
+        ({"teacher_views": 2}, "teacher_views = 2: there is no teacher; allowed is 0"),
+        ({"teacher": teacher, "augment": augment, "teacher_views": 10**9}, "teacher_views: .* MiB of answers cannot be"),
+    ):
+        with pytest.raises(TrainerError, match=why):
+            fit(nested, data, **options, **refused)
 
 
 def test_teachers_that_do_not_fit_are_refused() -> None:
