@@ -120,7 +120,8 @@ def _prompts(kind: str, part: str, count: int) -> list[Prompt]:
         "chat": _chat, "edit": _edit, "summarise": _summarise, "news": _news, "code": _code,
     }  # fmt: skip
     found = sorted(makers[kind](part), key=lambda pair: number_of(f"{kind}/{pair[0]}"))
-    return [prompt for _, prompt in found[:count]]
+    once = {str(prompt): prompt for _, prompt in found}
+    return list(once.values())[:count]
 
 
 def _ask(texts: Sequence[str], about: str, *fill: str) -> tuple[str, Prompt]:

@@ -36,7 +36,15 @@ def scores(
     was, found = nested.training, {}
     nested.eval()
     for kind, of_kind in windows.items():
-        found[kind] = _of_kind(nested, submodels, of_kind, device, kind, likeliest)
+        numbers = NUMBERS if device.type == "cuda" else NUMBERS // 32
+        while kind not in found:
+            try:
+                found[kind] = _of_kind(nested, submodels, of_kind, device, kind, likeliest, numbers)
+            except torch.OutOfMemoryError:  # others compute there too
+                if numbers < NUMBERS // 64:
+                    raise
+                numbers //= 4
+                torch.cuda.empty_cache()
     nested.train(was)
     return found
 
@@ -48,6 +56,7 @@ def _of_kind(
     device: torch.device,
     kind: str,
     likeliest: dict[str, Tensor] | None,
+    numbers: int,
 ) -> dict[str, dict[str, float]]:
     family, largest = nested.family, nested.family.largest
     order = sorted(submodels, key=lambda sub: sub != largest)
@@ -56,7 +65,7 @@ def _of_kind(
     alike = {sub: torch.zeros((), dtype=torch.int64, device=device) for sub in order}
     as_original = torch.zeros((), dtype=torch.int64, device=device)
     most = max(map(len, groups)) * windows.length * family.outputs_per_token
-    size = max(1, (NUMBERS if device.type == "cuda" else NUMBERS // 32) // most)
+    size = max(1, numbers // most)
     count, told = 0, []
     for begin in range(0, len(windows), size):
         batch = windows.batch(torch.arange(begin, min(begin + size, len(windows))))
