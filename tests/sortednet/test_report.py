@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 import sortednet
 from device_profiles import write_profile
 from device_profiles.schema import PredictionError
-from exporter.bundle import Bundle
+from exporter.bundle import MANIFEST_FILE, Bundle
+from exporter.bundle.manifest import sealed
 from selector import Budget, selector_for
 from selector.choose.cascades import Cascade
 from tests.conftest import DEVICE
+from tests.helpers.dashboard import CHROMIUM, needs_a_browser, sync_api
 
 LOADS = {"src", "href", "srcset", "data", "poster", "action", "formaction", "background", "xlink:href", "manifest"}
 EVIL = "<script>alert(1)</script>"
@@ -177,3 +179,21 @@ def test_its_tables_scroll_and_show_it_and_marks_have_the_colour_of_their_device
     assert regions == ["", *(device["colour"] for device in charted(html)["devices"])]
     assert html.count("<table") == len(regions)  # each of them
     assert "no-repeat local" in html
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@needs_a_browser[0]
+@needs_a_browser[1]
+def test_the_page_is_no_wider_than_the_screen(width: int, copied: Path) -> None:
+    document = json.loads((copied / MANIFEST_FILE).read_bytes())
+    document["training"]["data"] = {"name": f"text-folder:/home/{'somebody' * 8}/texts", "sizes": {"test": 240}}
+    (copied / MANIFEST_FILE).write_text(json.dumps(sealed(document)), encoding="utf-8")
+    add_device(copied, "phone" * 8, label="A phone on a desk")
+    report(copied)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto((copied.parent / "report.html").as_uri())
+        page.wait_for_selector("#chart .main-svg")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        browser.close()

@@ -86,6 +86,26 @@ def test_from_a_checkpoint_to_a_bundle(checkpoint: Path, tmp_path: Path, monkeyp
     assert (sorted(inputs), inputs["input_ids"].shape, labels.shape) == (["attention_mask", "input_ids"], (14, 6), (14,))
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_parts_in_files_of_their_own_are_the_same_data_wherever_they_are_read_again(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for part in ("train", "validation", "test"):
+        rows = [{"text": f"{word} {part} {n}", "label": word} for n in range(4) for word in ("bread", "river")]
+        lines = (
+            [json.dumps(row) for row in rows] if ending == "jsonl" else ["text,label", *(",".join(r.values()) for r in rows)]
+        )
+        Path("texts", f"{part}.{ending}").write_text("\n".join(lines), encoding="utf-8")
+    name, options = f"{ending}:texts/train.{ending}", {part: f"./texts/{part}.{ending}" for part in ("validation", "test")}
+    record = load_data(name, options).record
+    assert record["split"] == {part: f"texts/{part}.{ending}" for part in ("train", "validation", "test")}
+    for place in ("texts", "/"):
+        monkeypatch.chdir(tmp_path / place)
+        assert load_data(name, record["options"], tmp_path).record == record
+
+
 def test_a_run_with_a_vocabulary_of_its_own_is_no_tokenizer_for_other_texts(tmp_path: Path) -> None:
     """Learnt from other texts the same ids would be other words."""
     for name, seed in (("texts", 0), ("others", 1)):

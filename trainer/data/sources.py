@@ -75,7 +75,12 @@ def load_data(name: str, options: Mapping[str, Any] | None = None, folder: Path 
     try:
         placed = {n: _place(v, folder) if n in source.paths and isinstance(v, str) and folder else v for n, v in given.items()}
         loaded = source.load(name, rest, **placed)
-        return replace(loaded, record={**loaded.record, "options": given}) if given else loaded
+        record = {**loaded.record, **({"options": given} if given else {})}
+        if folder and isinstance(split := record.get("split"), Mapping):  # which names files: as they were given at first
+            said = {str(Path(there)): str(Path(given[n])) for n, there in placed.items() if there != given[n]}
+            said[str(Path(rest))] = str(Path(name.partition(":")[2]))
+            record["split"] = {part: said.get(words, words) for part, words in split.items()}
+        return replace(loaded, record=record)
     except TrainerError:
         raise
     except TypeError as error:

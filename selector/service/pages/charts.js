@@ -171,11 +171,15 @@ export function about({ id, costs, entry }) {
 function choiceMark(point, axis, colour) {
   const [low, high] = axis.range;
   const place = point && ((axis.type === "log" ? Math.log10(point.x) : point.x) - low) / (high - low);
-  const atLeft = point && place * (byId("frontier-chart").clientWidth - 80) < 9 * point.id.length + 12; // no room for its name
+  const room = byId("frontier-chart").clientWidth - 80;
+  const width = (name) => 9 * Math.max(...name.split("<br>").map((line) => line.length)) + 12;
+  let name = point ? point.id : "";
+  if (Math.max(place, 1 - place) * room < width(name)) name = name.replaceAll("+", "<br>+"); // a cascade's
+  const atLeft = point && place * room < width(name);
   return {
     x: point ? [point.x] : [],
     y: point ? [point.y] : [],
-    text: point ? [`<b>${point.id}</b>`] : [],
+    text: point ? [`<b>${name}</b>`] : [],
     mode: "markers+text",
     textposition: atLeft ? "bottom right" : "top left" /* beyond the frontier there is nothing */,
     textfont: { size: 13, color: colour },

@@ -18,7 +18,7 @@ from exporter.bundle import Bundle
 from selector.service import PredictOptions, create_app
 from selector.service.fleet.store import Store
 from tests.helpers import text_bundles
-from tests.helpers.predict_client import NPZ, send, send_json
+from tests.helpers.predict_client import NPZ, refused, send, send_json
 from tests.helpers.runtimes import quiet_runtime
 from tests.helpers.server import serving
 from tests.helpers.text_bundles import LABELS, MAX_TOKENS
@@ -149,3 +149,19 @@ def test_a_real_server_reads_texts(url: Any) -> None:
     assert (reply.status, reply.document["tokens"]) == (200, [5, 3]), reply.body
     plain = send(url, "/v1/predict", b"the rivers", Content_Type="text/plain")
     assert json.loads(plain.body)["answers"][0] == reply.document["answers"][0]
+
+
+def test_a_real_server_refuses_what_is_no_text_and_goes_on(url: Any) -> None:
+    """Over the wire nothing has been decoded before."""
+    for text in (rb'"a\ud800b"', rb'"\udc00"', b'"a\xff"', b'"\xed\xa0\x80"', rb'["bread", "a\ud83d"]'):
+        reply = send(url, "/v1/predict", b'{"text": %s}' % text, Content_Type="application/json")
+        assert "column" in refused(reply, 422)["message"], text
+    for body, place in ((b"ab\xffc", 2), (b"\xed\xa0\x80", 0), ("bread".encode("utf-16"), 0), ("Größe".encode()[:3], 2)):
+        reply = send(url, "/v1/predict", body, Content_Type="text/plain")
+        assert f"byte {place} of the body is no UTF-8" in refused(reply, 422)["message"], body
+    whole = send(url, "/v1/predict", "the 😀 rivers".encode(), Content_Type="text/plain").document
+    parts = send(url, "/v1/predict", iter([b"the \xf0\x9f", b"\x98\x80 rivers"]), Content_Type="text/plain").document
+    escaped = send(url, "/v1/predict", rb'{"text": "the \ud83d\ude00 rivers"}', Content_Type="application/json").document
+    assert whole["tokens"] == [6]
+    assert whole["outputs"] == parts["outputs"] == escaped["outputs"]
+    assert send(url, "/v1/predict", b"", Content_Type="text/plain").document["tokens"] == [2]  # what an empty text has

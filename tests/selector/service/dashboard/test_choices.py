@@ -97,7 +97,7 @@ def test_a_cascade_is_on_the_frontier_and_can_be_chosen(browser: Any, fleet: Pat
     bundle = Bundle(path)
     first, *_, then = sorted(bundle.submodels, key=lambda name: bundle.submodels[name].macs)
     figures = {"threshold": 0.8, "escalation": 0.25, "accuracy": 0.999, "floor": 0.9, "confidence": 0.95, "examples": 1000}
-    cascade = Cascade(id=f"{first}+{then}", first=first, then=then, **figures)
+    cascade = Cascade(id=f"{first}+{then}+0.{'9' * 14}", first=first, then=then, **figures)
     write_cascades(bundle, [cascade])
     selector = selector_for(bundle, DEVICE, cascades=[cascade])
     with serving(tmp_path / "log", path) as server:
@@ -120,6 +120,12 @@ def test_a_cascade_is_on_the_frontier_and_can_be_chosen(browser: Any, fleet: Pat
         expect(page.locator("#compare-table tbody tr").first.locator("td").first).to_have_text(cascade.id)
         points = page.evaluate("document.getElementById('frontier-chart').data.flatMap((one) => one.text ?? [])")
         assert any(f"{first}, and in 25 % {then}" in text for text in points)
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.fill("#min_quality-exact", "0.996")  # drawn anew
+        settled(page)
+        label, chart = (page.locator(f"#frontier-chart{part}").bounding_box() for part in (" .textpoint text", ""))
+        assert chart["x"] <= label["x"]
+        assert label["x"] + label["width"] <= chart["x"] + chart["width"]
         assert errors == []
         page.close()
 
