@@ -222,7 +222,7 @@ def cascade(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    typer.echo(f"{found.id}: below {found.threshold:.3f} the larger one is asked, {found.escalation:.0%} of the time")
+    typer.echo(f"{found.id}: below a margin of {found.threshold:.3f} {found.then} is asked, {found.escalation:.0%} of the time")
     typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
 
 

@@ -40,15 +40,19 @@ class Cascade(BaseModel):
     confidence: Share
     examples: Annotated[int, Field(ge=1)]
     then_accuracy: Share | None = None  # of the second alone, on the certifying examples
+    first_accuracy: Share | None = None  # of the first alone, likewise; not in older files
 
     def quality(self, qualities: Mapping[str, float | None]) -> float:
-        """Its accuracy on the split that the sub-models' `qualities` are of, the test split, as is to be expected: the second's
-        there, with what the cascade is better or worse than it on the certifying examples. So a cascade and a sub-model are
-        compared on one scale. Without the second's accuracies the accuracy on the certifying examples."""
-        known = qualities.get(self.then)
+        """Its accuracy on the split that the sub-models' `qualities` are of, the test split, as is to be expected: that on the
+        certifying examples, with what its sub-models are better or worse there, each as often as it answers. So a cascade and a
+        sub-model are compared on one scale. Where only the second's accuracies are known it counts alone, without them none."""
+        known, first = qualities.get(self.then), qualities.get(self.first)
         if known is None or self.then_accuracy is None:
             return self.accuracy
-        return min(1.0, max(0.0, known + self.accuracy - self.then_accuracy))
+        change = known - self.then_accuracy
+        if first is not None and self.first_accuracy is not None:
+            change = self.escalation * change + (1 - self.escalation) * (first - self.first_accuracy)
+        return min(1.0, max(0.0, self.accuracy + change))
 
     @property
     def split(self) -> str:

@@ -168,6 +168,7 @@ def find_cascade(
             confidence=confidence,
             examples=len(certifying),
             then_accuracy=float(right[then][certifying].mean()),
+            first_accuracy=float(right[first][certifying].mean()),
         )
     if kept is not None:
         return kept

@@ -172,4 +172,8 @@ def test_its_quality_is_on_the_scale_of_the_sub_models(with_cascade: tuple[Bundl
     assert document("select", bundle.path, "--min-accuracy", "0.945")["submodel"] == cascade.then
     shown = call("inspect", bundle.path).stdout
     assert "0.9400" in shown
+    never = {"escalation": 0.0, "accuracy": 0.98, "first_accuracy": 0.98}  # its answers are the first's
+    assert paired.model_copy(update=never).quality(bundle.qualities) == pytest.approx(bundle.qualities[cascade.first])
+    always = {"escalation": 1.0, "accuracy": 0.99, "first_accuracy": 0.5}
+    assert paired.model_copy(update=always).quality(bundle.qualities) == pytest.approx(0.95)
     assert "its accuracy is expected on the test split: 0.9800 on 1000 validation examples, above 0.9" in shown
