@@ -7,6 +7,7 @@ nested          on the GPU: the nested training, its curve and scores, results/n
 alone           on the GPU: six sizes, each alone, results/alone.json
 pack            on the GPU: the trained parameters in files that can be carried
 unpack          here: a run's folder from these
+report          here: figures and the picture of acceptance
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.llm import data as texts
 from benchmarks.llm import training_model as models
 from benchmarks.llm import training_nested as nestings
 from benchmarks.llm import training_pack as packs
+from benchmarks.llm import training_report as reports
 from benchmarks.llm.training_generate import generate, prompts
 from benchmarks.llm.training_nested import Plan
 from benchmarks.llm.training_scores import ratios, scores
@@ -179,6 +181,13 @@ def unpack(
     if out.exists():
         shutil.rmtree(out)
     print(packs.write_run(packs.read_pieces(pieces), out, length))
+
+
+@app.command()
+def report() -> None:
+    """Writes the figures and the picture from the results that there are."""
+    for name, value in reports.report(RESULTS).items():
+        print(f"{name:40} {value:.4g}")
 
 
 def _write(path: Path, document: Any) -> None:
