@@ -13,7 +13,7 @@ from benchmarks.summary import add_to_summary
 
 COMMAND = "benchmarks/llm/gpu.sh; python -m benchmarks.llm.training report"
 NOTES = {
-    "full_ppl_ratio": "test perplexity of the full size over the original's, geometric mean of chat, code, news and glosses, of "
+    "full_ppl_ratio": "test perplexity of the full size over the original's, geometric mean of chat, code, news, glosses, of "
     "the parameters as they were carried (6-bit differences)",
     "full_ppl_ratio_worst": "the worst of the four kinds",
     "ppl_ratio_separate_mean": "test perplexity in the nested run over that of the same size trained alone with as many "
