@@ -26,8 +26,8 @@ COMPILING = {
     "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF "
     "-DLLAMA_BUILD_SERVER=OFF -DLLAVA_BUILD=OFF"
 }
-INT4 = ("int4_accuracy_level=4", "int4_block_size=32")
-"""Of genai's builder: the kernels that are fast, as ours are."""
+BUILT = {"fp32": ("prune_lm_head=true",), "int4": ("prune_lm_head=true", "int4_accuracy_level=4", "int4_block_size=32")}
+"""Options of genai's builder: logits of a prompt's last token alone, and the kernels that are fast, as ours are."""
 FTYPES = {"q4_0": 2, "q8_0": 7}
 """llama.cpp's numbers of its forms of weights."""
 
@@ -54,8 +54,8 @@ def genai(given: Measured, precision: str) -> Entrant:
     if not folder.exists():
         made = folder.with_name(folder.name + ".making")
         command = [python, "-m", "onnxruntime_genai.models.builder", "-i", plain(given), "-o", made, "-e", "cpu"]
-        more = ["--extra_options", *INT4] if precision == "int4" else []
-        subprocess.run([*command, "-p", precision, "-c", given.folder / "cache", *more], check=True, stdout=subprocess.DEVNULL)
+        more = ["-p", precision, "-c", given.folder / "cache", "--extra_options", *BUILT[precision]]
+        subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
         made.rename(folder)
     return Entrant("genai", str(folder), python)
 

@@ -18,6 +18,7 @@ from selector import Budget, profile_bundle
 from selector.run.generate import GenerationOptions, Generator
 
 DEVICE = "llm"
+MEASURED, REPEATS = 10, 20
 TEXTS, TOKENS, STEP = 7, 96, 32
 """Texts, tokens of each, and how many come before the step."""
 SLACK = 1.25
@@ -46,7 +47,7 @@ class Told(NamedTuple):
     switches: list[int]
 
 
-def step(texts: int = TEXTS, tokens: int = TOKENS, repeats: int | None = None) -> Figures:
+def step(texts: int = TEXTS, tokens: int = TOKENS, repeats: int = REPEATS) -> Figures:
     given = measured()
     bundle = profiled(given, "int4", 2, repeats)
     full = max(bundle.submodels, key=lambda name: bundle.submodels[name].macs)
@@ -121,19 +122,23 @@ def first_ms(generator: Generator, prompt: list[int]) -> float:
         return next(text).ms
 
 
-def profiled(given: Measured, precision: str, threads: int, repeats: int | None = None) -> Bundle:
-    """The bundle with a profile of its sizes on this machine, which is left out of other parts' sight by its name. Sizes of all
-    widths are there; what has no measured quality is as good as its multiply-accumulates."""
+def profiled(given: Measured, precision: str, threads: int, repeats: int = REPEATS) -> Bundle:
+    """The bundle with a profile of this machine: MEASURED sizes are measured, the others follow from them. What has no measured
+    quality is as good as its share of parameters."""
     bundle = given.bundle(precision)
     path = bundle.path / "profiles" / f"{DEVICE}.json"
     path.parent.mkdir(exist_ok=True)
-    more = {"repeats": repeats} if repeats else {}
-    write_profile(
-        profile_bundle(
-            bundle, device=DEVICE, threads=threads, contexts=(64, 256), prompts=(16, 128), show_progress=False, **more
-        ),
-        path,
+    found = profile_bundle(
+        bundle,
+        device=DEVICE,
+        threads=threads,
+        contexts=(64, 256),
+        prompts=(16, 128),
+        predict_from=MEASURED,
+        repeats=repeats,
+        show_progress=False,
     )
+    write_profile(found, path)
     return bundle
 
 
@@ -144,5 +149,5 @@ def _only(bundle: Bundle, full: str) -> Budget:
 
 
 def ids(count: int, vocabulary: int, seed: int) -> list[int]:
-    found: list[int] = np.random.default_rng(seed).integers(100, vocabulary, count).tolist()
+    found: list[int] = np.random.default_rng(seed).integers(min(100, vocabulary // 2), vocabulary, count).tolist()
     return found

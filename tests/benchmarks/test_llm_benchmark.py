@@ -12,13 +12,14 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("gguf")
 
-from benchmarks.llm import greedy, rates, scores, sizes, switching, turns
+from benchmarks.llm import greedy, picture, rates, scores, sizes, switching, turns
 from benchmarks.llm.measured import Measured, shares
 from benchmarks.llm.peers import write_gguf as write_like
 from benchmarks.llm.turns import Entrant, Seconds, Worker, times_as_fast
 from benchmarks.llm.worker import answer, ids_of
 from exporter.bundle.session import open_session, rms_error
 from exporter.decoder.quality import HeldOut
+from tests.helpers.generators import write_bundle
 from tests.helpers.ggufs import write_gguf
 from tests.helpers.language import language_family, language_tokenizer, mixed, sequences
 from trainer import NestedModel
@@ -47,6 +48,8 @@ def test_engines_take_turns(given: Measured, monkeypatch: pytest.MonkeyPatch) ->
     taken = turns.compare(entrants, 1, (8, 40), 16, rounds=2)
     assert {what: len(rounds) for what, rounds in taken.items()} == {"8": 2, "40": 2, "prompt": 2}
     assert all(took.keys() == entrants.keys() and min(took.values()) > 0 for rounds in taken.values() for took in rounds)
+    monkeypatch.setattr(rates, "PROMPT", 16)
+    monkeypatch.setattr(rates, "CONTEXTS", (8, 40))
     found = rates.memory(entrants, "fp32")
     assert found["memory_ratio.fp32"] == pytest.approx(found["memory_mb.fp32"] / found["memory_mb.genai-fp32"])
     nothing = Entrant("ours", "/nowhere::x")
@@ -186,3 +189,12 @@ def test_without_measured_qualities_more_parameters_are_better(given: Measured) 
     found = shares(NestedModel(given.nested.family))
     assert max(found.values(), key=lambda score: score.quality) is found[given.nested.family.largest]
     assert found[given.nested.family.largest].quality == 1
+
+
+def test_a_picture_of_a_text_that_is_watched(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "talker")
+    picture.draw(picture.record(bundle.path, "Why?", tokens=8, beside=0), tmp_path / "watch.svg")
+    drawn = (tmp_path / "watch.svg").read_text(encoding="utf-8")
+    assert drawn.startswith("<svg")
+    for said in ("generate&#160;bundle&#160;--chat&#160;--watch", "size", "slow-down", "limit&#160;"):
+        assert said in drawn
