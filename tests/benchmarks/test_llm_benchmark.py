@@ -27,7 +27,7 @@ from trainer.gguf import gguf_tensors
 
 CONFIG = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "hidden_size": 64, "intermediate_size": 64,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 320,
 }  # fmt: skip
 
 
