@@ -272,8 +272,9 @@ def export(
         overwrite=overwrite,
         say=tell,
     )
-    for name in bundle.submodels if genai is not None else ():
-        write_genai(bundle, name, genai / name, overwrite=overwrite)
+    if genai is not None:
+        for name in bundle.submodels:
+            write_genai(bundle, name, genai / name, overwrite=overwrite)
     if as_json:
         print_json(inspect_bundle(bundle))
         return
