@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.llm import greedy, rates, scores, sizes, switching
-from benchmarks.summary import run_parts
+from benchmarks.llm.peers import versions
+from benchmarks.summary import add_to_summary, run_parts
 
+COMMAND = "make bench-llm"
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "genai": rates.of_genai,
@@ -28,7 +30,8 @@ NOTES = {**rates.NOTES, **scores.NOTES, **sizes.NOTES, **greedy.NOTES, **switchi
 
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
-    run_parts(RESULTS, "make bench-llm", PARTS, NOTES, sys.argv[1:])
+    run_parts(RESULTS, COMMAND, PARTS, NOTES, sys.argv[1:])
+    add_to_summary(RESULTS, COMMAND, {}, {f"version of {name}": version for name, version in versions().items()})
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ llama.cpp is compiled for this processor, which takes 10 to 20 minutes.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ def environment(name: str) -> Path:
     subprocess.run(pip, check=True, env={**os.environ, **COMPILING})
     (folder / "ready").touch()
     return python
+
+
+def versions() -> dict[str, str]:
+    """Of what is installed in the peers' environments."""
+    found = {}
+    for name, packages in PACKAGES.items():
+        for place in (WORK / name / "lib").glob("python*/site-packages"):
+            for one in importlib.metadata.distributions(name=packages[0], path=[str(place)]):
+                found[packages[0]] = one.version
+    return found
 
 
 def genai(given: Measured, precision: str) -> Entrant:
@@ -132,8 +143,3 @@ def _halves_as_pairs(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any
     shape = weight.shape
     turned: np.ndarray[Any, Any] = weight.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
     return np.ascontiguousarray(turned)
-
-
-def forms(names: Sequence[str], given: Measured) -> dict[str, Entrant]:
-    """llama.cpp's by form."""
-    return {name: llamacpp(given, name) for name in names}

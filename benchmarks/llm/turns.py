@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,13 +89,13 @@ def compare(
     """Rounds in which each decodes TOKENS tokens in turn, the order turned round each time. By what was done ("256": a token
     after so many, "prompt"): of each round what each entrant took, in seconds of the time that is these threads'."""
     clock, names = THREADS[threads], list(entrants)
-    workers = {name: Worker(entrant, threads) for name, entrant in entrants.items()}
     tasks = {str(context): {"do": "tokens", "context": context, "count": TOKENS} for context in contexts}
     counts = dict.fromkeys(tasks, rounds)
     if prompt is not None:
         tasks["prompt"], counts["prompt"] = {"do": "prompt", "count": prompt}, min(rounds, PROMPTS)
     found: dict[str, list[Seconds]] = {}
-    try:
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(entrant, threads)) for name, entrant in entrants.items()}
         for what, task in tasks.items():
             for worker in workers.values():
                 worker.ask(**task)  # the first one opens and warms
@@ -105,9 +106,6 @@ def compare(
                     time.sleep(PAUSE)
                     took[name] = float(np.median(workers[name].ask(**task)[clock]))
                 found[what].append(took)
-    finally:
-        for worker in workers.values():
-            worker.__exit__(None, None, None)
     return found
 
 
