@@ -94,6 +94,8 @@ def generate(
         settings["battery"] = lambda: state
     with Generator(bundle, **settings) as generator, generator.generate(_asked(said, system, chat), options, budget) as text:
         first = text.selection
+        if not first.feasible:
+            tell(f"warning: no size keeps these limits, {first.submodel} generates all the same: {first.reason}")
         if watching:
             from sortednet.watch_text import watch_text
 

@@ -247,6 +247,12 @@ def export(
         int | None,
         typer.Option(help="Tokens of a language model's test split that quality is measured on. 0: all.", show_default="8192"),
     ] = None,
+    genai: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder: each size of a language model there too, as onnxruntime-genai opens it.", show_default=False
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
@@ -256,6 +262,7 @@ def export(
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.decoder.export import DecodingOptions, layers_of
+    from exporter.decoder.genai import write_genai
     from exporter.run import export_run
     from selector.choose.inspection import inspect as inspect_bundle
 
@@ -273,6 +280,9 @@ def export(
         overwrite=overwrite,
         say=tell,
     )
+    if genai is not None:
+        for name in bundle.submodels:
+            write_genai(bundle, name, genai / name, overwrite=overwrite)
     if as_json:
         print_json(inspect_bundle(bundle))
         return
@@ -280,4 +290,6 @@ def export(
     told = f"; {'others' if bundle.decoder else 'int8'} at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
     of_torch = "fp32 equal to torch" if errors else "all equal to torch"
     typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
+    if genai is not None:
+        typer.echo(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
     typer.echo(f"Next: sortednet profile {out}")

@@ -23,28 +23,46 @@ LINES = 12
 _COLOURS = ("green", "cyan", "yellow", "magenta", "blue", "red")
 
 
+class Screen:
+    """What is to be seen of a text: its pieces so far, each in the colour of the size that said it."""
+
+    def __init__(self, generator: Generator, text: Generation, budget: Budget) -> None:
+        self._generator, self._text, self._budget = generator, text, budget
+        self._colours: dict[str, str] = {}
+        self._said: list[str] = []
+        self._shown = Text()  # without what a terminal would obey
+        self._recent: deque[Piece] = deque(maxlen=RECENT)
+
+    @property
+    def said(self) -> str:
+        return "".join(self._said)
+
+    def add(self, piece: Piece) -> None:
+        self._recent.append(piece)
+        self._said.append(piece.text)
+        colour = self._colours.setdefault(piece.submodel, _COLOURS[len(self._colours) % len(_COLOURS)])
+        self._shown.append(piece.text, style=colour)
+
+    def picture(self) -> Group:
+        sensors, pace = self._generator.runtime.sensors.shown(), _pace(self._generator, self._text)
+        return picture(self._text, self._shown, self._recent, self._budget, self._colours, sensors, pace)
+
+
 def watch_text(generator: Generator, text: Generation, budget: Budget, console: Console) -> str:
     """Generates it to its end, or until Ctrl-C, and returns it."""
-    sensors = generator.runtime.sensors
-    pieces: list[Piece] = []
-    colours: dict[str, str] = {}
-    shown = Text()
-    recent: deque[Piece] = deque(maxlen=RECENT)
+    screen = Screen(generator, text, budget)
     with Live(console=console, refresh_per_second=8) as live:
         shown_at = 0.0
         try:
             for piece in text:
-                pieces.append(piece)
-                recent.append(piece)
-                colour = colours.setdefault(piece.submodel, _COLOURS[len(colours) % len(_COLOURS)])
-                shown.append(piece.text, style=colour)
+                screen.add(piece)
                 if time.monotonic() - shown_at > 0.12:
-                    live.update(picture(text, shown, recent, budget, colours, sensors.shown(), _pace(generator, text)))
+                    live.update(screen.picture())
                     shown_at = time.monotonic()
         except KeyboardInterrupt:
             text.stop()
-        live.update(picture(text, shown, recent, budget, colours, sensors.shown(), _pace(generator, text)))
-    return "".join(piece.text for piece in pieces)
+        live.update(screen.picture())
+    return screen.said
 
 
 def picture(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from exporter.bundle import MODELS_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
-from exporter.bundle.decoding import AFTER_NEXT, AFTER_PROMPT, NEXT, PROMPT, selftest_outputs
+from exporter.bundle.decoding import AFTER_NEXT, AFTER_PROMPT, NEXT, PROMPT, selftest_outputs, spaced
 from exporter.bundle.manifest import FORMAT_VERSION, Manifest
 from exporter.bundle.session import SessionOptions, open_session, rms_error
 from exporter.decoder.check import example_texts, problem_of
@@ -184,7 +184,7 @@ class _Writer:
         expected = None
         if one.precision == "fp32" or size_id not in answers:
             expected = self._torch(sub)
-            answers[size_id] = {AFTER_PROMPT: expected[:, -2], AFTER_NEXT: expected[:, -1]}
+            answers[size_id] = {AFTER_PROMPT: spaced(expected[:, -2]), AFTER_NEXT: spaced(expected[:, -1])}
         try:
             session = open_session(one.graph, SessionOptions(spinning=False))
             problem = problem_of(session, self.texts, expected) if one.precision == "fp32" and expected is not None else ""

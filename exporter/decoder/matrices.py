@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from exporter.decoder.store import Array, Graph, Piece, WeightsFile, pieces_size
 from exporter.selftest import ExportError
@@ -95,7 +96,7 @@ class IntegerRows(Matrices):
         found = graph.node("Gather", [graph.stored(TIED), ids])
         if hidden != graph.weights.arrays[TIED].shape[1]:
             found = _first(graph, found, hidden)
-        numbers = graph.node("Cast", [found], to=1)
+        numbers = graph.node("Cast", [found], to=TensorProto.FLOAT)
         scale = graph.node("Gather", [graph.stored(f"{TIED}.scale"), ids])
         scale = graph.node("Unsqueeze", [scale, graph.constant([2], np.int64)])
         return graph.node("Mul", [numbers, graph.node("Mul", [scale, graph.constant(127, np.float32)])])
@@ -163,17 +164,16 @@ class Blocks(Matrices):
         scale = graph.node("Gather", [graph.stored(f"{TIED}.scale"), ids])  # (N, T, K)
         if hidden != full * BLOCK:
             found, scale = _first(graph, found, hidden // BLOCK), _first(graph, scale, hidden // BLOCK)
-        last = graph.constant([-1], np.int64)
-        if size < BLOCK:  # two numbers in a byte, the lower half first
-            low = graph.node("BitwiseAnd", [found, graph.constant(15, np.uint8)])
-            high = graph.node("BitShift", [found, graph.constant(4, np.uint8)], direction="RIGHT")
-            pair = [graph.node("Unsqueeze", [half, last]) for half in (low, high)]
-            found = graph.node("Concat", pair, axis=-1)
-            found = graph.node("Reshape", [found, graph.constant([0, 0, hidden // BLOCK, BLOCK], np.int64)])
-        middle = graph.constant(128 if size == BLOCK else 8, np.float32)
-        numbers = graph.node("Sub", [graph.node("Cast", [found], to=1), middle])
-        numbers = graph.node("Mul", [numbers, graph.node("Unsqueeze", [scale, last])])
-        return graph.node("Reshape", [numbers, graph.constant([0, 0, hidden], np.int64)])
+        if size < BLOCK:  # two numbers in a byte, the lower half first: each byte's are looked up, which takes fewer nodes
+            pairs = np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=1).astype(np.float32) - 8
+            places = graph.node("Cast", [found], to=TensorProto.INT32)
+            numbers, axes = graph.node("Gather", [graph.constant(pairs, np.float32), places]), [-2, -1]
+        else:
+            numbers = graph.node("Sub", [graph.node("Cast", [found], to=TensorProto.FLOAT), graph.constant(128, np.float32)])
+            axes = [-1]
+        factors = graph.node("Unsqueeze", [scale, graph.constant(axes, np.int64)])
+        found = graph.node("Mul", [numbers, factors])
+        return graph.node("Reshape", [found, graph.constant([0, 0, hidden], np.int64)])
 
     def tied_head(self, graph: Graph, value: str, hidden: int) -> str:
         return self.multiply(graph, TIED, value, hidden, [(0, graph.weights.arrays[TIED].shape[0])])

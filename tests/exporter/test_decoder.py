@@ -20,7 +20,7 @@ pytest.importorskip("transformers")
 
 from exporter import ExportError, export
 from exporter.bundle import Bundle, BundleError
-from exporter.bundle.decoding import selftest_outputs
+from exporter.bundle.decoding import KEPT, selftest_outputs
 from exporter.bundle.manifest import sealed
 from exporter.bundle.session import open_session, relative_error, rms_error
 from exporter.bundle.verify import self_test
@@ -153,6 +153,33 @@ def test_every_precision_is_near_torch_at_every_size(nested: NestedModel, bundle
         for segment in entry.segments:
             parts = [open_session(bundle.path / path) for path in (segment.lower, segment.upper)]
             assert rms_error(selftest_outputs(parts[0], inputs, parts[1]), found) <= allowed[entry.precision] / 2, name
+
+
+def test_a_self_test_keeps_some_logits_of_a_large_vocabulary(bundle: Bundle, tmp_path: Path) -> None:
+    """The same ones everywhere. Bundles of earlier versions kept all, and are verified by these."""
+    small = nested_model(vocab_size=3000)
+    subs = [small.submodels[0], small.submodels[-1]]
+    made = export_decoder(small, tmp_path / "bundle", submodels=subs, precisions=("fp32", "int4"), show_progress=False)
+    inputs, expected = made.selftest()
+    texts = np.concatenate([inputs["input_ids"], inputs["next_ids"]], axis=1)
+    for sub in subs:
+        truth = logits(small, sub.id, texts)[:, -1]
+        kept = np.linspace(0, 2999, KEPT).astype(int)
+        assert expected[sub.id]["step"].shape == (2, KEPT)
+        np.testing.assert_allclose(expected[sub.id]["step"], truth[:, kept], atol=1e-4 * np.abs(truth).max())
+    assert self_test(made).submodels == 4
+    every = {f"input/{name}": array for name, array in inputs.items()}
+    for name in made.submodels:
+        found = selftest_outputs(open_session(made.graph_path(name)), inputs, most=3000)
+        every |= {f"output/{name}/{output}": array for output, array in found.items()}
+    np.savez(made.path / "selftest.npz", **every)  # type: ignore[arg-type]
+    earlier = Bundle(made.path, verify=False)
+    assert earlier.selftest()[1][subs[0].id]["step"].shape == (2, 3000)
+    assert self_test(earlier).submodels == 4
+    every[f"output/{subs[0].id}/step"][:, 1] *= 9  # one that is not kept today
+    np.savez(made.path / "selftest.npz", **every)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="are off by"):
+        self_test(Bundle(made.path, verify=False))
 
 
 def test_quality_is_that_of_torch(nested: NestedModel, bundle: Bundle) -> None:

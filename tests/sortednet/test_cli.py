@@ -51,7 +51,9 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--expect-quality",
         "--layer-decay",
     },
-    "export": CONTRACT["export"] | {"--data", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"},
+    "export": CONTRACT["export"]
+    | {"--data", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"}
+    | {"--genai"},
     "inspect": CONTRACT["inspect"] | {"--device", "--length"},
     "verify": CONTRACT["verify"] | {"--accept"},
     "profile": CONTRACT["profile"]

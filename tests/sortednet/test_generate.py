@@ -44,8 +44,19 @@ def test_json(path: Path) -> None:
     assert (ran["submodel"], ran["tokens"], ran["prompt_tokens"], ran["finish"]) == ("shallow", 12, 16, "length")
     assert ran["feasible"] is True
     assert ran["switches"] == []
-    near = document("generate", path, "--prompt", PROMPT, *LIMITS, "--ms-per-token", "0.1", code=3)
+
+
+def test_limits_that_no_size_keeps_are_said_before_the_text(path: Path) -> None:
+    asked = ("generate", path, "--prompt", PROMPT, *LIMITS, "--ms-per-token", "0.1")
+    said = "warning: no size keeps these limits, small generates all the same: nothing fits: the nearest sub-model has latency"
+    near = document(*asked, code=3)
     assert (near["submodel"], near["feasible"]) == ("small", False)
+    assert near["reason"].startswith("nothing fits: the nearest sub-model has latency")
+    for more in ((), ("--json",), ("--watch",)):
+        ran = call(*asked, *more)
+        assert ran.exit_code == 3
+        assert ran.stderr.startswith(said), more
+    assert "warning" not in call("generate", path, "--prompt", PROMPT, *LIMITS, "--ms-per-token", "8").stderr
 
 
 def test_a_chat_and_a_stop_string(path: Path) -> None:

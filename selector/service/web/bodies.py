@@ -54,7 +54,7 @@ def validated(model: type[Model], document: bytes) -> Model:
     try:
         return model.model_validate_json(document, strict=True)
     except ValidationError as error:
-        raise Problem(422, "the body does not fit its schema", errors=field_errors(error)) from None
+        raise Problem(422, "the body does not fit its schema", errors=field_errors(error, model)) from None
 
 
 def json_answer(document: Mapping[str, Any]) -> Response:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, current_app, request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException
 
@@ -116,13 +116,27 @@ def problem_document(status: int, detail: str, more: Mapping[str, Any]) -> dict[
     return {"type": "about:blank", "title": HTTPStatus(status).phrase.title(), "status": status, "detail": detail, **more}
 
 
-def field_errors(error: ValidationError) -> list[dict[str, Any]]:
-    """Of a pydantic error: the first fields, the value where it is a plain one, and what is allowed."""
+def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -> list[dict[str, Any]]:
+    """Of a pydantic error: the first fields, the value where it is a plain one, and what is allowed. `model`: what was asked
+    for, to say where a field belongs that stands elsewhere."""
     found = []
     for item in error.errors(include_url=False, include_context=False)[:MAX_FIELD_ERRORS]:
-        field = ".".join(str(part) for part in item["loc"])
-        found.append({"field": field, "value": _shown(item["input"]), "message": item["msg"]})
+        field, message = ".".join(str(part) for part in item["loc"]), item["msg"]
+        if model is not None and item["type"] == "extra_forbidden" and (place := _place_of(item["loc"], model)):
+            message = f"belongs in {place}"
+        found.append({"field": field, "value": _shown(item["input"]), "message": message})
     return found
+
+
+def _place_of(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """Where the last of these names is a field: `options` for one of `model.options`. Empty where that is nowhere else."""
+    name = location[-1]
+    parts = {part: field.annotation for part, field in model.model_fields.items()}
+    inner = {part: kind for part, kind in parts.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+    found = [part for part, kind in inner.items() if name in kind.model_fields]
+    if name in parts:
+        found.append("the document itself")
+    return " or ".join(part for part in found if location[:-1] != (part,))
 
 
 def _shown(value: Any) -> str | float | bool | None:

@@ -129,6 +129,23 @@ def test_what_is_wrong_is_refused_by_name(client: FlaskClient, body: dict[str, A
     assert any(one["field"] == field or one["field"].startswith(f"{field}.") for one in errors), errors
 
 
+@pytest.mark.parametrize(
+    ("body", "field", "place"),
+    [
+        ({"max_tokens": 5}, "max_tokens", "options"),
+        ({"temperature": 0.5}, "temperature", "options"),
+        ({"token_ms": 5.0}, "token_ms", "budget"),
+        ({"options": {"first_token_ms": 5.0}}, "options.first_token_ms", "budget"),
+        ({"budget": {"stream": False}}, "budget.stream", "the document itself"),
+        ({"best_of": 5}, "best_of", None),
+    ],
+)
+def test_what_stands_elsewhere_is_told_its_place(client: FlaskClient, body: dict[str, Any], field: str, place: str) -> None:
+    (error,) = refused(client, **body)["errors"]
+    assert error["field"] == field
+    assert error["message"] == (f"belongs in {place}" if place else "Extra inputs are not permitted")
+
+
 @pytest.mark.parametrize("body", [b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b'{"prompt": "x"', b"[]"])
 def test_what_is_no_text_is_refused(client: FlaskClient, body: bytes) -> None:
     answer = client.post("/v1/generate", data=body, content_type="application/json")
