@@ -60,7 +60,7 @@ METHODS = {
 }
 
 SORT = "l2"
-LEARNING = {**PLAIN, "teacher_share": 0.5, "temperature": 2.0, "teacher_views": 6}
+LEARNING = {**PLAIN, "teacher_share": 0.25, "temperature": 2.0, "teacher_views": 6}
 CONVERTING = {
     "convert": Method("sorted", 1, per_step=1, options=LEARNING, budget=2, begins=True, sort=SORT, teacher=True),
     "convert-1": Method("sorted", 1, per_step=1, options=LEARNING, budget=1, begins=True, sort=SORT, teacher=True),
