@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from selector.choose.budget import Selection
 from selector.run.decode import Sampler, Step
-from selector.run.decode.decoder import Finish, Halt
+from selector.run.decode.calls import Halt
+from selector.run.decode.decoder import Finish
 from selector.run.decode.options import GenerationOptions
 from selector.run.generate.detokenize import Detokenizer, StopStrings
 
