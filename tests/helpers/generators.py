@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,29 +61,38 @@ def tiny(name: str, **options: Any) -> Tiny:
 
 
 def write_bundle(
-    path: Path, *, template: str | None = TEMPLATE, profiled: bool = True, text: bool = True, odd: str = "", **options: Any
+    path: Path,
+    *,
+    template: str | None = TEMPLATE,
+    profiled: bool = True,
+    text: bool = True,
+    odd: str = "",
+    verifies: Sequence[str] = (),
+    **options: Any,
 ) -> Bundle:
     """A bundle of SIZES; the larger, the better. Figures are those of `tests.helpers.decoding`. `odd`: one that has weights of
-    its own, whatever its axes say."""
+    its own, whatever its axes say. `verifies`: those that verify guesses."""
     models = path / "models"
     models.mkdir(parents=True)
     (models / "weights.bin").write_bytes(b"\0" * 64)  # each graph has its own here
     decoders = {name: tiny(name, **options, **({"seed": 9} if name == odd else {})) for name in SIZES}
     for name, decoder in decoders.items():
         decoder.write(models / f"{name}.onnx")
+        if name in verifies:
+            decoder.write(models / f"{name}.padded.onnx", padded=True)
     np.savez(path / "selftest.npz", **{"input/input_ids": np.zeros((1, 1), np.int64)})
     if text:
         (path / "tokenizer.json").write_text(tokenizer().to_str(), encoding="utf-8")
     if template is not None:
         (path / "chat_template.jinja").write_text(template, encoding="utf-8")
-    (path / MANIFEST_FILE).write_text(json.dumps(sealed(_manifest(path, decoders))), encoding="utf-8")
+    (path / MANIFEST_FILE).write_text(json.dumps(sealed(_manifest(path, decoders, verifies))), encoding="utf-8")
     bundle = Bundle(path)
     if profiled:
         bundle.save_profile(profile_of(WEIGHTS, bundle.fingerprint))
     return bundle
 
 
-def _manifest(path: Path, decoders: Mapping[str, Tiny]) -> dict[str, Any]:
+def _manifest(path: Path, decoders: Mapping[str, Tiny], verifies: Sequence[str]) -> dict[str, Any]:
     full = decoders["full"]
     submodels = [
         {
@@ -96,6 +105,7 @@ def _manifest(path: Path, decoders: Mapping[str, Tiny]) -> dict[str, Any]:
             "graph": f"models/{name}.onnx",
             "topology": "0" * 64,
             "precision": "fp32",
+            **({"speculation": {"graph": f"models/{name}.padded.onnx"}} if name in verifies else {}),
         }
         for place, (name, one) in enumerate(decoders.items())
     ]

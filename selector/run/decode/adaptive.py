@@ -14,9 +14,10 @@ MARGIN = 1.03
 """By how much a draft must be expected to be faster than none: what is known of both is not exact."""
 _FORGET = 0.97
 """Of what is known of a kind of guess, at each further one: about 30 count."""
-_PRIOR = 2.0
-"""Guesses that a kind is taken to have had before the first one, of which PRIOR_RIGHT were right."""
-_PRIOR_RIGHT = 0.5
+_PRIOR = 4.0
+"""Guesses that a kind is taken to have had before the first one."""
+_PRIORS = {1: (0.1, 0.4), 2: (0.2, 0.5), 3: (0.35, 0.6), 4: (0.5, 0.75), 6: (0.65, 0.85), 9: (0.75, 0.9), 14: (0.85, 0.95)}
+"""By the length of the match: the shares of these whose first token was right, and a further one."""
 _LEARN = 0.1
 _LEAST_WAIT, _MOST_WAIT = 32, 1024
 """Tokens until exits that did not pay are tried again: twice as many each time."""
@@ -28,7 +29,7 @@ _TRIES = 4
 class Rate:
     """How often of late, as a share."""
 
-    right: float = _PRIOR * _PRIOR_RIGHT
+    right: float
     tried: float = _PRIOR
 
     def add(self, right: bool) -> None:
@@ -103,8 +104,10 @@ class Adaptive:
     _quiet: int = 0  # tokens until exits are tried again
 
     def rates(self, kind: str) -> tuple[Rate, Rate]:
+        """Of a kind of guess, such as `text 4`: where the last four tokens or more were there before."""
         if kind not in self.kinds:
-            self.kinds[kind] = Rate(), Rate()
+            first, further = _PRIORS[int(kind.partition(" ")[2])]
+            self.kinds[kind] = Rate(_PRIOR * first), Rate(_PRIOR * further)
         return self.kinds[kind]
 
     def length(self, kind: str, most: int) -> int:

@@ -34,7 +34,7 @@ class Rows(NamedTuple):
     """How a token's logits came about."""
 
     count: int = 1  # tokens that were computed in the call; 0: it had been guessed, and computed with one before
-    plain_ms: float | None = None  # what a call of one token would have taken, as far as is known
+    worth: float | None = 1.0  # what the call takes, in calls of one token; None: it is not known
 
 
 class Step(NamedTuple):

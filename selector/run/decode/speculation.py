@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -24,12 +24,13 @@ from selector.run.decode.adaptive import Adaptive, Costs, Exit
 from selector.run.decode.buffers import Cache
 from selector.run.decode.calls import Halt, PartCall
 from selector.run.decode.decoder import Decoder, Rows
+from selector.run.decode.options import Mode
 from selector.run.decode.drafters import NONE, Drafter, Earlier, Store, Suffixes
 
 Array = NDArray[Any]
-Mode = Literal["auto", "off", "ngram", "exit"]
-"""What guesses: whatever pays; nothing; what is there already; the model's own exits alone."""
 _BEFORE = 5  # tokens of the text that rows are compared behind
+_clock = time.thread_time
+"""What calls cost is compared with one another: what else the processor does meanwhile is of no interest."""
 
 
 @dataclass
@@ -77,9 +78,9 @@ def proved(decoder: Decoder, head: ort.InferenceSession | None = None) -> Proved
         value: Array = ids[None, begin : begin + count]
         for call, ms in zip(calls, took, strict=True):
             call.given[...] = value
-            before = time.perf_counter()
+            before = _clock()
             value = call(np.array([begin + count], np.int32), None)
-            ms[count] = min(ms.get(count, np.inf), (time.perf_counter() - before) * 1e3)
+            ms[count] = min(ms.get(count, np.inf), (_clock() - before) * 1e3)
         return value[0].copy()
 
     one = [PartCall(part, cache.buffers, 1) for part in parts]
@@ -104,9 +105,9 @@ def proved(decoder: Decoder, head: ort.InferenceSession | None = None) -> Proved
     if head is not None:
         hidden = np.zeros((1, 1, head.get_inputs()[0].shape[2]), np.float32)
         head.run(None, {"hidden": hidden})
-        before = time.perf_counter()
+        before = _clock()
         head.run(None, {"hidden": hidden})
-        costs.head = (time.perf_counter() - before) * 1e3
+        costs.head = (_clock() - before) * 1e3
     return Proved(problem, costs)
 
 
@@ -119,11 +120,13 @@ class Speculation:
         adaptive: Adaptive,
         mode: Mode = "auto",
         *,
+        figures: Figures | None = None,
         head: ort.InferenceSession | None = None,
         store: Store | None = None,
         early_exit: float | None = None,
     ) -> None:
-        self.figures = Figures(mode)
+        self.figures = figures or Figures()
+        self.figures.mode = mode
         self._adaptive, self._mode, self._head, self._store = adaptive, mode, head, store
         self._early = early_exit
 
@@ -154,7 +157,7 @@ class Speculation:
             self._at += 1
             self._accept(token)
             logits: Array = self._logits[self._at]
-            return logits, Rows(0, self._adaptive.costs.plain_ms)
+            return logits, Rows(0)
         self._close()
         cache.grow(min(len(cache.tokens) + 1 + len(self._pending) + self._adaptive.costs.rows[-1], cache.most))
         if cache.room != self._room:
@@ -163,7 +166,7 @@ class Speculation:
             return self._exit_early(token, halt)
         most = min(left - 1, cache.most - len(cache.tokens) - 1, self._adaptive.costs.rows[-1] - 1)
         draft, who = self._looked_up(most)
-        begun = time.perf_counter()
+        begun = _clock()
         below = self._adaptive.exit() if not draft and most > 0 and self._exits else None
         if below is None:
             self._draft, value, first = draft, np.array([[token, *draft]]), 0
@@ -172,7 +175,7 @@ class Speculation:
             first, who = below, "exit"
         rows = len(self._draft) + 1
         self._logits = self._pass(value, first, len(self._decoder.parts), len(cache.tokens) + rows, rows, halt)[0]
-        ms, costs = (time.perf_counter() - begun) * 1e3, self._adaptive.costs
+        ms, costs = (_clock() - begun) * 1e3, self._adaptive.costs
         if below is None:
             costs.observe(rows, ms)
         self._at = 0
@@ -180,7 +183,7 @@ class Speculation:
         self.figures.calls += 1
         self.figures.drafted += rows - 1
         self._append(token)
-        return self._logits[0], Rows(rows, costs.plain_ms)
+        return self._logits[0], Rows(rows, None if below else costs.call(rows) / costs.call(1))
 
     def end(self) -> None:
         """Of the text: its latest call is counted."""
@@ -255,7 +258,7 @@ class Speculation:
         parts, pending, cache = len(self._decoder.parts), self._pending, self._cache
         length, below = len(cache.tokens) + 1, min(self._adaptive.exits)
         state = self._pass(np.array([[token]]), 0, below, length, 1, halt).copy()
-        logits, guess, sure = self._said(state)
+        logits, _, sure = self._said(state)
         assert self._early is not None
         full = len(pending) + 1 >= self._adaptive.costs.rows[-1]
         if sure >= self._early and not full:
@@ -265,8 +268,7 @@ class Speculation:
             self.figures.exited += 1
             said = np.full(self._decoder.spec.vocabulary, -np.inf, np.float32)
             said[: len(logits)] = logits
-            self._early_said = said
-            return said, Rows(0)
+            return said, Rows(1, None)
         rows = len(pending) + 1
         found = self._pass(np.concatenate([*pending, state], axis=1), below, parts, length, rows, halt)[0]
         self.figures.calls += 1
@@ -275,7 +277,7 @@ class Speculation:
         self.figures.differed += sum(int(row.argmax()) != then for row, then in zip(found, came, strict=False))
         pending.clear()
         self._append(token)
-        return found[-1], Rows(rows)
+        return found[-1], Rows(rows, None)
 
     def _below(self, parts: int) -> int:
         """Layers of the lowest parts."""

@@ -44,7 +44,7 @@ class Oracle:
             (token + 1) % 64 if place % self.wrong == 0 else token
             for place, token in enumerate(self.text[self.at : self.at + most], self.at)
         ]
-        return Draft(found, "text 1") if found else NONE
+        return Draft(found, "text 14") if found else NONE
 
 
 def speculation(text: Sequence[int] = (), begun: int = 0, **options: Any) -> Speculation:
@@ -201,11 +201,11 @@ def test_guesses_that_do_not_pay_are_not_made() -> None:
     for right, rise, expected in [(1.0, 0.05, 11), (0.0, 0.05, 0), (1.0, 1.0, 0), (0.7, 0.2, 2)]:
         adaptive = Adaptive(Costs([{rows: 1 + rise * (rows - 1) for rows in CHEAP}]))
         rng = np.random.default_rng(0)
-        for first, further in [adaptive.rates("text 1")]:
+        for first, further in [adaptive.rates("text 14")]:
             for _ in range(300):
                 first.add(bool(rng.random() < right))
                 further.add(bool(rng.random() < right))
-        found = adaptive.length("text 1", 11)
+        found = adaptive.length("text 14", 11)
         assert found == expected if expected != 2 else 1 <= found <= 4
 
 
