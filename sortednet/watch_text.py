@@ -15,6 +15,7 @@ from rich.text import Text
 
 from selector.choose.budget import Budget
 from selector.run.generate import Generation, Generator, Piece
+from sortednet.generating import guesses_in_words
 
 RECENT = 20
 """Tokens that the figures are of."""
@@ -37,7 +38,7 @@ def watch_text(generator: Generator, text: Generation, budget: Budget, console: 
                 pieces.append(piece)
                 recent.append(piece)
                 colour = colours.setdefault(piece.submodel, _COLOURS[len(colours) % len(_COLOURS)])
-                shown.append(piece.text, style=colour)
+                shown.append(piece.text, style=f"{colour} underline" if piece.guessed else colour)
                 if time.monotonic() - shown_at > 0.12:
                     live.update(picture(text, shown, recent, budget, colours, sensors.shown(), _pace(generator, text)))
                     shown_at = time.monotonic()
@@ -67,6 +68,8 @@ def picture(
         table.add_row(
             "tokens", f"{len(text.tokens)}, lately {1e3 * len(took) / sum(took):.1f}/s, {median(took):.1f} ms each{limit}"
         )
+    if guessed := guesses_in_words(text.guesses):
+        table.add_row("guesses", guessed)
     if pace is not None:
         table.add_row("slow-down", f"{pace:.2f} times the profile")
     for switch in text.switches[-3:]:

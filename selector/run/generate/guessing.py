@@ -47,7 +47,7 @@ class Guessing:
         self._lately.adaptive = verifier.adaptive
         return Speculation(
             verifier.adaptive,
-            options.speculative,
+            "exit" if options.early_exit is not None else options.speculative,
             figures=self.figures,
             head=verifier.head,
             store=self._lately.store,
