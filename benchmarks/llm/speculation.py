@@ -47,13 +47,14 @@ DRAWS, SEED, KEPT = 20_000, 2311, 4
 """Continuations, the seed of the first one, and how many tokens each may be of."""
 
 NOTES = {
-    "spec_identical": "share of prompts whose text is, token for token, plain decoding's of the same graph: 5 kinds, 3 precisions, "
-    "1 and 2 threads",
+    "spec_identical": "share of prompts whose text is, token for token, plain decoding's of the same graph: 5 kinds, 3 "
+    "precisions, 1 and 2 threads",
     "spec_sampled_p": "chi-squared test of 20,000 drawn continuations of 3 tokens against the probabilities of plain decoding",
-    "spec_speedup.copy.fp32": "edit, summarise, news, code together; the lower of processor time with 1 thread and wall time with 2; "
-    "against the graph without padding",
+    "spec_speedup.copy.fp32": "edit, summarise, news, code together; the lower of processor time with 1 thread and wall time "
+    "with 2; against the graph without padding",
     "spec_speedup_min": "the slowest kind at fp32 and int8 rows",
-    "spec_model_error": "measured speed-up against what the costs of calls predict for the calls that were made; the worst precision",
+    "spec_model_error": "measured speed-up against what the costs of calls predict for the calls that were made, worst "
+    "precision",
     "spec_memory_ratio": "resident memory of a process that guesses by lookup and exits, against one that does not",
 }
 

@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "int8-rows", "int8", "int4")
 """float32; 7-bit weights and 8-bit activations with a factor for each row; 8 and 4 bits in blocks of 32 inputs."""
 
 EXIT_TOKENS = 8192
-"""Of the vocabulary, that an exit's head knows: pieces are numbered in the order in which they were learnt, the frequent first."""
+"""Of the vocabulary, that an exit's head knows: pieces are numbered as they were learnt, the frequent ones first."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Graphs that verify drafts: the same answers as the plain ones', and of a token the same to the bit however many are computed."""
+"""Graphs that verify drafts: the plain ones' answers, and of a token the same to the bit however many are computed with it."""
 
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_rows_are_the_same_however_many_there_are(bundle: Bundle) -> None:
         layers = bundle.decoder.graph[name].layers
         bounds = [0, *(layer for layer in (1, 2) if layer < layers), layers]
         parts = [(part.first, part.last) for part in found.parts]
-        assert parts == ([] if layers == 1 else list(zip(bounds, bounds[1:], strict=False)))
+        assert parts == ([] if layers == 1 else list(pairwise(bounds)))
         for threads in (1, 2):
             for paths in [[found.graph], *([[part.graph for part in found.parts]] if parts else [])]:
                 sessions = [open_session(bundle.path / path, SessionOptions(threads=threads)) for path in paths]
@@ -63,7 +64,9 @@ def test_rows_are_the_same_however_many_there_are(bundle: Bundle) -> None:
 def test_the_head_of_an_exit_is_the_model_s_of_the_first_tokens(bundle: Bundle) -> None:
     name = next(name for name, entry in bundle.submodels.items() if entry.precision == "fp32" and entry.speculation.parts)
     found = bundle.submodels[name].speculation
-    assert found is not None and found.head is not None and found.head_tokens == 40
+    assert found is not None
+    assert found.head is not None
+    assert found.head_tokens == 40
     below, above = (open_session(bundle.path / part.graph) for part in (found.parts[0], found.parts[-1]))
     hidden = DecoderCall(below)(np.array([[3, 4, 5]]), [3], [2])
     logits = open_session(bundle.path / found.head).run(None, {"hidden": hidden})[0]

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from exporter.bundle import MANIFEST_FILE, Bundle
 from exporter.bundle.manifest import FORMAT_VERSION, sealed
+from selector.run.decode import opening
+from selector.run.decode.adaptive import Adaptive, Costs
+from selector.run.decode.speculation import Proved
 from selector.run.generate import GenerationOptions
 from tests.helpers.decoders import Tiny
 from tests.helpers.decoding import profile_of
@@ -35,6 +39,17 @@ WEIGHTS = {"small": 0.2, "shallow": 0.4, "middle": 0.7, "full": 1.0}
 """Of which 1 takes 10 ms per token and more."""
 QUIET: dict[str, Any] = {"sensors": False, "battery": lambda: None, "threads": 1, "load_ahead": False}
 """Options of a Generator that nothing of the machine disturbs."""
+
+
+CALLS = {1: 1.0, 2: 1.01, 3: 1.02, 4: 1.03, 5: 1.04, 6: 1.05, 8: 1.06, 12: 1.07}
+"""What calls over so many tokens cost, where every guess is worth it."""
+
+
+def always_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever there is to guess, whatever else this machine does."""
+    monkeypatch.setattr(opening, "proved", lambda *given: Proved("", Costs([dict(CALLS)])))
+    monkeypatch.setattr(Costs, "observe", lambda *given: None)
+    monkeypatch.setattr(Adaptive, "length", lambda self, kind, most: max(n - 1 for n in CALLS if n - 1 <= most))
 
 
 def options(tokens: int = 20, **more: Any) -> GenerationOptions:

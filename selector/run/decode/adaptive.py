@@ -1,8 +1,8 @@
 """What drafts cost and what they bring on this device: how many tokens to verify in a call, and whether to guess at all.
 
-A call over k + 1 tokens takes c(k + 1) and gives 1 + a + a·b + a·b² + … tokens, where a is how often the first guess of its kind
-was right of late, and b how often a further one was where those before it were. Every guess is compared with what came, whether it
-was used or not: so nothing has to be tried to know whether it would pay.
+A call over k + 1 tokens takes c(k + 1) and gives 1 + a + a·b + a·b² + … tokens, where a is how often the first guess of its
+kind was right of late, and b how often a further one was where those before it were. A guess is compared with what came,
+whether it was used or not: so nothing has to be tried to know whether it would pay.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Rate:
 
 @dataclass
 class Costs:
-    """Milliseconds of a call of each part over so many tokens, and of an exit's head; `scale`: of now, of what was measured when
-    the graph was opened: load, heat, a longer context."""
+    """Milliseconds of a call of each part over so many tokens, and of an exit's head. `scale`: what they take now, by what was
+    measured when the graph was opened: load, heat, a longer context."""
 
     parts: list[dict[int, float]]  # by part, the lowest first: tokens of the call → ms
     head: float = 0.0

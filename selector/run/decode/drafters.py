@@ -1,5 +1,5 @@
-"""Drafters: guess the tokens to come from what is there. One class each; `Suffixes` looks the text up in itself, `Earlier` in texts
-that were generated before. What the model guesses itself, by its own exits, is in `selector.run.decode.speculation`.
+"""Drafters: guess the tokens to come from what is there. One class each: `Suffixes` looks the text up in itself, `Earlier` in
+texts that were generated before. What the model guesses itself, by its exits, is in `selector.run.decode.speculation`.
 """
 
 from __future__ import annotations

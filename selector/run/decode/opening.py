@@ -54,8 +54,8 @@ def decoder_spec(bundle: Bundle, submodel: str, spare: int = 0) -> DecoderSpec:
 
 @dataclass
 class DecoderOpener:
-    """Opens sub-models for a mode of guessing. What was found out about one is remembered: opened again, it is not tested again,
-    and goes on with what it has learnt."""
+    """Opens sub-models for a mode of guessing. What was found out about one is remembered: opened again, it is not tested, and
+    goes on with what it has learnt."""
 
     bundle: Bundle
     options: SessionOptions

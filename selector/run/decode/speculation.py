@@ -1,9 +1,9 @@
 """`Speculation`: guesses tokens to come, computes several in one call, and keeps those that the model would have said.
 
-After the token that was taken come k guesses; one call over these k + 1 gives logits after each. The next token is drawn from the
-first row as always, by the same random numbers; where it is the first guess, the one after it is drawn from the second row, and so
-on. So the text is that of plain decoding, drawn or greedy, as long as a row is the same to the bit however many are computed
-with it: `proved` tests it. Guesses that were wrong lie behind the text in the cache, where the next call writes.
+After the token that was taken come k guesses; one call over these k + 1 gives logits after each. The next token is drawn from
+the first row as always, by the same random numbers; where it is the first guess, the one after it is drawn from the second row,
+and so on. So the text is that of plain decoding, drawn or greedy, as long as a row is the same to the bit however many are
+computed with it: `proved` tests it. Guesses that were wrong lie behind the text in the cache, where the next call writes.
 
 Shapes: T tokens of a call, V tokens of the vocabulary, d hidden size.
 """
@@ -24,8 +24,8 @@ from selector.run.decode.adaptive import Adaptive, Costs, Exit
 from selector.run.decode.buffers import Cache
 from selector.run.decode.calls import Halt, PartCall
 from selector.run.decode.decoder import Decoder, Rows
-from selector.run.decode.options import Mode
 from selector.run.decode.drafters import NONE, Drafter, Earlier, Store, Suffixes
+from selector.run.decode.options import Mode
 
 Array = NDArray[Any]
 _BEFORE = 5  # tokens of the text that rows are compared behind
@@ -192,15 +192,12 @@ class Speculation:
 
     def _looked_up(self, most: int) -> tuple[Sequence[int], str]:
         """The guesses that are worth a call, and who made them."""
-        if self._shadow_at < len(self._shadow.tokens) or most < 1:
-            found = [drafter.draft(most) for drafter in self._drafters] if most > 0 else []
-        else:
-            found = [drafter.draft(max(most, 1)) for drafter in self._drafters]
+        found = [drafter.draft(most) for drafter in self._drafters] if most > 0 else []
         found = [draft for draft in found if draft.tokens]
         if not found:
             return (), ""
         best = max(found, key=lambda draft: self._adaptive.rates(draft.kind)[0].value)
-        count = self._adaptive.length(best.kind, min(most, len(best.tokens)))
+        count = self._adaptive.length(best.kind, len(best.tokens))
         if count or self._shadow_at >= len(self._shadow.tokens):
             self._shadow, self._shadow_at = best, 0
         return best.tokens[:count], best.kind.partition(" ")[0]

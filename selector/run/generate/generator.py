@@ -13,8 +13,8 @@ from selector.run.decode.drafters import Store
 from selector.run.decode.options import GenerationOptions, Mode
 from selector.run.generate.choosing import Choice
 from selector.run.generate.described import Described
-from selector.run.generate.guessing import Guessing, Lately
 from selector.run.generate.generation import Generation
+from selector.run.generate.guessing import Guessing, Lately
 from selector.run.generate.prompts import Prompt, Prompts
 from selector.run.generate.slots import BusyError, Slots
 from selector.run.inputs import InputError
@@ -36,7 +36,7 @@ class Generator:
     all texts' keys and values together, of which `cache_mb` (default: what a full context of each text takes, but no more than
     a quarter of `memory_mb`). In a `with` statement it is closed at the end.
 
-    `speculative`: which of the bundle's graphs are opened: auto, those that verify guessed tokens, where there are some and this
+    `speculative`: which of the bundle's graphs are opened: auto, those that verify guessed tokens where there are some and this
     device computes them exactly; off, the plain ones; ngram, without exits. Each text's options may ask for less.
     `earlier_tokens`: of texts that were generated before, so many are remembered for guessing (0: none), for all who generate.
 

@@ -68,8 +68,8 @@ class Guessing:
     def choose(
         self, runtime: Runtime, budget: Budget, among: Collection[Key] | None, *, ahead: bool
     ) -> tuple[Selection, Program]:
-        """As `Runtime.choose`; a size whose graphs verify guesses has so much more time for a token as these brought of late, and
-        stands on one frontier with those that have none."""
+        """As `Runtime.choose`; a size whose graphs verify guesses has as much more time for a token as these brought of late:
+        it is on one frontier with those that have none."""
         if not self._submodels and self._options.speculative != "off":
             entries = runtime.bundle.submodels.items()
             opened = runtime.options.speculative != "off"

@@ -116,7 +116,7 @@ class UsageDocument(BaseModel):
 
 
 class GuessesDocument(BaseModel):
-    """Tokens that were guessed before they were computed, and how many of them came; the text is the same. `exited`: tokens that
+    """Tokens that were guessed before they were computed, and how many of them came; the text is the same. `exited`: those that
     an exit said unverified (`early_exit`); of those `checked` the whole model thought another one likeliest `differed` times.
     `problem`: why this device guesses nothing."""
 

@@ -14,10 +14,9 @@ from selector.run.decode.adaptive import Adaptive, Costs
 from selector.run.decode.speculation import Proved
 from selector.run.generate import Generator
 from selector.run.inputs import InputError
-from tests.helpers.generators import QUIET, SIZES, options, write_bundle
+from tests.helpers.generators import QUIET, SIZES, always_guess, options, write_bundle
 
 PROMPT = "abc abc abc abc "
-CHEAP = {1: 1.0, 2: 1.01, 3: 1.02, 4: 1.03, 5: 1.04, 6: 1.05, 8: 1.06, 12: 1.07}
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls over several tokens cost what one costs, whatever else this machine does."""
-    monkeypatch.setattr(decode_opening, "proved", lambda *given: Proved("", Costs([dict(CHEAP)])))
-    monkeypatch.setattr(Costs, "observe", lambda *given: None)
-    monkeypatch.setattr(Adaptive, "length", lambda self, kind, most: max(n - 1 for n in CHEAP if n - 1 <= most))
+    always_guess(monkeypatch)
 
 
 def text_of(path: Path, asked: GenerationOptions, **settings: Any) -> Any:

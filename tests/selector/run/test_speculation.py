@@ -14,10 +14,9 @@ from selector.run.decode.calls import Halt
 from selector.run.decode.drafters import NONE, Automaton, Draft, Earlier, Store, Suffixes
 from selector.run.decode.speculation import Speculation, proved
 from tests.helpers.decoders import Tiny
+from tests.helpers.generators import CALLS as CHEAP
 
 PROMPT = [3, 17, 42, 9, 9, 21]
-CHEAP = {1: 1.0, 2: 1.01, 3: 1.02, 4: 1.03, 5: 1.04, 6: 1.05, 8: 1.06, 12: 1.07}
-"""Calls that make every guess worth it."""
 
 
 @pytest.fixture(scope="module")

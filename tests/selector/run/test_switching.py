@@ -11,8 +11,8 @@ import pytest
 
 from exporter.bundle import BundleError
 from selector.choose.budget import Budget
-from selector.run.generate import Generator
 from selector.run.decode.decoder import Rows
+from selector.run.generate import Generator
 from selector.run.generate.choosing import Choice
 from selector.run.generate.guessing import Guessing
 from selector.run.generate.slots import Slot
