@@ -124,7 +124,9 @@ def _wanted(run: Run, precisions: Sequence[str], decoding: DecodingOptions | Non
     if not decodes and "fp32" not in wanted:
         raise ExportError("precisions: without fp32; int8 sub-models are written beside those in fp32: fp32,int8")
     if not decodes and decoding not in (None, DecodingOptions()):
-        raise ExportError("segments, head_bits, quality_tokens: this run is no language model; allowed are their defaults")
+        raise ExportError(
+            "segments, head_bits, quality_tokens, speculation, exits: this run is no language model; allowed are their defaults"
+        )
     return wanted
 
 

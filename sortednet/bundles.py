@@ -141,6 +141,7 @@ def verify(
                 "largest_int8_error": result.largest_int8_error,
                 "largest_int8_to_fp32": result.largest_int8_to_fp32,
                 "int8_saturates": result.int8_saturates,
+                "speculation": {name: problem or "exact" for name, problem in result.speculation.items()},
                 "documents": {one.name: "sealed" if one.sealed else "unsealed" for one in documents},
             }
         )
@@ -151,6 +152,12 @@ def verify(
             typer.echo(f"{one.name} is whole{unsealed}.")
         if any(entry.precision == "int8" for entry in opened.manifest.submodels):
             typer.echo(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
+        if result.speculation:
+            exact = [name for name, problem in result.speculation.items() if not problem]
+            typer.echo(f"{len(exact)} of {len(result.speculation)} verify guessed tokens exactly on this device.")
+            for name, problem in result.speculation.items():
+                if problem:
+                    typer.echo(f"{name} guesses nothing here: {problem}.")
         if result.int8_saturates:
             tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +24,7 @@ from sortednet.options import (
 )
 
 if TYPE_CHECKING:
+    from selector.run.decode.speculation import Figures
     from selector.run.generate import Generation
 
 
@@ -40,6 +42,15 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="The same one draws the same tokens.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="The text ends before it; several, each with --stop.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the model's end of a text.")] = False,
+    speculative: Annotated[
+        Literal["auto", "off", "ngram", "exit"],
+        typer.Option(
+            help="Guess tokens and verify several at a time; the same text: what pays, none, lookup, the model's exits."
+        ),
+    ] = "auto",
+    early_exit: Annotated[
+        float | None, typer.Option(help="Say a token unverified where an exit is so sure: another text.", show_default=False)
+    ] = None,
     ms_per_token: Annotated[
         float | None, typer.Option("--ms-per-token", help="At most this many milliseconds per token.")
     ] = None,
@@ -75,6 +86,8 @@ def generate(
         seed=seed,
         stop=stop or (),
         ignore_eos=ignore_eos,
+        speculative=speculative,
+        early_exit=early_exit,
     )
     budget = make_budget(
         token_ms=ms_per_token,
@@ -90,6 +103,7 @@ def generate(
     state = make_battery(battery, battery is not None)
     settings: dict[str, Any] = {"device": device, "threads": threads, "memory_mb": memory_mb, "spinning": spinning}
     settings |= {"feedback": feedback, "policy": read_policy(policy) if policy else None}
+    settings["speculative"] = "auto" if early_exit is not None else speculative
     if state is not None:
         settings["battery"] = lambda: state
     with Generator(bundle, **settings) as generator, generator.generate(_asked(said, system, chat), options, budget) as text:
@@ -122,7 +136,24 @@ def figures(text: Generation) -> str:
     rate = "" if text.tokens_per_second is None else f", then {text.tokens_per_second:.1f} tokens/s"
     begun = text.selections[0]
     why = f"{begun.submodel}: {begun.reason}"
-    return f"{len(text.tokens)} tokens ({text.finish or 'interrupted'}), {read}{first}{rate}\n{why}{switches}"
+    said = guesses_in_words(text.guesses)
+    told = f"\n{said}" if said else ""
+    return f"{len(text.tokens)} tokens ({text.finish or 'interrupted'}), {read}{first}{rate}\n{why}{switches}{told}"
+
+
+def guesses_in_words(found: Figures) -> str:
+    """What was guessed, and what came of it; empty where nothing was."""
+    if found.problem:
+        return f"nothing guessed: {found.problem}"
+    if found.exited:
+        lost = (
+            f", of {found.checked} of which the whole model would have said {found.differed} otherwise" if found.checked else ""
+        )
+        return f"{found.exited} tokens said by an exit{lost}"
+    if not found.drafted:
+        return ""
+    by = ", ".join(f"{who} {count}" for who, count in found.by.items())
+    return f"{found.accepted} of {found.drafted} guesses came{f' ({by})' if by else ''}, in {found.calls} calls"
 
 
 def _streamed(text: Generation) -> str:
@@ -151,6 +182,7 @@ def _document(text: Generation, said: str) -> dict[str, Any]:
         "first_token_ms": text.first_token_ms,
         "tokens_per_second": text.tokens_per_second,
         "switches": [switch._asdict() for switch in text.switches],
+        "guesses": asdict(text.guesses),
         **{name: value for name, value in begun.document().items() if name in names},
     }
 

@@ -240,6 +240,17 @@ def export(
         str | None,
         typer.Option(help="LAYER,…: a language model's graphs also in two parts, below and from it on.", show_default=False),
     ] = None,
+    speculation: Annotated[
+        bool, typer.Option("--speculation", help="Of a language model also graphs that verify guessed tokens, but in int4.")
+    ] = False,
+    exits: Annotated[
+        str | None,
+        typer.Option(help="With --speculation: LAYER,…: after these the model guesses itself.", show_default=False),
+    ] = None,
+    exit_tokens: Annotated[
+        int | None,
+        typer.Option(help="With --exits: the first so many of the vocabulary are guessed.", show_default="8192"),
+    ] = None,
     head_bits: Annotated[
         int | None, typer.Option(help="4 or 8: of the head and the embedding in int4. Default: 4.", show_default=False)
     ] = None,
@@ -268,6 +279,7 @@ def export(
 
     names = submodels.split(",") if submodels is not None else None
     given = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments and layers_of(segments)}
+    given |= {"speculation": speculation or None, "exits": exits and layers_of(exits, "exits"), "exit_tokens": exit_tokens}
     bundle = export_run(
         run,
         out,

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from selector.choose.budget import Budget
 from selector.run.generate import Generation, Generator, Piece
+from sortednet.generating import guesses_in_words
 
 RECENT = 20
 """Tokens that the figures are of."""
@@ -41,7 +42,7 @@ class Screen:
         self._recent.append(piece)
         self._said.append(piece.text)
         colour = self._colours.setdefault(piece.submodel, _COLOURS[len(self._colours) % len(_COLOURS)])
-        self._shown.append(piece.text, style=colour)
+        self._shown.append(piece.text, style=f"{colour} underline" if piece.guessed else colour)
 
     def picture(self) -> Group:
         sensors, pace = self._generator.runtime.sensors.shown(), _pace(self._generator, self._text)
@@ -85,6 +86,8 @@ def picture(
         table.add_row(
             "tokens", f"{len(text.tokens)}, lately {1e3 * len(took) / sum(took):.1f}/s, {median(took):.1f} ms each{limit}"
         )
+    if guessed := guesses_in_words(text.guesses):
+        table.add_row("guesses", guessed)
     if pace is not None:
         table.add_row("slow-down", f"{pace:.2f} times the profile")
     for switch in text.switches[-3:]:

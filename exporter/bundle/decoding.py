@@ -37,7 +37,7 @@ class DecoderCall:
         """Logits (N, R, V) after `first`: token ids (N, T), filled up on the right where texts differ in length, or what a
         lower segment gave. `lengths`: of each text after this call, without what fills up; `rows`: which of the T get logits.
 
-        Of a lower segment its hidden state.
+        Of a part below another its hidden state.
         """
         count = len(first)
         if not self.cache:
@@ -52,10 +52,13 @@ class DecoderCall:
         found = dict(
             zip(self.names, self.session.run(self.names, {n: a for n, a in feed.items() if n in self._given}), strict=True)
         )
+        end = max(lengths)  # a graph with padding has a row behind it
         self.cache = {
-            f"past{name.removeprefix('present')}": array for name, array in found.items() if name.startswith("present.")
+            f"past{name.removeprefix('present')}": np.ascontiguousarray(array[:, :, :end])
+            for name, array in found.items()
+            if name.startswith("present.")
         }
-        answer: Array = found["logits" if "logits" in found else "hidden"]
+        answer: Array = found[self.names[0]]
         return answer
 
 
@@ -71,11 +74,45 @@ def spaced(logits: Array, most: int = KEPT) -> Array:
     return logits if count <= most else logits[:, np.linspace(0, count - 1, most).astype(int)]
 
 
+ROWS = (2, 3, 4, 5, 6, 8, 12)
+"""Tokens of a call that verifies a draft, the one before it included: few numbers, for each is tested where it is used."""
+_BEFORE = 5  # tokens
+
+
+def rows_problem(parts: Sequence[ort.InferenceSession], vocabulary: int, context: int, rows: Sequence[int] = ROWS) -> str:
+    """How a token's logits, or its keys and values, depend on how many are computed in one call, in words; empty where they do
+    not, to the bit, as far as the context has room. `parts`: of one decoder, the lowest first."""
+    ids = np.random.default_rng(0).integers(0, vocabulary, (1, _BEFORE + max(rows)), dtype=np.int64)
+    calls = [DecoderCall(part) for part in parts]
+
+    def answer(begin: int, end: int) -> Array:
+        value = ids[:, begin:end]
+        for call in calls:
+            value = call(value, [end], range(end - begin))
+        return value[0]
+
+    fitting = [count for count in rows if _BEFORE + count <= context]
+    answer(0, _BEFORE)
+    before = [call.cache for call in calls]
+    single = [answer(place, place + 1)[0] for place in range(_BEFORE, _BEFORE + max(fitting, default=0))]
+    known = [call.cache for call in calls]
+    for count in fitting:
+        for call, cache in zip(calls, before, strict=True):
+            call.cache = cache
+        found, end = answer(_BEFORE, _BEFORE + count), _BEFORE + count
+        off = float(np.abs(found - np.stack(single[:count])).max())
+        for call, cache in zip(calls, known, strict=True):
+            off = max(off, *(float(np.abs(call.cache[n][:, :, :end] - a[:, :, :end]).max()) for n, a in cache.items()))
+        if off != 0:
+            return f"{count} tokens in one call differ from one at a time by {off:.1e}"
+    return ""
+
+
 def selftest_outputs(
-    session: ort.InferenceSession, inputs: dict[str, Array], upper: ort.InferenceSession | None = None, most: int = KEPT
+    session: ort.InferenceSession, inputs: dict[str, Array], *further: ort.InferenceSession, most: int = KEPT
 ) -> dict[str, Array]:
-    """What a graph answers to the self-test's inputs, or two parts of one: `session` is the lower then. `most`: logits."""
-    calls, prompt = [DecoderCall(part) for part in (session, upper) if part is not None], inputs[PROMPT]
+    """What a graph answers to the self-test's inputs, or several parts of one: `session` is the lowest then. `most`: logits."""
+    calls, prompt = [DecoderCall(part) for part in (session, *further)], inputs[PROMPT]
     count, tokens = prompt.shape
 
     def answer(value: Array, length: int) -> Array:
@@ -85,3 +122,10 @@ def selftest_outputs(
         return spaced(value[:, 0], most)
 
     return {AFTER_PROMPT: answer(prompt, tokens), AFTER_NEXT: answer(inputs[NEXT], tokens + 1)}
+
+
+def padded_outputs(parts: Sequence[ort.InferenceSession], inputs: dict[str, Array], most: int = KEPT) -> dict[str, Array]:
+    """The same of graphs that verify drafts, which take one text at a time."""
+    each = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(len(inputs[PROMPT]))]
+    found = [selftest_outputs(parts[0], one, *parts[1:], most=most) for one in each]
+    return {name: np.concatenate([one[name] for one in found]) for name in (AFTER_PROMPT, AFTER_NEXT)}

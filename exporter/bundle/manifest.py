@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
 
@@ -82,6 +83,38 @@ class SegmentEntry(_Model):
     upper: RelativePath
 
 
+class PartEntry(_Model):
+    """Some layers of a decoder's graph; the first part takes token ids, the last gives logits."""
+
+    first: Annotated[int, Field(ge=0)]
+    last: Annotated[int, Field(ge=1)]  # exclusive
+    graph: RelativePath
+
+
+class SpeculationEntry(_Model):
+    """Graphs of a decoder whose rows do not depend on how many are computed with them, so that several tokens that were guessed
+    are verified in one call: the same arithmetic as one by one."""
+
+    graph: RelativePath
+    parts: Annotated[tuple[PartEntry, ...], Field(exclude_if=_nothing)] = ()  # the same in parts: between them are the exits
+    head: Annotated[RelativePath | None, Field(exclude_if=_nothing)] = None  # of every exit: hidden state → logits
+    head_tokens: Annotated[int, Field(ge=0, exclude_if=_nothing)] = 0  # the first of the vocabulary, which that knows
+    problem: Annotated[str, Field(exclude_if=_nothing)] = ""  # why rows were not equal where it was exported; mostly they are
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.graph, *(part.graph for part in self.parts), *(() if self.head is None else (self.head,)))
+
+    @model_validator(mode="after")
+    def _follow_one_another(self) -> Self:
+        if self.parts and (self.head is None or self.head_tokens < 1):
+            raise ValueError("head: none; needed where there are parts")
+        if any(a.last != b.first for a, b in pairwise(self.parts)) or (self.parts and self.parts[0].first != 0):
+            raise ValueError("parts: do not follow one another from layer 0 on")
+        return self
+
+
 class DecoderGraphEntry(_Model):
     """What the cache of one sub-model holds."""
 
@@ -127,6 +160,7 @@ class SubModelEntry(_Model):
     layers: tuple[tuple[int, int], ...] = ()  # index into the manifest's layers, and how many of it
     int8_error: Annotated[float, Field(ge=0)] | None = None  # of its answers to the self-test, RMS relative to the fp32 graph's
     segments: Annotated[tuple[SegmentEntry, ...], Field(exclude_if=_nothing)] = ()  # of a decoder
+    speculation: Annotated[SpeculationEntry | None, Field(exclude_if=_nothing)] = None  # of a decoder
 
     @property
     def fp32_id(self) -> str:
@@ -136,7 +170,8 @@ class SubModelEntry(_Model):
     @property
     def graphs(self) -> tuple[str, ...]:
         """All its graphs."""
-        return (self.graph, *(path for segment in self.segments for path in (segment.lower, segment.upper)))
+        halves = (path for segment in self.segments for path in (segment.lower, segment.upper))
+        return (self.graph, *halves, *(self.speculation.graphs if self.speculation else ()))
 
     @property
     def accuracy(self) -> float | None:

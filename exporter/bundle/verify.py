@@ -3,20 +3,22 @@ every sub-model gives, on this device, the numbers that it gave when it was expo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
 from exporter.bundle.bundle import Bundle, BundleError
-from exporter.bundle.decoding import selftest_outputs
+from exporter.bundle.decoding import padded_outputs, rows_problem, selftest_outputs
 from exporter.bundle.manifest import SubModelEntry
 from exporter.bundle.saturation import saturates
 from exporter.bundle.session import open_session, relative_error, rms_error, run_session
 from exporter.bundle.written import WRITTEN_FILE, Written, check_written, record_all
 
 Answers = dict[str, NDArray[Any]]
+ROUNDING = 0.05
+"""RMS, that a graph's answers may be off those of the same graph with padding: in 8 bits roundings then fall otherwise."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class SelfTestResult:
     largest_int8_error: float  # of int8 ones, from their own answers where they were exported
     largest_int8_to_fp32: float | None = None  # the same from the fp32 sub-models' answers, RMS; None where there are none
     int8_saturates: bool = False  # 8-bit weights on kernels that cannot add them: of a bundle from before that was refused
+    speculation: Mapping[str, str] = field(default_factory=dict)  # by sub-model that could verify drafts: why it cannot here
 
 
 def check_documents(bundle: Bundle, *, accept: bool = False) -> list[Written]:
@@ -59,11 +62,14 @@ def self_test(bundle: Bundle, *, advance: Callable[[], None] = lambda: None) -> 
     inputs, expected = bundle.selftest()
     largest = {True: 0.0, False: 0.0}  # of fp32 sub-models, and of the others
     from_fp32 = []
+    speculation = {}
     for name, entry in bundle.submodels.items():
         if name not in expected:
             raise BundleError(f"{bundle.manifest.selftest.file}: holds no outputs of sub-model {name}")
         try:
             outputs = _answers(bundle, entry, inputs, expected[name])
+            if (problem := verifies(bundle, entry)) is not None:
+                speculation[name] = problem
         except Exception as error:  # ONNX Runtime raises its own types, one per status code
             raise BundleError(f"{entry.graph}: does not run: {error}") from error
         error_found = relative_error(outputs, expected[name])
@@ -79,7 +85,7 @@ def self_test(bundle: Bundle, *, advance: Callable[[], None] = lambda: None) -> 
         largest[is_fp32] = max(largest[is_fp32], error_found)
         advance()
     nearest = max(from_fp32) if from_fp32 else None
-    return SelfTestResult(len(bundle.submodels), largest[True], largest[False], nearest, int8_saturates)
+    return SelfTestResult(len(bundle.submodels), largest[True], largest[False], nearest, int8_saturates, speculation)
 
 
 def _answers(bundle: Bundle, entry: SubModelEntry, inputs: Answers, expected: Answers) -> Answers:
@@ -91,10 +97,30 @@ def _answers(bundle: Bundle, entry: SubModelEntry, inputs: Answers, expected: An
     found = selftest_outputs(session, inputs, most=most)
     for segment in entry.segments:
         parts = [open_session(bundle.path / path) for path in (segment.lower, segment.upper)]
-        own = selftest_outputs(parts[0], inputs, parts[1], most)
+        own = selftest_outputs(parts[0], inputs, parts[1], most=most)
         if not relative_error(own, found) <= bundle.manifest.selftest.tolerance_of(entry.precision):
             return own
+    if entry.speculation is not None:
+        parts = [bundle.path / part.graph for part in entry.speculation.parts]
+        for graphs in ([bundle.path / entry.speculation.graph], parts):
+            if graphs:
+                own = padded_outputs([open_session(path) for path in graphs], inputs, most)
+                if not rms_error(own, found) <= max(bundle.manifest.selftest.tolerance_of(entry.precision), ROUNDING):
+                    return own
     return found
+
+
+def verifies(bundle: Bundle, entry: SubModelEntry) -> str | None:
+    """Why drafts cannot be verified with this sub-model on this device, in words; empty where they can, None where it has no
+    graph that does. Raises what ONNX Runtime raises."""
+    if entry.speculation is None or bundle.decoder is None:
+        return None
+    vocabulary, context = bundle.decoder.vocabulary, bundle.decoder.context
+    problem = rows_problem([open_session(bundle.path / entry.speculation.graph)], vocabulary, context)
+    if not problem and entry.speculation.parts:
+        parts = [open_session(bundle.path / part.graph) for part in entry.speculation.parts]
+        problem = rows_problem(parts, vocabulary, context)
+    return problem
 
 
 def _as_near_as_there(entry: SubModelEntry, error: float, tolerance: float) -> bool:

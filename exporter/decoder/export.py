@@ -14,14 +14,31 @@ from numpy.typing import NDArray
 
 from exporter.bundle import MODELS_FOLDER, SELFTEST_FILE, Bundle
 from exporter.bundle.atomic import built_beside
-from exporter.bundle.decoding import AFTER_NEXT, AFTER_PROMPT, NEXT, PROMPT, selftest_outputs, spaced
+from exporter.bundle.decoding import (
+    AFTER_NEXT,
+    AFTER_PROMPT,
+    NEXT,
+    PROMPT,
+    padded_outputs,
+    rows_problem,
+    selftest_outputs,
+    spaced,
+)
 from exporter.bundle.manifest import FORMAT_VERSION, Manifest
 from exporter.bundle.session import SessionOptions, open_session, rms_error
 from exporter.decoder.check import example_texts, problem_of
 from exporter.decoder.quality import QUALITY_TOKENS, HeldOut
 from exporter.decoder.rotary import rotary_caches
 from exporter.decoder.shape import DecoderShape, shape_of
-from exporter.decoder.write import PRECISIONS, DecoderFiles, identifier, weights_name, write_decoder
+from exporter.decoder.write import (
+    EXIT_TOKENS,
+    PRECISIONS,
+    DecoderFiles,
+    Speculation,
+    identifier,
+    weights_name,
+    write_decoder,
+)
 from exporter.document import network_fields, score_fields, write_files, write_manifest
 from exporter.place import check_target, keep_what_fits, source_of
 from exporter.progress import exporting
@@ -45,20 +62,28 @@ class DecodingOptions:
     segments: tuple[int, ...] = ()  # layers at which each deeper graph is written in two parts as well
     head_bits: int | None = None  # of the head and the embedding where weights are in blocks of 4 bits; None: 4
     quality_tokens: int = QUALITY_TOKENS  # of the test split, that each graph's quality is measured on; 0: all
+    speculation: bool = False  # also graphs that verify several guessed tokens in one call; not of int4
+    exits: tuple[int, ...] = ()  # layers after which these guess themselves
+    exit_tokens: int = EXIT_TOKENS  # the first so many of the vocabulary, which an exit's head knows
 
     def __post_init__(self) -> None:
-        if any(type(layer) is not int or layer < 1 for layer in self.segments):
-            raise ExportError(f"segments = {self.segments!r}: allowed are numbers of layers, from 1")
+        for name in ("segments", "exits"):
+            if any(type(layer) is not int or layer < 1 for layer in getattr(self, name)):
+                raise ExportError(f"{name} = {getattr(self, name)!r}: allowed are numbers of layers, from 1")
+        if self.exits and not self.speculation:
+            raise ExportError(f"exits = {self.exits!r}: allowed with speculation")
+        if type(self.exit_tokens) is not int or self.exit_tokens < 1:
+            raise ExportError(f"exit_tokens = {self.exit_tokens!r}: allowed are whole numbers from 1")
         if self.head_bits not in (None, 4, 8):
             raise ExportError(f"head_bits = {self.head_bits!r}: allowed are 4, 8")
         if type(self.quality_tokens) is not int or self.quality_tokens < 0:
             raise ExportError(f"quality_tokens = {self.quality_tokens!r}: allowed are whole numbers from 0, which means all")
 
 
-def layers_of(text: str) -> tuple[int, ...]:
+def layers_of(text: str, name: str = "segments") -> tuple[int, ...]:
     """`4,8` → the layers. Raises ExportError."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise ExportError(f"segments = {text!r}: allowed are numbers of layers, LAYER,LAYER,…")
+        raise ExportError(f"{name} = {text!r}: allowed are numbers of layers, LAYER,LAYER,…")
     return tuple(int(part) for part in text.split(","))
 
 
@@ -149,6 +174,9 @@ class _Writer:
             precisions=precisions,
             segments=options.segments,
             head_bits=options.head_bits,
+            speculation=options.speculation,
+            exits=options.exits,
+            exit_tokens=options.exit_tokens,
         )
         answers: dict[str, dict[str, NDArray[Any]]] = {}
         entries = {}
@@ -189,6 +217,7 @@ class _Writer:
             session = open_session(one.graph, SessionOptions(spinning=False))
             problem = problem_of(session, self.texts, expected) if one.precision == "fp32" and expected is not None else ""
             found = selftest_outputs(session, self.inputs)
+            speculation = None if one.speculation is None else self._verifies(one.speculation, found)
         except Exception as refused:  # ONNX Runtime has one exception type per status code
             raise ExportError(f"sub-model {one.id}: the graph does not run: {refused}") from None
         error = rms_error(found, answers[size_id])
@@ -198,7 +227,23 @@ class _Writer:
             answers[one.id] = found
         is_full = sub == self.nested.family.largest
         score = self.held_out.score(session, full=is_full) if self.held_out is not None else self.known.get(sub)
-        return {**self._entry(one, sub), "int8_error": None if one.precision == "fp32" else error, **score_fields(score)}
+        more = {"int8_error": None if one.precision == "fp32" else error, **score_fields(score)}
+        return {**self._entry(one, sub), **more, **({} if speculation is None else {"speculation": speculation})}
+
+    def _verifies(self, files: Speculation, expected: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        """The entry of graphs that verify drafts. Raises ExportError where they are not the model."""
+        problem = ""
+        for graphs in ([files.graph], list(files.parts.values())):
+            if graphs:
+                sessions = [open_session(path, SessionOptions(spinning=False)) for path in graphs]
+                error = rms_error(padded_outputs(sessions, self.inputs), expected)
+                if not error <= QUANTIZED_TOLERANCE:
+                    raise ExportError(f"{graphs[0].name}: differs from the graph without padding by {error:.1e} (RMS)")
+                problem = problem or rows_problem(sessions, self.full.vocabulary, self.full.context)
+        parts = [{"first": first, "last": last, "graph": self._path(path)} for (first, last), path in files.parts.items()]
+        head = None if files.head is None else self._path(files.head)
+        own = {"graph": self._path(files.graph), "parts": parts, "problem": problem}
+        return own if head is None else {**own, "head": head, "head_tokens": files.head_tokens}
 
     def _torch(self, sub: SubModel) -> NDArray[Any]:
         """Logits (2, T, V) of the texts."""

@@ -26,6 +26,7 @@ class Part:
     last: int  # exclusive
     embeds: bool = True
     answers: bool = True
+    padded: bool = False  # a row of zeros behind each attention's tokens, see `DecoderGraph._attention`
 
 
 class DecoderGraph:
@@ -35,42 +36,63 @@ class DecoderGraph:
         self.weights, self.matrices, self.full, self.size = weights, matrices, full, size
 
     def model(self, part: Part) -> ModelProto:
-        """`input_ids` (N, T), or `hidden` (N, T, d) → `logits` (N, R, V), or `hidden`; the cache in and out."""
+        """`input_ids` (N, T), or `hidden` (N, T, d) → `logits` (N, R, V), or `hidden`, of a part between others `hidden_after`;
+        the cache in and out."""
         graph, size = Graph(self.weights), self.size
         if part.embeds:
             residual, added = self.matrices.embed(graph, "input_ids", size.hidden), ""
         else:
             residual, added = "hidden", ""
         for layer in range(part.first, part.last):
-            residual, added = self._layer(graph, layer, residual, added)
+            residual, added = self._layer(graph, layer, residual, added, part.padded)
         if not part.answers:
-            graph.node("Add", [residual, added], outputs=["hidden"])
+            graph.node("Add", [residual, added], outputs=[_hidden_of(part)])
         else:
             _, normalised = self._norm(graph, "norm", residual, added)
-            chosen = graph.node("Gather", [normalised, "rows"], axis=1)
-            if size.tied:
-                found = self.matrices.tied_head(graph, chosen, size.hidden)
-            else:
-                found = self.matrices.multiply(graph, HEAD, chosen, size.hidden, [(0, size.vocabulary)])
-            graph.nodes[-1].output[0] = "logits"
-            assert found
+            self._head(graph, graph.node("Gather", [normalised, "rows"], axis=1), size.vocabulary)
         return graph.model(self._inputs(part), self._outputs(part))
 
-    def _layer(self, graph: Graph, layer: int, residual: str, added: str) -> tuple[str, str]:
+    def exit(self, tokens: int) -> ModelProto:
+        """The head over the first so many tokens of the vocabulary, for what lies between any two layers: `hidden` (N, T, d) →
+        `logits` (N, T, tokens)."""
+        graph = Graph(self.weights)
+        _, normalised = self._norm(graph, "norm", "hidden", "")
+        self._head(graph, normalised, tokens)
+        hidden = _value("hidden", TensorProto.FLOAT, "batch", "tokens", self.size.hidden)
+        return graph.model([hidden], [_value("logits", TensorProto.FLOAT, "batch", "tokens", tokens)])
+
+    def _head(self, graph: Graph, value: str, tokens: int) -> None:
+        """`logits` of the first so many tokens."""
+        if self.size.tied:
+            self.matrices.tied_head(graph, value, self.size.hidden, tokens)
+        else:
+            self.matrices.multiply(graph, HEAD, value, self.size.hidden, [(0, tokens)])
+        graph.nodes[-1].output[0] = "logits"
+
+    def _layer(self, graph: Graph, layer: int, residual: str, added: str, padded: bool) -> tuple[str, str]:
         """What passes by a layer, and what it adds to that: the sum is the next norm's business."""
         size, of = self.size, f"layers.{layer}"
         residual, value = self._norm(graph, f"{of}.attention_norm", residual, added)
-        attended = self._attention(graph, layer, value)
+        attended = self._attention(graph, layer, value, padded)
         attended = self._product(graph, f"{of}.o", attended, size.q_size, [(0, size.hidden)])
         residual, value = self._norm(graph, f"{of}.mlp_norm", residual, attended)
         gate, up = (self._product(graph, f"{of}.{name}", value, size.hidden, [(0, size.inner)]) for name in ("gate", "up"))
         gate = graph.ours("QuickGelu", [gate], alpha=1.0)  # SiLU
         return residual, self._product(graph, f"{of}.down", graph.node("Mul", [gate, up]), size.inner, [(0, size.hidden)])
 
-    def _attention(self, graph: Graph, layer: int, value: str) -> str:
-        """(N, T, d) → (N, T, H·D)"""
+    def _attention(self, graph: Graph, layer: int, value: str, padded: bool) -> str:
+        """(N, T, d) → (N, T, H·D)
+
+        `padded`: over T + 1 tokens, the last one of zeros, which is cut off again. ONNX Runtime multiplies one query with the
+        keys by another kernel than several, and sums in another order: like this there are always several, and what a token's
+        row is does not depend on how many are computed with it. Its keys and values lie behind the text, where nothing reads.
+        """
         size, of = self.size, f"layers.{layer}"
         packed = self._product(graph, f"{of}.qkv", value, size.hidden, self._queries_keys_values())
+        lengths = ["seqlens_k", "total_length"]
+        if padded:
+            packed = graph.node("Pad", [packed, graph.constant([0, 0, 0, 0, 1, 0], np.int64)])
+            lengths = [self._raised(graph, name) for name in lengths]
         query, key, values = packed, "", ""
         if size.qk_norm:
             sizes = graph.constant([size.q_size, size.kv_size, size.kv_size], np.int64)
@@ -80,17 +102,26 @@ class DecoderGraph:
         rotates = size.rotates[layer]
         caches = [graph.stored(COS), graph.stored(SIN)] if rotates else ["", ""]
         cache = [f"past.{layer}.{what}" for what in ("key", "value")]
-        attended = graph.fresh()
-        return graph.ours(
+        attended = graph.ours(
             "GroupQueryAttention",
-            [query, key, values, *cache, "seqlens_k", "total_length", *caches],
-            outputs=[attended, f"present.{layer}.key", f"present.{layer}.value"],
+            [query, key, values, *cache, *lengths, *caches],
+            outputs=[graph.fresh(), f"present.{layer}.key", f"present.{layer}.value"],
             num_heads=size.heads,
             kv_num_heads=size.kv_heads,
             scale=size.head_size**-0.5,
             do_rotary=int(rotates),
             local_window_size=size.windows[layer],
         )
+        if padded:
+            bounds = [graph.constant([bound], np.int64) for bound in (0, -1, 1)]
+            attended = graph.node("Slice", [attended, *bounds])
+        return attended
+
+    def _raised(self, graph: Graph, name: str) -> str:
+        """A number of tokens, one more."""
+        if (known := graph.known("raised", name)) is not None:
+            return known
+        return graph.remember("raised", name, graph.node("Add", [name, graph.constant(1, np.int32)]))
 
     def _queries_keys_values(self) -> list[Piece]:
         """Where a size's lie in the outputs of the full model's one product for all three."""
@@ -137,13 +168,18 @@ class DecoderGraph:
     def _outputs(self, part: Part) -> list[ValueInfoProto]:
         last = _value("logits", TensorProto.FLOAT, "batch", "rows", self.size.vocabulary)
         if not part.answers:
-            last = _value("hidden", TensorProto.FLOAT, "batch", "tokens", self.size.hidden)
+            last = _value(_hidden_of(part), TensorProto.FLOAT, "batch", "tokens", self.size.hidden)
         return [last, *self._cache("present", "capacity_after", part)]
 
     def _cache(self, when: str, capacity: str, part: Part) -> list[ValueInfoProto]:
         shape = ("batch", self.size.kv_heads, capacity, self.size.head_size)
         names = [f"{when}.{layer}.{what}" for layer in range(part.first, part.last) for what in ("key", "value")]
         return [_value(name, TensorProto.FLOAT, *shape) for name in names]
+
+
+def _hidden_of(part: Part) -> str:
+    """What a part without a head gives on."""
+    return "hidden" if part.embeds else "hidden_after"
 
 
 def _value(name: str, kind: int, *shape: int | str) -> ValueInfoProto:

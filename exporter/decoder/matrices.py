@@ -45,8 +45,8 @@ class Matrices(ABC):
         """Token ids (N, T) → (N, T, hidden)."""
 
     @abstractmethod
-    def tied_head(self, graph: Graph, value: str, hidden: int) -> str:
-        """(N, R, hidden) → (N, R, V) with the embedding."""
+    def tied_head(self, graph: Graph, value: str, hidden: int, tokens: int) -> str:
+        """(N, R, hidden) → (N, R, tokens) with the first so many of the embedding."""
 
 
 class Floats(Matrices):
@@ -65,9 +65,8 @@ class Floats(Matrices):
         found = graph.node("Gather", [graph.stored(TIED), ids])
         return found if hidden == graph.weights.arrays[TIED].shape[1] else _first(graph, found, hidden)
 
-    def tied_head(self, graph: Graph, value: str, hidden: int) -> str:
-        rows = graph.weights.arrays[TIED].shape[0]
-        weight = graph.node("Transpose", [graph.cut(TIED, [(0, rows)], [(0, hidden)])], perm=[1, 0])
+    def tied_head(self, graph: Graph, value: str, hidden: int, tokens: int) -> str:
+        weight = graph.node("Transpose", [graph.cut(TIED, [(0, tokens)], [(0, hidden)])], perm=[1, 0])
         return graph.node("MatMul", [value, weight])
 
 
@@ -101,10 +100,9 @@ class IntegerRows(Matrices):
         scale = graph.node("Unsqueeze", [scale, graph.constant([2], np.int64)])
         return graph.node("Mul", [numbers, graph.node("Mul", [scale, graph.constant(127, np.float32)])])
 
-    def tied_head(self, graph: Graph, value: str, hidden: int) -> str:
-        rows = graph.weights.arrays[TIED].shape[0]
-        weight = graph.node("Transpose", [graph.cut(TIED, [(0, rows)], [(0, hidden)])], perm=[1, 0])
-        return self._product(graph, value, weight, graph.stored(f"{TIED}.scale"))
+    def tied_head(self, graph: Graph, value: str, hidden: int, tokens: int) -> str:
+        weight = graph.node("Transpose", [graph.cut(TIED, [(0, tokens)], [(0, hidden)])], perm=[1, 0])
+        return self._product(graph, value, weight, graph.stored(f"{TIED}.scale", (0, tokens)))
 
     def _product(self, graph: Graph, value: str, weight: str, scale: str) -> str:
         """The token's largest magnitude m is its factor: value · 127/m is rounded, and the product multiplied by m; the 1/127
@@ -175,8 +173,8 @@ class Blocks(Matrices):
         found = graph.node("Mul", [numbers, factors])
         return graph.node("Reshape", [found, graph.constant([0, 0, hidden], np.int64)])
 
-    def tied_head(self, graph: Graph, value: str, hidden: int) -> str:
-        return self.multiply(graph, TIED, value, hidden, [(0, graph.weights.arrays[TIED].shape[0])])
+    def tied_head(self, graph: Graph, value: str, hidden: int, tokens: int) -> str:
+        return self.multiply(graph, TIED, value, hidden, [(0, tokens)])
 
 
 def _first(graph: Graph, value: str, count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from exporter.weights import WEIGHTS_FILE
 PRECISIONS = ("fp32", "int8-rows", "int8", "int4")
 """float32; 7-bit weights and 8-bit activations with a factor for each row; 8 and 4 bits in blocks of 32 inputs."""
 
+EXIT_TOKENS = 8192
+"""Of the vocabulary, that an exit's head knows: pieces are numbered as they were learnt, the frequent ones first."""
+
 
 @dataclass(frozen=True)
 class DecoderFiles:
@@ -33,6 +37,18 @@ class DecoderFiles:
     weights: Path
     topology: str  # sha256 of the operators, without weights and sizes
     segments: Mapping[int, tuple[Path, Path]]  # layer → the graphs of what lies below it and from it on
+    speculation: Speculation | None = None
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """Graphs whose rows do not depend on how many are computed with them: the whole one, and where there are exits the same in
+    parts that follow one another, with the head of an exit."""
+
+    graph: Path
+    parts: Mapping[tuple[int, int], Path]  # its first layer, and that after its last
+    head: Path | None
+    head_tokens: int
 
 
 def write_decoder(
@@ -45,12 +61,17 @@ def write_decoder(
     precisions: Sequence[str] = ("fp32",),
     segments: Sequence[int] = (),
     head_bits: int | None = None,
+    speculation: bool = False,
+    exits: Sequence[int] = (),
+    exit_tokens: int = EXIT_TOKENS,
 ) -> list[DecoderFiles]:
     """Writes into `folder` a weights file of each precision and a graph of each size (by id) in each.
 
     `tensors`: the full model's by the names that transformers gives them, torch's or numpy's. `rotary`: cosines and sines, each
     (context, rotated numbers / 2). `segments`: layers at which the graph is written in two parts as well, for the sizes that
     are deeper. `head_bits`: of the head and embedding where the weights are in blocks; default as many as the others.
+    `speculation`: graphs that verify drafts too, of every precision but int4, whose kernels multiply one token differently from
+    several; `exits`: layers at which these may be left, by a head over the first `exit_tokens` of the vocabulary.
 
     Raises ExportError for an unknown precision, and for a size that a precision does not cut at, before anything is written.
     """
@@ -78,8 +99,22 @@ def write_decoder(
                         _save(writer.model(lower), folder / f"{own}.lower{layer}.onnx"),
                         _save(writer.model(upper), folder / f"{own}.upper{layer}.onnx"),
                     )
-            written.append(DecoderFiles(own, size, precision, graph, weights, _digest(model), halves))
+            padded = _speculation(writer, folder, own, exits, exit_tokens) if speculation and precision != "int4" else None
+            written.append(DecoderFiles(own, size, precision, graph, weights, _digest(model), halves, padded))
     return written
+
+
+def _speculation(writer: DecoderGraph, folder: Path, own: str, exits: Sequence[int], tokens: int) -> Speculation:
+    layers, tokens = writer.size.layers, min(tokens, writer.size.vocabulary)
+    whole = _save(writer.model(Part(0, layers, padded=True)), folder / f"{own}.padded.onnx")
+    bounds = [0, *sorted({layer for layer in exits if 0 < layer < layers}), layers]
+    if len(bounds) == 2:
+        return Speculation(whole, {}, None, 0)
+    parts = {}
+    for first, last in pairwise(bounds):
+        part = Part(first, last, embeds=first == 0, answers=last == layers, padded=True)
+        parts[first, last] = _save(writer.model(part), folder / f"{own}.padded{first}-{last}.onnx")
+    return Speculation(whole, parts, _save(writer.exit(tokens), folder / f"{own}.exit.onnx"), tokens)
 
 
 def identifier(size: str, precision: str) -> str:
@@ -116,8 +151,8 @@ def _write_weights(
     matrices.write_embedding(file, of("model.embed_tokens.weight"), full.tied)
     if not full.tied:
         matrices.write(file, HEAD, of("lm_head.weight"))
-    for name, array in zip((COS, SIN), rotary, strict=True):
-        file.add(name, np.ascontiguousarray(array, dtype=np.float32))
+    for name, array in zip((COS, SIN), rotary, strict=True):  # one more: of the row of zeros behind a text as long as can be
+        file.add(name, np.concatenate([array, array[-1:]]).astype(np.float32))
     for layer in range(full.layers):
         theirs, ours = f"model.layers.{layer}", f"layers.{layer}"
         file.add(f"{ours}.attention_norm", of(f"{theirs}.input_layernorm.weight"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.session import CPU, SessionError, SessionOptions
 from selector.choose.candidates import Key
 from selector.choose.cascades import Cascade
+from selector.run.decode.opening import DecoderOpener
 from selector.run.options import RuntimeOptions
 from selector.run.program import Program, program_opener
 
@@ -25,14 +27,17 @@ def opener(
     bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Cascade], options: RuntimeOptions
 ) -> Callable[[Key], Program]:
     """Opens a sub-model or a cascade for a profile. What it returns raises BundleError when that cannot be opened."""
-    openers = {}
+    openers, decoders = {}, {}
     for profile in profiles or (None,):
-        device = profile.device.name if profile else NOT_MEASURED
-        openers[device] = program_opener(bundle, _session_options(profile, options), options.cache, cascades)
+        device, its = profile.device.name if profile else NOT_MEASURED, _session_options(profile, options)
+        openers[device] = program_opener(bundle, its, options.cache, cascades)
+        decoders[device] = DecoderOpener(bundle, its, options.speculative)
 
     def opened(key: Key) -> Program:
         name, device = key
         try:
+            if bundle.decoder is not None and options.speculative != "off":
+                return decoders[device](name, partial(openers[device], name))
             return openers[device](name)
         except SessionError:
             raise

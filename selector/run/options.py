@@ -13,6 +13,7 @@ from selector.adapt.sensors import Sensors
 from selector.choose.battery import Battery, BatteryPolicy
 from selector.choose.budget import BudgetError
 from selector.run.cache import ModelCache
+from selector.run.decode.options import MODES, Mode
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class RuntimeOptions:
     """Latencies are the profile's medians, with what is typical of the device above them (see `pooled`), corrected by what runs
     take (see `Controller`)."""
     cache: ModelCache | bool = True  # optimized copies of the graphs on this device; False: none
+    speculative: Mode = "off"
+    """Of a language model: which graphs are opened. Other than off: those that verify guessed tokens, where there are some and
+    this device computes them exactly; ngram: in one part, without exits."""
     cascades: bool = True  # the bundle's are candidates like any sub-model; False: a run is always of a single one
     policy: BatteryPolicy | None = None  # what a low battery changes
     battery: Callable[[], Battery | None] = read_battery  # reads the state of charge, on a thread of its own
@@ -74,6 +78,7 @@ _ALLOWED: dict[str, _Check] = {
     "feedback": _YES_OR_NO,
     "cache": (lambda value: isinstance(value, bool | ModelCache), "are a ModelCache, True and False"),
     "cascades": _YES_OR_NO,
+    "speculative": (lambda value: value in MODES, f"are {', '.join(MODES)}"),
     "policy": (lambda value: isinstance(value, BatteryPolicy | None), "are a BatteryPolicy and None"),
     "battery": (callable, "is a call without arguments that returns a Battery or None"),
     "sensors": (lambda value: isinstance(value, bool | Sensors), "are a Sensors, True and False"),

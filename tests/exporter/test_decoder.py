@@ -30,18 +30,12 @@ from exporter.decoder.export import DecodingOptions, export_decoder
 from exporter.decoder.rotary import rotary_caches
 from exporter.subset import subset
 from selector.choose.inspection import inspect
-from tests.helpers.language import language_family, mixed, sequences
+from tests.helpers.language import DECODER_SIZES as SIZES
+from tests.helpers.language import decoder_model as nested_model
+from tests.helpers.language import sequences
 from trainer import NestedModel
 from trainer.evaluate import scores_of
 
-SIZES: dict[str, Any] = {
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,18 +53,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "normed queries and keys": ("qwen3", {}),
     "a layer without positions": ("smollm3", {"no_rope_layers": [1, 0, 1]}),
 }
-
-
-def nested_model(kind: str = "llama", **config: Any) -> NestedModel:
-    """24 sub-models, whose widths are whole blocks."""
-    family = language_family(kind, **{**SIZES, **config})
-    family.axes = {**family.axes, "intermediate_size": (32, 64), "hidden_size": (32, 64)}
-    found = mixed(family)
-    with torch.no_grad():
-        for parameter in found.full.parameters():
-            if parameter.ndim > 1:  # so small that a rounding stays one: attention between two tokens decides much
-                parameter.mul_(0.4)
-    return found
 
 
 def logits(nested: NestedModel, name: str, texts: np.ndarray) -> np.ndarray:

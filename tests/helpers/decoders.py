@@ -7,7 +7,7 @@ Shapes: T tokens, H heads, G groups of keys and values, D the size of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,15 @@ class Tiny:
         a, b = heads[..., :half], heads[..., half:]
         return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], axis=-1)
 
-    def model(self) -> onnx.ModelProto:
-        """The graph with its weights inside."""
+    def model(self, *, padded: bool = False) -> onnx.ModelProto:
+        """The graph with its weights inside. `padded`: as it verifies drafts, with a row of zeros behind each attention's."""
         w = dict(self.weights)
-        w["cos"], w["sin"] = (f(self.angles).astype(np.float32) for f in (np.cos, np.sin))
+        w["cos"], w["sin"] = (
+            np.concatenate([a, a[-1:]]) for a in (f(self.angles).astype(np.float32) for f in (np.cos, np.sin))
+        )
+        if padded:
+            more = {"pads": [0, 0, 0, 0, 1, 0], "begin": [0], "end": [-1], "second": [1]}
+            w |= {name: np.array(value, np.int64) for name, value in more.items()} | {"one": np.array(1, np.int32)}
         nodes: list[onnx.NodeProto] = []
 
         def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any) -> None:
@@ -121,17 +126,26 @@ class Tiny:
 
         node("Gather", ["embedding", "input_ids"], ["x"])
         node("SimplifiedLayerNormalization", ["x", "0.attention_norm"], ["0.in"], epsilon=EPSILON, axis=-1)
+        lengths = ["seqlens_k", "total_length"]
+        if padded:
+            for name in lengths:
+                node("Add", [name, "one"], [f"{name}.raised"])
+            lengths = [f"{name}.raised" for name in lengths]
         skip = "x"
         for i in range(self.layers):
-            node("MatMul", [f"{i}.in", f"{i}.qkv"], [f"{i}.packed"])
+            node("MatMul", [f"{i}.in", f"{i}.qkv"], [f"{i}.unpadded" if padded else f"{i}.packed"])
+            if padded:
+                node("Pad", [f"{i}.unpadded", "pads"], [f"{i}.packed"])
             node(
                 "GroupQueryAttention",
                 [
-                    f"{i}.packed", "", "", f"past.{i}.key", f"past.{i}.value", "seqlens_k", "total_length", "cos", "sin",
+                    f"{i}.packed", "", "", f"past.{i}.key", f"past.{i}.value", *lengths, "cos", "sin",
                 ],
-                [f"{i}.mixed", f"present.{i}.key", f"present.{i}.value"],
+                [f"{i}.all" if padded else f"{i}.mixed", f"present.{i}.key", f"present.{i}.value"],
                 DOMAIN, num_heads=self.heads, kv_num_heads=self.groups, do_rotary=1,
             )  # fmt: skip
+            if padded:
+                node("Slice", [f"{i}.all", "begin", "end", "second"], [f"{i}.mixed"])
             node("MatMul", [f"{i}.mixed", f"{i}.o"], [f"{i}.attended"])
             normed = [f"{i}.middle", "", "", f"{i}.sum"]
             inputs = [skip, f"{i}.attended", f"{i}.mlp_norm"]
@@ -170,14 +184,15 @@ class Tiny:
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
-    def decoder(self, **options: Any) -> Decoder:
+    def decoder(self, *, padded: bool = False, **options: Any) -> Decoder:
         """One that runs the graph."""
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = 1
-        return Decoder(ort.InferenceSession(self.model().SerializeToString(), settings), self.spec, **options)
+        spec = replace(self.spec, spare=int(padded))
+        return Decoder(ort.InferenceSession(self.model(padded=padded).SerializeToString(), settings), spec, **options)
 
-    def write(self, path: Path) -> None:
-        onnx.save(self.model(), path)
+    def write(self, path: Path, *, padded: bool = False) -> None:
+        onnx.save(self.model(padded=padded), path)
 
 
 def _normed(x: Array, weight: Array) -> Array:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from exporter.bundle import MANIFEST_FILE, Bundle
 from exporter.bundle.manifest import FORMAT_VERSION, sealed
+from selector.run.decode import opening
+from selector.run.decode.adaptive import Adaptive, Costs
+from selector.run.decode.speculation import Proved
 from selector.run.generate import GenerationOptions
 from tests.helpers.decoders import Tiny
 from tests.helpers.decoding import profile_of
@@ -35,6 +39,17 @@ WEIGHTS = {"small": 0.2, "shallow": 0.4, "middle": 0.7, "full": 1.0}
 """Of which 1 takes 10 ms per token and more."""
 QUIET: dict[str, Any] = {"sensors": False, "battery": lambda: None, "threads": 1, "load_ahead": False}
 """Options of a Generator that nothing of the machine disturbs."""
+
+
+CALLS = {1: 1.0, 2: 1.01, 3: 1.02, 4: 1.03, 5: 1.04, 6: 1.05, 8: 1.06, 12: 1.07}
+"""What calls over so many tokens cost, where every guess is worth it."""
+
+
+def always_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever there is to guess, whatever else this machine does."""
+    monkeypatch.setattr(opening, "proved", lambda *given: Proved("", Costs([dict(CALLS)])))
+    monkeypatch.setattr(Costs, "observe", lambda *given: None)
+    monkeypatch.setattr(Adaptive, "length", lambda self, kind, most: max(n - 1 for n in CALLS if n - 1 <= most))
 
 
 def options(tokens: int = 20, **more: Any) -> GenerationOptions:
@@ -61,29 +76,38 @@ def tiny(name: str, **options: Any) -> Tiny:
 
 
 def write_bundle(
-    path: Path, *, template: str | None = TEMPLATE, profiled: bool = True, text: bool = True, odd: str = "", **options: Any
+    path: Path,
+    *,
+    template: str | None = TEMPLATE,
+    profiled: bool = True,
+    text: bool = True,
+    odd: str = "",
+    verifies: Sequence[str] = (),
+    **options: Any,
 ) -> Bundle:
     """A bundle of SIZES; the larger, the better. Figures are those of `tests.helpers.decoding`. `odd`: one that has weights of
-    its own, whatever its axes say."""
+    its own, whatever its axes say. `verifies`: those that verify guesses."""
     models = path / "models"
     models.mkdir(parents=True)
     (models / "weights.bin").write_bytes(b"\0" * 64)  # each graph has its own here
     decoders = {name: tiny(name, **options, **({"seed": 9} if name == odd else {})) for name in SIZES}
     for name, decoder in decoders.items():
         decoder.write(models / f"{name}.onnx")
+        if name in verifies:
+            decoder.write(models / f"{name}.padded.onnx", padded=True)
     np.savez(path / "selftest.npz", **{"input/input_ids": np.zeros((1, 1), np.int64)})
     if text:
         (path / "tokenizer.json").write_text(tokenizer().to_str(), encoding="utf-8")
     if template is not None:
         (path / "chat_template.jinja").write_text(template, encoding="utf-8")
-    (path / MANIFEST_FILE).write_text(json.dumps(sealed(_manifest(path, decoders))), encoding="utf-8")
+    (path / MANIFEST_FILE).write_text(json.dumps(sealed(_manifest(path, decoders, verifies))), encoding="utf-8")
     bundle = Bundle(path)
     if profiled:
         bundle.save_profile(profile_of(WEIGHTS, bundle.fingerprint))
     return bundle
 
 
-def _manifest(path: Path, decoders: Mapping[str, Tiny]) -> dict[str, Any]:
+def _manifest(path: Path, decoders: Mapping[str, Tiny], verifies: Sequence[str]) -> dict[str, Any]:
     full = decoders["full"]
     submodels = [
         {
@@ -96,6 +120,7 @@ def _manifest(path: Path, decoders: Mapping[str, Tiny]) -> dict[str, Any]:
             "graph": f"models/{name}.onnx",
             "topology": "0" * 64,
             "precision": "fp32",
+            **({"speculation": {"graph": f"models/{name}.padded.onnx"}} if name in verifies else {}),
         }
         for place, (name, one) in enumerate(decoders.items())
     ]

@@ -29,6 +29,15 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "tie_word_embeddings": True,
 }
+DECODER_SIZES: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+"""Of one whose widths are whole blocks and whose heads the graphs take."""
 TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] + '.' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
@@ -55,6 +64,18 @@ def mixed(family: Family, seed: int = 0) -> NestedModel:
         for parameter in nested.full.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return nested
+
+
+def decoder_model(kind: str = "llama", **config: Any) -> NestedModel:
+    """24 sub-models, whose widths are whole blocks."""
+    family = language_family(kind, **{**DECODER_SIZES, **config})
+    family.axes = {**family.axes, "intermediate_size": (32, 64), "hidden_size": (32, 64)}
+    found = mixed(family)
+    with torch.no_grad():
+        for parameter in found.full.parameters():
+            if parameter.ndim > 1:  # so small that a rounding stays one: attention between two tokens decides much
+                parameter.mul_(0.4)
+    return found
 
 
 def sequences(count: int = 6, tokens: int = 9, ignored: bool = True) -> Samples:

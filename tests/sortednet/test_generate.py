@@ -11,7 +11,7 @@ import pytest
 
 from sortednet.watch_text import watch_text
 from tests.helpers.commands import call, document, refused
-from tests.helpers.generators import tiny, tokenizer, write_bundle
+from tests.helpers.generators import always_guess, tiny, tokenizer, write_bundle
 
 PROMPT = "Once upon a time"
 LIMITS = ("--max-tokens", "12", "--ignore-eos", "--no-feedback", "--threads", "1")
@@ -105,6 +105,31 @@ def test_watching_shows_the_text_and_returns_it(path: Path) -> None:
     assert "middle" in seen
     assert "limit 8 ms" in seen
     assert "16 tokens of prompt" in seen
+
+
+def test_guessed_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same text; how many came is in the figures, in the document and on the screen."""
+    from rich.console import Console
+
+    from selector.choose.budget import Budget
+    from selector.run.generate import GenerationOptions, Generator
+
+    always_guess(monkeypatch)
+    bundle, prompt = write_bundle(tmp_path / "guessing", verifies=["full"], eos=()).path, "abc abc abc "
+    asked = ("generate", bundle, "--prompt", prompt, "--max-tokens", "60", "--threads", "1")
+    plain = document(*asked, "--speculative", "off")
+    ran = document(*asked)
+    assert ran["text"] == plain["text"] == expected("full", prompt, 60)
+    assert plain["guesses"]["drafted"] == 0
+    assert 0 < ran["guesses"]["accepted"] == ran["guesses"]["by"]["text"] < ran["guesses"]["drafted"]
+    said = call(*asked).stderr
+    assert f"{ran['guesses']['accepted']} of {ran['guesses']['drafted']} guesses came (text " in said
+    assert "allowed are auto, off, ngram" in refused(*asked, "--speculative", "exit")
+    assert "early_exit = 0.9: no graph that is open here has exits" in refused(*asked, "--early-exit", "0.9")
+    console = Console(width=100, record=True, file=StringIO(), force_terminal=True)
+    with Generator(bundle, sensors=False, threads=1) as generator:
+        watch_text(generator, generator.generate(prompt, GenerationOptions(max_tokens=60)), Budget(), console)
+    assert "guesses came" in console.export_text()
 
 
 @pytest.mark.parametrize(

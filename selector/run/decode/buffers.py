@@ -31,6 +31,7 @@ class DecoderSpec:
     context: int  # the most tokens of a text, those of its prompt included
     vocabulary: int
     eos: tuple[int, ...] = ()  # tokens that end a text
+    spare: int = 0  # places behind a text that its graph writes to and never reads
 
     @property
     def token_bytes(self) -> int:
@@ -43,7 +44,7 @@ class Cache:
 
     def __init__(self, spec: DecoderSpec, memory_mb: float | None = None, texts: int = 1) -> None:
         self.spec, self.texts = spec, texts
-        most = spec.context if memory_mb is None else int(memory_mb * 2**20 // (texts * spec.token_bytes))
+        most = spec.context if memory_mb is None else int(memory_mb * 2**20 // (texts * spec.token_bytes)) - spec.spare
         self.most = min(spec.context, most)
         """Tokens of a text that fit the context and the memory."""
         self.room = 0
@@ -62,11 +63,12 @@ class Cache:
     def grow(self, tokens: int) -> bool:
         """Makes room for so many tokens of each text; whether the buffers are others than before. Raises InputError where the
         memory does not allow it."""
-        if tokens <= self.room:
+        needed = tokens + self.spec.spare
+        if needed <= self.room:
             return False
         if tokens > self.most:
             raise InputError(f"tokens = {tokens}: allowed are {self.most}, which fit the context and the memory")
-        had, self.room = self.room, min(-(-tokens // BLOCK) * BLOCK, self.most)
+        had, self.room = self.room, min(-(-needed // BLOCK) * BLOCK, self.most + self.spec.spare)
         for place, old in enumerate(self.buffers):  # one after the other: no more than one of them is there twice
             self.buffers[place] = self._empty(self.room)
             self.buffers[place][:, :, :had] = old

@@ -8,22 +8,33 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from selector.run.decode.buffers import Cache, DecoderSpec
+from selector.run.decode.calls import Call, Halt, Halted, Part
 from selector.run.decode.options import GenerationOptions
 from selector.run.decode.sampling import Sampler
 from selector.run.inputs import InputError
+
+if TYPE_CHECKING:
+    from selector.run.decode.speculation import Speculation
 
 Array = NDArray[Any]
 Finish = Literal["stop", "length", "context", "memory", "stopped"]
 """Why a text ended: its own end or a stop string; `max_tokens`; the model's context; the memory; whoever asked for it."""
 PREFILL = 512
 """Tokens of a prompt in one call: more are no faster, and what a call holds grows with them."""
+
+
+class Rows(NamedTuple):
+    """How a token's logits came about."""
+
+    count: int = 1  # tokens that were computed in the call; 0: it had been guessed, and computed with one before
+    worth: float | None = 1.0  # what the call takes, in calls of one token; None: it is not known
 
 
 class Step(NamedTuple):
@@ -33,23 +44,7 @@ class Step(NamedTuple):
     logprob: float | None  # where the options ask for it
     ms: float  # since the step before was taken; of the first one, the prompt's included
     finish: Finish | None = None
-
-
-class Halted(Exception):
-    """A call of the graph was ended by `Halt.set`."""
-
-
-class Halt:
-    """Ends a text from another thread, in the middle of a call."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self.plain, self.shrinking = ort.RunOptions(), ort.RunOptions()
-        self.shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-
-    def set(self) -> None:
-        self.is_set = True
-        self.plain.terminate = self.shrinking.terminate = True
+    call: Rows = Rows()
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,13 @@ class Decoder:
     session: ort.InferenceSession
     spec: DecoderSpec
     prefill: int = PREFILL
+    above: tuple[Part, ...] = ()
+    """Where `session` is the lowest part of the graph: the others."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The graph, or its parts from the lowest on."""
+        return (Part(self.session, 0, self.above[0].first if self.above else self.spec.layers), *self.above)
 
     def cache(self, memory_mb: float | None = None, texts: int = 1) -> Cache:
         """An empty one, for this decoder and for those of fewer layers and the same widths."""
@@ -72,33 +74,49 @@ class Decoder:
         cache: Cache | None = None,
         sampler: Sampler | None = None,
         halt: Halt | None = None,
+        speculation: Speculation | None = None,
     ) -> Iterator[Step]:
         """The tokens that follow the prompt, one by one. What the cache has of the prompt is not computed again; without one
-        the text has a cache of its own. `sampler`: one that goes on, in place of a new one.
+        the text has a cache of its own. `sampler`: one that goes on, in place of a new one. `speculation`: guesses tokens to
+        come and verifies several in one call; the text is the same.
 
         Raises InputError for a prompt that is empty, too long, or holds what is no token id.
         """
         options, halt, cache = options or GenerationOptions(), halt or Halt(), cache or self.cache()
         ids = check_prompt(prompt, self.spec, cache.most)
-        return self.go_on(ids, len(ids), options, cache, sampler or Sampler(options, ids), halt)
+        return self.go_on(ids, len(ids), options, cache, sampler or Sampler(options, ids), halt, speculation)
 
     def go_on(
-        self, ids: Sequence[int], prompt_tokens: int, options: GenerationOptions, cache: Cache, sampler: Sampler, halt: Halt
+        self,
+        ids: Sequence[int],
+        prompt_tokens: int,
+        options: GenerationOptions,
+        cache: Cache,
+        sampler: Sampler,
+        halt: Halt,
+        speculation: Speculation | None = None,
     ) -> Iterator[Step]:
         """The tokens that follow these, of which the first so many are the prompt and the others were generated already."""
         begun, count = time.perf_counter(), len(ids)
         try:
             logits = self.start(list(ids), cache, halt)
-            step = _Step(self, cache)
+            step: OneStep | Speculation = OneStep(self, cache) if speculation is None else speculation
+            if speculation is not None:
+                speculation.begin(self, cache, ids)
+            call = Rows()
             while True:
                 token, logprob = sampler(logits)
                 count += 1
                 finish = self._finish(token, count - prompt_tokens, count, options, cache)
-                yield Step(token, logprob, (time.perf_counter() - begun) * 1e3, finish)
+                yield Step(token, logprob, (time.perf_counter() - begun) * 1e3, finish, call)
                 begun = time.perf_counter()
                 if finish is not None or halt.is_set:
                     return
-                logits = step(token, halt)
+                if isinstance(step, OneStep):
+                    logits = step(token, halt)
+                else:
+                    left = cache.most - count if options.max_tokens is None else prompt_tokens + options.max_tokens - count
+                    logits, call = step(token, halt, min(left, cache.most - count))
         except Halted:
             return
 
@@ -122,7 +140,7 @@ class Decoder:
         while place < len(ids):
             block = ids[place : place + self.prefill]
             if call is None or call.ids.shape[1] != len(block):
-                call = _Call(self, [buffer[text : text + 1] for buffer in cache.buffers], len(block))
+                call = Call(self.parts, [buffer[text : text + 1] for buffer in cache.buffers], len(block))
             call.ids[0] = block
             place += len(block)
             call.lengths[0] = place
@@ -141,6 +159,8 @@ class Decoder:
         next token, round by round. `memory_mb`: of all texts' keys and values. Raises InputError, naming the prompt, as
         `generate` does."""
         options = options or GenerationOptions()
+        if self.spec.spare and len(prompts) > 1:
+            raise InputError("prompts: several; allowed is one with a graph that verifies drafts")
         if not prompts:
             raise InputError("prompts: none given; allowed is one or more")
         cache, texts = Cache(self.spec, memory_mb, len(prompts)), []
@@ -158,7 +178,7 @@ class Decoder:
         begun = time.perf_counter()
         rows = list(range(len(texts)))  # of the buffers: whose text is there
         logits = np.stack([self.start(ids, cache, text=number) for number, ids in enumerate(texts)])
-        call: _Call | None = None
+        call: Call | None = None
         while rows:
             drawn = [samplers[number](row) for number, row in zip(rows, logits, strict=True)]
             took = (time.perf_counter() - begun) * 1e3
@@ -180,26 +200,26 @@ class Decoder:
                         buffer[place] = buffer[row]
                 rows, call = [rows[row] for row, _ in left], None
             if cache.grow(max(lengths[number] for number in rows)) or call is None:
-                call = _Call(self, [buffer[: len(rows)] for buffer in cache.buffers], 1)
+                call = Call(self.parts, [buffer[: len(rows)] for buffer in cache.buffers], 1)
             call.ids[:, 0] = [token for _, token in left]
             call.lengths[:] = [lengths[number] for number in rows]
             call(None)
             logits = call.logits[:, 0]
 
 
-class _Step:
+class OneStep:
     """Takes one more token of a text; the inputs and outputs of its calls stay in place."""
 
     def __init__(self, decoder: Decoder, cache: Cache) -> None:
         self._decoder, self._cache = decoder, cache
-        self._call: _Call | None = None
+        self._call: Call | None = None
 
     def __call__(self, token: int, halt: Halt) -> Array:
         """Logits after it, (V,); valid until the next call. Raises Halted."""
         cache, layers = self._cache, self._decoder.spec.layers
         length = len(cache.tokens) + 1
         if cache.grow(length) or self._call is None:
-            self._call = _Call(self._decoder, cache.buffers, 1)
+            self._call = Call(self._decoder.parts, cache.buffers, 1)
         call = self._call
         call.ids[0, 0], call.lengths[0] = token, length
         call(halt.plain)
@@ -207,51 +227,6 @@ class _Step:
         cache.known[:layers] = [length] * layers
         logits: Array = call.logits[0, 0]
         return logits
-
-
-class _Call:
-    """One call of the graph, which reads its inputs from these arrays and writes its outputs into them.
-
-    `ids` (B, T); `lengths` (B,): of each text, after the call; `logits` (B, 1, V): after the last of the T tokens.
-    """
-
-    def __init__(self, decoder: Decoder, buffers: Sequence[Array], tokens: int) -> None:
-        spec, texts = decoder.spec, len(buffers[0])
-        self.ids = np.zeros((texts, tokens), np.int64)
-        self.lengths = np.zeros(texts, np.int32)
-        self.logits = np.empty((texts, 1, spec.vocabulary), np.float32)
-        self._last, self._total = np.zeros(texts, np.int32), np.zeros((), np.int32)
-        self._session, self._binding = decoder.session, decoder.session.io_binding()
-        inputs: dict[str, Array] = {
-            "input_ids": self.ids,
-            "seqlens_k": self._last,
-            "total_length": self._total,
-            "rows": np.array([tokens - 1], np.int64),
-        }
-        self._values: list[ort.OrtValue] = []  # the binding does not keep them alive
-        for name, array in inputs.items():
-            self._bind(self._binding.bind_ortvalue_input, name, array)
-        self._bind(self._binding.bind_ortvalue_output, "logits", self.logits)
-        for place, buffer in enumerate(buffers[: 2 * spec.layers]):
-            name = f"{place // 2}.{'value' if place % 2 else 'key'}"
-            self._bind(self._binding.bind_ortvalue_input, f"past.{name}", buffer)
-            self._bind(self._binding.bind_ortvalue_output, f"present.{name}", buffer)
-
-    def __call__(self, options: ort.RunOptions | None) -> None:
-        """Raises Halted where the options' flag is set."""
-        np.subtract(self.lengths, 1, out=self._last)
-        self._total[...] = self.lengths.max()
-        try:
-            self._session.run_with_iobinding(self._binding, options)
-        except Exception as error:  # ONNX Runtime has one exception type per status code
-            if options is not None and options.terminate:
-                raise Halted from None
-            raise InputError(f"input: this graph cannot compute it: {error}") from error
-
-    def _bind(self, bind: Any, name: str, array: Array) -> None:
-        value = ort.OrtValue.ortvalue_from_numpy(array)
-        self._values.append(value)
-        bind(name, value)
 
 
 def check_prompt(prompt: Sequence[int], spec: DecoderSpec, most: int | None = None) -> list[int]:

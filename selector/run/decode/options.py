@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 from selector.run.inputs import InputError
 
 MOST_STOPS = 64
+Mode = Literal["auto", "off", "ngram", "exit"]
+MODES = ("auto", "off", "ngram", "exit")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class GenerationOptions:
     seed: int | None = None  # the same one gives the same tokens on this machine; None: others each time
     stop: Sequence[str] = ()  # the text ends before the first of these
     ignore_eos: bool = False  # goes on after the token that ends a text
+    speculative: Mode = "auto"
+    """What guesses tokens to come, which are verified several at a time; the text is the same: whatever pays, nothing, what is
+    there already (ngram), or the model's own exits. With a `Generator` whose graphs verify."""
+    early_exit: float | None = (
+        None  # the text is another one: a token of which an exit is so sure is said without the layers above
+    )
     logprobs: bool = False  # each step says how probable its token was, before temperature and all that follows it
 
     def __post_init__(self) -> None:
@@ -68,5 +76,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: v is None or _whole(v, -(2**63), 2**64 - 1), "are whole numbers of 64 bits, and None"),
     "stop": (_stops, f"are up to {MOST_STOPS} texts that are not empty"),
     "ignore_eos": _YES_OR_NO,
+    "speculative": (lambda v: v in MODES, f"are {', '.join(MODES)}"),
+    "early_exit": (lambda v: v is None or (_real(v, 0, 1) and v > 0), "are probabilities above 0 up to 1, and None"),
     "logprobs": _YES_OR_NO,
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.run.decode.decoder import Decoder, Halt, _Step
+from selector.run.decode.calls import Halt
+from selector.run.decode.decoder import Decoder, OneStep
 from selector.run.decode.options import GenerationOptions
 from selector.run.decode.sampling import Sampler
 
@@ -19,7 +20,7 @@ class TimedDecoder:
         spec = decoder.spec
         self._ids: list[int] = np.random.default_rng(seed).integers(spec.vocabulary, size=spec.context).tolist()
         self._sampler, self._halt = Sampler(_GREEDY), Halt()
-        self._step, self._room = _Step(decoder, self._cache), 0
+        self._step, self._room = OneStep(decoder, self._cache), 0
 
     def prefill(self, tokens: int) -> int:
         """Reads a prompt of so many tokens into an empty cache; the token that follows it."""
@@ -31,7 +32,7 @@ class TimedDecoder:
         cache, layers = self._cache, self._decoder.spec.layers
         cache.grow(context + 1)
         if self._room != cache.room:  # other buffers
-            self._step, self._room = _Step(self._decoder, cache), cache.room
+            self._step, self._room = OneStep(self._decoder, cache), cache.room
         if len(cache.tokens) != context:
             cache.tokens[:], cache.known[:layers] = self._ids[:context], [context] * layers
         token = self._sampler(self._step(self._ids[context], self._halt))[0]

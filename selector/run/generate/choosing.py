@@ -17,7 +17,11 @@ from selector.choose.budget import Budget, Selection
 from selector.choose.candidates import Key
 from selector.choose.clock import seconds
 from selector.run.decode import Decoder
+from selector.run.decode.decoder import Rows
+from selector.run.decode.opening import DecodingProgram
+from selector.run.decode.speculation import Speculation
 from selector.run.generate.described import Described
+from selector.run.generate.guessing import Guessing
 from selector.run.generate.slots import Slot
 from selector.run.program import GraphProgram, Program
 from selector.run.runtime import Runtime
@@ -37,9 +41,17 @@ PLANNED = 64
 class Choice:
     """Of one text."""
 
-    def __init__(self, runtime: Runtime, described: Described, budget: Budget, ids: Sequence[int], slot: Slot) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        described: Described,
+        budget: Budget,
+        ids: Sequence[int],
+        slot: Slot,
+        guessing: Guessing,
+    ) -> None:
         """`ids`: of the prompt. Raises what `Runtime.choose` raises."""
-        self._runtime, self._described = runtime, described
+        self._runtime, self._described, self.guessing = runtime, described, guessing
         self._budget = budget
         self._knows_tokens = bool(runtime.candidates.contexts)
         self._prompt_tokens: int | None = None
@@ -51,7 +63,7 @@ class Choice:
         if slot.known(selection.submodel, ids) < slot.longest(ids):  # it is another one that has the prompt's beginning
             selection, program = self._first(ids, len(ids))
         self.selection: Selection = selection
-        self.decoder = _decoder(described, selection.submodel, program)
+        self.decoder, self.speculation = self._opened(selection.submodel, program)
         self._later: tuple[int, Budget] = 0, budget
         self._in_time = self._first_tokens_within(len(ids) - slot.known(selection.submodel, ids))
 
@@ -59,7 +71,7 @@ class Choice:
         budget = self._budget
         if self._knows_tokens:
             budget = budget.model_copy(update={"prompt_tokens": max(1, computed), "context": len(ids)})
-        return self._runtime.choose(budget, ahead=self._ahead)
+        return self.guessing.choose(self._runtime, budget, None, ahead=self._ahead)
 
     def _first_tokens_within(self, computed: int) -> list[Key] | None:
         """What is no larger than the limit of the first token allowed: when that is there, nothing else makes the text larger.
@@ -75,10 +87,14 @@ class Choice:
         """So many tokens are computed before the next one: its time is no token's."""
         self._prompt_tokens = computed
 
-    def took(self, ms: float, context: int) -> None:
-        """A token took so long, with so many before it."""
+    def took(self, ms: float, context: int, call: Rows) -> None:
+        """A token took so long, with so many before it. Where several were computed at once, the size learns from what one of
+        them would have taken."""
         controller, computed = self._runtime.controller, self._prompt_tokens
-        self._latest_ms = ms
+        known = call.count > 0 and call.worth is not None
+        if known:
+            ms /= call.worth or 1.0
+            self._latest_ms = ms / self.guessing.gain_of(self.selection.submodel)
         self._prompt_tokens = None
         if controller is None:
             return
@@ -90,7 +106,7 @@ class Choice:
             worth += curves.prompt_worth(computed)
         with self._runtime.learning:
             controller.spent(self.selection, worth, length)
-            if computed is None and self._runtime.options.feedback:
+            if computed is None and known and self._runtime.options.feedback:
                 controller.observe(self.selection, ms, seconds(), length=length)
 
     def again(self, slot: Slot, ids: Sequence[int], left: int | None) -> bool:
@@ -98,7 +114,8 @@ class Choice:
         if self._runtime.controller is None or self._stays or not self._due(len(ids)):
             return False
         try:
-            wanted, program = self._runtime.choose(self._budget_at(len(ids)), self._in_time, ahead=self._ahead)
+            budget = self._budget_at(len(ids))
+            wanted, program = self.guessing.choose(self._runtime, budget, self._in_time, ahead=self._ahead)
             if wanted.submodel == self.selection.submodel:
                 self.selection = wanted
                 return False
@@ -110,8 +127,18 @@ class Choice:
             return False
         if wanted.submodel == self.selection.submodel or len(ids) >= slot.most(wanted.submodel):
             return False
-        self.selection, self.decoder = wanted, _decoder(self._described, wanted.submodel, program)
+        self.selection = wanted
+        self.decoder, self.speculation = self._opened(wanted.submodel, program)
         return True
+
+    def _opened(self, submodel: str, program: Program) -> tuple[Decoder, Speculation | None]:
+        """Of a sub-model that is open: what generates, and what guesses."""
+        assert isinstance(program, GraphProgram)
+        spec = self._described.specs[submodel]
+        decodes = isinstance(program, DecodingProgram)
+        decoder = program.decoder(spec) if isinstance(program, DecodingProgram) else Decoder(program.session, spec)  # type: ignore[arg-type]
+        self._described.prove(submodel, decoder)
+        return decoder, self.guessing.begun(submodel, program) if decodes else None  # type: ignore[arg-type]
 
     def _due(self, tokens: int) -> bool:
         """Whether it is time to look: at once after a token that took too long, for a choice takes as long as a hundredth of a
@@ -152,11 +179,3 @@ class Choice:
         """The present one, and those whose layers are the lower ones of one that has all of the text but its last token."""
         keys = self._in_time or [offer.key for offer in self._runtime.candidates]
         return [key for key in keys if key[0] in self._described.specs and slot.known(key[0], ids) >= len(ids) - 1]
-
-
-def _decoder(described: Described, submodel: str, program: Program) -> Decoder:
-    """Of a sub-model that is open."""
-    assert isinstance(program, GraphProgram)
-    decoder = Decoder(program.session, described.specs[submodel])
-    described.prove(submodel, decoder)
-    return decoder

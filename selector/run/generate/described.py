@@ -10,6 +10,7 @@ from threading import Lock
 
 from exporter.bundle import Bundle, BundleError
 from selector.run.decode import Decoder, DecoderSpec
+from selector.run.decode.opening import decoder_spec
 
 log = logging.getLogger("sortednet.generate")
 
@@ -37,8 +38,8 @@ class Described:
     _lock: Lock = field(default_factory=Lock)
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Described:
-        """Raises BundleError where the bundle generates no text."""
+    def of(cls, bundle: Bundle, spare: int = 0) -> Described:
+        """`spare`: see `DecoderSpec`. Raises BundleError where the bundle generates no text."""
         entry = bundle.manifest.decoder
         if entry is None:
             raise BundleError(f"{str(bundle.path)!r}: generates no text, its task is {bundle.manifest.task.kind}")
@@ -49,8 +50,7 @@ class Described:
             if name not in entry.graph:
                 raise BundleError(f"manifest.json: decoder.graph says nothing of the sub-model {name!r}")
             own = entry.graph[name]
-            sizes = own.kv_heads, entry.head_size, entry.context, entry.vocabulary, entry.eos
-            specs[name] = DecoderSpec(own.layers, *sizes)
+            specs[name] = decoder_spec(bundle, name, spare)
             widths = tuple(sorted((axis, value) for axis, value in sub.axes.items() if axis not in DEPTH))
             kinds[name] = kind = (sub.precision, own.kv_heads, widths)
             if kind not in widest or widest[kind].layers < own.layers:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from selector.choose.budget import Selection
 from selector.run.decode import Sampler, Step
-from selector.run.decode.decoder import Finish, Halt
+from selector.run.decode.calls import Halt
+from selector.run.decode.decoder import Finish
 from selector.run.decode.options import GenerationOptions
+from selector.run.decode.speculation import Figures
 from selector.run.generate.detokenize import Detokenizer, StopStrings
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Piece(NamedTuple):
     ms: float  # that it took, of the first one with the prompt; what whoever reads does in between is not counted
     finish: Finish | None = None  # why this is the last piece
     logprob: float | None = None  # where the options ask for it
+    guessed: bool = False  # it was computed with one before it
 
 
 class Switch(NamedTuple):
@@ -76,6 +79,11 @@ class Generation(Iterator[Piece]):
     def selection(self) -> Selection:
         """What generates now, and why."""
         return self._choice.selection
+
+    @property
+    def guesses(self) -> Figures:
+        """How many tokens were guessed, and how many of them came."""
+        return self._choice.guessing.figures
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -142,10 +150,10 @@ class Generation(Iterator[Piece]):
         else:
             self._later_ms += step.ms
         context = len(self._ids) - 1
-        self._choice.took(step.ms, context)
+        self._choice.took(step.ms, context, step.call)
         if finish is None:
             self._choose_again()
-        return Piece(text, (step.token,), submodel, step.ms, finish, step.logprob)
+        return Piece(text, (step.token,), submodel, step.ms, finish, step.logprob, step.call.count == 0)
 
     def _text(self, token: int, finish: Finish | None) -> str:
         """What the token adds."""
@@ -169,7 +177,8 @@ class Generation(Iterator[Piece]):
             self._choice.prompt(len(self._ids) - self.reused_tokens)
         else:
             self._choice.prompt(len(self._ids) - cache.known_of(self._ids, decoder.spec.layers))
-        return decoder.go_on(self._ids, self.prompt_tokens, self._options, cache, self._sampler, self._halt)
+        speculation = self._choice.speculation
+        return decoder.go_on(self._ids, self.prompt_tokens, self._options, cache, self._sampler, self._halt, speculation)
 
     def _choose_again(self) -> None:
         """Another size for the tokens to come, where one is better now."""
@@ -188,4 +197,5 @@ class Generation(Iterator[Piece]):
         with self._freeing:
             slot, self._slot, self._steps = self._slot, None, None
         if slot is not None:
+            self._choice.guessing.ended(self._choice.speculation, self.tokens)
             self._release(slot)

@@ -9,10 +9,12 @@ from weakref import WeakSet
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget, BudgetError, not_a_budget
 from selector.run.decode.decoder import check_prompt
-from selector.run.decode.options import GenerationOptions
+from selector.run.decode.drafters import Store
+from selector.run.decode.options import GenerationOptions, Mode
 from selector.run.generate.choosing import Choice
 from selector.run.generate.described import Described
 from selector.run.generate.generation import Generation
+from selector.run.generate.guessing import Guessing, Lately
 from selector.run.generate.prompts import Prompt, Prompts
 from selector.run.generate.slots import BusyError, Slots
 from selector.run.inputs import InputError
@@ -23,6 +25,7 @@ __all__ = ["BusyError", "Generator"]
 
 _NO_LIMITS, _AS_IT_IS = Budget(), GenerationOptions()
 _CACHE_SHARE = 0.25
+MOST_EARLIER = 2**20
 
 
 class Generator:
@@ -32,6 +35,10 @@ class Generator:
     `options` are a `Runtime`'s, each also by its name: device, threads, policy, … `memory_mb` is of the open sub-models and of
     all texts' keys and values together, of which `cache_mb` (default: what a full context of each text takes, but no more than
     a quarter of `memory_mb`). In a `with` statement it is closed at the end.
+
+    `speculative`: which of the bundle's graphs are opened: auto, those that verify guessed tokens where there are some and this
+    device computes them exactly; off, the plain ones; ngram, without exits. Each text's options may ask for less.
+    `earlier_tokens`: of texts that were generated before, so many are remembered for guessing (0: none), for all who generate.
 
     Raises BundleError where the bundle generates no text, and what `Runtime` raises.
     """
@@ -43,14 +50,19 @@ class Generator:
         *,
         slots: int = 1,
         cache_mb: float | None = None,
+        speculative: Mode = "auto",
+        earlier_tokens: int = 0,
         **named: Any,
     ) -> None:
         if type(slots) is not int or slots < 1:
             raise BudgetError(f"slots = {slots!r}: allowed are whole numbers from 1")
         if isinstance(cache_mb, bool) or not (cache_mb is None or (isinstance(cache_mb, int | float) and 0 < cache_mb < 1e9)):
             raise BudgetError(f"cache_mb = {cache_mb!r}: allowed are finite values above 0, and None")
+        if type(earlier_tokens) is not int or not 0 <= earlier_tokens <= MOST_EARLIER:
+            raise BudgetError(f"earlier_tokens = {earlier_tokens!r}: allowed are whole numbers from 0 to {MOST_EARLIER}")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        self.described = Described.of(self.bundle)
+        verifies = speculative != "off" and any(entry.speculation for entry in self.bundle.submodels.values())
+        self.described = Described.of(self.bundle, int(verifies))
         memory_mb = named.get("memory_mb", options.memory_mb if options else None)
         if isinstance(memory_mb, int | float) and memory_mb > 0:
             if cache_mb is None:
@@ -59,11 +71,13 @@ class Generator:
             if cache_mb >= memory_mb:
                 raise BudgetError(f"cache_mb = {cache_mb:g}: allowed is less than memory_mb = {memory_mb:g}")
             named["memory_mb"] = memory_mb - cache_mb
+        named["speculative"] = speculative
         named["cache"] = False  # copies of graphs would be as large as the bundle, each
         self.runtime = Runtime(self.bundle, options, **named)
         self.prompts = Prompts(self.described)
         self._slots = Slots(self.described, slots, cache_mb)
         self._texts: WeakSet[Generation] = WeakSet()
+        self._lately = Lately(Store(earlier_tokens) if earlier_tokens else None)
 
     def generate(
         self,
@@ -90,9 +104,10 @@ class Generator:
         if options.stop and not self.prompts.has_text:
             raise InputError("stop: this bundle has no tokenizer; allowed are none")
         detokenizer = self.prompts.detokenizer()
+        self._check_guesses(options)
         slot = self._slots.take(ids, wait_seconds)
         try:
-            choice = Choice(self.runtime, self.described, budget, ids, slot)
+            choice = Choice(self.runtime, self.described, budget, ids, slot, Guessing(options, self._lately))
             check_prompt(ids, choice.decoder.spec, slot.most(choice.selection.submodel))
             text = Generation(slot, self._slots.release, choice, ids, options, detokenizer)
         except BaseException:
@@ -100,6 +115,19 @@ class Generator:
             raise
         self._texts.add(text)
         return text
+
+    def _check_guesses(self, options: GenerationOptions) -> None:
+        """Raises InputError for guesses that no graph of the bundle verifies."""
+        opened = self.runtime.options.speculative
+        entries = [entry.speculation for entry in self.bundle.submodels.values() if entry.speculation and opened != "off"]
+        if options.speculative == "ngram" and not entries:
+            raise InputError("speculative = 'ngram': no graph that is open here verifies guesses; allowed are auto, off")
+        if any(entry.parts for entry in entries) and opened != "ngram":
+            return
+        if options.speculative == "exit":
+            raise InputError("speculative = 'exit': no graph that is open here has exits; allowed are auto, off, ngram")
+        if options.early_exit is not None:
+            raise InputError(f"early_exit = {options.early_exit!r}: no graph that is open here has exits; allowed is None")
 
     @property
     def slots(self) -> int:

@@ -46,6 +46,8 @@ class OptionsDocument(BaseModel):
     seed: Seed | None = None
     stop: StopTexts | None = None
     ignore_eos: bool | None = None
+    speculative: Literal["auto", "off", "ngram", "exit"] | None = None
+    early_exit: Annotated[Share, Field(gt=0)] | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""
@@ -113,6 +115,22 @@ class UsageDocument(BaseModel):
     reused_tokens: int
 
 
+class GuessesDocument(BaseModel):
+    """Tokens that were guessed before they were computed, and how many of them came; the text is the same. `exited`: those that
+    an exit said unverified (`early_exit`); of those `checked` the whole model thought another one likeliest `differed` times.
+    `problem`: why this device guesses nothing."""
+
+    mode: str
+    calls: int
+    drafted: int
+    accepted: int
+    by: dict[str, int]
+    exited: int
+    checked: int
+    differed: int
+    problem: str
+
+
 class EndDocument(BaseModel):
     """The last event of a stream, named `end`. `finish`: stop (the model's own end, or a stop string), length (`max_tokens`),
     context, memory or stopped. `selection`: the size that generated last, and why. `token_ms`: the mean after the first."""
@@ -121,6 +139,7 @@ class EndDocument(BaseModel):
     usage: UsageDocument
     selection: SelectionDocument
     switches: list[SwitchDocument]
+    guesses: GuessesDocument
     first_token_ms: float
     token_ms: float | None
     queued_ms: float

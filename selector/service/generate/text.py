@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 from selector.choose.budget import Selection
@@ -70,6 +71,7 @@ class Text(Iterator["Piece"]):
         self._metrics.generated(
             self._bundle, submodel, len(generation.tokens), ended, self.queued_ms / 1e3, first_s, per_second
         )
+        self._metrics.guessed(self._bundle, generation.guesses.drafted, generation.guesses.accepted)
         self.ended(self)
 
     @property
@@ -105,6 +107,7 @@ class Text(Iterator["Piece"]):
             "usage": self.usage,
             "selection": made.selection.document(),
             "switches": [switch._asdict() for switch in made.switches],
+            "guesses": asdict(made.guesses),
             "first_token_ms": made.first_token_ms or 0.0,
             "token_ms": self.token_ms,
             "queued_ms": self.queued_ms,

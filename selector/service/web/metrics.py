@@ -135,6 +135,9 @@ class Metrics:
         )
         self._texts = counter("generate_requests", "Texts by why they ended; gone: the client was.", "bundle", "finish")
         self._tokens = counter("generated_tokens", "Tokens of texts that were generated.", "bundle")
+        self._guessed = counter(
+            "guessed_tokens", "Tokens of texts that were guessed and computed: those that came, and others.", "bundle", "came"
+        )
         self._text_refused = counter("generate_refused", "Requests for texts refused early with 503.", "bundle", "reason")
         self._first_token = histogram(
             "generate_first_token_seconds", "From a request's arrival to its first token.", "bundle", buckets=_RUN_SECONDS
@@ -193,6 +196,11 @@ class Metrics:
             self._first_token.labels(bundle).observe(first_s)
         if per_second is not None:
             self._per_second.labels(bundle).set(per_second)
+
+    def guessed(self, bundle: str, drafted: int, accepted: int) -> None:
+        """Tokens of a text that has ended."""
+        self._guessed.labels(bundle, "yes").inc(accepted)
+        self._guessed.labels(bundle, "no").inc(drafted - accepted)
 
     def text_refused(self, bundle: str, reason: str) -> None:
         self._text_refused.labels(bundle, reason).inc()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selector.run.decode import Decoder, GenerationOptions
-from selector.run.decode.decoder import Halt
+from selector.run.decode.calls import Halt
 from selector.run.inputs import InputError
 from tests.helpers.decoders import Tiny
 
@@ -47,16 +47,16 @@ def test_a_prompt_in_blocks_gives_the_same_logits(tiny: Tiny, block: int) -> Non
 
 def test_what_the_cache_has_of_a_prompt_is_not_computed_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn that goes on, one that goes back, and one that is the same again."""
-    from selector.run.decode import decoder as module
+    from selector.run.decode.calls import Call
 
     computed: list[int] = []
-    plain = module._Call.__call__
+    plain = Call.__call__
 
     def counted(call: Any, options: Any) -> None:
         computed.append(call.ids.shape[1])
         plain(call, options)
 
-    monkeypatch.setattr(module._Call, "__call__", counted)
+    monkeypatch.setattr(Call, "__call__", counted)
     decoder = tiny.decoder()
     cache = decoder.cache()
     said = [step.token for step in decoder.generate(PROMPT, GenerationOptions(max_tokens=4, ignore_eos=True), cache)]

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporter.decoder.export import export_decoder
+from exporter.decoder.export import DecodingOptions, export_decoder
 from selector.run.decode import Decoder, GenerationOptions
+from selector.run.decode.adaptive import Adaptive, Costs
+from selector.run.decode.opening import DecodingProgram
+from selector.run.decode.speculation import Speculation
 from selector.run.generate import Generator
-from tests.helpers.language import SIZES, TEMPLATE, language_tokenizer, mixed
+from tests.helpers.language import SIZES, TEMPLATE, decoder_model, language_tokenizer, mixed
 from trainer import NestedModel, SubModel
 from trainer.families import Llama
 from trainer.tasks import LanguageModelling
@@ -26,6 +29,65 @@ def naive(nested: NestedModel, sub: SubModel, ids: list[int], count: int) -> lis
             logits = nested.outputs({"input_ids": torch.tensor([text])}, sub)["logits"]
             text.append(int(logits[0, -1].argmax()))
     return text[len(ids) :]
+
+
+class Eager(Adaptive):
+    """Guesses as much as it may, however unsure the exit is."""
+
+    def worth(self, below: int, chance: float, rows: int) -> bool:
+        return rows < self.costs.rows[-1]
+
+
+def test_the_model_guesses_itself(tmp_path: Path) -> None:
+    """By its exits, and by what is there: the text of plain decoding, greedy and drawn. A token that an exit says unverified is
+    told from those that the whole model says, and what it would have said of it is counted."""
+    nested = decoder_model().eval()
+    bundle = export_decoder(
+        nested,
+        tmp_path / "bundle",
+        submodels=[nested.family.largest],
+        precisions=("fp32", "int8-rows"),
+        options=DecodingOptions(speculation=True, exits=(1, 2), exit_tokens=48),
+        show_progress=False,
+    )
+    prompt = [5, 9, 7, 5, 9, 7, 5, 9]
+    with Generator(bundle, sensors=False, battery=lambda: None, threads=1) as generator:
+        for submodel in bundle.submodels:
+            program = generator.runtime.program(submodel)
+            assert isinstance(program, DecodingProgram)
+            assert program.verifier is not None
+            decoder = program.decoder(generator.described.specs[submodel])
+            assert [(part.first, part.last) for part in decoder.parts] == [(0, 1), (1, 2), (2, 3)]
+            for drawn in ({}, {"temperature": 1.0, "seed": 3}):
+                options = GenerationOptions(max_tokens=40, ignore_eos=True, **drawn)  # type: ignore[arg-type]
+                plain = [step.token for step in decoder.generate(prompt, options)]
+                for mode in ("exit", "auto"):
+                    eager = Eager(Costs([dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 12), 1.0)] * 3))
+                    speculation = Speculation(eager, mode, head=program.verifier.head)  # type: ignore[arg-type]
+                    cache = decoder.cache()
+                    assert [s.token for s in decoder.generate(prompt, options, cache, speculation=speculation)] == plain
+                    speculation.end()
+                    assert speculation.figures.drafted > 0
+                    assert set(speculation.figures.by) <= ({"exit"} if mode == "exit" else {"exit", "text"})
+                    text = [*prompt, *plain]
+                    np.testing.assert_array_equal(decoder.start(text, cache), decoder.start(text, decoder.cache()))
+            hasty, never = (
+                Speculation(program.verifier.adaptive, "exit", head=program.verifier.head, early_exit=sure)
+                for sure in (1e-3, 1.0)
+            )
+            options = GenerationOptions(max_tokens=40, ignore_eos=True)
+            assert [s.token for s in decoder.generate(prompt, options, speculation=never)] == [
+                s.token for s in decoder.generate(prompt, options)
+            ]
+            assert never.figures.exited == 0
+            cache = decoder.cache()
+            said = [step.token for step in decoder.generate(prompt, options, cache, speculation=hasty)]
+            assert len(said) == 40
+            assert all(token < 48 for token in said[1:12])
+            assert hasty.figures.exited > 30 >= hasty.figures.exited - hasty.figures.checked
+            assert 0 < hasty.figures.differed <= hasty.figures.checked
+            text = [*prompt, *said]
+            np.testing.assert_array_equal(decoder.start(text, cache), decoder.start(text, decoder.cache()))
 
 
 def test_a_device_says_what_torch_says(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_text_is_closed_while_another_thread_generates_it(generator: Generator
     """As when a client goes: the thread that generates comes to its end within one token."""
     within, going_on = threading.Event(), threading.Event()
 
-    def took(self: Choice, ms: float, context: int) -> None:
+    def took(self: Choice, ms: float, context: int, call: Any) -> None:
         within.set()
         assert going_on.wait(60)
 

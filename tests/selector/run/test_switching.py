@@ -11,8 +11,10 @@ import pytest
 
 from exporter.bundle import BundleError
 from selector.choose.budget import Budget
+from selector.run.decode.decoder import Rows
 from selector.run.generate import Generator
 from selector.run.generate.choosing import Choice
+from selector.run.generate.guessing import Guessing
 from selector.run.generate.slots import Slot
 from tests.helpers.decoding import per_token
 from tests.helpers.generators import QUIET, SIZES, WEIGHTS, options, tiny, tokenizer, write_bundle
@@ -61,8 +63,8 @@ def test_another_size_in_the_middle_of_a_text(path: Path, monkeypatch: pytest.Mo
     load, ticks = [1.0], count()
     took = Choice.took
 
-    def as_loaded(self: Choice, ms: float, context: int) -> None:
-        took(self, load[0] * per_token(WEIGHTS[self.selection.submodel], context), context)
+    def as_loaded(self: Choice, ms: float, context: int, call: Rows) -> None:
+        took(self, load[0] * per_token(WEIGHTS[self.selection.submodel], context), context, call)
 
     monkeypatch.setattr(Choice, "took", as_loaded)
     for module in ("generate.choosing", "runtime"):
@@ -133,7 +135,7 @@ def test_nothing_is_said_for_long_only_where_much_is_left(path: Path) -> None:
 
     with Generator(path, feedback=False, **QUIET) as generator:
         slot = Read(generator.described, None)
-        choice = Choice(generator.runtime, generator.described, Budget(token_ms=3.0), [1] * 400, slot)
+        choice = Choice(generator.runtime, generator.described, Budget(token_ms=3.0), [1] * 400, slot, Guessing(options()))
         assert choice.selection.submodel == "small"
         choice._budget = Budget(token_ms=14.0)
         assert not choice.again(slot, [1] * 400, 150)

@@ -15,7 +15,7 @@ from selector.service import GenerateOptions, create_app
 from selector.service.fleet.store import Store
 from selector.service.generate.generating import Generating
 from tests.helpers.decoding import per_token
-from tests.helpers.generators import WEIGHTS, tiny, tokenizer, write_bundle
+from tests.helpers.generators import WEIGHTS, always_guess, tiny, tokenizer, write_bundle
 from tests.helpers.texts_served import events
 
 PROMPT = "What a fine day"
@@ -184,6 +184,30 @@ def test_whatever_ends_a_stream_its_place_is_free(app: Flask, client: FlaskClien
         answer.close()
         assert generating(app).gate.running == 0
     assert 'finish="gone"} 2.0' in client.get("/metrics").text
+
+
+def test_guessed_tokens_are_told_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    always_guess(monkeypatch)
+    bundle = write_bundle(tmp_path / "guessing", verifies=["full"], eos=())
+    made = create_app([bundle], generate=GenerateOptions(cores=1, waiting=0, max_tokens=64))
+    client, asked = made.test_client(), {"prompt": "abc abc abc ", "budget": {"min_quality": 0.4}}
+    try:
+        plain = post(client, **asked, options={"max_tokens": 60, "speculative": "off"})
+        found = post(client, **asked, options={"max_tokens": 60})
+        assert found["tokens"] == plain["tokens"]
+        assert plain["guesses"]["drafted"] == 0
+        guesses = found["guesses"]
+        assert 0 < guesses["accepted"] < guesses["drafted"]
+        lines = client.get("/metrics").text.splitlines()
+        for came, count in (("yes", guesses["accepted"]), ("no", guesses["drafted"] - guesses["accepted"])):
+            assert f'sortednet_guessed_tokens_total{{bundle="guessing",came="{came}"}} {float(count)}' in lines
+        for wrong in ({"speculative": "exit"}, {"speculative": "tree"}, {"early_exit": 0.5}):
+            answer = client.post("/v1/generate", json={**asked, "options": wrong})
+            assert answer.status_code == 422
+            assert next(iter(wrong)) in answer.text
+    finally:
+        for kept in generating(made).opened(bundle):
+            kept.generator.close()
 
 
 def test_metrics_count_tokens(client: FlaskClient) -> None:

@@ -1,0 +1,128 @@
+"""Texts whose tokens are guessed and verified, from a bundle: the same text, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selector.choose.budget import Budget
+from selector.run.decode import GenerationOptions
+from selector.run.decode import opening as decode_opening
+from selector.run.decode.adaptive import Adaptive, Costs
+from selector.run.decode.speculation import Proved
+from selector.run.generate import Generator
+from selector.run.inputs import InputError
+from tests.helpers.generators import QUIET, SIZES, always_guess, options, write_bundle
+
+PROMPT = "abc abc abc abc "
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("guessing") / "bundle", verifies=list(SIZES), eos=(), context=256).path
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    always_guess(monkeypatch)
+
+
+def text_of(path: Path, asked: GenerationOptions, **settings: Any) -> Any:
+    with Generator(path, **QUIET, **settings) as generator:
+        text = generator.generate(PROMPT, asked)
+        return text, "".join(piece.text for piece in text)
+
+
+@pytest.mark.parametrize("drawn", [{}, {"temperature": 1.2, "top_p": 0.9, "seed": 4}], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("earlier", [0, 1000])
+def test_the_text_is_the_same_and_says_what_was_guessed(path: Path, cheap: None, drawn: dict[str, Any], earlier: int) -> None:
+    plain, said = text_of(path, options(100, speculative="off", **drawn))
+    assert plain.guesses.drafted == 0
+    with Generator(path, **QUIET, earlier_tokens=earlier) as generator:
+        for turn in range(2):
+            text = generator.generate(PROMPT, options(100, **drawn))
+            pieces = list(text)
+            assert "".join(piece.text for piece in pieces) == said
+            assert text.tokens == plain.tokens
+            found = text.guesses
+            assert found.accepted == sum(piece.guessed for piece in pieces) > 0
+            assert found.calls + found.accepted == 99
+            assert sum(found.by.values()) == found.accepted <= found.drafted
+            assert ("store" in found.by) == (turn > 0 and earlier > 0)
+
+
+def test_a_stop_string_inside_a_draft(path: Path, cheap: None) -> None:
+    """The text ends there, and the next one goes on from what was said."""
+    _, said = text_of(path, options(80, speculative="off"))
+    for begin in range(30, 60, 7):
+        stop = said[begin : begin + 3]
+        expected = said[: said.index(stop)]
+        with Generator(path, **QUIET) as generator:
+            text = generator.generate(PROMPT, options(80, stop=(stop,)))
+            assert "".join(piece.text for piece in text) == expected
+            assert text.finish == "stop"
+            again = generator.generate(PROMPT, options(80))
+            assert "".join(piece.text for piece in again) == said
+
+
+def test_a_client_that_leaves_while_a_draft_is_verified(path: Path, cheap: None) -> None:
+    plain, _ = text_of(path, options(60, speculative="off"))
+    with Generator(path, **QUIET) as generator:
+        for taken in (1, 2, 5, 17, 30):
+            text = generator.generate(PROMPT, options(60))
+            for _ in range(taken):
+                next(text)
+            text.close()
+            assert generator.free_slots == 1
+            assert text.guesses.accepted <= taken
+        again = generator.generate(PROMPT, options(60))
+        list(again)
+        assert again.tokens == plain.tokens
+
+
+def test_a_device_that_fails_its_test_guesses_nothing_and_says_why(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = text_of(path, options(30, speculative="off"))
+    monkeypatch.setattr(decode_opening, "proved", lambda *given: Proved("4 tokens differ", Costs([{1: 1.0}])))
+    for mode in ("auto", "ngram"):
+        found, _ = text_of(path, options(30, speculative=mode))
+        assert found.tokens == plain.tokens
+        assert (found.guesses.drafted, found.guesses.problem) == (0, "4 tokens differ")
+
+
+def test_what_a_bundle_cannot_do_is_refused(path: Path, tmp_path: Path) -> None:
+    plain = write_bundle(tmp_path / "plain", eos=()).path
+    for where, opened, asked, said in [
+        (plain, "auto", {"speculative": "ngram"}, "no graph that is open here verifies guesses; allowed are auto, off"),
+        (path, "off", {"speculative": "ngram"}, "no graph that is open here verifies guesses"),
+        (path, "auto", {"speculative": "exit"}, "no graph that is open here has exits; allowed are auto, off, ngram"),
+        (path, "auto", {"early_exit": 0.9}, "early_exit = 0.9: no graph that is open here has exits"),
+    ]:
+        with Generator(where, **QUIET, speculative=opened) as generator:  # type: ignore[arg-type]
+            with pytest.raises(InputError, match=said):
+                generator.generate(PROMPT, options(5, **asked))
+            assert generator.free_slots == 1
+            text = generator.generate(PROMPT, options(5))
+            assert len(list(text)) == 5
+    for wrong in ({"speculative": "tree"}, {"early_exit": 0.0}, {"early_exit": float("nan")}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            GenerationOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_sizes_that_guess_and_sizes_that_do_not_are_one_frontier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full size takes 10 ms a token, more than is allowed; where guesses bring two tokens for one, it fits."""
+    bundle = write_bundle(tmp_path / "bundle", verifies=["full"], eos=(), context=256)
+    budget = Budget(token_ms=9.0)
+    with Generator(bundle, **QUIET, feedback=False) as generator:
+        assert generator.generate(PROMPT, options(4), budget).selection.submodel == "middle"
+    monkeypatch.setattr(Adaptive, "called", lambda self, tokens, cost: setattr(self, "gain", 2.0))
+    with Generator(bundle, **QUIET, feedback=False) as generator:
+        list(generator.generate(PROMPT, options(9)))  # the full size: guesses bring much of late
+        text = generator.generate(PROMPT, options(4), budget)
+        assert text.selection.submodel == "full"
+        assert "guesses bring 2.00 tokens for one" in text.selection.reason
+        text.close()
+        off = generator.generate(PROMPT, options(4, speculative="off"), budget)
+        assert off.selection.submodel == "middle"
+        off.close()
