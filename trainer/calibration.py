@@ -5,18 +5,33 @@ As in US-Nets (Yu & Huang 2019, arXiv 1903.05134, section 3.3): after training, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.data.dataset import as_inputs
+from trainer.data.dataset import Examples, as_inputs
+from trainer.data.loading import Asked, read
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.speed.layout import laid_out, suits_channels_last
 from trainer.speed.sharing import sharing
 from trainer.submodel import SubModel, TrainerError
+
+EXAMPLES = 2048
+BATCH = 256
+
+
+def calibration_batches(examples: Examples, limit: int | None = None, workers: int = -1) -> Iterator[Mapping[str, Tensor]]:
+    """Inputs for BatchNorm calibration: training examples, evenly spaced over the split, not augmented.
+
+    In batches of nearly equal size, because every batch counts the same. With `limit` the first batches only.
+    """
+    count = min(len(examples), EXAMPLES)
+    indices = torch.linspace(0, len(examples) - 1, count).long().tensor_split(-(-count // BATCH))
+    order = (Asked(part, number) for number, part in enumerate(indices[:limit]))
+    return (batch.inputs for batch in read(examples, order, workers))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.calibration import calibrate
+from trainer.calibration import calibrate, calibration_batches
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.pretrained import missing_tokenizer, same_vocabulary, tokenizer_place, vocabulary_file, vocabulary_size
 from trainer.data.sources import options_of
@@ -21,7 +21,6 @@ from trainer.importance import AUTO, CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
 from trainer.order import Orders
 from trainer.submodel import TrainerError
-from trainer.training import calibration_batches
 from trainer.weights import Weights, load_weights, read_weights
 
 Say = Callable[[str], None]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.accelerator import Accelerator, deterministic, find_accelerator
-from trainer.calibration import calibrate
+from trainer.calibration import calibrate, calibration_batches
 from trainer.checkpoint import CHECKPOINT_FILE, load_checkpoint, load_tensors, save_checkpoint, save_tensors, writing
 from trainer.compatibility import check_fits
 from trainer.data.augment import Augmentation
@@ -46,8 +46,6 @@ from trainer.updates import UpdateRule, make_rule
 
 LOG_FILE = "log.jsonl"
 CHECKPOINT_SECONDS = 300.0
-CALIBRATION_EXAMPLES = 2048
-CALIBRATION_BATCH = 256
 Watch = Callable[[int, float], int | None]
 """What is told of every step, its number and loss; may return how many there are to be in all."""
 
@@ -114,17 +112,6 @@ def fit(
         result = replace(result, kept=training.take_back())
         calibrate(nested, calibration_batches(examples, workers=chosen.workers))
     return result
-
-
-def calibration_batches(examples: Examples, limit: int | None = None, workers: int = -1) -> Iterator[Mapping[str, Tensor]]:
-    """Inputs for BatchNorm calibration: training examples, evenly spaced over the split, not augmented.
-
-    In batches of nearly equal size, because every batch counts the same. With `limit` the first batches only.
-    """
-    count = min(len(examples), CALIBRATION_EXAMPLES)
-    indices = torch.linspace(0, len(examples) - 1, count).long().tensor_split(-(-count // CALIBRATION_BATCH))
-    order = (Asked(part, number) for number, part in enumerate(indices[:limit]))
-    return (batch.inputs for batch in read(examples, order, workers))
 
 
 class _Training:

@@ -13,10 +13,10 @@ from benchmarks.training.setups import SETUPS
 from exporter import export
 from exporter.bundle import Bundle
 from trainer import Family, NestedModel, calibrate
+from trainer.calibration import calibration_batches
 from trainer.data import DataSet, Samples, load_data
 from trainer.families import ResNet
 from trainer.run import load_run
-from trainer.training import calibration_batches
 
 WORK = Path("build/device")
 TRAINED_EPOCHS = 4

@@ -23,12 +23,13 @@ from trainer import NestedModel, Samples, SubModel, calibrate
 from trainer import calibration as calibration_module
 from trainer import evaluate as evaluate_module
 from trainer import nested as nested_module
+from trainer.calibration import calibration_batches
 from trainer.data import Batch, load_data
 from trainer.data.loading import read
 from trainer.evaluate import scores_of
 from trainer.options import FitOptions
 from trainer.speed.layout import channels_last, laid_out, row_major
-from trainer.training import _Training, calibration_batches
+from trainer.training import _Training
 
 STEPS = 40
 PAIRS = 120

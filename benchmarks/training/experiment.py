@@ -19,7 +19,7 @@ from benchmarks.training.methods import METHODS, TEACHER_COST, Method
 from benchmarks.training.peers import RandomLinear
 from benchmarks.training.setups import SETUPS
 from trainer import NestedModel, SubModel
-from trainer.calibration import calibrate
+from trainer.calibration import calibrate, calibration_batches
 from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.data import DataSet, Samples, load_data
 from trainer.evaluate import scores_of
@@ -28,7 +28,7 @@ from trainer.importance import sort_by_importance
 from trainer.macs import MacCounter
 from trainer.options import FitOptions
 from trainer.run import describe_run, save_run, write_record
-from trainer.training import LOG_FILE, calibration_batches, fit
+from trainer.training import LOG_FILE, fit
 
 
 class Alone(Family):

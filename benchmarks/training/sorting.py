@@ -15,11 +15,10 @@ from torch import nn
 from benchmarks.training.experiment import Experiment, begin_with, full_alone
 from benchmarks.training.setups import SETUPS
 from trainer import NestedModel, SubModel
-from trainer.calibration import calibrate
+from trainer.calibration import calibrate, calibration_batches
 from trainer.data import DataSet
 from trainer.evaluate import scores_of
 from trainer.importance import CRITERIA, sort_by_importance
-from trainer.training import calibration_batches
 
 HALF = 0.5
 

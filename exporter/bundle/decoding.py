@@ -86,10 +86,11 @@ def rows_problem(parts: Sequence[ort.InferenceSession], vocabulary: int, context
     calls = [DecoderCall(part) for part in parts]
 
     def answer(begin: int, end: int) -> Array:
-        value = ids[:, begin:end]
+        value: Array = ids[:, begin:end]
         for call in calls:
             value = call(value, [end], range(end - begin))
-        return value[0]
+        rows: Array = value[0]
+        return rows
 
     fitting = [count for count in rows if _BEFORE + count <= context]
     answer(0, _BEFORE)

@@ -19,10 +19,10 @@ from exporter.bundle import Bundle
 from exporter.bundle.verify import self_test
 from selector import Budget, Runtime
 from trainer import NestedModel, calibrate
+from trainer.calibration import calibration_batches
 from trainer.data import load_data
 from trainer.evaluate import scores_of
 from trainer.run import load_run
-from trainer.training import calibration_batches
 
 FOLDER = Path(__file__).parents[2] / "examples"
 

@@ -13,10 +13,10 @@ import torch
 from tests.helpers.hard import Hard
 from tests.helpers.runs import equal, first, first_arrays, hard, log_of, network, noise, weights
 from trainer import NestedModel, Samples, SubModel, TrainerError, fit
+from trainer.calibration import calibration_batches
 from trainer.data import DataSet
 from trainer.interruption import TrainingInterrupted
 from trainer.tasks import Classification
-from trainer.training import calibration_batches
 from trainer.updates import RULES, UpdateRule, make_rule
 
 GRID = [SubModel(width=w, depth=d) for w in (0.25, 0.5, 1.0) for d in (1, 2)]

@@ -33,7 +33,7 @@ PREFILL = 512
 class Rows(NamedTuple):
     """How a token's logits came about."""
 
-    count: int = 1  # tokens that were computed in the call; 0: it had been guessed, and computed with one before
+    tokens: int = 1  # that were computed in the call; 0: it had been guessed, and computed with one before
     worth: float | None = 1.0  # what the call takes, in calls of one token; None: it is not known
 
 

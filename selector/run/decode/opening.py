@@ -18,7 +18,7 @@ from selector.run.decode.calls import Part
 from selector.run.decode.decoder import Decoder
 from selector.run.decode.options import Mode
 from selector.run.decode.speculation import proved
-from selector.run.program import GraphProgram
+from selector.run.program import GraphProgram, Program
 
 log = logging.getLogger("sortednet.generate")
 
@@ -41,7 +41,7 @@ class DecodingProgram(GraphProgram):
 
     def decoder(self, spec: DecoderSpec) -> Decoder:
         """What generates. `spec`: with room for the row of zeros that graphs write which verify guesses."""
-        return Decoder(self.session, spec, above=self.verifier.above if self.verifier else ())  # type: ignore[arg-type]
+        return Decoder(self.session, spec, above=self.verifier.above if self.verifier else ())
 
 
 def decoder_spec(bundle: Bundle, submodel: str, spare: int = 0) -> DecoderSpec:
@@ -63,7 +63,7 @@ class DecoderOpener:
     _known: dict[str, Adaptive] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self, submodel: str, plain: Callable[[], GraphProgram]) -> GraphProgram:
+    def __call__(self, submodel: str, plain: Callable[[], Program]) -> Program:
         """`plain`: opens the graph that guesses nothing. Raises what ONNX Runtime raises."""
         entry = self.bundle.submodel(submodel)
         if self.mode == "off" or entry.speculation is None:
@@ -75,7 +75,9 @@ class DecoderOpener:
             self._problems[submodel] = program.problem
             log.warning("%s guesses no tokens: %s", submodel, program.problem)
             del program  # its weights, before the others are read
-        return DecodingProgram(submodel, plain().session, None, self._problems[submodel])  # type: ignore[arg-type]
+        unguessing = plain()
+        assert isinstance(unguessing, GraphProgram)
+        return DecodingProgram(submodel, unguessing.session, None, self._problems[submodel])
 
     def _opened(self, entry: SubModelEntry) -> DecodingProgram:
         found = entry.speculation

@@ -81,7 +81,8 @@ def proved(decoder: Decoder, head: ort.InferenceSession | None = None) -> Proved
             before = _clock()
             value = call(np.array([begin + count], np.int32), None)
             ms[count] = min(ms.get(count, np.inf), (_clock() - before) * 1e3)
-        return value[0].copy()
+        rows: Array = value[0].copy()
+        return rows
 
     one = [PartCall(part, cache.buffers, 1) for part in parts]
     single = np.concatenate([computed(one, place, 1) for place in range(_BEFORE, end)])
@@ -145,6 +146,7 @@ class Speculation:
         self._at = 0  # of the draft, how many came
         self._shadow, self._shadow_at = NONE, 0
         self._open: tuple[int, float, str, int] = 1, 0.0, "", 0  # of the latest call: rows, cost, who guessed, exit
+        self._logits: Array = np.empty((0, 0))  # of the latest call, (T, V)
         self._pending: list[Array] = []  # hidden states of tokens that an exit said
         self._guess: Array | None = None
         self._room = cache.room
@@ -226,7 +228,9 @@ class Speculation:
 
     def _guessed(self, token: int, below: int, most: int, halt: Halt) -> tuple[list[int], Array]:
         """Guesses of an exit, as long as they are worth it, and the hidden states (1, T, d) of the token and of these."""
-        states, draft, chance, adaptive = [], [], 1.0, self._adaptive
+        states: list[Array] = []
+        draft: list[int] = []
+        chance, adaptive = 1.0, self._adaptive
         length = len(self._cache.tokens)
         allowed = adaptive.costs.rows
         while True:

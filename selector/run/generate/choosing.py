@@ -91,7 +91,7 @@ class Choice:
         """A token took so long, with so many before it. Where several were computed at once, the size learns from what one of
         them would have taken."""
         controller, computed = self._runtime.controller, self._prompt_tokens
-        known = call.count > 0 and call.worth is not None
+        known = call.tokens > 0 and call.worth is not None
         if known:
             ms /= call.worth or 1.0
             self._latest_ms = ms / self.guessing.gain_of(self.selection.submodel)
@@ -135,10 +135,10 @@ class Choice:
         """Of a sub-model that is open: what generates, and what guesses."""
         assert isinstance(program, GraphProgram)
         spec = self._described.specs[submodel]
-        decodes = isinstance(program, DecodingProgram)
-        decoder = program.decoder(spec) if isinstance(program, DecodingProgram) else Decoder(program.session, spec)  # type: ignore[arg-type]
+        guesses = program if isinstance(program, DecodingProgram) else None
+        decoder = guesses.decoder(spec) if guesses else Decoder(program.session, spec)
         self._described.prove(submodel, decoder)
-        return decoder, self.guessing.begun(submodel, program) if decodes else None  # type: ignore[arg-type]
+        return decoder, self.guessing.begun(submodel, guesses) if guesses else None
 
     def _due(self, tokens: int) -> bool:
         """Whether it is time to look: at once after a token that took too long, for a choice takes as long as a hundredth of a

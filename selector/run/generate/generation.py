@@ -153,7 +153,7 @@ class Generation(Iterator[Piece]):
         self._choice.took(step.ms, context, step.call)
         if finish is None:
             self._choose_again()
-        return Piece(text, (step.token,), submodel, step.ms, finish, step.logprob, step.call.count == 0)
+        return Piece(text, (step.token,), submodel, step.ms, finish, step.logprob, step.call.tokens == 0)
 
     def _text(self, token: int, finish: Finish | None) -> str:
         """What the token adds."""

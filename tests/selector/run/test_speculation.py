@@ -81,7 +81,7 @@ def test_the_text_is_that_of_plain_decoding(decoder: Decoder, options: dict[str,
         steps = list(decoder.generate(PROMPT, asked, cache, speculation=one))
         one.end()
         assert [(step.token, step.logprob, step.finish) for step in steps] == plain
-        assert one.figures.accepted == sum(step.call.count == 0 for step in steps)
+        assert one.figures.accepted == sum(step.call.tokens == 0 for step in steps)
         assert one.figures.calls + one.figures.accepted == len(steps) - 1
         assert cache.tokens == text[:-1]
         np.testing.assert_array_equal(decoder.start(text, cache), decoder.start(text, decoder.cache()))
