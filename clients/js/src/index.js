@@ -2,6 +2,10 @@
 
 export { battery, policy } from "./battery.js";
 export { budget, BudgetError } from "./budget.js";
+export { Bundle, BundleError, sha256 } from "./bundle.js";
 export { Candidates, keyOf } from "./candidates.js";
 export { Controller } from "./controller.js";
+export { measure, profileOf, sealed } from "./measure.js";
+export { pixelsOf } from "./picture.js";
+export { InputError, Runtime } from "./runtime.js";
 export { Selector } from "./selector.js";
