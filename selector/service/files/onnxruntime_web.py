@@ -23,10 +23,9 @@ class OnnxRuntimeWebError(ValueError):
 
 
 class WebFile(NamedTuple):
-    """Its content, as it is and with gzip, which makes a third of it."""
+    """Its content, perhaps with gzip, which makes a third of it."""
 
     content: bytes
-    packed: bytes
     media_type: str
 
 
@@ -42,7 +41,7 @@ class OnnxRuntimeWeb:
                 "made by `npm install onnxruntime-web`"
             )
         self.names = frozenset(path.name for path in self.folder.iterdir() if _FILE(path.name) and path.is_file())
-        self._packed: dict[str, WebFile] = {}
+        self._packed: dict[str, bytes] = {}
         self._packing = Lock()
 
     @property
@@ -56,14 +55,16 @@ class OnnxRuntimeWeb:
         told = repr([(name, found.st_size, found.st_mtime_ns) for name, found in looks])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def file(self, name: str) -> WebFile | None:
-        """None where there is none of that name. The first time it is packed, which takes a second for the largest."""
+    def file(self, name: str, *, packed: bool) -> WebFile | None:
+        """None where there is none of that name. With gzip where that is asked for: the first time that takes a second for the
+        largest."""
         if name not in self.names:
             return None
+        media_type = _MEDIA_TYPES[Path(name).suffix]
+        path = self.folder / name
+        if not packed:
+            return WebFile(path.read_bytes(), media_type)
         with self._packing:
-            found = self._packed.get(name)
-            if found is None:
-                content = (self.folder / name).read_bytes()
-                found = WebFile(content, gzip.compress(content, 5, mtime=0), _MEDIA_TYPES[Path(name).suffix])
-                self._packed[name] = found
-        return found
+            if name not in self._packed:
+                self._packed[name] = gzip.compress(path.read_bytes(), 3, mtime=0)
+        return WebFile(self._packed[name], media_type)

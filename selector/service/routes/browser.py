@@ -69,11 +69,11 @@ def page() -> Response:
 def asset(version: str, name: str) -> Response:
     """One of ONNX Runtime's files. Raises Problem 404."""
     ort = _ort()
-    found = ort.file(name) if ort is not None and version == ort.version else None
+    packed = request.accept_encodings["gzip"] > 0
+    found = ort.file(name, packed=packed) if ort is not None and version == ort.version else None
     if found is None:
         raise Problem(404, f"{name!r} of onnxruntime-web {version!r} is not served; load the page again")
-    packed = request.accept_encodings["gzip"] > 0
-    response = Response(found.packed if packed else found.content)
+    response = Response(found.content)
     response.headers["Content-Type"] = found.media_type
     if packed:
         response.headers["Content-Encoding"] = "gzip"
