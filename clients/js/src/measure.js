@@ -25,6 +25,8 @@ export async function measure(bundle, ort, ids, { session = {}, rounds = 3, runs
   /** @type {Record<string, any>} */
   const found = {};
   try {
+    await sessions.get(ids[0]); // the engine itself is fetched and started with the first session: that is no size's time to open
+    await sessions.close();
     for (let round = 0; round < rounds; round++) {
       for (const [place, id] of ids.entries()) {
         signal?.throwIfAborted();

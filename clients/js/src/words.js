@@ -4,10 +4,12 @@
  * @param {number} x @param {number} digits @returns {{digits: string, exponent: number}} */
 function significant(x, digits) {
   const [mantissa, exponent] = x.toExponential(digits - 1).split("e");
-  const exact = x.toExponential(digits + 20).split("e")[0].replace(".", "");
   let found = mantissa.replace(".", "");
-  if (/^50*$/.test(exact.slice(digits)) && Number(found.at(-1)) % 2 && exact.slice(0, digits) !== found)
-    found = found.slice(0, -1) + (Number(found.at(-1)) - 1);
+  const shortest = x.toExponential().split("e")[0]; // of a tie it ends with a 5 just beyond
+  if (shortest.length === digits + 2 && shortest.endsWith("5") && Number(found.at(-1)) % 2) {
+    const exact = x.toExponential(digits + 20).split("e")[0].replace(".", "");
+    if (/^50*$/.test(exact.slice(digits)) && exact.slice(0, digits) !== found) found = found.slice(0, -1) + (Number(found.at(-1)) - 1);
+  }
   return { digits: found, exponent: Number(exponent) };
 }
 
