@@ -19,7 +19,7 @@ NOTES = {
     "vectors_differing": "of these, those that clients/js answers otherwise: a member, a word, a number by more than 1e-9",
     "feedback_steps": "choices of tests/vectors/feedback.json, each after what the runs before took",
     "feedback_differing": "of these, those that clients/js makes otherwise",
-    "js_select_us": "one Selector.select of a budget in node, mean over all vectors without an error, of each the least of 9 batches of 20",
+    "js_select_us": "one Selector.select in node, mean over all vectors without an error, of each the least of 9 batches",
     "js_choose_us": "one Controller.choose and observe in node, mean over the steps of all traces, of each the least of 9",
 }
 HARNESS = Path(__file__).with_name("javascript.mjs")

@@ -30,7 +30,7 @@ SPECS: list[dict[str, Any]] = [
     {"size": (37, 53), "channels": 3, "crop": "none"},  # as it is
 ]
 DOCUMENTS: list[dict[str, Any]] = [
-    {"b": 1, "a": [1.5, 1e-7, 1e21, 0.1, -0.0, 12345678901234567890.0], "ä": "é\n\u2028\ud83d\ude00", "": None, "sha256": "x"},
+    {"b": 1, "a": [1.5, 1e-7, 1e21, 0.1, -0.0, 12345678901234567890.0], "ä": "é\n\u2028\U0001f600", "": None, "sha256": "x"},
     {"submodels": {"w2": {"latency_ms": {"p50": 0.30000000000000004, "n": 3}}, "w10": {}}, "yes": True},
 ]
 
