@@ -56,7 +56,7 @@ class _Patience:
             self.settimeout(patience)
 
 
-class Patient(_Patience, socket.socket):  # type: ignore[misc]
+class Patient(_Patience, socket.socket):
     """Without TLS."""
 
     def end(self) -> None:

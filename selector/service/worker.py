@@ -83,6 +83,7 @@ class Connection(TConn):  # type: ignore[misc]
     until: float
     lane: Lane
     used = False
+    initialized: bool
     drained: int | None = None  # bytes, after the last answer
 
     def init(self) -> None:

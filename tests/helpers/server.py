@@ -81,7 +81,8 @@ def serving(
     held_by: Path | None = None,
     trusted: Path | None = None,
 ) -> Iterator[Server]:
-    """`trusted`: its certificate, where the options make it speak https. `held_by`: while that file is there, inputs that have their turn are not run yet (`tests.helpers.held`)."""
+    """`trusted`: its certificate, where the options make it speak https. `held_by`: while that file is there, inputs that have
+    their turn are not run yet (`tests.helpers.held`)."""
     bare = host.strip("[]")
     with socket.create_server((bare, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         port = free.getsockname()[1]
