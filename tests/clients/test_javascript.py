@@ -70,6 +70,5 @@ def test_it_makes_the_same_input_of_a_picture() -> None:
     given = {"rgba": rgba.ravel().tolist(), "width": pixels.shape[1], "height": pixels.shape[0], "specs": SPECS}
     found = node(f"{code} console.log(JSON.stringify(specs.map((one) => [...pixelsOf(rgba, width, height, one)])))", given)
     for spec, values in zip(SPECS, found, strict=True):
-        file.seek(0)
-        wanted = read_image(file, ImagePreprocessing(**spec))
+        wanted = read_image(io.BytesIO(file.getvalue()), ImagePreprocessing(**spec))
         np.testing.assert_array_equal(np.array(values, np.float32).reshape(wanted.shape), wanted, err_msg=str(spec))

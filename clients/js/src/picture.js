@@ -61,7 +61,7 @@ function boxOf(stored, wanted, spec) {
   const scale = spec.resize ? Math.max(shrunk, spec.resize / Math.min(...stored)) : shrunk;
   const kept = stored.map((s, i) => Math.min(s, wanted[i] / scale));
   const [left, top] = stored.map((s, i) => (s - kept[i]) / 2);
-  return [left, top, left + kept[0], top + kept[1]];
+  return [left, top, left + kept[0], top + kept[1]].map(Math.fround); // Pillow's are of single precision
 }
 
 /** One channel. @param {Uint8Array} plane @param {number} width @param {number} height @param {number} w @param {number} h @param {number[]} box @param {string} interpolation */
@@ -99,7 +99,7 @@ function blended(plane, from, step, { first, weights }) {
 /** For each place of the result which pixels count, and how much. @param {number} stored @param {number} begin @param {number} end @param {number} wanted @param {string} interpolation */
 function weightsOf(stored, begin, end, wanted, interpolation) {
   const [reach, weight] = FILTERS[interpolation];
-  const scale = (end - begin) / wanted;
+  const scale = Math.fround(end - begin) / wanted;
   const wide = Math.max(scale, 1);
   const support = reach * wide;
   return Array.from({ length: wanted }, (_, place) => {
@@ -116,7 +116,7 @@ function weightsOf(stored, begin, end, wanted, interpolation) {
 
 /** @param {Uint8Array} plane @param {number} width @param {number} w @param {number} h @param {number[]} box */
 function nearest(plane, width, w, h, [left, top, right, bottom]) {
-  const [dx, dy] = [(right - left) / w, (bottom - top) / h];
+  const [dx, dy] = [Math.fround(right - left) / w, Math.fround(bottom - top) / h];
   const found = new Uint8Array(w * h);
   for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) found[y * w + x] = plane[Math.floor(top + (y + 0.5) * dy) * width + Math.floor(left + (x + 0.5) * dx)];
   return found;
