@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,21 +108,20 @@ def test_it_speaks_https_whoever_shakes_no_hand(
     options = ("--tls-cert", str(cert), "--tls-key", str(key))
     with serving(tmp_path_factory.mktemp("https") / "log", bundle_path, options=options, trusted=cert) as found:
         address = urlsplit(found.url)
-        silent = [socket.create_connection((address.hostname or "", address.port or 0)) for _ in range(30)]
-        silent[0].sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # no TLS: hung up on
-        assert silent[0].recv(1 << 10)[:5] != b"HTTP/"
-        for _ in range(3):
-            assert found.get("/v1/bundles").status == 200
-            query = {"budget": {"latency_ms": 2.0}, "bundle": "digits"}
-            assert found.post("/v1/select", query).document["feasible"] is True
-        manifest = found.get("/v1/bundles/digits/files/manifest.json").document
-        path = manifest["weights"]
-        _, content = got(f"{found.url}/v1/bundles/digits/files/{path}", ssl.create_default_context(cafile=cert))
-        assert len(content) == manifest["files"][path]["bytes"]  # many records, to the end
-        said = found.log.with_suffix(".said").read_text()
-        assert f"Dashboard: {found.url}/" in said
-        for one in silent:
-            one.close()
+        with ExitStack() as closing:
+            place = (address.hostname or "", address.port or 0)
+            silent = [closing.enter_context(socket.create_connection(place)) for _ in range(30)]
+            silent[0].sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # no TLS: hung up on
+            with suppress(ConnectionResetError):
+                assert silent[0].recv(1 << 10)[:5] != b"HTTP/"
+            for _ in range(3):
+                query = {"budget": {"latency_ms": 2.0}, "bundle": "digits"}
+                assert found.post("/v1/select", query).document["feasible"] is True
+            manifest = found.get("/v1/bundles/digits/files/manifest.json").document
+            path = manifest["weights"]
+            _, content = got(f"{found.url}/v1/bundles/digits/files/{path}", ssl.create_default_context(cafile=cert))
+            assert len(content) == manifest["files"][path]["bytes"]  # many records, to the end
+            assert f"Dashboard: {found.url}/" in found.log.with_suffix(".said").read_text()
 
 
 @pytest.mark.skipif(OPENSSL is None, reason="no openssl found")
