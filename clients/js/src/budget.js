@@ -70,7 +70,7 @@ export function budget(given = {}) {
   return Object.freeze(found);
 }
 
-/** @param {string} name @param {unknown} value */
+/** @param {string} name @param {any} value */
 function refuseWrong(name, value) {
   const wrong = (/** @type {string} */ allowed) => new BudgetError(`budget: ${name} = ${shown(value)}: allowed is ${allowed}`, name);
   if (OF_TOKENS.includes(name)) throw wrong("this field where text is generated, which this client does not do");

@@ -151,6 +151,7 @@ const turned = (x, n) => (x >>> n) | (x << (32 - n));
 
 /** The first 32 bits of the fractions of the roots of the first primes: cube roots k, square roots h. */
 function constants() {
+  /** @type {number[]} */
   const primes = [];
   for (let n = 2; primes.length < 64; n++) if (primes.every((p) => n % p)) primes.push(n);
   return { k: primes.map((p) => fraction(p, 3)), h: primes.slice(0, 8).map((p) => fraction(p, 2)) };
