@@ -62,6 +62,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM: speak https; with --tls-key.", show_default=False)] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM: the certificate's private key.", show_default=False)] = None,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SORTEDNET_ONNXRUNTIME_WEB",
+            help="The folder dist of npm's onnxruntime-web: browsers then measure and run too, at /browser.",
+            show_default=False,
+        ),
+    ] = None,
     store: StoreOption = None,
     keep_versions: Annotated[int, typer.Option(min=1, help="Of each device's profile: the latest ones.")] = 20,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
@@ -93,11 +103,12 @@ def serve(
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
     check_folder()
+    tls = service.checked_tls(tls_cert, tls_key)
     generating = service.GenerateOptions(
         max_tokens=max_tokens, memory_mb=memory_mb, spinning=spinning, keys=keys, rate=service.checked_rate(rate)
     )
     with service.listening(host, port) as listener:
-        url = service.shown_url(listener)
+        url = service.shown_url(listener, tls=tls is not None)
         application = service.create_app(
             opened,
             Store(store, keep=keep_versions),
@@ -106,6 +117,7 @@ def serve(
             workers=workers,
             cors_origins=cors_origin or (),
             allowed_hosts=(host, *(allowed_host or ())),
+            onnxruntime_web=onnxruntime_web,
         )
         for one in opened:
             if not one.devices():
@@ -117,7 +129,8 @@ def serve(
         def ready() -> None:
             typer.echo(f"Dashboard: {url}   API: {url}docs   Ctrl-C ends it.")
 
-        service.serve(application, listener, workers=workers, threads=threads, graceful_timeout=graceful_timeout, ready=ready)
+        options = {"workers": workers, "threads": threads, "graceful_timeout": graceful_timeout}
+        service.serve(application, listener, tls=tls, ready=ready, **options)
 
 
 def _warn(text: str) -> None:

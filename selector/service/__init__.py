@@ -10,12 +10,15 @@ from selector.service.app import create_app
 from selector.service.generate import GenerateOptions, checked_rate
 from selector.service.predict import PredictOptions
 from selector.service.server import ListenError, listening, serve, shown_url
+from selector.service.sockets import TlsError, checked_tls
 
 __all__ = [
     "GenerateOptions",
     "ListenError",
     "PredictOptions",
+    "TlsError",
     "checked_rate",
+    "checked_tls",
     "create_app",
     "listening",
     "serve",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from flask import Flask
 from flask_cors import CORS
 
 from exporter.bundle import Bundle
+from selector.service.files.onnxruntime_web import OnnxRuntimeWeb
 from selector.service.fleet.store import Store
 from selector.service.generate.generating import GenerateOptions, Generating
 from selector.service.predict.predictor import PredictOptions, Predictor
-from selector.service.routes import bundle, docs, file, health, openai, page, profile, select
+from selector.service.routes import browser, bundle, docs, file, health, openai, page, profile, select
 from selector.service.routes import generate as generate_routes
 from selector.service.routes import predict as predict_routes
 from selector.service.state import State
@@ -46,13 +48,16 @@ def create_app(
     workers: int = 1,
     cors_origins: Sequence[str] = (),
     allowed_hosts: Sequence[str] | None = None,
+    onnxruntime_web: Path | None = None,
 ) -> Flask:
     """The WSGI application for opened bundles, to be run by so many processes. Without a store it keeps no profiles of the
     fleet; `predict` None: no `POST /v1/predict`; `generate` None: no `POST /v1/generate` and no paths for OpenAI's clients.
     Pages of `cors_origins` may read its answers, others only through a server.
     `allowed_hosts`: names and addresses that it is asked under beside those of loopback (see `Hosts`); None: any.
+    `onnxruntime_web`: the folder of that package's files, with which browsers run graphs; None: `/browser` says how to get it.
 
-    Raises BundleError when two bundles have the same name, OriginError for an origin that is none, HostError for a host.
+    Raises BundleError when two bundles have the same name, OriginError for an origin that is none, HostError for a host,
+    OnnxRuntimeWebError for a folder without these files.
     """
     for origin in cors_origins:
         if not _origin(origin):
@@ -62,12 +67,13 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = bool(cors_origins)
     app.extensions["sortednet"] = State(bundles, store)
+    app.extensions["sortednet.onnxruntime-web"] = None if onnxruntime_web is None else OnnxRuntimeWeb(onnxruntime_web)
     measured = metrics.Metrics(workers)
     metrics.register(app, measured)  # first: it notes when the request was received
     problems.register(app)
     if allowed_hosts is not None:
         hosts.register(app, hosts.Hosts(allowed_hosts))
-    for routes in (health, docs, bundle, file, profile, select, page, metrics):
+    for routes in (health, docs, bundle, file, profile, select, page, browser, metrics):
         app.register_blueprint(routes.blueprint)
     if predict is not None:
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)

@@ -22,6 +22,7 @@ from selector.service.predict.predictor import Predictor
 from selector.service.routes.file import MAX_SUBSET_BYTES
 from selector.service.routes.profile import MAX_PROFILE_BYTES
 from selector.service.routes.select import MAX_SELECT_BYTES
+from selector.service.sockets import Tls, tls_context
 from selector.service.web.access import CONTENT_POLICY, HEADERS, log_settings
 from selector.service.web.metrics import Metrics, process_ended
 from selector.service.web.problems import problem_json
@@ -59,12 +60,13 @@ def listening(host: str, port: int) -> socket.socket:
         raise ListenError(f"host = {host!r}, port = {port}: {error.strerror}{hint}") from None
 
 
-def shown_url(listener: socket.socket) -> str:
+def shown_url(listener: socket.socket, *, tls: bool = False) -> str:
     """For a browser on this machine."""
     host, port = listener.getsockname()[:2]
     if ip_address(host).is_unspecified:
         host = "localhost"
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
 
 
 def serve(
@@ -74,10 +76,13 @@ def serve(
     workers: int = 1,
     threads: int | None = None,
     graceful_timeout: int = 30,
+    tls: Tls | None = None,
     ready: Callable[[], object] = lambda: None,
 ) -> None:
     """Serves until SIGTERM or SIGINT; requests in flight are answered first, for up to `graceful_timeout` seconds. `ready` is
-    called once, when it is about to begin. The listener (`listening`) is its own from now on.
+    called once, when it is about to begin. The listener (`listening`) is its own from now on. With `tls` it speaks https.
+
+    Raises TlsError where the certificate or its key is none.
 
     Each worker is a process with so many `threads`; default: as many as predictions and texts may keep waiting, and more. ONNX
     Runtime must not have been imported: it starts a thread that a forked worker does not have and aborts without at its end
@@ -101,7 +106,8 @@ def serve(
     generating: Generating | None = app.extensions.get("sortednet.generating")
     computing = [one for one in (predictor, generating) if one is not None]
     descriptor = listener.detach()  # the server closes it when it has one of its own
-    patient = type("PatientWorker", (Worker,), {"max_body": staticmethod(partial(_most_bytes, predictor, generating))})
+    most_bytes = staticmethod(partial(_most_bytes, predictor, generating))
+    patient = type("PatientWorker", (Worker,), {"max_body": most_bytes, "tls": None if tls is None else tls_context(*tls)})
     metrics: Metrics | None = app.extensions.get("sortednet.metrics")
 
     def when_ready(server: Any) -> None:
@@ -123,6 +129,9 @@ def serve(
         def load_config(self) -> None:
             self.cfg.set("bind", f"fd://{descriptor}")
             self.cfg.set("worker_class", patient)
+            if tls is not None:  # for the scheme of a request: `sockets.py` does the rest
+                self.cfg.set("certfile", str(tls.certificate))
+                self.cfg.set("keyfile", str(tls.key))
             self.cfg.set("workers", workers)
             self.cfg.set("threads", threads or sum(one.threads for one in computing) or THREADS)
             self.cfg.set("forwarder_headers", "")  # nobody may move the application by a header SCRIPT_NAME

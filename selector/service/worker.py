@@ -13,16 +13,18 @@ import errno
 import resource
 import selectors
 import socket
+import ssl
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from gunicorn import util
+from gunicorn import http, util
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from selector.service.arrival import Arrival
+from selector.service.sockets import AGAIN, patient
 from selector.service.web.receipt import note_wait
 
 PROBES = ("/healthz", "/readyz", "/metrics")
@@ -33,9 +35,6 @@ FIRST_BYTE_S = 15.0
 """Of a new connection; one that was used before is closed after gunicorn's `keepalive`."""
 ARRIVES_WITHIN_S, LEAST_BYTES_PER_S = 20.0, 4096
 """A request has so long, and a second more for so many bytes that have come: Apache's mod_reqtimeout counts so too."""
-TAKES_WITHIN_S = 20.0
-"""So long a client may take nothing of its answer."""
-READS_WITHIN_S = 1.0
 LINGERS_S, MAX_DRAINED = 2.0, 64 * 1024
 """After the last answer what the client still sends is read, so that the answer is not torn from it by a reset."""
 MAX_WAITING_BYTES = 256 * 2**20
@@ -43,34 +42,6 @@ MAX_WAITING_BYTES = 256 * 2**20
 SPARE_DESCRIPTORS = 128
 """Of those that the process may have, for files, databases, sessions."""
 _RECEIVE = 256 * 1024
-
-
-class Patient(socket.socket):
-    """A socket on which no thread waits for long for its client: it is then as if that had gone."""
-
-    def setblocking(self, flag: bool) -> None:
-        self.settimeout(TAKES_WITHIN_S if flag else 0.0)
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        left = memoryview(data).cast("B")
-        try:
-            while left:
-                left = left[self.send(left, flags) :]
-        except TimeoutError:
-            raise ConnectionResetError(errno.ECONNRESET, "the client takes nothing") from None
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        """Hardly anything is left to be read in a thread: what the server reads of a request that it refuses."""
-        patience = self.gettimeout()
-        if not patience:
-            return super().recv(size, flags)
-        self.settimeout(min(patience, READS_WITHIN_S))
-        try:
-            return super().recv(size, flags)
-        except TimeoutError:
-            raise ConnectionResetError(errno.ECONNRESET, "the client sends nothing") from None
-        finally:
-            self.settimeout(patience)
 
 
 class Arrived(SocketUnreader):  # type: ignore[misc]
@@ -112,11 +83,21 @@ class Connection(TConn):  # type: ignore[misc]
     until: float
     lane: Lane
     used = False
+    initialized: bool
     drained: int | None = None  # bytes, after the last answer
+
+    def init(self) -> None:
+        """Without what gunicorn would do of TLS: the socket has it."""
+        if not self.initialized:
+            self.initialized = True
+            self.sock.setblocking(True)
+            self.parser = http.get_parser(self.cfg, self.sock, self.client)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
     """A deadline counts from a request's first byte: under load most of the waiting is for a thread."""
+
+    tls: ssl.SSLContext | None = None
 
     @staticmethod
     def max_body(path: str, head: bytes) -> int:
@@ -138,6 +119,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._make_room()
         try:
             accepted, address = listener.accept()
+            client = patient(accepted.detach(), self.tls)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._make_room()
@@ -145,7 +127,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 raise
             return
         self.nr_conns += 1
-        client = Patient(fileno=accepted.detach())
         conn = Connection(self.cfg, client, address, client.getsockname())
         conn.until = time.monotonic() + FIRST_BYTE_S
         conn.arrival = Arrival(self.max_body)
@@ -167,7 +148,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         try:
             received = conn.sock.recv(_RECEIVE)
-        except (BlockingIOError, InterruptedError):
+        except AGAIN:
             return
         except OSError:
             received = b""
@@ -254,7 +235,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _hang_up(self, conn: Connection) -> None:
         """RFC 9112, section 9.6, without keeping the others waiting."""
         try:
-            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.end()
             conn.drained, conn.until = 0, time.monotonic() + LINGERS_S
             self._wait(conn)
         except (OSError, ValueError):

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ class Server(NamedTuple):
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    trusted: Path | None = None  # the certificate of one that speaks https
 
     def get(self, path: str, method: str = "GET") -> Answer:
         return self._send(urllib.request.Request(self.url + path, method=method))
@@ -50,10 +52,10 @@ class Server(NamedTuple):
         headers = {"Content-Type": "application/json"}
         return self._send(urllib.request.Request(self.url + path, data=data, headers=headers, method="POST"))
 
-    @staticmethod
-    def _send(request: urllib.request.Request) -> Answer:
+    def _send(self, request: urllib.request.Request) -> Answer:
+        context = None if self.trusted is None else ssl.create_default_context(cafile=self.trusted)
         try:
-            response = urllib.request.urlopen(request, timeout=ANSWERS_WITHIN_S)
+            response = urllib.request.urlopen(request, timeout=ANSWERS_WITHIN_S, context=context)
         except urllib.error.HTTPError as error:
             response = error
         with response:
@@ -72,9 +74,15 @@ class Server(NamedTuple):
 
 @contextmanager
 def serving(
-    log: Path, *bundles: Path, host: str = "127.0.0.1", options: Sequence[str] = (), held_by: Path | None = None
+    log: Path,
+    *bundles: Path,
+    host: str = "127.0.0.1",
+    options: Sequence[str] = (),
+    held_by: Path | None = None,
+    trusted: Path | None = None,
 ) -> Iterator[Server]:
-    """`held_by`: while that file is there, inputs that have their turn are not run yet (`tests.helpers.held`)."""
+    """`trusted`: its certificate, where the options make it speak https. `held_by`: while that file is there, inputs that have
+    their turn are not run yet (`tests.helpers.held`)."""
     bare = host.strip("[]")
     with socket.create_server((bare, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         port = free.getsockname()[1]
@@ -85,7 +93,9 @@ def serving(
         log.with_suffix(".said").open("wb") as said,
         subprocess.Popen(command, cwd=log.parent, stdout=said, stderr=output, start_new_session=True) as process,
     ):
-        server = Server(f"http://[{bare}]:{port}" if ":" in host else f"http://{host}:{port}", process, log)
+        scheme = "http" if trusted is None else "https"
+        address = f"[{bare}]:{port}" if ":" in host else f"{host}:{port}"
+        server = Server(f"{scheme}://{address}", process, log, trusted)
         try:
             _wait_until_ready(server)
             yield server

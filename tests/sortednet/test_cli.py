@@ -87,7 +87,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "report": CONTRACT["report"] | {"--device", "--overwrite"},
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
-    | {"--allowed-host", "--keep-versions", "--generate", "--max-tokens", "--memory-mb", "--keys", "--rate"},
+    | {"--allowed-host", "--keep-versions", "--generate", "--max-tokens", "--memory-mb", "--keys", "--rate"}
+    | {"--tls-cert", "--tls-key", "--onnxruntime-web"},
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
     "token revoke": {"--store", "--json"},

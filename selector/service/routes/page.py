@@ -38,6 +38,7 @@ blueprint = Blueprint("page", __name__)
 PAGES = Path(__file__).parent.parent / "pages"
 TEMPLATE = "index.html"
 CHARTS = "plotly.min.js"  # ships with the Python package plotly, which the report needs too
+NOT_FOR_BROWSERS = ("node.js",)  # of the client
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}
 COSTS = (*(f"latency_ms.p{p}" for p in PERCENTILES), "energy_mj", "memory_mb")
 RUNS = 300  # that the live view shows
@@ -69,12 +70,12 @@ def page() -> Response:
     """The HTML; the browser asks again each time, and gets 304 while it is the same."""
     bundles = list(state().bundles.values())
     rules = {rule.rule for rule in current_app.url_map.iter_rules()}
-    html = _template().render(
+    html = template(TEMPLATE).render(
         bundles=bundles,
-        assets=f"assets/{_version()}",
+        assets=assets_address(),
         api_pages="/docs" in rules,
         config={
-            "charts": f"assets/{_charts_version()}/{CHARTS}",
+            "charts": charts_address(),
             "bundles": {
                 bundle.name: {"device": _default_device(bundle), "metric": metric_name(bundle.metric)} for bundle in bundles
             },
@@ -88,7 +89,7 @@ def page() -> Response:
     return conditional(compressed(response))
 
 
-@blueprint.get("/assets/<version>/<name>")
+@blueprint.get("/assets/<version>/<path:name>")
 @not_in_the_api
 def asset(version: str, name: str) -> Response:
     """One of the page's files by the hash of all of them, so that it may be cached for good. Raises Problem 404."""
@@ -183,22 +184,35 @@ def _default_device(bundle: Bundle) -> str | None:
         return next(iter(bundle.devices()), None)
 
 
+def assets_address() -> str:
+    """Of the folder of the pages' files, relative to a page; their hash is in it."""
+    return f"assets/{_version()}"
+
+
+def charts_address() -> str:
+    """Of the charting library, likewise."""
+    return f"assets/{_charts_version()}/{CHARTS}"
+
+
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page of `pages/`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["bytes"] = _bytes
     environment.filters["data"] = _data
-    return environment.get_template(TEMPLATE)
+    return environment.get_template(name)
 
 
 @cache
 def _files() -> dict[str, _Asset]:
+    """By their paths below `pages/`; the JavaScript client is in one of its folders."""
     return {
-        path.name: _asset(path.read_bytes(), MEDIA_TYPES[path.suffix])
-        for path in sorted(PAGES.iterdir())
-        if path.suffix in MEDIA_TYPES
+        str(path.relative_to(PAGES)): _asset(path.read_bytes(), MEDIA_TYPES[path.suffix])
+        for folder in (PAGES, PAGES / "browser", PAGES / "client")
+        for path in sorted(folder.iterdir())
+        if path.suffix in MEDIA_TYPES and path.name not in NOT_FOR_BROWSERS
     }
 
 

@@ -33,6 +33,10 @@ HEADERS = [
 CONTENT_POLICY = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 """Of every answer that has none of its own: a page says what it loads, from this host alone."""
 
+OWN = (CONTENT_POLICY[0], "Permissions-Policy")
+"""Of these an answer may have its own."""
+_USUAL = [*HEADERS, CONTENT_POLICY]
+
 LOGGED = ("request_id", "method", "path")
 """What a line about a request says of it; the path is the template."""
 
@@ -63,13 +67,12 @@ class Access:
             rule = getattr(environ.get("werkzeug.request"), "url_rule", None)  # it is gone when the application returns
             answered["path"] = rule.rule if rule is not None else None
             answered["status"] = int(status[:3])
-            own_policy = False
+            added = _USUAL
             for name, value in headers:
                 if name == "Content-Length":
                     answered["bytes"] = int(value)
-                elif name == "Content-Security-Policy":
-                    own_policy = True
-            added = HEADERS if own_policy else [*HEADERS, CONTENT_POLICY]
+                elif name in OWN:
+                    added = [one for one in added if one[0] != name]
             return start_response(status, [*headers, *added, ("X-Request-Id", identifier)], exc_info)
 
         answer = self._application(environ, start)

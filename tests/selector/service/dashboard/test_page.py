@@ -61,7 +61,7 @@ def test_nothing_is_wider_than_the_screen(page: Any, server: Server, width: int)
 def test_everything_is_reached_by_keyboard_in_the_order_of_reading(page: Any, server: Server) -> None:
     opened(page, server.url)
     visited = []
-    for _ in range(45):
+    for _ in range(46):
         page.keyboard.press("Tab")
         visited.append(
             page.evaluate("(({id, name, className, tagName}) => id || name || className || tagName)(document.activeElement)")

@@ -1,0 +1,1 @@
+"""What Python's selection answers, written down for ports of it: see README.md."""
