@@ -177,6 +177,7 @@ def _fetch(
             gone = carry_over(target, old, folder, new.manifest, offer.profile)
             if offer.signed is not None:
                 _sign_along(new, offer.signed)
+                gone = replace(gone, files=tuple(name for name in gone.files if not (folder / name).exists()))
             elif not options.overwrite:
                 _refuse(target, gone)
             if old is not None:

@@ -21,9 +21,10 @@ log = logging.getLogger("sortednet.canary")
 
 
 class CanaryRuntime:
-    """A `Runtime` of the bundle at `path`. While a version is on trial there (`pull --trial`), it answers a share of the runs, and
-    the version before the others. One that fails, takes longer or misses deadlines (`selector.ship.trial.Limits`) is taken back:
-    the version before is put in its place, and `reason` says why. One that does not stays, after `limits.runs` runs.
+    """A `Runtime` of the bundle at `path`. While a version is on trial there (`pull --trial`), it answers a share of the
+    runs, and the version before the others. One that fails, takes longer or misses deadlines (`selector.ship.trial.Limits`)
+    is taken back: the version before is put in its place, and `reason` says why. One that does not stays, after `limits.runs`
+    runs.
 
     `options` are those of `Runtime`. May be used from several threads. Raises what `Runtime` raises, BudgetError for a share
     that is none.

@@ -52,7 +52,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--expect-quality",
         "--layer-decay",
     },
-    "export": CONTRACT["export"] | {"--data", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"},
+    "export": CONTRACT["export"]
+    | {"--data", "--canary", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"},
     "inspect": CONTRACT["inspect"] | {"--device", "--length"},
     "verify": CONTRACT["verify"] | {"--accept"} | TRUST,
     "sign": {"--key", "--sigstore", "--identity-token", "--version", "--json"},

@@ -1,0 +1,371 @@
+"""Versions on a device: pulled with a key, grown, refused, tried, taken back, rolled back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exporter.bundle import Bundle, BundleError, atomic
+from exporter.bundle.verify import self_test
+from selector.choose.budget import Budget
+from selector.fetch import pull as pull_module
+from selector.fetch.pull import Pulled, PullOptions, pull
+from selector.fetch.transfer import PullError
+from selector.run import canary
+from selector.ship.parts import open_signed
+from selector.ship.signed import SignatureError, Trust, read_signed
+from selector.ship.trial import Comparison, WorseError, read_canary
+from selector.ship.versions import VersionError, folder_of, kept_folders, rollback, signed_version, versions
+from sortednet.signing import sign
+from tests.helpers.commands import call, document
+from tests.helpers.keys import Keys, made
+from tests.helpers.pulls import SMALL, contents
+from tests.helpers.shelf import Shelf, other_weights, rewritten, shelf, with_canary
+
+LARGE = "w1.00-d2"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return made(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def first(bundle_path: Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1, with labelled examples. Tests must not change it."""
+    copied = Path(shutil.copytree(bundle_path, tmp_path_factory.mktemp("first") / "digits"))
+    with_canary(copied)
+    sign(Bundle(copied), key=keys.private, version=1)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 2, as good: one of its weights is a little larger. Tests must not change it."""
+    copied = Path(shutil.copytree(first, tmp_path_factory.mktemp("second") / "digits"))
+    other_weights(copied, lambda weights: _larger(weights, 1.0001))
+    sign(Bundle(copied), key=keys.private, version=2)
+    return copied
+
+
+def _larger(weights: np.ndarray[Any, Any], times: float) -> None:
+    weights[:8] *= times
+
+
+@pytest.fixture
+def options(keys: Keys) -> PullOptions:
+    return PullOptions(trust=Trust(keys.public))
+
+
+def fetched(source: Path, out: Path, options: PullOptions, *submodels: str) -> tuple[Pulled, Shelf]:
+    client = shelf(source)
+    return pull(client, "digits", out, submodels=submodels or None, options=options), client
+
+
+def test_a_part_is_graphs_as_they_are_and_ranges_of_the_weights(first: Path, options: PullOptions, tmp_path: Path) -> None:
+    done, _ = fetched(first, tmp_path / "mine", options, SMALL)
+    mine, served = done.bundle, Bundle(first)
+    assert list(mine.submodels) == [SMALL]
+    assert options.trust is not None
+    open_signed(mine.path, options.trust)
+    assert (mine.path / mine.submodel(SMALL).graph).read_bytes() == (first / served.submodel(SMALL).graph).read_bytes()
+    assert self_test(mine).submodels == 1
+    weights = mine.manifest.weights
+    assert mine.manifest.files[weights].bytes == served.manifest.files[weights].bytes
+    assert mine.manifest.files[weights].sha256 != served.manifest.files[weights].sha256
+    assert not fetched(first, tmp_path / "mine", options, SMALL)[0].changed
+
+
+def test_all_of_it_is_what_was_exported(first: Path, options: PullOptions, tmp_path: Path) -> None:
+    done, _ = fetched(first, tmp_path / "mine", options)
+    own = {name: found for name, found in contents(first).items() if not name.startswith(("profiles/", "written"))}
+    assert contents(done.bundle.path) == own
+
+
+def test_growing_fetches_what_is_missing_and_nothing_twice(first: Path, options: PullOptions, tmp_path: Path) -> None:
+    fetched(first, tmp_path / "mine", options, SMALL)
+    done, client = fetched(first, tmp_path / "mine", options, SMALL, LARGE)
+    content = Bundle(first).manifest
+    graphs = [Bundle(first).submodel(name).graph for name in (SMALL, LARGE)]
+    read = []
+    signed = read_signed((first / "signed.json").read_bytes())
+    for graph in graphs:
+        ranges = signed.ranges[content.weights]
+        read.append({place: ranges[place].end - ranges[place].begin for place in signed.needs[graph][content.weights]})
+    difference = sum(size for place, size in read[1].items() if place not in read[0]) + content.files[graphs[1]].bytes
+    assert difference <= done.fetched_bytes <= 1.05 * difference
+    assert sum(size for _, size in client.asked) == done.fetched_bytes  # the signature too was here
+    assert self_test(done.bundle).submodels == 2
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".pull")]
+
+
+def test_an_update_fetches_the_ranges_that_changed(first: Path, second: Path, options: PullOptions, tmp_path: Path) -> None:
+    fetched(first, tmp_path / "mine", options)
+    done, client = fetched(second, tmp_path / "mine", options)
+    weights = done.bundle.manifest.weights
+    sizes = [size for path, size in client.asked if path.endswith(weights)]
+    assert 0 < sum(sizes) < done.bundle.manifest.files[weights].bytes / 2
+    assert contents(done.bundle.path)[weights] == contents(second)[weights]
+
+
+def test_foreign_unsigned_and_older_ones_are_refused(
+    first: Path, second: Path, bundle_path: Path, options: PullOptions, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(second, mine, options, SMALL)
+    before = contents(mine)
+    foreign = replace(options, trust=Trust(made(tmp_path, "other").public))
+    for source, given, error, said in [
+        (second, foreign, SignatureError, "is no signature"),
+        (bundle_path, options, SignatureError, "is not signed on the service"),
+        (bundle_path, replace(options, trust=None), SignatureError, "holds a signed bundle; say with --key"),
+        (first, options, VersionError, "version 1 is older than 2, which was here; --older"),
+    ]:
+        with pytest.raises(error, match=said):
+            fetched(source, mine, given, SMALL)
+        assert contents(mine) == before
+    fetched(first, mine, replace(options, older=True), SMALL)
+    assert signed_version(mine) == 1
+
+
+def test_a_device_whose_clock_is_wrong_takes_the_same_versions(
+    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: -4e8)
+    fetched(first, tmp_path / "mine", options, SMALL)
+    fetched(second, tmp_path / "mine", options, SMALL)
+    with pytest.raises(VersionError, match="older"):
+        fetched(first, tmp_path / "mine", options, SMALL)
+
+
+def test_what_the_service_falsifies_never_takes_the_old_ones_place(
+    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options, SMALL)
+    before = contents(mine)
+    weights = Bundle(second).manifest.weights
+    falsified = Path(shutil.copytree(second, tmp_path / "served"))
+    content = bytearray((falsified / weights).read_bytes())
+    content[:64] = bytes(64)
+    (falsified / weights).write_bytes(content)
+    with pytest.raises((PullError, BundleError)):
+        fetched(falsified, mine, options, SMALL)
+    assert contents(mine) == before
+    assert [one.number for one in versions(mine)] == [1]
+
+
+def test_versions_share_files_and_one_can_go_back(first: Path, second: Path, options: PullOptions, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    before = contents(mine)
+    fetched(second, mine, options)
+    (old,) = kept_folders(mine)[:1] if kept_folders(mine) else [None]
+    assert old is not None
+    graph = Bundle(mine).submodel(SMALL).graph
+    assert os.path.samefile(old / graph, mine / graph)
+    assert [(one["number"], one["current"]) for one in document("versions", mine)["versions"]] == [(2, True), (1, False)]
+    assert document("rollback", mine)["number"] == 1
+    assert contents(mine) == before
+    shown = document("versions", mine)["versions"]
+    assert {one["number"]: one["refused"] for one in shown} == {1: None, 2: "rolled back by hand"}
+    with pytest.raises(VersionError, match=r"version 2 was taken back here \(rolled back by hand\)"):
+        fetched(second, mine, options)
+    done, client = fetched(second, mine, replace(options, older=True))
+    assert done.fetched_bytes == 0  # it was kept
+    assert [path for path, _ in client.asked if "models" in path] == []
+    assert "is not kept here" in call("rollback", mine, "99").stderr
+
+
+def test_no_more_versions_are_kept_than_wanted(first: Path, options: PullOptions, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for name in (SMALL, "w0.75-d1", LARGE, "w1.00-d1"):
+        fetched(first, mine, replace(options, keep=1), name)
+    assert len(versions(mine)) == 2
+    fetched(first, mine, replace(options, keep=0), SMALL)
+    assert [one.current for one in versions(mine)] == [True]
+    with pytest.raises(VersionError, match="no version before this one"):
+        rollback(mine)
+
+
+def _broken(bundle: Path) -> None:
+    graph = Bundle(bundle).submodel(SMALL).graph
+    (bundle / graph).write_bytes((bundle / graph).read_bytes()[:-40])
+    rewritten(bundle)
+
+
+def _wrong_answers(bundle: Path) -> None:
+    other_weights(bundle, lambda weights: _larger(weights, 30.0), selftest=False)
+
+
+def _less_accurate(bundle: Path) -> None:
+    """Whole by its own self-test, but it answers as another network would."""
+    other_weights(bundle, lambda weights: np.random.default_rng(1).shuffle(weights[: len(weights) // 2]))
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a broken graph": (_broken, "the self-test fails: .*onnx"),
+    "other answers": (_wrong_answers, "the self-test fails: .* are off by"),
+    "less accurate": (_less_accurate, r"accuracy 0\.\d+ on 40 labelled examples, \d\.\d+ before"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_version_is_not_taken_and_not_fetched_again(
+    first: Path, keys: Keys, options: PullOptions, tmp_path: Path, fault: str
+) -> None:
+    make, said = BAD[fault]
+    bad = Path(shutil.copytree(first, tmp_path / "bad" / "digits"))
+    make(bad)
+    sign(Bundle(bad), key=keys.private, version=2) if fault != "a broken graph" else _sign_broken(bad, first, keys)
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    before = contents(mine)
+    with pytest.raises(WorseError, match=said):
+        fetched(bad, mine, replace(options, trial=True))
+    assert contents(mine) == before
+    with pytest.raises(VersionError, match="version 2 was taken back here"):
+        fetched(bad, mine, replace(options, trial=True))
+
+
+def _sign_broken(bad: Path, whole: Path, keys: Keys) -> None:
+    """Whoever signs it reads of the graph only what it reads of the weights, which here was still whole."""
+    from exporter import ranges
+
+    readers = ranges.read_by(Bundle(whole))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ranges, "read_by", lambda bundle: readers)
+        sign(Bundle(bad), key=keys.private, version=2)
+
+
+def test_labelled_examples_must_be_some(first: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(first, tmp_path / "copied"))
+    inputs, labels = read_canary(Bundle(copied))
+    np.savez(copied / "canary.npz", labels=labels[:-1], **{f"input/{name}": one for name, one in inputs.items()})
+    with pytest.raises(BundleError, match="of one length"):
+        read_canary(Bundle(copied, verify=False))
+
+
+@pytest.mark.parametrize(("times", "late", "worse"), [(1.0, False, False), (1.5, False, True), (1.0, True, True)])
+def test_runs_tell_a_slower_version_within_50_of_them(times: float, late: bool, worse: bool) -> None:
+    """Latencies scatter by a tenth, as those of a device do."""
+    noise = np.random.default_rng(2)
+    found = Comparison()
+    while not (found.done or found.worse):
+        for _ in range(9):
+            found.add("one", 10 * noise.lognormal(0, 0.1), new=False, deadline_ms=30)
+        found.add("one", (10 * times) * noise.lognormal(0, 0.1), new=True, deadline_ms=5 if late else 30)
+    assert (found.worse is not None) == worse
+    assert found.runs <= 50
+
+
+class Timed:
+    """Runtimes whose runs take as long as is said of their folders, or fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, new: Path, latency_ms: float | None) -> None:
+        class Said(canary.Runtime):
+            def run(inner, inputs: Any, budget: Budget | None = None) -> Any:  # noqa: N805
+                if inner.bundle.path != new:
+                    return SimpleNamespace(selection=SimpleNamespace(submodel=SMALL), latency_ms=10.0, version=1)
+                if latency_ms is None:
+                    raise RuntimeError("broken")
+                return SimpleNamespace(selection=SimpleNamespace(submodel=SMALL), latency_ms=latency_ms, version=2)
+
+        monkeypatch.setattr(canary, "Runtime", Said)
+
+
+@pytest.mark.parametrize(("latency_ms", "stays"), [(10.5, True), (15.0, False), (None, False)])
+def test_a_share_of_the_runs_tries_a_version_which_stays_or_is_taken_back(
+    first: Path,
+    second: Path,
+    options: PullOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    latency_ms: float | None,
+    stays: bool,
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    fetched(second, mine, replace(options, trial=True))
+    assert [one.trial for one in versions(mine)] == [True, False]
+    Timed(monkeypatch, mine, latency_ms)
+    with canary.CanaryRuntime(mine, share=0.2, sensors=False) as runtime:
+        answers = [runtime.run(np.zeros(1)) for _ in range(255)]
+        assert not runtime.trying
+        assert runtime.canary_runs <= 50
+        assert (runtime.reason is None) == stays
+    assert signed_version(mine) == (2 if stays else 1)
+    assert [one.trial for one in versions(mine)] == [False, False]
+    assert answers[-1].version == (2 if stays else 1)
+    assert answers[0].version == 1
+    if not stays:
+        with pytest.raises(VersionError, match="was taken back here"):
+            fetched(second, mine, options)
+
+
+def test_killed_between_keeping_and_changing_places_the_old_one_is_there(
+    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    before = contents(mine)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*given: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_put_in_place", killed)
+        with pytest.raises(Killed):
+            fetched(second, mine, options)
+    assert contents(mine) == before
+    assert [one.current for one in versions(mine)] == [True]  # the same under two names is one
+    fetched(second, mine, options)
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_put_in_place", killed)
+        with pytest.raises(Killed):
+            rollback(mine)
+    assert signed_version(mine) == 2
+    assert signed_version(rollback(mine).path) == 1
+
+
+def test_a_full_disk_leaves_the_old_one(
+    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    before = contents(mine)
+
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pull_module, "keep", full)
+        with pytest.raises(BundleError, match="the disk is full"):
+            fetched(second, mine, options)
+    assert contents(mine) == before
+    fetched(second, mine, options)
+    assert signed_version(mine) == 2
+
+
+def test_two_at_once_do_not_disturb_each_other(first: Path, second: Path, options: PullOptions, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    import fcntl
+
+    folder_of(mine).mkdir(exist_ok=True)
+    with (folder_of(mine) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BundleError, match="another version is just being put there"):
+            fetched(second, mine, options)
+    fetched(second, mine, options)
