@@ -9,8 +9,8 @@ from selector.ship.signed import read_signed
 
 NOTES = {
     "grow_bytes_ratio": "the bytes that a pull fetches of the size w1.00-d2 on a device that has w0.50-d1, over those of the "
-    "graph and of the ranges of the weights that it reads and the smaller one does not; the worst of the two steps over w0.75-d1 "
-    "and at once. Bodies of the answers, the signature's included",
+    "graph and of the ranges of the weights that it reads and the smaller one does not; the worst of the two steps over "
+    "w0.75-d1 and at once. Bodies of the answers, the signature's included",
     "grow_bytes_ratio_to_whole": "the same bytes, at once, over those of the larger size fetched anew",
 }
 

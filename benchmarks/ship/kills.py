@@ -15,9 +15,10 @@ from selector.ship.versions import rollback, signed_version
 
 KILLS = 100
 NOTES = {
-    "kills": "SIGKILLs at moments drawn evenly over an update (pull --key of another version) or a rollback, of a process of its "
-    "own; every second one is a rollback. Each starts where the one before was killed",
-    "half": "of these, after how many what is at --out does not open with its signature, as version 1 or 2, or fails its self-test",
+    "kills": "SIGKILLs at moments drawn evenly over an update (pull --key of another version) or a rollback, of a process of "
+    "its own; every second one is a rollback. Each starts where the one before was killed",
+    "half": "of these, after how many what is at --out does not open with its signature, as version 1 or 2, or fails its "
+    "self-test",
     "kills_that_came_too_late": "of these, how many processes had ended before",
 }
 

@@ -12,10 +12,10 @@ from selector.ship.signed import files_of, verified
 
 BYTES = 1000
 NOTES = {
-    "tampered": "single bytes altered in a bundle that was pulled with a key: half of them anywhere in its files by their size, a "
-    "quarter in signed.json and signed.sig each, the manifest and graphs included; each opened with the key",
-    "tampered_refused": "of these, refused; the others are in parts of the signature's file that say nothing (spelling of JSON, "
-    "padding of base64): what was verified is byte for byte what was signed",
+    "tampered": "single bytes altered in a bundle that was pulled with a key: half of them anywhere in its files, by size, "
+    "a quarter in signed.json and signed.sig each, the manifest and graphs included; each opened with the key",
+    "tampered_refused": "of these, refused; the others are in parts of the signature's file that say nothing (spelling of "
+    "JSON, padding of base64): what was verified is byte for byte what was signed",
     "missed": "of these, opened with any other content than was signed",
 }
 

@@ -96,7 +96,7 @@ def ask_signed(client: Client, wanted: Wanted, trust: Trust, target: Path) -> Of
     try:
         text, signature = (_again(client, f"{base}/files/{name}", target / name) for name in (SIGNED_FILE, SIGNATURE_FILE))
     except GoneError as error:
-        if "no bundle" in str(error).lower():  # of the problem document
+        if "has no file" not in str(error):  # in the service's words; else there is no such bundle
             raise
         raise SignatureError(f"{wanted.bundle} is not signed on the service ({error})") from None
     signed = verified(text, signature, trust)

@@ -34,7 +34,7 @@ from selector.fetch.ranges import Plan, assemble, fetch_runs, planned
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
 from selector.ship.parts import check_content
 from selector.ship.signed import SignatureError, Trust, is_signed
-from selector.ship.trial import examine
+from selector.ship.trial import WorseError, examine
 from selector.ship.versions import KEPT, alone, check_newer, content_of, keep, kept_folders, link
 
 __all__ = ["NothingFitsError", "PullOptions", "Pulled", "find_bundle", "pull"]
@@ -183,7 +183,7 @@ def _fetch(
             if old is not None:
                 tried = options.trial and content_of(new) != content_of(old)
                 if tried:
-                    examine(target, old, new)
+                    _examine(target, old, new, store)
                 keep(target, new, most=options.keep, trial=tried)
         shutil.rmtree(store, ignore_errors=True)
     files = len(missing) - len(arrived) + len(plan.runs)
@@ -237,6 +237,15 @@ def _sign_along(bundle: Bundle, offered: SignedPart) -> None:
     if document is not None:
         write_cascades(bundle, [Cascade.model_validate(one) for one in document["cascades"]])
     check_content(bundle, offered.part.signed)
+
+
+def _examine(target: Path, old: Bundle, new: Bundle, store: Path) -> None:
+    """Raises WorseError; what has arrived of such a version is of no use."""
+    try:
+        examine(target, old, new)
+    except WorseError:
+        shutil.rmtree(store, ignore_errors=True)
+        raise
 
 
 def _is_there(target: Path, old: Bundle | None, offer: Offer) -> bool:

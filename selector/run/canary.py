@@ -40,8 +40,7 @@ class CanaryRuntime:
         self._calls, self._lock = 0, threading.Lock()
         self._before: Runtime | None = None
         trial = read_state(self.path).trial
-        bundle = Bundle(self.path, verify=trial is None)  # a new version that is damaged is taken back
-        if trial is not None and trial.new == id_of(bundle):
+        if trial is not None and trial.new == id_of(Bundle(self.path, verify=False)):
             try:
                 self._before = Runtime(folder_of(self.path) / trial.previous, **options)
             except BundleError as error:

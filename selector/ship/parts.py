@@ -150,7 +150,7 @@ def check_content(bundle: Bundle, signed: Signed) -> None:
     allowed = signed.cascades if part.whole else part.cascades
     if here is not None and here not in (allowed, part.cascades):
         raise SignatureError(f"{CASCADES_FILE}: is not what was signed")
-    if here is None and allowed is not None:
+    if here is None and part.cascades is not None:
         raise SignatureError(f"{CASCADES_FILE}: is missing; it was signed")
 
 
@@ -172,7 +172,8 @@ def _check_holes(name: str, file: BinaryIO, ranges: Iterable[Range], size: int) 
         while end < begin:
             file.seek(end)
             end = min(begin, _next_data(file, end))
-            chunk = os.pread(file.fileno(), min(_CHUNK, begin - end), end)
+            file.seek(end)
+            chunk = file.read(min(_CHUNK, begin - end))
             if chunk.strip(b"\0"):
                 raise SignatureError(f"{name}: holds bytes, from {end} on, that were not signed for these sub-models")
             end += len(chunk) or begin - end

@@ -29,7 +29,7 @@ from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNA
 from exporter.bundle.atomic import built_beside, check_place, workplace
 from exporter.bundle.local import carry_over
 from exporter.bundle.written import WRITTEN_FILE
-from selector.ship.signed import SignatureError, read_signed
+from selector.ship.signed import SignatureError, is_signed, read_signed
 
 KEPT = 2
 """Versions beside the one that is used, unless told otherwise."""
@@ -157,20 +157,27 @@ def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: bool = False)
         old = Bundle(target, verify=False)
     except BundleError:
         return  # damaged
-    if most == 0 and not trial:
-        shutil.rmtree(folder_of(target), ignore_errors=True)
-        return
     state = read_state(target)
     name, new = id_of(old), id_of(coming)
-    _copy_beside(old, folder_of(target) / name)
-    order = [one for one in state.order if one not in (name, new)] + [name, new]
+    tried = state.trial if state.trial is not None and state.trial.new == name else None
+    if tried is not None and not (folder_of(target) / tried.previous).is_dir():
+        tried = None
+    proven = name if tried is None else tried.previous  # what is still on trial is nothing to go back to
+    if trial:
+        began = Trial(new=new, previous=proven)
+    else:  # another choice of the same version's sub-models goes on with its trial
+        began = None if tried is None or content_of(old) != content_of(coming) else Trial(new=new, previous=proven)
+    if most or began is not None:
+        _copy_beside(old, folder_of(target) / name)
+    others = [one for one in state.order if one not in (name, new)]
+    order = [*others, name, new][-(most + 1) :]
+    if began is not None and began.previous not in order:
+        order.insert(0, began.previous)
     newest = max(state.newest, _signed(coming.path)[0] or 0, _signed(old.path)[0] or 0)
-    began = Trial(new=new, previous=name) if trial else None
-    gone = set(order[: -(max(most, 1) + 1)])
     refused = {key: why for key, why in state.refused.items() if key != content_of(coming)}
-    write_state(target, State(order=tuple(order[-(max(most, 1) + 1) :]), newest=newest, refused=refused, trial=began))
+    write_state(target, State(order=tuple(order), newest=newest, refused=refused, trial=began))
     for folder in kept_folders(target):
-        if folder.name in gone or folder.name not in order:
+        if folder.name not in order:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -189,7 +196,10 @@ def rollback(path: str | Path, version: str | None = None, *, reason: str = "rol
             state = read_state(target)
             with built_beside(target, overwrite=True) as folder:
                 _link_all(chosen, folder)
+                _copy_profiles(found, folder)
                 carry_over(target, current, folder, chosen.manifest)
+                if is_signed(found):
+                    (folder / CASCADES_FILE).unlink(missing_ok=True)
                 _copy(found / CASCADES_FILE, folder / CASCADES_FILE)
                 _copy_beside(current, folder_of(target) / id_of(current))
                 order = [one for one in state.order if one != id_of(current)]
@@ -271,9 +281,7 @@ def _copy_beside(bundle: Bundle, target: Path) -> None:
     partial.mkdir()
     try:
         _link_all(bundle, partial)
-        for path in (bundle.path / PROFILES_FOLDER).glob("[!.]*.json"):
-            (partial / PROFILES_FOLDER).mkdir(exist_ok=True)
-            _copy(path, partial / PROFILES_FOLDER / path.name)
+        _copy_profiles(bundle.path, partial)
         for name in (CASCADES_FILE, WRITTEN_FILE):
             _copy(bundle.path / name, partial / name)
         shutil.rmtree(target, ignore_errors=True)
@@ -299,6 +307,12 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _copy_profiles(source: Path, target: Path) -> None:
+    for path in (source / PROFILES_FOLDER).glob("[!.]*.json"):
+        (target / PROFILES_FOLDER).mkdir(exist_ok=True)
+        _copy(path, target / PROFILES_FOLDER / path.name)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -53,12 +53,23 @@ class Shelf(Client):
     def _read(self, path: str) -> bytes:
         place = self.bundle / path.partition("/files/")[2]
         if not place.is_file():
-            raise GoneError(f"{path}: is not there", 2)
+            raise GoneError(f"{path}: has no file of this name", 2)
         return place.read_bytes()
 
 
 def shelf(bundle: Path) -> Shelf:
     return Shelf("http://shelf", bundle=bundle)
+
+
+def broken(bundle: Path) -> None:
+    """The smallest sub-model's graph has an operator that there is not."""
+    import onnx
+
+    graph = bundle / min(Bundle(bundle).manifest.submodels, key=lambda entry: entry.macs).graph
+    model = onnx.load(graph, load_external_data=False)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    graph.write_bytes(model.SerializeToString())
+    rewritten(bundle)
 
 
 def rewritten(bundle: Path) -> None:
