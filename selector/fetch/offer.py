@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from device_profiles import Profile
 from device_profiles.seal import SealError, check_seal
-from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, BundleError
+from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE
 from exporter.bundle.manifest import FileEntry, Manifest, checked
 from exporter.bundle.refit import refit
 from exporter.bundle.written import WRITTEN_FILE
@@ -104,10 +104,10 @@ def ask_signed(client: Client, wanted: Wanted, trust: Trust, target: Path) -> Of
     submodels = wanted.submodels
     if submodels is None and wanted.budget is not None:
         query = {"bundle": wanted.bundle, "budget": _budget(wanted), **({"device": wanted.device} if wanted.device else {})}
-        selection = client.document("/v1/select", query)
+        selection = answer = client.document("/v1/select", query)
         _check_fits(selection)
         try:
-            submodels = [selection["submodel"]]  # type: ignore[index]  # what it says is checked against what was signed
+            submodels = [answer["submodel"]]  # that it is one is checked against what was signed
         except (KeyError, TypeError):
             raise PullError(f"{client.shown}/v1/select: an answer that this version does not understand") from None
     part = part_of(signed, submodels)
@@ -175,6 +175,3 @@ def _checked_profile(document: Any) -> Profile:
         place = ".".join(str(part) for part in first["loc"])
         raise PullError(f"the service's profile: {place}: {first['msg']}") from None
     return measured
-
-
-__all__ = ["BundleError", "NothingFitsError", "Offer", "SignedPart", "Wanted", "ask", "ask_signed"]

@@ -71,7 +71,7 @@ class Part:
         if self.whole and all(content.files[name].sha256 == weights[name] for name in self.weights):
             return document
         wanted = set(self.submodels)
-        kept = {**{path: document["files"][path] for path in self.files}}
+        kept = {path: document["files"][path] for path in self.files}
         kept |= {name: {**document["files"][name], "sha256": weights[name]} for name in self.weights}
         part = {**document, "submodels": [one for one in document["submodels"] if one["id"] in wanted]}
         part["files"] = {path: kept[path] for path in document["files"] if path in kept}

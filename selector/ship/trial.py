@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import Bundle, BundleError
-from selector.ship.versions import alone, content_of, read_state, write_state
+from selector.ship.versions import content_of, read_state, write_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -150,6 +150,3 @@ def accuracy(bundle: Bundle, submodel: str, inputs: dict[str, NDArray[Any]], lab
         answers = next(iter(outputs.values())).argmax(axis=-1)
         right += int((answers == labels[begin : begin + batch]).sum())
     return right / len(labels)
-
-
-__all__ = ["CANARY_FILE", "Comparison", "Limits", "WorseError", "accuracy", "alone", "examine", "read_canary", "refuse"]
