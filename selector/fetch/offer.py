@@ -104,12 +104,11 @@ def ask_signed(client: Client, wanted: Wanted, trust: Trust, target: Path) -> Of
     submodels = wanted.submodels
     if submodels is None and wanted.budget is not None:
         query = {"bundle": wanted.bundle, "budget": _budget(wanted), **({"device": wanted.device} if wanted.device else {})}
-        selection = answer = client.document("/v1/select", query)
-        _check_fits(selection)
-        try:
-            submodels = [answer["submodel"]]  # that it is one is checked against what was signed
-        except (KeyError, TypeError):
-            raise PullError(f"{client.shown}/v1/select: an answer that this version does not understand") from None
+        answer = client.document("/v1/select", query)
+        if not isinstance(answer, dict) or not isinstance(answer.get("submodel"), str):
+            raise PullError(f"{client.shown}/v1/select: an answer that this version does not understand")
+        _check_fits(answer)
+        selection, submodels = answer, [answer["submodel"]]  # that it is one is checked against what was signed
     part = part_of(signed, submodels)
     manifest = part.manifest()
     device = wanted.device or (selection or {}).get("device")

@@ -1,12 +1,15 @@
 """Whether a new version of a bundle is worse than the one before, and why.
 
-First, before it is put in place: the self-test, and the quality of both on the labelled examples in the bundle. Then, while it
-is used: `Comparison` is told of runs on either, and says when there is enough to say.
+First, before it is put in place: the self-test, the quality of both on the labelled examples in the bundle, and the latency of
+sub-models whose networks are others than before. Then, while it is used: `Comparison` is told of runs on either, and says when
+there is enough to say.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -14,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import Bundle, BundleError
+from exporter.bundle.refit import same_networks
 from selector.ship.versions import content_of, read_state, write_state
 
 if TYPE_CHECKING:
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
 
 CANARY_FILE = "canary.npz"
 """Of a bundle that has labelled examples: arrays `input/NAME` and `labels`, class numbers."""
-SIZES = 3
-"""Sub-models that both versions have: the smallest, the one in the middle and the largest are compared."""
 
 
 class WorseError(BundleError):
@@ -44,8 +46,8 @@ class Limits:
 
 
 def examine(target: Path, old: Bundle, new: Bundle, limits: Limits = Limits()) -> None:
-    """Raises WorseError, and remembers why so that this version is not taken again, where the self-test of `new` fails or its
-    accuracy on the labelled examples is less than that of `old`."""
+    """Raises WorseError, and remembers why so that this version is not taken again, where the self-test of `new` fails, its
+    accuracy on the labelled examples is less than that of `old`, or a network that is another than before is slower."""
     from exporter.bundle.verify import self_test
 
     try:
@@ -54,6 +56,7 @@ def examine(target: Path, old: Bundle, new: Bundle, limits: Limits = Limits()) -
         except BundleError as error:
             raise WorseError(f"the self-test fails: {error}") from None
         _compare_quality(old, new, limits)
+        _compare_latency(old, new, limits)
     except WorseError as error:
         refuse(target, new, str(error))
         raise WorseError(f"the new version is not taken: {error}") from None
@@ -113,15 +116,47 @@ def _compare_quality(old: Bundle, new: Bundle, limits: Limits) -> None:
     if labelled is None or any(bundle.manifest.task.kind != "classification" for bundle in (old, new)):
         return
     inputs, labels = read_canary(labelled)
-    by_size = sorted((one for one in new.manifest.submodels if one.id in old.submodels), key=lambda one: one.macs)
-    chosen = {by_size[place].id for place in (0, len(by_size) // 2, -1)} if by_size else set()
-    for name in sorted(chosen):
+    for name in _few(new, set(old.submodels)):
         try:
             before, now = (accuracy(bundle, name, inputs, labels) for bundle in (old, new))
         except Exception as error:  # ONNX Runtime's own: the inputs of the two may be others
             raise WorseError(f"{name} does not run on the labelled examples: {error}") from None
         if before - now > limits.points:
             raise WorseError(f"{name}: accuracy {now:.3f} on {len(labels)} labelled examples, {before:.3f} before")
+
+
+def _compare_latency(old: Bundle, new: Bundle, limits: Limits) -> None:
+    """Raises WorseError where a sub-model is slower, and is so again. Of the same networks the runs on trial will tell."""
+    if old.decoder is not None or new.decoder is not None:
+        return
+    for name in _few(new, set(old.submodels) - same_networks(old.manifest, new.manifest)):
+        for _ in range(2):
+            before, now = medians(old, new, name)
+            if now < limits.slower * before:
+                break
+        else:
+            raise WorseError(f"{name}: p50 {now:.3g} ms, {now / before:.2f} times that before")
+
+
+def medians(old: Bundle, new: Bundle, submodel: str, runs: int = 15) -> tuple[float, float]:
+    """Milliseconds of one run of the sub-model in either bundle, one after the other in turn."""
+    from exporter.bundle.session import open_session, run_session
+
+    sessions = [open_session(bundle.graph_path(submodel)) for bundle in (old, new)]
+    inputs = [{name: one[:1] for name, one in bundle.selftest_inputs.items()} for bundle in (old, new)]
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs + 2):
+        for session, given, times in zip(sessions, inputs, taken, strict=True):
+            begun = time.perf_counter()
+            run_session(session, given)
+            times.append((time.perf_counter() - begun) * 1000)
+    return median(taken[0][2:]), median(taken[1][2:])
+
+
+def _few(bundle: Bundle, among: Collection[str]) -> list[str]:
+    """The smallest of these sub-models, the one in the middle and the largest."""
+    by_size = sorted((one for one in bundle.manifest.submodels if one.id in among), key=lambda one: one.macs)
+    return list(dict.fromkeys(by_size[place].id for place in (0, len(by_size) // 2, -1))) if by_size else []
 
 
 def read_canary(bundle: Bundle) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:

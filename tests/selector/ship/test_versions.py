@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 
 from exporter.bundle import Bundle, BundleError, atomic
+from exporter.bundle.manifest import sealed
 from exporter.bundle.verify import self_test
 from selector.choose.budget import Budget
 from selector.fetch import pull as pull_module
 from selector.fetch.pull import Pulled, PullOptions, pull
 from selector.fetch.transfer import PullError
 from selector.run import canary
+from selector.ship import trial as trial_module
 from selector.ship.parts import open_signed
 from selector.ship.signed import SignatureError, Trust, read_signed
 from selector.ship.trial import Comparison, WorseError, read_canary
@@ -228,6 +231,42 @@ def test_a_bad_version_is_not_taken_and_not_fetched_again(
     assert contents(mine) == before
     with pytest.raises(VersionError, match="version 2 was taken back here"):
         fetched(bad, mine, replace(options, trial=True))
+
+
+@pytest.mark.parametrize(("times", "taken"), [([1.5, 1.5], False), ([1.5, 1.1], True)])
+def test_networks_that_are_others_are_timed_beside_the_old_ones(
+    first: Path,
+    keys: Keys,
+    options: PullOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times: list[float],
+    taken: bool,
+) -> None:
+    """Twice, where the first says that one is slower."""
+    other = Path(shutil.copytree(first, tmp_path / "other" / "digits"))
+    found = json.loads((other / "manifest.json").read_bytes())
+    for entry in found["submodels"]:
+        if entry["id"] == SMALL:
+            entry["topology"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(sealed(found), indent=1) + "\n")
+    sign(Bundle(other), key=keys.private, version=2)
+    asked: list[str] = []
+
+    def timed(old: Bundle, new: Bundle, name: str) -> tuple[float, float]:
+        asked.append(name)
+        return 1.0, times[len(asked) - 1]
+
+    monkeypatch.setattr(trial_module, "medians", timed)
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    if taken:
+        fetched(other, mine, replace(options, trial=True))
+    else:
+        with pytest.raises(WorseError, match=f"{SMALL}: p50 1.5 ms, 1.50 times that before"):
+            fetched(other, mine, replace(options, trial=True))
+    assert asked == [SMALL, SMALL]
+    assert signed_version(mine) == (2 if taken else 1)
 
 
 def test_labelled_examples_must_be_some(first: Path, tmp_path: Path) -> None:
