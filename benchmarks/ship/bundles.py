@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from exporter import export
 from exporter.bundle import Bundle
 from selector.fetch.pull import Pulled, PullOptions, pull
 from selector.ship.signed import Trust
 from sortednet.signing import sign
 from tests.helpers.keys import Keys, made
 from tests.helpers.shelf import Shelf, other_weights, shelf, with_canary
-from trainer import NestedModel
-from trainer.families import ResNet
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,13 @@ class Shipped:
 
 
 @contextmanager
-def shipped(widths: tuple[float, ...] = (0.5, 0.75, 1.0), channels: tuple[int, ...] = (16, 24, 32)) -> Iterator[Shipped]:
+def shipped(channels: Sequence[int] = (16, 24, 32)) -> Iterator[Shipped]:
     """In a folder that is gone at the end."""
     with TemporaryDirectory(prefix="sortednet-ship-") as folder:
         scratch = Path(folder)
         keys = made(scratch)
-        family = ResNet(channels=list(channels), blocks=[2, 2, 2], widths=list(widths), depths=[1, 2], classes=10)
         first = scratch / "first" / "digits"
-        export(NestedModel(family).eval(), first, show_progress=False)
+        made_new(first, channels)
         with_canary(first, 200)
         second = scratch / "second" / "digits"
         shutil.copytree(first, second)
@@ -60,3 +56,13 @@ def shipped(widths: tuple[float, ...] = (0.5, 0.75, 1.0), channels: tuple[int, .
         sign(Bundle(first), key=keys.private, version=1)
         sign(Bundle(second), key=keys.private, version=2)
         yield Shipped(first, second, keys, scratch)
+
+
+def made_new(target: Path, channels: Sequence[int]) -> None:
+    """Exports a network of six sub-models, of random weights."""
+    from exporter import export
+    from trainer import NestedModel
+    from trainer.families import ResNet
+
+    family = ResNet(channels=list(channels), blocks=[2, 2, 2], widths=[0.5, 0.75, 1.0], depths=[1, 2], classes=10)
+    export(NestedModel(family).eval(), target, show_progress=False)

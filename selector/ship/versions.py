@@ -202,12 +202,11 @@ def rollback(path: str | Path, version: str | None = None, *, reason: str = "rol
                     (folder / CASCADES_FILE).unlink(missing_ok=True)
                 _copy(found / CASCADES_FILE, folder / CASCADES_FILE)
                 _copy_beside(current, folder_of(target) / id_of(current))
-                order = [one for one in state.order if one != id_of(current)]
-                if id_of(chosen) not in order:
-                    order.append(id_of(chosen))
-                order.insert(order.index(id_of(chosen)), id_of(current))
+                unknown = [[one] if one not in state.order else [] for one in (id_of(chosen), id_of(current))]
+                order = [*unknown[0], *state.order, *unknown[1]]
                 refused = {key: why for key, why in state.refused.items() if key != content_of(chosen)}
-                refused[content_of(current)] = reason
+                if order.index(id_of(chosen)) < order.index(id_of(current)):  # going forward again says nothing of the older
+                    refused[content_of(current)] = reason
                 newest = max(state.newest, _signed(target)[0] or 0)
                 write_state(target, State(order=tuple(order), newest=newest, refused=refused))
         except OSError as error:
@@ -274,7 +273,7 @@ def _signed(bundle: Path) -> tuple[int | None, str]:
 def _copy_beside(bundle: Bundle, target: Path) -> None:
     """The bundle under another name too, in one step."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in left_behind(target, "partial"):
+    for left in left_behind(target.with_name("*"), "partial"):  # of any version
         remove(left)
     partial = beside(target, "partial")
     remove(partial)

@@ -186,6 +186,7 @@ def test_versions_share_files_and_one_can_go_back(first: Path, second: Path, opt
     assert done.fetched_bytes == 0  # it was kept
     assert [path for path, _ in client.asked if "models" in path] == []
     assert "is not kept here" in call("rollback", mine, "99").stderr
+    assert [document("rollback", mine, *given)["number"] for given in ((), ("2",), ())] == [1, 2, 1]
 
 
 def test_no_more_versions_are_kept_than_wanted(first: Path, options: PullOptions, tmp_path: Path) -> None:
