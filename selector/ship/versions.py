@@ -163,6 +163,7 @@ def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: bool = False)
     if tried is not None and not (folder_of(target) / tried.previous).is_dir():
         tried = None
     proven = name if tried is None else tried.previous  # what is still on trial is nothing to go back to
+    began: Trial | None
     if trial:
         began = Trial(new=new, previous=proven)
     else:  # another choice of the same version's sub-models goes on with its trial
