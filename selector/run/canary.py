@@ -17,6 +17,10 @@ from selector.run.runtime import Runtime
 from selector.ship.trial import Comparison, Limits
 from selector.ship.versions import end_trial, folder_of, id_of, read_state, rollback
 
+BLOCK = 5
+"""Runs on the new version one after the other. The first after a change finds the processor's caches full of the other version,
+and is not compared, on either side: of single runs, every tenth, a version that was as good took twice as long."""
+
 log = logging.getLogger("sortednet.canary")
 
 
@@ -72,13 +76,15 @@ class CanaryRuntime:
         """As `Runtime.run`, by one of the two versions."""
         with self._lock:
             before, runtime = self._before, self._runtime
+            place = self._calls % round(BLOCK / self.share)
             self._calls += 1
-            chosen = int(self._calls * self.share) > int((self._calls - 1) * self.share)
+            chosen = place >= round(BLOCK / self.share) - BLOCK
+            warm = place not in (0, round(BLOCK / self.share) - BLOCK)
         if before is None:
             return runtime.run(inputs, budget)
         if not chosen:
             result = before.run(inputs, budget)
-            self._note(result, budget, new=False)
+            self._note(result, budget, new=False, warm=warm)
             return result
         try:
             result = runtime.run(inputs, budget)
@@ -88,7 +94,7 @@ class CanaryRuntime:
                 self._comparison.runs += 1
                 self._take_back(f"does not run: {error}")
             return answered
-        self._note(result, budget, new=True)
+        self._note(result, budget, new=True, warm=warm)
         return result
 
     def close(self) -> None:
@@ -102,12 +108,15 @@ class CanaryRuntime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note(self, result: RunResult, budget: Budget | None, *, new: bool) -> None:
+    def _note(self, result: RunResult, budget: Budget | None, *, new: bool, warm: bool) -> None:
         deadline = None if budget is None else budget.run_ms
         with self._lock:
             if self._before is None:
                 return
-            self._comparison.add(result.selection.submodel, result.latency_ms, new=new, deadline_ms=deadline)
+            if warm:
+                self._comparison.add(result.selection.submodel, result.latency_ms, new=new, deadline_ms=deadline)
+            elif new:
+                self._comparison.runs += 1
             if not new:
                 return
             if worse := self._comparison.worse:

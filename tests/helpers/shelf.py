@@ -14,6 +14,7 @@ import numpy as np
 from exporter.bundle import MANIFEST_FILE, Bundle
 from exporter.bundle.manifest import sealed
 from exporter.bundle.session import open_session, run_session
+from selector.fetch.pull import Pulled, PullOptions, pull
 from selector.fetch.transfer import Client, GoneError
 from selector.ship.trial import CANARY_FILE
 
@@ -106,3 +107,13 @@ def other_weights(bundle: Path, change: Callable[[np.ndarray[Any, Any]], None], 
             arrays |= {f"output/{entry.id}/{name}": array for name, array in outputs.items()}
         np.savez(bundle / opened.manifest.selftest.file, **arrays)  # type: ignore[arg-type]
     rewritten(bundle)
+
+
+def fetched(source: Path, out: Path, options: PullOptions, *submodels: str) -> tuple[Pulled, Shelf]:
+    client = shelf(source)
+    return pull(client, "digits", out, submodels=submodels or None, options=options), client
+
+
+def larger(weights: np.ndarray[Any, Any], times: float) -> None:
+    """The first few of them."""
+    weights[:8] *= times

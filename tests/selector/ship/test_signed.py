@@ -42,11 +42,6 @@ CASCADE = Cascade(
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return made(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture(scope="module")
 def signed_path(untrained_path: Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a cascade. Tests must not change it."""
     copied = Path(shutil.copytree(untrained_path, tmp_path_factory.mktemp("bundles") / "digits"))
