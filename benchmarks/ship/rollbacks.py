@@ -92,6 +92,6 @@ def _less_accurate(bundle: Path) -> None:
     def change(weights: Any) -> None:
         noise = np.random.default_rng(0)
         tail = weights[-330:]
-        tail += noise.normal(size=len(tail)).astype(np.float32) * 0.3 * np.abs(tail).mean()
+        tail += noise.normal(size=len(tail)).astype(np.float32) * 0.7 * np.abs(tail).mean()
 
     other_weights(bundle, change)
