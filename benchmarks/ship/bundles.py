@@ -61,8 +61,8 @@ def shipped(channels: Sequence[int] = (16, 24, 32)) -> Iterator[Shipped]:
 def made_new(target: Path, channels: Sequence[int]) -> None:
     """Exports a network of six sub-models, of random weights."""
     from exporter import export
-    from trainer import NestedModel
+    from tests.helpers.exports import calibrated
     from trainer.families import ResNet
 
     family = ResNet(channels=list(channels), blocks=[2, 2, 2], widths=[0.5, 0.75, 1.0], depths=[1, 2], classes=10)
-    export(NestedModel(family).eval(), target, show_progress=False)
+    export(calibrated(family), target, show_progress=False)
