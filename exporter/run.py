@@ -9,6 +9,7 @@ from typing import Any
 
 from exporter.bundle import Bundle
 from exporter.bundle.manifest import Int8Range
+from exporter.canary import CANARY_FILE, canary_file
 from exporter.decoder import PRECISIONS
 from exporter.decoder.export import DecodingOptions, export_decoder, is_decoder
 from exporter.decoder.write import identifier
@@ -45,11 +46,13 @@ def export_run(
     precisions: Sequence[str] = (),
     decoding: DecodingOptions | None = None,
     data: str | None = None,
+    canary: int = 0,
     overwrite: bool = False,
     say: Any = lambda text: None,
 ) -> Bundle:
     """Writes the bundle of a run, with int8 sub-models too if asked, their weights in this range. `precisions`: the same by
     name, and those of a language model (`exporter.decoder.PRECISIONS`); `decoding`: what else such a one may be asked for.
+    `canary`: labelled examples of the test split that come with the bundle (`exporter.canary`).
 
     The score of every graph is measured on the test split of the run's data set, or of `data` if given. Where the run's data
     are large (not hashed as a whole) or no longer there, what the run recorded in torch is used, and `say` is told.
@@ -78,6 +81,8 @@ def export_run(
     if measured.why:
         say(f"Quality is what the run measured in torch: {measured.why}; --data SOURCE measures it on the graphs.")
     files = run.files or (measured.data.files if measured.data else {})
+    if canary:
+        files = {**files, CANARY_FILE: canary_file(run.nested, measured.test, canary)}
     preprocessing = run.record.get("preprocessing") or (measured.data.preprocessing if measured.data else {})
     scores = {by_id[name]: score for name, score in measured.recorded.items() if name in by_id}
     chosen = [by_id[name] for name in submodels] if submodels else None

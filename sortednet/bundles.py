@@ -10,7 +10,17 @@ from rich import box
 from rich.table import Column, Table
 
 from sortednet.console import fail, messages, print_json, right, short, show, tell
-from sortednet.options import BundlePath, DeviceOption, JsonOption, LengthOption, OutOption, OverwriteOption
+from sortednet.options import (
+    BundlePath,
+    DeviceOption,
+    IdentityOption,
+    IssuerOption,
+    JsonOption,
+    KeyOption,
+    LengthOption,
+    OutOption,
+    OverwriteOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,22 +111,28 @@ def verify(
         bool,
         typer.Option("--accept", help="Profiles and cascades put or removed by hand: take what is here for what was written."),
     ] = False,
+    key: KeyOption = None,
+    identity: IdentityOption = None,
+    issuer: IssuerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every file's hash, profiles and cascades, then run the self-test on this device. Exits with 1 when something
-    differs, with 2 where there is no bundle."""
+    """Check every file's hash, profiles and cascades, with a key first the signature, then run the self-test on this device.
+    Exits with 1 when something differs, with 2 where there is no bundle."""
     from rich.progress import Progress
 
     from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, MODELS_FOLDER, Bundle, BundleError
     from exporter.bundle.verify import check_documents, self_test
     from selector.choose.budget import BudgetError
     from selector.choose.cascades import read_cascades
+    from selector.ship.parts import open_signed
+    from selector.ship.signed import Trust, is_signed
 
+    trust = Trust.of(key, identity, issuer)
     if not (bundle / MANIFEST_FILE).exists() and not (bundle / MODELS_FOLDER).is_dir():
         Bundle(bundle)  # raises: there is none, which is wrong input and no fault that was found
     problems: list[str] = []
     try:
-        opened = Bundle(bundle)
+        opened = Bundle(bundle) if trust is None else open_signed(bundle, trust)
         documents = check_documents(opened, accept=accept)
         problems = [document.problem for document in documents if document.fault is not None]
         try:
@@ -132,6 +148,7 @@ def verify(
         if as_json:
             print_json({"ok": False, "error": str(error), "problems": problems or [str(error)]})
         fail(str(error), 1)
+    signature = "holds" if trust is not None else "not checked" if is_signed(opened.path) else "none"
     if as_json:
         print_json(
             {
@@ -142,11 +159,14 @@ def verify(
                 "largest_int8_to_fp32": result.largest_int8_to_fp32,
                 "int8_saturates": result.int8_saturates,
                 "speculation": {name: problem or "exact" for name, problem in result.speculation.items()},
+                "signature": signature,
                 "documents": {one.name: "sealed" if one.sealed else "unsealed" for one in documents},
             }
         )
     else:
         typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+        if signature != "none":
+            typer.echo(f"The signature {'holds' if trust is not None else 'was not checked: that needs --key PUBLIC.pem'}.")
         for one in documents:
             unsealed = "" if one.sealed else ": unsealed, from before there were checksums; an altered figure would not show"
             typer.echo(f"{one.name} is whole{unsealed}.")

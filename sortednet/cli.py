@@ -14,6 +14,8 @@ from sortednet.devices import cascade, profile, select
 from sortednet.generating import generate
 from sortednet.running import run
 from sortednet.service import pull, serve, token_create, token_list, token_revoke
+from sortednet.shipping import rollback, versions
+from sortednet.signing import sign_command
 from sortednet.training import export, train
 
 app = typer.Typer(
@@ -27,6 +29,9 @@ app = typer.Typer(
 app.callback()(root)
 for command in (train, export, inspect, verify, report, profile, select, run, generate, cascade, serve, pull):
     add(app, command)
+add(app, sign_command, "sign")
+add(app, versions)
+add(app, rollback)
 
 tokens = typer.Typer(
     cls=Group, help="Bearer tokens, with which devices send their profiles to the service.", no_args_is_help=True

@@ -22,6 +22,7 @@ messages = Console(stderr=True)
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "safetensors", "sklearn", "scipy"), "train"),
     "PIL": "image",
+    "model_signing": "sign",
     "soundfile": "audio",
     "soxr": "audio",
     "tokenizers": "text",

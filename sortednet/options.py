@@ -71,3 +71,13 @@ PolicyOption = Annotated[
 ]
 CascadesOption = Annotated[bool, typer.Option(help="Take the bundle's cascades for candidates too, or single sub-models only.")]
 CacheOption = Annotated[bool, typer.Option(help="Keep optimized copies of the graphs in a cache folder.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", help="PUBLIC.pem: only what its private half has signed is taken.", show_default=False),
+]
+IdentityOption = Annotated[
+    str | None, typer.Option("--identity", help="Of a Sigstore signature: who, such as an e-mail address.", show_default=False)
+]
+IssuerOption = Annotated[
+    str | None, typer.Option("--issuer", help="Of --identity: the URL of who vouches for it.", show_default=False)
+]

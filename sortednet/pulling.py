@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from selector.choose.budget import BudgetError, make_budget
-from selector.fetch.pull import find_bundle, pull
+from selector.fetch.pull import PullOptions, find_bundle, pull
 from selector.fetch.transfer import Client, service_url
+from selector.ship.versions import signed_version
 
 
 def pull_command(
@@ -23,7 +24,7 @@ def pull_command(
     budget_fields: Mapping[str, Any],
     device: str | None,
     *,
-    overwrite: bool,
+    options: PullOptions,
     timeout: float,
     console: Console,
     quiet: bool,
@@ -54,7 +55,7 @@ def pull_command(
             submodels=submodels,
             budget=budget,
             device=device,
-            overwrite=overwrite,
+            options=options,
             progress=lambda count, total: bar.update(task, completed=count, total=total),
         )
     return {
@@ -67,4 +68,5 @@ def pull_command(
         "bytes_total": done.bundle.bytes_total,
         "selection": done.selection,
         "lost": list(done.lost),
+        **({"version": version} if (version := signed_version(done.bundle.path)) is not None else {}),
     }

@@ -16,7 +16,10 @@ from sortednet.options import (
     ContextOption,
     EnergyOption,
     FirstTokenOption,
+    IdentityOption,
+    IssuerOption,
     JsonOption,
+    KeyOption,
     LatencyOption,
     LengthOption,
     MemoryOption,
@@ -91,6 +94,9 @@ def serve(
     ] = False,
     rate: Annotated[str, typer.Option(help="Texts of a token, or without --keys of an address.")] = "600 per minute",
     spinning: SpinningOption = None,
+    key: KeyOption = None,
+    identity: IdentityOption = None,
+    issuer: IssuerOption = None,
 ) -> None:
     """Answer budget queries over REST, run inputs and generate text."""
     from exporter.bundle import Bundle
@@ -98,8 +104,11 @@ def serve(
     from selector.choose.cascades import read_cascades
     from selector.service.fleet.store import Store
     from selector.service.web.metrics import check_folder
+    from selector.ship.parts import open_signed
+    from selector.ship.signed import Trust
 
-    opened = [Bundle(path) for path in bundles]
+    trust = Trust.of(key, identity, issuer)
+    opened = [Bundle(path) if trust is None else open_signed(path, trust) for path in bundles]
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
     check_folder()
@@ -156,10 +165,20 @@ def pull(
     prompt_tokens: PromptTokensOption = None,
     context: ContextOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte after which to try again.")] = 30.0,
+    key: KeyOption = None,
+    identity: IdentityOption = None,
+    issuer: IssuerOption = None,
+    trial: Annotated[
+        bool, typer.Option(help="Of a new version, run the self-test and labelled examples beside the old one first.")
+    ] = True,
+    older: Annotated[bool, typer.Option("--older", help="Take a version that is older, or was taken back here.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="Versions to keep beside the one that is used.")] = 2,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch from a service what this device needs of a bundle; what has arrived is never fetched twice."""
+    from selector.fetch.pull import PullOptions
+    from selector.ship.signed import Trust
     from sortednet.pulling import pull_command
 
     budget = {"latency_ms": latency_ms, "energy_mj": energy_mj, "memory_mb": memory_mb}
@@ -167,8 +186,9 @@ def pull(
     budget |= {"first_token_ms": first_token_ms, "token_ms": token_ms, "prompt_tokens": prompt_tokens, "context": context}
     budget_fields = {**budget, "percentile": percentile, "objective": objective, "length": length}
     names = submodels.split(",") if submodels is not None else None
-    options: dict[str, Any] = {"overwrite": overwrite, "timeout": timeout, "quiet": as_json}
-    done = pull_command(url, out, bundle, names, budget_fields, device, console=messages, **options)
+    options = PullOptions(overwrite, Trust.of(key, identity, issuer), older, keep, trial)
+    given: dict[str, Any] = {"options": options, "timeout": timeout, "quiet": as_json}
+    done = pull_command(url, out, bundle, names, budget_fields, device, console=messages, **given)
     if done["lost"]:
         tell(f"Not in the new bundle any more: {', '.join(done['lost'])}")
     if as_json:
@@ -180,7 +200,7 @@ def pull(
     typer.echo(
         f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already."
     )
-    typer.echo(f"Next: sortednet verify {out}")
+    typer.echo(f"Next: sortednet verify {out}{f' --key {key}' if key else ''}")
 
 
 def token_create(

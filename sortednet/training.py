@@ -268,6 +268,9 @@ def export(
         str | None,
         typer.Option(help="Measure quality on the test split of this source. Default: the run's own.", show_default=False),
     ] = None,
+    canary: Annotated[
+        int, typer.Option(min=0, help="Labelled test examples that come along: a device tries a new version on them.")
+    ] = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -289,6 +292,7 @@ def export(
         precisions=precisions.split(",") if precisions is not None else (),
         decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
         data=data,
+        canary=canary,
         overwrite=overwrite,
         say=tell,
     )

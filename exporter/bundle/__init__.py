@@ -8,9 +8,21 @@ from exporter.bundle.bundle import (
     MANIFEST_FILE,
     MODELS_FOLDER,
     SELFTEST_FILE,
+    SIGNATURE_FILE,
+    SIGNED_FILE,
     Bundle,
     BundleError,
 )
 from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER
 
-__all__ = ["CASCADES_FILE", "MANIFEST_FILE", "MODELS_FOLDER", "PROFILES_FOLDER", "SELFTEST_FILE", "Bundle", "BundleError"]
+__all__ = [
+    "CASCADES_FILE",
+    "MANIFEST_FILE",
+    "MODELS_FOLDER",
+    "PROFILES_FOLDER",
+    "SELFTEST_FILE",
+    "SIGNATURE_FILE",
+    "SIGNED_FILE",
+    "Bundle",
+    "BundleError",
+]

@@ -8,6 +8,7 @@ bundle/
   profiles/<device>.json   what was measured on that device; written later, not in the manifest
   cascades.json            pairs of sub-models (selector.choose.cascades); the same
   written.json             which profiles and cascades were written, with their checksums
+  signed.json, signed.sig  all of this but the profiles, signed (selector.ship.signed); of a bundle that is
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, whi
 
 MANIFEST_FILE = "manifest.json"
 SELFTEST_FILE = "selftest.npz"
+SIGNED_FILE, SIGNATURE_FILE = "signed.json", "signed.sig"
 MODELS_FOLDER = "models"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_profiles import Profile, ProfileError, read_profile, write_profile
-from exporter.bundle.bundle import MANIFEST_FILE, Bundle, BundleError
+from exporter.bundle.bundle import MANIFEST_FILE, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
 from exporter.bundle.manifest import Manifest
 from exporter.bundle.refit import refit, same_networks
 from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER, WRITTEN_FILE
@@ -87,7 +87,7 @@ def carry_over(target: Path, old: Bundle | None, folder: Path, new: Manifest, of
 
 def _foreign(bundle: Bundle) -> list[str]:
     """Files that no command of ours has written there; hidden ones belong to the system."""
-    own = {MANIFEST_FILE, CASCADES_FILE, WRITTEN_FILE, *bundle.manifest.files}
+    own = {MANIFEST_FILE, CASCADES_FILE, WRITTEN_FILE, SIGNED_FILE, SIGNATURE_FILE, *bundle.manifest.files}
     found = []
     for path in sorted(bundle.path.rglob("*")):
         name = path.relative_to(bundle.path).as_posix()

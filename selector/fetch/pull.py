@@ -1,7 +1,8 @@
 """`pull`: a bundle from the service, with just the sub-models that this device needs.
 
 Files are fetched by their hash into a folder beside the target, which is kept when a pull is cut off, and put together there;
-then the new bundle and the old one change places. Whatever the old one already has is taken from it.
+then the new bundle and the old one change places, and the old one is kept as a version (`selector.ship.versions`). Whatever the
+old one and kept versions already have is taken from them.
 
 parent/
   NAME/            the bundle: the old one or the new one
@@ -12,8 +13,6 @@ parent/
 from __future__ import annotations
 
 import errno
-import json
-import os
 import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,20 +21,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from device_profiles import Profile
-from device_profiles.seal import SealError, check_seal
-from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, Bundle, BundleError
+from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
 from exporter.bundle.atomic import built_beside, check_place, workplace
 from exporter.bundle.local import Lost, carry_over, lost
-from exporter.bundle.manifest import Manifest, checked
+from exporter.bundle.manifest import FileEntry
 from exporter.bundle.refit import same_networks
-from exporter.bundle.written import WRITTEN_FILE
 from selector.choose.budget import Budget
+from selector.choose.cascades import Cascade, write_cascades
+from selector.fetch.offer import NothingFitsError, Offer, SignedPart, Wanted, ask, ask_signed
+from selector.fetch.ranges import Plan, assemble, fetch_runs, planned
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
+from selector.ship.parts import check_content
+from selector.ship.signed import SignatureError, Trust, is_signed
+from selector.ship.trial import WorseError, examine
+from selector.ship.versions import KEPT, alone, check_newer, content_of, keep, kept_folders, link
 
-_NOT_EXPORTED = (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE, WRITTEN_FILE)
+__all__ = ["NothingFitsError", "PullOptions", "Pulled", "find_bundle", "pull"]
 _SPARE_BYTES = 2**20  # of the disk, for the manifest and folders
 
 
@@ -53,18 +55,14 @@ class Pulled:
 
 
 @dataclass(frozen=True)
-class _Offer:
-    """What the service has for this device, and where."""
+class PullOptions:
+    """How a pull puts in place what it fetches."""
 
-    manifest: Manifest
-    text: str  # of manifest.json
-    files: str  # path of the files on the service
-    profile: Profile | None
-    selection: Mapping[str, Any] | None
-
-
-class NothingFitsError(PullError):
-    """No sub-model fits the budget; nothing was fetched."""
+    overwrite: bool = False  # what would be lost may go
+    trust: Trust | None = None  # whose signature the bundle must have
+    older: bool = False  # a version that is older than one that was here, or was taken back, is taken
+    keep: int = KEPT  # versions beside the one that is used; 0: none
+    trial: bool = False  # look at a new version beside the old one before it is put in place, and have its first runs watched
 
 
 def pull(
@@ -75,7 +73,7 @@ def pull(
     submodels: Sequence[str] | None = None,
     budget: Budget | None = None,
     device: str | None = None,
-    overwrite: bool = False,
+    options: PullOptions = PullOptions(),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pulled:
     """Writes the bundle `out` with these sub-models, or with the best one for the budget, or else with all.
@@ -87,16 +85,23 @@ def pull(
     bytes of how many are here.
 
     Raises PullError when the service cannot be reached, does not know what is asked for or sends something else;
-    NothingFitsError (exit code 3) when nothing fits the budget; BundleError when `out` is no bundle, would lose something or
-    cannot be written.
+    NothingFitsError (exit code 3) when nothing fits the budget; SignatureError when it is not signed by whom is trusted, or
+    would take the place of one that is signed; VersionError for an older version; WorseError for one that is worse than that
+    which is here; BundleError when `out` is no bundle, would lose something or cannot be written.
     `out` is unchanged then, and what has arrived is kept for the next pull.
     """
     target = Path(out).resolve()  # of a link to a bundle, that bundle is updated
     old = _standing(target)
+    if options.trust is None and old is not None and is_signed(target) and not options.overwrite:
+        raise SignatureError(
+            f"out = {str(target)!r}: holds a signed bundle; say with --key whose signature is taken, or let it go with "
+            "--overwrite"
+        )
+    wanted = Wanted(bundle, submodels, budget, device)
     for last in (False, True):
-        offer = _ask(client, bundle, submodels, budget, device)
+        offer = ask(client, wanted) if options.trust is None else ask_signed(client, wanted, options.trust, target)
         try:
-            return _fetch(client, offer, target, old, progress, overwrite)
+            return _fetch(client, offer, target, old, progress, options)
         except GoneError:
             if last:  # else the bundle has been replaced on the service meanwhile
                 raise
@@ -115,60 +120,6 @@ def find_bundle(client: Client) -> str:
     return names[0]
 
 
-def _ask(client: Client, bundle: str, submodels: Sequence[str] | None, budget: Budget | None, device: str | None) -> _Offer:
-    base = f"/v1/bundles/{urllib.parse.quote(bundle, safe='')}"
-    if submodels is None and budget is None:
-        document = client.document(f"{base}/files/{MANIFEST_FILE}")
-        return _offer(document, f"{base}/files/", _profile(client, base, device) if device else None, None)
-    query: dict[str, Any] = {"device": device} if device else {}
-    if submodels is not None:
-        query["submodels"] = list(submodels)
-    else:
-        query["budget"] = (budget or Budget()).model_dump(mode="json", exclude_defaults=True)
-    answer = client.document(f"{base}/subsets", query)
-    try:
-        offer = _offer(answer["manifest"], answer["files"], answer["profile"], answer["selection"])
-    except (KeyError, TypeError):
-        raise PullError(f"{client.shown}{base}/subsets: an answer that this version does not understand") from None
-    if offer.selection is not None and not offer.selection.get("feasible"):
-        nearest, reason = offer.selection.get("submodel"), offer.selection.get("reason")
-        raise NothingFitsError(f"{reason}; the nearest is {nearest}, which --submodels {nearest} would fetch", 3)
-    return offer
-
-
-def _profile(client: Client, base: str, device: str) -> Any:
-    """The newest that the service keeps of the device, or else the one that came with the bundle."""
-    name = urllib.parse.quote(device, safe="")
-    try:
-        return replace(client, tries=1).document(f"{base}/profiles/{name}")
-    except PullError:  # a service without a store has none
-        return client.document(f"{base}/files/{PROFILES_FOLDER}/{name}.json")
-
-
-def _offer(document: Any, files: str, profile: Any, selection: Mapping[str, Any] | None) -> _Offer:
-    """Checks the manifest as `Bundle` will. Raises PullError."""
-    try:
-        manifest = checked(document)
-    except ValueError as error:
-        raise PullError(f"the service's {MANIFEST_FILE}: {error}") from None
-    try:
-        measured = None if profile is None else Profile.model_validate(profile)
-        if measured is not None:
-            check_seal(profile)
-    except SealError as error:
-        raise PullError(f"the service's profile: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise PullError(f"the service's profile: {place}: {first['msg']}") from None
-    if measured is not None and measured.bundle != manifest.fingerprint:
-        raise PullError(f"the service's profile of {measured.device.name} was measured on another bundle", 2)
-    reserved = [name for name in manifest.files if name.split("/")[0] in _NOT_EXPORTED]
-    if reserved:
-        raise PullError(f"{MANIFEST_FILE}: lists {reserved[0]!r}, which is no file of an export")
-    return _Offer(manifest, json.dumps(document, indent=1) + "\n", files, measured, selection)
-
-
 def _standing(target: Path) -> Bundle | None:
     """The bundle at the target. Raises BundleError when something else stands there, or it cannot be written."""
     check_place(target, overwrite=True)
@@ -180,33 +131,29 @@ def _standing(target: Path) -> Bundle | None:
 
 def _fetch(
     client: Client,
-    offer: _Offer,
+    offer: Offer,
     target: Path,
     old: Bundle | None,
     progress: Callable[[int, int], None],
-    overwrite: bool,
+    options: PullOptions,
 ) -> Pulled:
-    here = _files_here(target, offer.manifest)
-    wanted = {entry.sha256: (path, entry) for path, entry in offer.manifest.files.items()}
+    folders = [target, *kept_folders(target)]
+    here = _files_here(folders, offer.files)
+    wanted = {entry.sha256: (path, entry) for path, entry in offer.files.items()}
     missing = {digest: found for digest, found in wanted.items() if digest not in here}
-    total = sum(entry.bytes for _, entry in missing.values())
-    reused = sum(entry.sha256 in here for entry in offer.manifest.files.values())
-    same = old is not None and old.manifest.sha256 == offer.manifest.sha256
-    if same and not missing and _is_whole(target) and _has_profile(old, offer.profile):
+    plan = Plan({}, ()) if offer.signed is None else planned(offer.signed.part, folders)
+    total = sum(entry.bytes for _, entry in missing.values()) + plan.bytes
+    reused = sum(entry.sha256 in here for entry in offer.files.values())
+    if not missing and not plan.runs and _is_there(target, old, offer):
         assert old is not None
         return Pulled(old, 0, 0, reused, offer.selection, False)
-    check_place(target, overwrite=overwrite)
-    if old is not None and not overwrite:
-        if old.manifest.family != offer.manifest.family:
-            raise BundleError(
-                f"out = {str(target)!r}: holds a bundle of {old.manifest.family}, the service's is of {offer.manifest.family}; "
-                "choose another place, or replace it with --overwrite"
-            )
-        came = None if offer.profile is None else offer.profile.device.name
-        _refuse(target, lost(old, same_networks(old.manifest, offer.manifest), came))
+    check_place(target, overwrite=options.overwrite)
+    _check_update(target, old, offer, options)
     with _store_beside(target) as store:
         arrived = [digest for digest in missing if (store / digest).is_file()]
-        _check_disk(store, total - sum(_size(store / d) + _size(store / f"{d}.part") for d in missing))
+        names = [*missing, *(run.name for run in plan.runs)]
+        sizes = {name: _size(store / f"{name}.part") for name in names}
+        _check_disk(store, total - sum(_size(store / name) for name in names) - sum(sizes.values()))
         done = fetched = 0
 
         def advance(count: int) -> None:
@@ -215,52 +162,130 @@ def _fetch(
             progress(done, total)
 
         advance(0)
-        before = sum(_size(store / f"{digest}.part") for digest in missing)
         for digest, (path, entry) in missing.items():
             if digest in arrived:  # hashed again when the bundle is opened
                 advance(entry.bytes)
                 continue
-            client.file(f"{offer.files}{urllib.parse.quote(path)}", digest, entry.bytes, store / digest, advance)
+            client.file(f"{offer.base}{urllib.parse.quote(path)}", digest, entry.bytes, store / digest, advance)
             fetched += entry.bytes
-        with built_beside(target, overwrite=overwrite) as folder:
-            for path, entry in offer.manifest.files.items():
+        fetched += fetch_runs(client, offer.base, plan, store, advance)
+        with alone(target) if old is not None else _nothing(), built_beside(target, overwrite=options.overwrite) as folder:
+            for path, entry in offer.files.items():
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                _link(here.get(entry.sha256, store / entry.sha256), folder / path)
-            (folder / MANIFEST_FILE).write_text(offer.text, encoding="utf-8")
-            try:
-                Bundle(folder)
-            except BundleError:
-                shutil.rmtree(store, ignore_errors=True)  # a file in it was damaged after it had arrived
-                raise
-            gone = carry_over(target, old, folder, offer.manifest, offer.profile)
-            if not overwrite:
+                link(here.get(entry.sha256, store / entry.sha256), folder / path)
+            new = _opened(folder, offer, plan, store)
+            gone = carry_over(target, old, folder, new.manifest, offer.profile)
+            if offer.signed is not None:
+                _sign_along(new, offer.signed)
+                gone = replace(gone, files=tuple(name for name in gone.files if not (folder / name).exists()))
+            elif not options.overwrite:
                 _refuse(target, gone)
+            if old is not None:
+                tried = options.trial and content_of(new) != content_of(old)
+                if tried:
+                    _examine(target, old, new, store)
+                keep(target, new, most=options.keep, trial=tried)
         shutil.rmtree(store, ignore_errors=True)
-    files = len(missing) - len(arrived)
+    files = len(missing) - len(arrived) + len(plan.runs)
     lost_here = (*gone.files, *gone.measurements)
-    return Pulled(Bundle(target), files, max(0, fetched - before), reused, offer.selection, True, lost_here)
+    return Pulled(Bundle(target), files, max(0, fetched - sum(sizes.values())), reused, offer.selection, True, lost_here)
 
 
-def _files_here(target: Path, manifest: Manifest) -> dict[str, Path]:
-    """By hash: the files of the target that the manifest wants, whatever they are called there."""
-    sizes = {entry.bytes for entry in manifest.files.values()}
-    digests = {entry.sha256 for entry in manifest.files.values()}
+def _check_update(target: Path, old: Bundle | None, offer: Offer, options: PullOptions) -> None:
+    """Raises BundleError for what must not take the old one's place, VersionError for an older version."""
+    if old is None:
+        return
+    if offer.signed is not None and not options.older:
+        signed = offer.signed.part.signed
+        if content_of(old) != signed.content.sha256[:12]:
+            check_newer(target, signed.version, signed.content.sha256[:12])
+    if options.overwrite:
+        return
+    if old.manifest.family != offer.manifest.family:
+        raise BundleError(
+            f"out = {str(target)!r}: holds a bundle of {old.manifest.family}, the service's is of {offer.manifest.family}; "
+            "choose another place, or replace it with --overwrite"
+        )
+    came = None if offer.profile is None else offer.profile.device.name
+    found = lost(old, same_networks(old.manifest, offer.manifest), came)
+    if offer.signed is not None:  # the cascades that were signed come with it
+        found = replace(found, files=tuple(name for name in found.files if name != CASCADES_FILE))
+    _refuse(target, found)
+
+
+def _opened(folder: Path, offer: Offer, plan: Plan, store: Path) -> Bundle:
+    """The bundle in the folder, whole. Raises BundleError where something was damaged after it had arrived; what has arrived is
+    of no use then."""
+    if offer.signed is None:
+        text = offer.text
+    else:
+        text = offer.signed.part.manifest_text(assemble(offer.signed.part, plan, store, folder))
+        (folder / SIGNED_FILE).write_bytes(offer.signed.text)
+        (folder / SIGNATURE_FILE).write_bytes(offer.signed.signature)
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    try:
+        return Bundle(folder)
+    except BundleError:
+        shutil.rmtree(store, ignore_errors=True)
+        raise
+
+
+def _sign_along(bundle: Bundle, offered: SignedPart) -> None:
+    """The signed cascades, in the place of any that were here; then everything once more, against what was signed."""
+    (bundle.path / CASCADES_FILE).unlink(missing_ok=True)
+    document = offered.part.cascades
+    if document is not None:
+        write_cascades(bundle, [Cascade.model_validate(one) for one in document["cascades"]])
+    check_content(bundle, offered.part.signed)
+
+
+def _examine(target: Path, old: Bundle, new: Bundle, store: Path) -> None:
+    """Raises WorseError; what has arrived of such a version is of no use."""
+    try:
+        examine(target, old, new)
+    except WorseError:
+        shutil.rmtree(store, ignore_errors=True)
+        raise
+
+
+def _is_there(target: Path, old: Bundle | None, offer: Offer) -> bool:
+    """Whether all of it is here already. Every file lies where the manifest says: one that was found by its hash may have
+    another name."""
+    if old is None or not _has_profile(old, offer.profile):
+        return False
+    try:
+        here = Bundle(target)
+        if offer.signed is None:
+            return here.manifest.sha256 == offer.manifest.sha256
+        files = [(target / name).read_bytes() for name in (SIGNED_FILE, SIGNATURE_FILE)]
+        if files != [offer.signed.text, offer.signed.signature] or tuple(here.submodels) != offer.signed.part.submodels:
+            return False
+        check_content(here, offer.signed.part.signed)
+    except (BundleError, OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _files_here(folders: Sequence[Path], files: Mapping[str, FileEntry]) -> dict[str, Path]:
+    """By hash: those of these files that are in the folders, whatever they are called there."""
+    sizes = {entry.bytes for entry in files.values()}
+    digests = {entry.sha256 for entry in files.values()}
     found: dict[str, Path] = {}
-    for path in sorted(target.rglob("*")) if target.is_dir() else ():
-        if path.is_file() and not path.is_symlink() and path.stat().st_size in sizes:
+    seen: set[tuple[int, int]] = set()  # of files under several names, the one
+    for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*"))):
+        if path.is_file() and not path.is_symlink() and (status := path.stat()).st_size in sizes:
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
             digest = sha256_of(path)
             if digest in digests:
                 found.setdefault(digest, path)
     return found
-
-
-def _is_whole(target: Path) -> bool:
-    """Every file lies where the manifest says: one that was found by its hash may have another name."""
-    try:
-        Bundle(target)
-    except BundleError:
-        return False
-    return True
 
 
 def _has_profile(bundle: Bundle | None, profile: Profile | None) -> bool:
@@ -305,14 +330,6 @@ def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         raise PullError(f"{str(folder.parent)!r}: {needed:,} bytes are to come and {free:,} are free on this disk")
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system knows no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _size(path: Path) -> int:

@@ -79,14 +79,49 @@ class Client:
             except ValueError as error:
                 raise PullError(f"{self.shown}{path}: answers no JSON ({error}); is it a sortednet service?", 2) from None
 
-    def file(self, path: str, sha256: str, size: int, target: Path, advance: Callable[[int], None]) -> None:
+    def content(self, path: str, known: str | None = None) -> bytes | None:
+        """The bytes of a small file as they are; None where they still have the SHA-256 that is `known`. Raises GoneError where
+        there is none, PullError."""
+        headers = {"Accept-Encoding": "identity"} | ({"If-None-Match": f'"{known}"'} if known else {})
+        failed = 0
+        while True:
+            try:
+                with self._open(path, headers) as response:
+                    return _content(response)
+            except urllib.error.HTTPError as error:
+                if error.code == 304:
+                    error.close()
+                    return None
+                failed += 1
+                self._again(path, error, failed)
+            except _BROKEN as error:
+                failed += 1
+                self._again(path, error, failed)
+            except ValueError as error:
+                raise PullError(f"{self.shown}{path}: {error}") from None
+
+    def file(
+        self,
+        path: str,
+        sha256: str,
+        size: int,
+        target: Path,
+        advance: Callable[[int], None],
+        *,
+        begin: int = 0,
+        good: Callable[[Path], bool] | None = None,
+    ) -> None:
         """Downloads a file of known content to `target`, which appears when it is whole and its hash is right.
+
+        With `good` only `size` bytes of the file from `begin` on, for which that says whether they are right.
 
         What was received is kept beside it as `.part` and gone on with, by this call or by a later one. `advance` is told of
         bytes that were received, and with a negative number of such that are of no use. Raises GoneError when it is not there,
         PullError when it cannot be had or is not what it should be.
         """
         partial = target.with_name(f"{target.name}.part")
+        whole = good is None
+        right = good or (lambda found: sha256_of(found) == sha256)
         failed = wrong = 0
         have = partial.stat().st_size if partial.exists() else 0
         most = have
@@ -96,7 +131,7 @@ class Client:
             if have >= size:
                 if size == 0:
                     partial.touch()
-                if have == size and sha256_of(partial) == sha256:
+                if have == size and right(partial):
                     partial.replace(target)
                     return
                 wrong += 1
@@ -108,7 +143,8 @@ class Client:
                     )
                 continue
             try:
-                self._append(path, sha256, size, partial, have, advance)
+                wanted = None if whole else (begin, begin + size)
+                self._append(path, sha256, size, partial, have, advance, wanted)
             except _BROKEN as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise PullError(f"{str(target.parent)!r}: the disk is full; the target was not changed") from None
@@ -117,18 +153,31 @@ class Client:
                 most = max(most, received)
                 self._again(path, error, failed)
 
-    def _append(self, path: str, sha256: str, size: int, partial: Path, have: int, advance: Callable[[int], None]) -> None:
-        """Receives the rest. Raises an OSError or HTTPException where the connection breaks; what came before is kept."""
+    def _append(
+        self,
+        path: str,
+        sha256: str,
+        size: int,
+        partial: Path,
+        have: int,
+        advance: Callable[[int], None],
+        wanted: tuple[int, int] | None = None,
+    ) -> None:
+        """Receives the rest, of the whole file or of the bytes that are wanted. Raises an OSError or HTTPException where the
+        connection breaks; what came before is kept."""
         headers = {"Accept-Encoding": "identity"}
-        if have:
-            headers |= {"Range": f"bytes={have}-", "If-Range": f'"{sha256}"'}
+        first = have + (wanted[0] if wanted else 0)
+        if have or wanted:
+            headers |= {"Range": f"bytes={first}-{wanted[1] - 1 if wanted else ''}", "If-Range": f'"{sha256}"'}
         with self._open(f"{path}?sha256={sha256}", headers) as response:
-            if have and response.status == 206:
+            if "Range" in headers and response.status == 206:
                 found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-                if found is None or int(found[1]) != have or int(found[3]) != size:
-                    partial.unlink()
+                if found is None or int(found[1]) != first or (wanted is None and int(found[3]) != size):
+                    partial.unlink(missing_ok=True)
                     advance(-have)
                     raise http.client.HTTPException(f"the range is {response.headers.get('Content-Range')!r}")
+            elif wanted:
+                _skip(response, first)  # the whole is coming, through a proxy that knows no ranges
             elif have:
                 partial.unlink()  # the whole is coming
                 advance(-have)
@@ -167,6 +216,14 @@ class Client:
             raise PullError(f"{self.shown}{path}: {why} ({failed} tries); what has arrived is kept for the next pull")
         doubling = FIRST_WAIT_S * 2 ** (failed - 1) * (0.5 + random.random() / 2)  # a fleet must not come back all at once
         self.wait(min(LONGEST_WAIT_S, max(wanted, doubling)), why)
+
+
+def _skip(response: http.client.HTTPResponse, count: int) -> None:
+    while count:
+        chunk = response.read1(min(_CHUNK, count))
+        if not chunk:
+            raise http.client.HTTPException("the connection ended before what is wanted")
+        count -= len(chunk)
 
 
 def service_url(url: str) -> tuple[str, str | None]:

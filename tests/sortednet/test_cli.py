@@ -20,6 +20,7 @@ from tests.conftest import DEVICE
 from tests.helpers.commands import SELECTION, call, commands, document, refused
 
 BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
+TRUST = {"--key", "--identity", "--issuer"}
 TOKENS = {"--token-ms", "--first-token-ms", "--prompt-tokens", "--context"}
 
 # What scripts rely on (CONTRACT.md). Nothing leaves this table without a note in CHANGELOG.md.
@@ -52,10 +53,11 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--layer-decay",
     },
     "export": CONTRACT["export"]
-    | {"--data", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"}
-    | {"--genai"},
+    | {"--data", "--canary", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"}
+    | {"--genai", "--speculation", "--exits", "--exit-tokens"},
     "inspect": CONTRACT["inspect"] | {"--device", "--length"},
-    "verify": CONTRACT["verify"] | {"--accept"},
+    "verify": CONTRACT["verify"] | {"--accept"} | TRUST,
+    "sign": {"--key", "--sigstore", "--identity-token", "--version", "--json"},
     "profile": CONTRACT["profile"]
     | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite", "--lengths"}
     | {"--prompts", "--contexts"},
@@ -83,12 +85,17 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json", "--length"}
     | BUDGET
-    | TOKENS,
+    | TOKENS
+    | TRUST
+    | {"--trial", "--older", "--keep"},
+    "versions": {"--json"},
+    "rollback": {"--json"},
     "report": CONTRACT["report"] | {"--device", "--overwrite"},
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
     | {"--allowed-host", "--keep-versions", "--generate", "--max-tokens", "--memory-mb", "--keys", "--rate"}
-    | {"--tls-cert", "--tls-key", "--onnxruntime-web"},
+    | {"--tls-cert", "--tls-key", "--onnxruntime-web"}
+    | TRUST,
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
     "token revoke": {"--store", "--json"},

@@ -1,7 +1,7 @@
 """Files of a bundle over HTTP (RFC 9110): strong ETags, ranges, conditional requests, caching.
 
-Nothing but what a manifest names, the manifest and the profiles can be reached: a path is looked up in that list, never
-joined to a folder first, and every step from the bundle's folder to the file refuses links.
+Nothing but what a manifest names, the manifest, its signature and the profiles can be reached: a path is looked up in that
+list, never joined to a folder first, and every step from the bundle's folder to the file refuses links.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import BinaryIO
 
 from flask import Response, request
 
-from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, Bundle
+from exporter.bundle import MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle
 from exporter.bundle.manifest import FileEntry
 from selector.service.web.bodies import unwanted_because
 from selector.service.web.problems import Problem, problem_details
 
 _CHUNK = 256 * 1024
-_MAX_UNLISTED = 16 * 2**20  # a manifest or a profile: what is hashed is what is sent, so both are held in memory
+_MAX_UNLISTED = 64 * 2**20  # a manifest, a signed one or a profile: what is hashed is what is sent, so both are held in memory
 _PROFILE = re.compile(rf"{PROFILES_FOLDER}/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}\.json")
 _ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
@@ -44,7 +44,7 @@ def file_answer(bundle: Bundle, path: str) -> Response:
     if entry is not None:
         file = _listed(bundle, path, entry)
         digest, length = entry.sha256, entry.bytes
-    elif path == MANIFEST_FILE or _PROFILE.fullmatch(path):
+    elif path in (MANIFEST_FILE, SIGNED_FILE, SIGNATURE_FILE) or _PROFILE.fullmatch(path):
         content = _unlisted(bundle, path)
         file, length = io.BytesIO(content), len(content)
         digest = hashlib.sha256(content).hexdigest()

@@ -147,7 +147,7 @@ def test_a_link_to_a_bundle_stays_one(server: Server, tmp_path: Path) -> None:
     pulled(server.url, "--out", tmp_path / "link", "--submodels", "w0.75-d1")
     assert (tmp_path / "link").is_symlink()
     assert list(Bundle(tmp_path / "mine").submodels) == ["w0.75-d1"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.versions", "link", "mine"]
 
 
 def test_a_cascade_found_here_stays_while_its_sub_models_answer_as_before(server: Server, tmp_path: Path) -> None:

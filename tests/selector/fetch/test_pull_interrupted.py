@@ -63,7 +63,7 @@ def test_a_killed_pull_leaves_the_old_bundle(proxy: Proxy, tmp_path: Path) -> No
     proxy.fault = lambda request, status, body: None
     pulled(proxy.url, "--out", mine, "--submodels", "w1.00-d2")
     assert list(Bundle(mine).submodels) == ["w1.00-d2"]
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.versions", "mine"]
 
 
 def test_readers_find_the_old_bundle_or_the_new_one_at_any_moment(server: Server, tmp_path: Path) -> None:

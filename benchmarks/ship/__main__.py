@@ -1,0 +1,15 @@
+"""`python -m benchmarks.ship [PART …]`: measures the parts, or all, and writes `results/summary.json`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.ship import grow, kills, rollbacks, tampered
+from benchmarks.summary import run_parts
+
+PARTS = {"kills": kills.measure, "tampered": tampered.measure, "rollback_runs": rollbacks.measure, "grow": grow.measure}
+NOTES = {**kills.NOTES, **tampered.NOTES, **rollbacks.NOTES, **grow.NOTES}
+
+if __name__ == "__main__":
+    run_parts(Path(__file__).parent / "results", "python -m benchmarks.ship", PARTS, NOTES, sys.argv[1:])

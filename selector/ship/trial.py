@@ -1,0 +1,187 @@
+"""Whether a new version of a bundle is worse than the one before, and why.
+
+First, before it is put in place: the self-test, the quality of both on the labelled examples in the bundle, and the latency of
+sub-models whose networks are others than before. Then, while it is used: `Comparison` is told of runs on either, and says when
+there is enough to say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from exporter.bundle import Bundle, BundleError
+from exporter.bundle.refit import same_networks
+from selector.ship.versions import content_of, read_state, write_state
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CANARY_FILE = "canary.npz"
+"""Of a bundle that has labelled examples: arrays `input/NAME` and `labels`, class numbers."""
+
+
+class WorseError(BundleError):
+    """A new version that is worse than the one before; that one is used as before."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is worse. A share of 1.3 and 0.05 tells a version that takes 1.5 times as long, or has 10 points less, from one that
+    does not, in as few runs and examples as there are."""
+
+    slower: float = 1.3  # times the median latency
+    points: float = 0.05  # of accuracy on the labelled examples
+    missed: float = 0.2  # more of the runs after their deadline
+    least: int = 12  # runs on the new version before latencies are compared
+    runs: int = 50  # after which it stays
+
+
+def examine(target: Path, old: Bundle, new: Bundle, limits: Limits = Limits()) -> None:
+    """Raises WorseError, and remembers why so that this version is not taken again, where the self-test of `new` fails, its
+    accuracy on the labelled examples is less than that of `old`, or a network that is another than before is slower."""
+    from exporter.bundle.verify import self_test
+
+    try:
+        try:
+            self_test(new)
+        except BundleError as error:
+            raise WorseError(f"the self-test fails: {error}") from None
+        _compare_quality(old, new, limits)
+        _compare_latency(old, new, limits)
+    except WorseError as error:
+        refuse(target, new, str(error))
+        raise WorseError(f"the new version is not taken: {error}") from None
+
+
+def refuse(target: Path, version: Bundle, reason: str) -> None:
+    """Remembers that it was taken back."""
+    state = read_state(target)
+    write_state(target, state.model_copy(update={"refused": {**state.refused, content_of(version): reason}, "trial": None}))
+
+
+@dataclass
+class Comparison:
+    """Runs on the new version and on the one before, by sub-model. Latencies are compared of sub-models that both have run, and
+    of all runs where there is none."""
+
+    limits: Limits = Limits()
+    runs: int = 0  # on the new version
+    new: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # milliseconds
+    old: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _missed: dict[bool, list[bool]] = field(default_factory=lambda: {True: [], False: []})  # by whether it is the new one
+
+    def add(self, submodel: str, latency_ms: float, *, new: bool, deadline_ms: float | None = None) -> None:
+        """A run of so many milliseconds, which had so many."""
+        (self.new if new else self.old)[submodel].append(latency_ms)
+        self.runs += new
+        if deadline_ms is not None:
+            self._missed[new].append(latency_ms > deadline_ms)
+
+    @property
+    def worse(self) -> str | None:
+        """Why the new version is worse; None where it is not, or too few runs were seen to say."""
+        limits = self.limits
+        common = [name for name in self.new if min(len(self.new[name]), len(self.old.get(name, ()))) >= limits.least]
+        pairs = [(self.new[name], self.old[name], f"{name}: ") for name in common]
+        if not pairs and not set(self.new) & set(self.old):
+            pairs = [([*chain(*self.new.values())], [*chain(*self.old.values())], "")]
+        for new, old, name in pairs:
+            if min(len(new), len(old)) >= limits.least and median(new) >= limits.slower * median(old):
+                return f"{name}p50 {median(new):.3g} ms, {median(new) / median(old):.2f} times that before"
+        new_missed, old_missed = self._missed[True], self._missed[False]
+        if min(len(new_missed), len(old_missed)) >= limits.least:
+            shares = [sum(found) / len(found) for found in (new_missed, old_missed)]
+            if shares[0] - shares[1] > limits.missed:
+                return f"{shares[0]:.0%} of the runs miss their deadline, {shares[1]:.0%} before"
+        return None
+
+    @property
+    def done(self) -> bool:
+        """Whether the new version has been watched for long enough."""
+        return self.runs >= self.limits.runs
+
+
+def _compare_quality(old: Bundle, new: Bundle, limits: Limits) -> None:
+    """Raises WorseError."""
+    labelled = next((bundle for bundle in (old, new) if CANARY_FILE in bundle.manifest.files), None)
+    if labelled is None or any(bundle.manifest.task.kind != "classification" for bundle in (old, new)):
+        return
+    inputs, labels = read_canary(labelled)
+    for name in _few(new, set(old.submodels)):
+        try:
+            before, now = (accuracy(bundle, name, inputs, labels) for bundle in (old, new))
+        except Exception as error:  # ONNX Runtime's own: the inputs of the two may be others
+            raise WorseError(f"{name} does not run on the labelled examples: {error}") from None
+        if before - now > limits.points:
+            raise WorseError(f"{name}: accuracy {now:.3f} on {len(labels)} labelled examples, {before:.3f} before")
+
+
+def _compare_latency(old: Bundle, new: Bundle, limits: Limits) -> None:
+    """Raises WorseError where a sub-model is slower, and is so again. Of the same networks the runs on trial will tell."""
+    if old.decoder is not None or new.decoder is not None:
+        return
+    for name in _few(new, set(old.submodels) - same_networks(old.manifest, new.manifest)):
+        for _ in range(2):
+            before, now = medians(old, new, name)
+            if now < limits.slower * before:
+                break
+        else:
+            raise WorseError(f"{name}: p50 {now:.3g} ms, {now / before:.2f} times that before")
+
+
+def medians(old: Bundle, new: Bundle, submodel: str, runs: int = 15) -> tuple[float, float]:
+    """Milliseconds of one run of the sub-model in either bundle, one after the other in turn."""
+    from exporter.bundle.session import open_session, run_session
+
+    sessions = [open_session(bundle.graph_path(submodel)) for bundle in (old, new)]
+    inputs = [{name: one[:1] for name, one in bundle.selftest_inputs.items()} for bundle in (old, new)]
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs + 2):
+        for session, given, times in zip(sessions, inputs, taken, strict=True):
+            begun = time.perf_counter()
+            run_session(session, given)
+            times.append((time.perf_counter() - begun) * 1000)
+    return median(taken[0][2:]), median(taken[1][2:])
+
+
+def _few(bundle: Bundle, among: Collection[str]) -> list[str]:
+    """The smallest of these sub-models, the one in the middle and the largest."""
+    by_size = sorted((one for one in bundle.manifest.submodels if one.id in among), key=lambda one: one.macs)
+    return list(dict.fromkeys(by_size[place].id for place in (0, len(by_size) // 2, -1))) if by_size else []
+
+
+def read_canary(bundle: Bundle) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Inputs by name, and the classes. Raises BundleError where they are not what they should be."""
+    import numpy as np
+
+    try:
+        with np.load(bundle.path / CANARY_FILE, allow_pickle=False) as arrays:
+            inputs = {key.partition("/")[2]: arrays[key] for key in arrays.files if key.startswith("input/")}
+            labels = arrays["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{CANARY_FILE}: {error}") from None
+    if not inputs or any(len(one) != len(labels) for one in inputs.values()) or not len(labels):
+        raise BundleError(f"{CANARY_FILE}: allowed are arrays input/NAME and labels of one length")
+    return inputs, labels
+
+
+def accuracy(bundle: Bundle, submodel: str, inputs: dict[str, NDArray[Any]], labels: NDArray[Any]) -> float:
+    """The share of the examples that it gets right."""
+    from exporter.bundle.session import open_session, run_session
+
+    session = open_session(bundle.graph_path(submodel))
+    right, batch = 0, 64
+    for begin in range(0, len(labels), batch):
+        outputs = run_session(session, {name: one[begin : begin + batch] for name, one in inputs.items()})
+        answers = next(iter(outputs.values())).argmax(axis=-1)
+        right += int((answers == labels[begin : begin + batch]).sum())
+    return right / len(labels)
