@@ -12,7 +12,7 @@ from exporter.bundle import Bundle
 from selector.service.fleet.store import Store
 from selector.service.generate.generating import GenerateOptions, Generating
 from selector.service.predict.predictor import PredictOptions, Predictor
-from selector.service.routes import bundle, docs, file, health, openai, page, profile, select
+from selector.service.routes import bundle, docs, file, health, oip, openai, page, profile, select
 from selector.service.routes import generate as generate_routes
 from selector.service.routes import predict as predict_routes
 from selector.service.state import State
@@ -27,7 +27,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 EXPOSED = ["Content-Location", "Content-Range", "ETag", "Profile-Version", "Retry-After", "X-Request-Id"]
-EXPOSED += ["Sortednet-Latency-Ms", "Sortednet-Queued-Ms", "Sortednet-Selection"]
+EXPOSED += ["Inference-Header-Content-Length", "Sortednet-Latency-Ms", "Sortednet-Queued-Ms", "Sortednet-Selection"]
 """Headers that pages of other origins may read."""
 
 
@@ -48,8 +48,8 @@ def create_app(
     allowed_hosts: Sequence[str] | None = None,
 ) -> Flask:
     """The WSGI application for opened bundles, to be run by so many processes. Without a store it keeps no profiles of the
-    fleet; `predict` None: no `POST /v1/predict`; `generate` None: no `POST /v1/generate` and no paths for OpenAI's clients.
-    Pages of `cors_origins` may read its answers, others only through a server.
+    fleet; `predict` None: no `POST /v1/predict` and no `/v2`; `generate` None: no `POST /v1/generate` and no paths for OpenAI's
+    clients. Pages of `cors_origins` may read its answers, others only through a server.
     `allowed_hosts`: names and addresses that it is asked under beside those of loopback (see `Hosts`); None: any.
 
     Raises BundleError when two bundles have the same name, OriginError for an origin that is none, HostError for a host.
@@ -72,6 +72,7 @@ def create_app(
     if predict is not None:
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)
         app.register_blueprint(predict_routes.blueprint)
+        app.register_blueprint(oip.blueprint)
     if generate is not None:
         app.extensions["sortednet.generating"] = Generating(generate, measured, workers)
         app.register_blueprint(generate_routes.blueprint)
