@@ -232,7 +232,8 @@ def _tensor(given: InferInput, raw: bytes | None, spec: TensorSpec, limits: Shap
 
 def _strings(name: str, raw: bytes) -> list[str]:
     """Each with its length before it, in four bytes. Raises Problem 422."""
-    found, place = [], 0
+    found: list[str] = []
+    place = 0
     while place < len(raw):
         end = place + 4 + int.from_bytes(raw[place : place + 4], "little")
         if place + 4 > len(raw) or end > len(raw):

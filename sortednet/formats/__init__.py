@@ -1,0 +1,36 @@
+"""A bundle as others keep models: a repository of Hugging Face's hub, a model package of ONNX Runtime, an OCI artefact.
+
+Each is written from a bundle that is there, with what was measured, and holds the weights once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
+from sortednet.formats.hub import write_hub
+from sortednet.formats.oci import write_oci
+from sortednet.formats.ortpackage import write_ortpackage
+
+__all__ = ["FORMATS", "Format", "is_bundle", "write_format"]
+
+Format = Literal["bundle", "hf", "ortpackage", "oci"]
+FORMATS: tuple[str, ...] = get_args(Format)
+_WRITERS: dict[str, Callable[..., None]] = {"hf": write_hub, "ortpackage": write_ortpackage, "oci": write_oci}
+
+
+def is_bundle(path: Path) -> bool:
+    return (path / MANIFEST_FILE).is_file()
+
+
+def write_format(bundle: Bundle, out: Path, kind: Format, *, overwrite: bool = False) -> None:
+    """Writes the folder `out`. With `overwrite` one of the same format that stands there is replaced.
+
+    Raises BundleError for a format that is none or that a bundle is already, where `out` cannot be written, and where this
+    machine lacks what the format needs.
+    """
+    if kind not in _WRITERS:
+        raise BundleError(f"format = {kind!r}: of a bundle allowed are {', '.join(_WRITERS)}")
+    _WRITERS[kind](bundle, out, overwrite=overwrite)
