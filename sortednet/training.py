@@ -278,7 +278,7 @@ def export(
     from exporter.decoder.genai import write_genai
     from exporter.run import export_run
     from selector.choose.inspection import inspect as inspect_bundle
-    from sortednet.formats import is_bundle
+    from sortednet.formats import check_out, is_bundle
 
     names = submodels.split(",") if submodels is not None else None
     given = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments and layers_of(segments)}
@@ -288,6 +288,8 @@ def export(
             raise BundleError(f"{ignored[0]}: stands beside --format and a bundle, which is written as it is")
         _write_as(kind, Bundle(run), out, overwrite=overwrite, as_json=as_json)
         return
+    if kind != "bundle":
+        check_out(out, kind, overwrite=overwrite)
     with TemporaryDirectory(prefix="sortednet-") as temporary:
         bundle = export_run(
             run,

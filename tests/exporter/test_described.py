@@ -56,7 +56,9 @@ def test_the_parts_of_a_language_model_say_whose_they_are(tmp_path: Path) -> Non
     from exporter.decoder.export import DecodingOptions, export_decoder
     from tests.helpers.language import language_family, mixed
 
-    nested = mixed(language_family(num_attention_heads=4, head_dim=16, hidden_size=64))
+    family = language_family(num_attention_heads=4, head_dim=16, hidden_size=64)
+    family.axes = {**family.axes, "hidden_size": (32, 64)}
+    nested = mixed(family)
     largest = nested.family.largest
     options = DecodingOptions(segments=(1,))
     made = export_decoder(nested, tmp_path / "bundle", submodels=[largest], options=options, show_progress=False)

@@ -53,7 +53,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     },
     "export": CONTRACT["export"]
     | {"--data", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"}
-    | {"--genai"},
+    | {"--genai", "--format"},
     "inspect": CONTRACT["inspect"] | {"--device", "--length"},
     "verify": CONTRACT["verify"] | {"--accept"},
     "profile": CONTRACT["profile"]

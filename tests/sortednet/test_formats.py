@@ -184,6 +184,10 @@ def test_what_a_format_cannot_hold_is_refused(bundle_path: Path, tmp_path: Path)
     arguments = ["export", str(bundle_path), "--format", "hf", "--int8", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(sortednet.app, arguments)
     assert (result.exit_code, "int8: stands beside --format" in result.output) == (2, True)
+    (tmp_path / "taken").mkdir()
+    arguments = ["export", str(tmp_path / "no-run"), "--format", "oci", "--out", str(tmp_path / "taken")]
+    result = CliRunner().invoke(sortednet.app, arguments)  # said before the run is looked at
+    assert (result.exit_code, "is there already" in result.output) == (2, True)
 
 
 def test_a_bundle_that_was_not_measured_is_written_by_its_macs(bundle_path: Path, tmp_path: Path) -> None:
