@@ -89,7 +89,7 @@ def _write_safetensors(bundle: Bundle, submodel: str, out: Path) -> None:
     """The weights that the sub-model's graph reads, by the names that it gives them."""
     from safetensors.numpy import save_file
 
-    save_file(_tensors(bundle, submodel), out, metadata={"format": "np", "submodel": submodel})
+    save_file(_tensors(bundle, submodel), out, metadata={"format": "np"})  # of two keys the order would be chance
 
 
 def _tensors(bundle: Bundle, submodel: str) -> dict[str, NDArray[Any]]:
