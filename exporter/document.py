@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from exporter.bundle import MANIFEST_FILE
 from exporter.bundle.manifest import Manifest, sealed
+from exporter.described import describe_graphs
 from exporter.selftest import ExportError
 from exporter.template import dynamic_axes
 from trainer.family import family_name
@@ -23,7 +24,9 @@ from trainer.task import Score, Task, task_name
 
 
 def write_manifest(folder: Path, document: Mapping[str, Any]) -> Manifest:
-    """The manifest of the files in the folder; `document` has all fields but those that follow from the files."""
+    """The manifest of the files in the folder, whose graphs then say what they are; `document` has all fields but those that
+    follow from the files."""
+    describe_graphs(folder, document)
     written = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): _file_entry(path) for path in written}
     versions = {module.__name__: str(module.__version__) for module in (torch, onnx, ort)}

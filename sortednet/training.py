@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -16,6 +17,7 @@ from sortednet.console import print_json, right, show, tell
 from sortednet.options import JsonOption, OutOption, OverwriteOption
 
 if TYPE_CHECKING:
+    from exporter.bundle import Bundle
     from trainer.start import Start
 
 
@@ -222,8 +224,18 @@ def _start(weights: Path | None, teacher: str | None, sort: str | None, expect_q
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run's folder, from `sortednet train`.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, from `sortednet train`; with --format also a bundle's.", show_default=False)
+    ],
     out: OutOption,
+    kind: Annotated[
+        Literal["bundle", "hf", "ortpackage", "oci"],
+        typer.Option(
+            "--format",
+            help="hf: a repository for Hugging Face's hub; ortpackage: a model package of ONNX Runtime; oci: an artefact for "
+            "registries of containers. A bundle brings what was measured along.",
+        ),
+    ] = "bundle",
     submodels: Annotated[str | None, typer.Option(help="ID,ID,…: only these.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Each also with 8-bit integers, as ID-int8.")] = False,
     int8_range: Annotated[
@@ -275,30 +287,44 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
+    from exporter.bundle import Bundle, BundleError
     from exporter.decoder.export import DecodingOptions, layers_of
     from exporter.decoder.genai import write_genai
     from exporter.run import export_run
     from selector.choose.inspection import inspect as inspect_bundle
+    from sortednet.formats import check_out, is_bundle
 
     names = submodels.split(",") if submodels is not None else None
     given = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments and layers_of(segments)}
     given |= {"speculation": speculation or None, "exits": exits and layers_of(exits, "exits"), "exit_tokens": exit_tokens}
-    bundle = export_run(
-        run,
-        out,
-        names,
-        int8=int8,
-        int8_range=int8_range,
-        precisions=precisions.split(",") if precisions is not None else (),
-        decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
-        data=data,
-        canary=canary,
-        overwrite=overwrite,
-        say=tell,
-    )
-    if genai is not None:
-        for name in bundle.submodels:
-            write_genai(bundle, name, genai / name, overwrite=overwrite)
+    if kind != "bundle" and is_bundle(run):
+        changing = {**given, "submodels": names, "int8": int8, "precisions": precisions, "genai": genai, "data": data, "canary": canary}
+        if ignored := [name for name, value in changing.items() if value]:
+            raise BundleError(f"{ignored[0]}: stands beside --format and a bundle, which is written as it is")
+        _write_as(kind, Bundle(run), out, overwrite=overwrite, as_json=as_json)
+        return
+    if kind != "bundle":
+        check_out(out, kind, overwrite=overwrite)
+    with TemporaryDirectory(prefix="sortednet-") as temporary:
+        bundle = export_run(
+            run,
+            out if kind == "bundle" else Path(temporary) / out.name,
+            names,
+            int8=int8,
+            int8_range=int8_range,
+            precisions=precisions.split(",") if precisions is not None else (),
+            decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
+            data=data,
+            canary=canary,
+            overwrite=overwrite,
+            say=tell,
+        )
+        if genai is not None:
+            for name in bundle.submodels:
+                write_genai(bundle, name, genai / name, overwrite=overwrite)
+        if kind != "bundle":
+            _write_as(kind, bundle, out, overwrite=overwrite, as_json=as_json)
+            return
     if as_json:
         print_json(inspect_bundle(bundle))
         return
@@ -309,3 +335,15 @@ def export(
     if genai is not None:
         typer.echo(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
     typer.echo(f"Next: sortednet profile {out}")
+
+
+def _write_as(kind: Literal["hf", "ortpackage", "oci"], bundle: Bundle, out: Path, *, overwrite: bool, as_json: bool) -> None:
+    from sortednet.formats import write_format
+
+    write_format(bundle, out, kind, overwrite=overwrite)
+    if as_json:
+        print_json({"format": kind, "out": str(out), "submodels": list(bundle.submodels)})
+        return
+    typer.echo(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
+    if not bundle.devices():
+        tell(f"Nothing was measured: `sortednet profile` a bundle, then export that with --format {kind}.")

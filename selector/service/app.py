@@ -14,7 +14,7 @@ from selector.service.files.onnxruntime_web import OnnxRuntimeWeb
 from selector.service.fleet.store import Store
 from selector.service.generate.generating import GenerateOptions, Generating
 from selector.service.predict.predictor import PredictOptions, Predictor
-from selector.service.routes import browser, bundle, docs, file, health, openai, page, profile, select
+from selector.service.routes import browser, bundle, docs, file, health, oip, openai, page, profile, select
 from selector.service.routes import generate as generate_routes
 from selector.service.routes import predict as predict_routes
 from selector.service.state import State
@@ -29,7 +29,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 EXPOSED = ["Content-Location", "Content-Range", "ETag", "Profile-Version", "Retry-After", "X-Request-Id"]
-EXPOSED += ["Sortednet-Latency-Ms", "Sortednet-Queued-Ms", "Sortednet-Selection"]
+EXPOSED += ["Inference-Header-Content-Length", "Sortednet-Latency-Ms", "Sortednet-Queued-Ms", "Sortednet-Selection"]
 """Headers that pages of other origins may read."""
 
 
@@ -51,8 +51,8 @@ def create_app(
     onnxruntime_web: Path | None = None,
 ) -> Flask:
     """The WSGI application for opened bundles, to be run by so many processes. Without a store it keeps no profiles of the
-    fleet; `predict` None: no `POST /v1/predict`; `generate` None: no `POST /v1/generate` and no paths for OpenAI's clients.
-    Pages of `cors_origins` may read its answers, others only through a server.
+    fleet; `predict` None: no `POST /v1/predict` and no `/v2`; `generate` None: no `POST /v1/generate` and no paths for OpenAI's
+    clients. Pages of `cors_origins` may read its answers, others only through a server.
     `allowed_hosts`: names and addresses that it is asked under beside those of loopback (see `Hosts`); None: any.
     `onnxruntime_web`: the folder of that package's files, with which browsers run graphs; None: `/browser` says how to get it.
 
@@ -78,6 +78,7 @@ def create_app(
     if predict is not None:
         app.extensions["sortednet.predictor"] = Predictor(predict, measured, workers)
         app.register_blueprint(predict_routes.blueprint)
+        app.register_blueprint(oip.blueprint)
     if generate is not None:
         app.extensions["sortednet.generating"] = Generating(generate, measured, workers)
         app.register_blueprint(generate_routes.blueprint)

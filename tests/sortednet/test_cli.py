@@ -51,10 +51,11 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--sort",
         "--expect-quality",
         "--layer-decay",
+        "--teacher-views",
     },
     "export": CONTRACT["export"]
     | {"--data", "--canary", "--overwrite", "--precisions", "--segments", "--head-bits", "--quality-tokens"}
-    | {"--genai", "--speculation", "--exits", "--exit-tokens"},
+    | {"--genai", "--format", "--speculation", "--exits", "--exit-tokens"},
     "inspect": CONTRACT["inspect"] | {"--device", "--length"},
     "verify": CONTRACT["verify"] | {"--accept"} | TRUST,
     "sign": {"--key", "--sigstore", "--identity-token", "--version", "--json"},

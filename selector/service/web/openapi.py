@@ -51,6 +51,7 @@ WITH_A_SCOPE = {401: "No token, or an unknown one", 403: "The token lacks the sc
 TAGS = {
     "select": "Which sub-model fits a budget",
     "predict": "Inputs are run",
+    "oip": "The same by the Open Inference Protocol, version 2",
     "generate": "Text is generated",
     "bundles": "What is served",
     "files": "What a device needs of a bundle",

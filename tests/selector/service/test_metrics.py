@@ -220,6 +220,10 @@ def test_deployed_commands_are_those_of_the_command_line() -> None:
     for file in (DEPLOY / "sortednet.service", DEPLOY / "Containerfile"):
         for line in re.findall(r"^(?:ExecStart=|CMD |ENTRYPOINT ).*$", file.read_text(), flags=re.MULTILINE):
             assert set(re.findall(r"(?<![\w-])--[a-z-]+", line)) <= options, line
+    (runtime,) = re.findall(r"^ +args: .*$", (DEPLOY / "kserve.yaml").read_text(), flags=re.MULTILINE)
+    asked = set(re.findall(r"(?<![\w-])--[a-z-]+", runtime))
+    assert asked
+    assert asked <= options
     documented = set(re.findall(r"^\| `(--[a-z-]+)", docs.read_text(), flags=re.MULTILINE))
     assert documented
     assert documented <= options

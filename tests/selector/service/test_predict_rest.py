@@ -269,6 +269,7 @@ def test_a_service_may_leave_predict_out(bundle_path: Path, bundle: Bundle, tmp_
     with serving(tmp_path / "log", bundle_path, options=("--no-predict",)) as server:
         assert server.post("/v1/predict", {}).status == 404
         assert server.get(f"/v1/bundles/{bundle.name}/runtime").status == 404
+        assert server.get("/v2").status == 404
         assert server.post("/v1/select", {}).status == 200
 
 

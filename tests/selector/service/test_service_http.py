@@ -51,6 +51,15 @@ SURFACE = CONTRACT | {
     "/v1/bundles/{name}/subsets/{key}/files/{path}": ["get"],
     "/v1/models": ["get"],
     "/v1/models/{name}": ["get"],
+    "/v2": ["get"],
+    "/v2/health/live": ["get"],
+    "/v2/health/ready": ["get"],
+    "/v2/models/{name}": ["get"],
+    "/v2/models/{name}/infer": ["post"],
+    "/v2/models/{name}/ready": ["get"],
+    "/v2/models/{name}/versions/{version}": ["get"],
+    "/v2/models/{name}/versions/{version}/infer": ["post"],
+    "/v2/models/{name}/versions/{version}/ready": ["get"],
 }
 """What there is: a path that is new here is a promise, so that it is added with intent."""
 

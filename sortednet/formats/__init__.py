@@ -1,0 +1,43 @@
+"""A bundle as others keep models: a repository of Hugging Face's hub, a model package of ONNX Runtime, an OCI artefact.
+
+Each is written from a bundle that is there, with what was measured, and holds the weights once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
+from sortednet.formats.hub import README, write_hub
+from sortednet.formats.oci import LAYOUT_FILE, write_oci
+from sortednet.formats.ortpackage import write_ortpackage
+from sortednet.formats.place import check_free
+
+__all__ = ["FORMATS", "Format", "check_out", "is_bundle", "write_format"]
+
+Format = Literal["bundle", "hf", "ortpackage", "oci"]
+FORMATS: tuple[str, ...] = get_args(Format)
+_MARKS = {"hf": README, "ortpackage": MANIFEST_FILE, "oci": LAYOUT_FILE}
+_WRITERS: dict[str, Callable[..., None]] = {"hf": write_hub, "ortpackage": write_ortpackage, "oci": write_oci}
+
+
+def is_bundle(path: Path) -> bool:
+    return (path / MANIFEST_FILE).is_file()
+
+
+def check_out(out: Path, kind: Format, *, overwrite: bool = False) -> None:
+    """Looks, before the work, whether `write_format` would put something there. Raises BundleError as that does."""
+    check_free(out, _MARKS[kind], overwrite=overwrite)
+
+
+def write_format(bundle: Bundle, out: Path, kind: Format, *, overwrite: bool = False) -> None:
+    """Writes the folder `out`. With `overwrite` one of the same format that stands there is replaced.
+
+    Raises BundleError for a format that is none or that a bundle is already, where `out` cannot be written, and where this
+    machine lacks what the format needs.
+    """
+    if kind not in _WRITERS:
+        raise BundleError(f"format = {kind!r}: of a bundle allowed are {', '.join(_WRITERS)}")
+    _WRITERS[kind](bundle, out, overwrite=overwrite)
