@@ -11,12 +11,13 @@ import typer
 from sortednet.bundles import inspect, report, verify
 from sortednet.commands import HELP_OPTIONS, Group, add, root
 from sortednet.devices import cascade, profile, select
+from sortednet.exporting import export
 from sortednet.generating import generate
 from sortednet.running import run
 from sortednet.service import pull, serve, token_create, token_list, token_revoke
 from sortednet.shipping import rollback, versions
 from sortednet.signing import sign_command
-from sortednet.training import export, train
+from sortednet.training import train
 
 app = typer.Typer(
     name="sortednet",

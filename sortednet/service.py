@@ -138,8 +138,15 @@ def serve(
         def ready() -> None:
             typer.echo(f"Dashboard: {url}   API: {url}docs   Ctrl-C ends it.")
 
-        options = {"workers": workers, "threads": threads, "graceful_timeout": graceful_timeout}
-        service.serve(application, listener, tls=tls, ready=ready, **options)
+        service.serve(
+            application,
+            listener,
+            workers=workers,
+            threads=threads,
+            graceful_timeout=graceful_timeout,
+            tls=tls,
+            ready=ready,
+        )
 
 
 def _warn(text: str) -> None:

@@ -141,7 +141,7 @@ def _answer(bundle: Bundle, query: InferRequest, found: Prediction, wanted: dict
     except ArrayError as error:
         raise Problem(500, f"{error}; binary data can hold them, JSON cannot") from None
     said = {name: value for name, value in found.selection.document().items() if isinstance(value, (bool, int, float, str))}
-    times = {"latency_ms": found.latency_ms, "queued_ms": found.queued_ms}
+    times: dict[str, int | float | str] = {"latency_ms": found.latency_ms, "queued_ms": found.queued_ms}
     document = InferAnswer(
         model_name=bundle.name,
         model_version=_version(bundle),
