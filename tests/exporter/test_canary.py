@@ -15,7 +15,7 @@ from trainer.data import DataSet
 
 def test_labelled_examples_are_spread_over_the_test_split(untrained: NestedModel, digits: DataSet) -> None:
     with np.load(io.BytesIO(canary_file(untrained, digits.test, 20))) as arrays:
-        assert arrays["input/images"].shape[0] == len(arrays["labels"]) == 20
+        assert arrays["input/input"].shape[0] == len(arrays["labels"]) == 20
         assert len(set(arrays["labels"].tolist())) > 4
     with pytest.raises(ExportError, match="canary = 100000: allowed are 1 to"):
         canary_file(untrained, digits.test, 100_000)

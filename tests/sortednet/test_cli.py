@@ -82,7 +82,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "generate": CONTRACT["generate"]
     | {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed", "--stop"}
     | {"--ignore-eos", "--energy-mj", "--memory-mb", "--min-quality", "--percentile", "--objective", "--device", "--threads"}
-    | {"--battery", "--policy", "--feedback", "--spinning", "--watch"},
+    | {"--battery", "--policy", "--feedback", "--spinning", "--watch", "--speculative", "--early-exit"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json", "--length"}
     | BUDGET
