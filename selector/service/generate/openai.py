@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from selector.service.generate.schemas import (
     MAX_MESSAGES,
@@ -75,6 +77,15 @@ class _Sampling(BaseModel):
         "logit_bias": ({},),
     }
     """By field that is not supported: the values that change nothing."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Of fields that are not supported the document has the values that are taken."""
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, harmless in cls.supported.items():
+            properties[name] = {"title": properties[name]["title"], "enum": [*harmless, None], "default": None}
+        return schema
 
     @model_validator(mode="after")
     def _only_what_is_supported(self) -> Self:

@@ -29,6 +29,7 @@ WRONG: dict[str, Any] = {
     "battery": 50,
     "sensors": [],
     "memory_reserve_mb": "100",
+    "speculative": True,
 }
 
 
