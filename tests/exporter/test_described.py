@@ -19,12 +19,11 @@ def said(graph: Path) -> dict[str, str]:
     return dict(session.get_modelmeta().custom_metadata_map)
 
 
-def test_every_graph_says_its_name_size_quality_and_task(untrained_path: Path) -> None:
+def test_every_graph_says_its_name_task_and_precision(untrained_path: Path) -> None:
     manifest = Bundle(untrained_path).manifest
     assert {entry.precision for entry in manifest.submodels} == {"fp32", "int8"}
     for entry in manifest.submodels:
         found = said(untrained_path / entry.graph)
-        quality = found.pop("sortednet.quality")
         assert {name: value for name, value in found.items() if name.startswith("sortednet.")} == {
             "sortednet.family": manifest.family,
             "sortednet.submodel": entry.id,
@@ -33,7 +32,6 @@ def test_every_graph_says_its_name_size_quality_and_task(untrained_path: Path) -
             "sortednet.precision": entry.precision,
             "sortednet.version": version("sortednet"),
         }
-        assert 0 <= float(quality) <= 1
 
 
 def test_the_bytes_are_those_of_a_graph_written_at_once(untrained_path: Path) -> None:
@@ -67,4 +65,4 @@ def test_the_parts_of_a_language_model_say_whose_they_are(tmp_path: Path) -> Non
     for graph in entry.graphs:
         properties = {one.key: one.value for one in onnx.load(made.path / graph, load_external_data=False).metadata_props}
         assert properties["sortednet.submodel"] == entry.id
-        assert (properties["sortednet.task"], properties["sortednet.quality"]) == (made.manifest.task.kind, "")
+        assert properties["sortednet.task"] == made.manifest.task.kind
