@@ -10,8 +10,8 @@ from typing import Any
 from onnx import ModelProto
 
 KEYS = ("family", "submodel", "task", "metric", "precision", "version")
-"""Each with `sortednet.` before it; `version` is this package's. What was measured is not among them: the same network is the same
-file, so that profiles, cascades and what devices have fetched stay with it."""
+"""Each with `sortednet.` before it; `version` is this package's. What was measured is not among them: the same network is the
+same file, so that profiles, cascades and what devices have fetched stay with it."""
 
 
 def describe_graphs(folder: Path, document: Mapping[str, Any]) -> None:
