@@ -7,11 +7,9 @@ llama.cpp is compiled for this processor, which takes 10 to 20 minutes.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from benchmarks.environments import environment as made
 from benchmarks.llm.measured import WORK, Measured, checkpoint
 from benchmarks.llm.turns import Entrant
 
@@ -35,18 +34,7 @@ FTYPES = {"q4_0": 2, "q8_0": 7}
 
 def environment(name: str) -> Path:
     """The Python of a peer's environment, made if it is not there. Raises CalledProcessError where it cannot be installed."""
-    folder = (WORK / name).absolute()
-    python = folder / "bin" / "python"
-    if (folder / "ready").exists():
-        return python
-    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
-    packages = next((folder / "lib").glob("python*")) / "site-packages"
-    seen = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
-    (packages / "these.pth").write_text("\n".join(seen) + "\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *PACKAGES[name]]
-    subprocess.run(pip, check=True, env={**os.environ, **COMPILING})
-    (folder / "ready").touch()
-    return python
+    return made(WORK / name, PACKAGES[name], COMPILING)
 
 
 def versions() -> dict[str, str]:

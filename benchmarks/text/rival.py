@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.environments import environment as made
 from benchmarks.text.data import WORK
 from benchmarks.text.timing import Feed, Figures, texts, times_as_fast
 
@@ -74,18 +75,7 @@ def figures(found: Sequence[dict[str, Any]]) -> Figures:
 
 def environment() -> Path:
     """Its Python, made if it is not there. Raises CalledProcessError where packages cannot be installed."""
-    folder = WORK / "optimum"
-    python = (folder / "bin" / "python").absolute()
-    if (folder / "ready").exists():
-        return python
-    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
-    packages = next((folder / "lib").glob("python*")) / "site-packages"
-    seen = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
-    (packages / "these.pth").write_text("\n".join(seen) + "\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *PACKAGES]
-    subprocess.run(pip, check=True, capture_output=True, text=True)
-    (folder / "ready").touch()
-    return python
+    return made(WORK / "optimum", PACKAGES)
 
 
 def prepare(made: Made, folder: Path) -> None:

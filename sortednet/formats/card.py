@@ -56,7 +56,7 @@ def card_of(bundle: Bundle, figures: Figures, name: str, *, picture: bool) -> st
     return "\n".join(parts[:head]) + "\n\n" + "\n\n".join(parts[head:]) + "\n"
 
 
-_USE = """With [sortednet](https://pypi.org/project/sortednet/), this folder is a bundle:
+_USE = """With sortednet (`pip install sortednet`) this folder is a bundle:
 
 ```python
 from huggingface_hub import snapshot_download
