@@ -103,8 +103,9 @@ def ask_everything(asking: Any, types: Any, bundle: Bundle, images: np.ndarray) 
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_parameters_are_a_budget(client: FlaskClient, bundle: Bundle, images: np.ndarray) -> None:
-    def said(**parameters: Any) -> dict[str, Any]:
+def test_parameters_are_a_budget(bundle: Bundle, images: np.ndarray) -> None:
+    def said(**parameters: Any) -> dict[str, Any]:  # of a new service, which chooses by the profile and no call before
+        client = create_app([bundle]).test_client()
         found: dict[str, Any] = infer(client, bundle, request_of(bundle, images[:1], **parameters)).json["parameters"]
         return found
 
