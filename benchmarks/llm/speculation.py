@@ -39,14 +39,16 @@ COPY = ("edit", "summarise", "news", "code")
 KINDS = ("chat", *COPY)
 TOKENS = int(os.environ.get("LLM_SPECULATION_TOKENS", "64"))
 EACH = int(os.environ.get("LLM_SPECULATION_PROMPTS", "40"))  # of a kind
+TIMED = min(EACH, int(os.environ.get("LLM_SPECULATION_TIMED", "12")))  # of these
+LOSSY = min(TIMED, 8)
 ROOM = 1536  # tokens of a prompt and its text, at most
 
 NOTES = {
     "spec_identical": "share of prompts whose text is, token for token, plain decoding's of the same graph: 5 kinds, 3 "
     "precisions, 1 and 2 threads",
     "spec_sampled_p": "chi-squared test of 20,000 drawn continuations of 3 tokens against the probabilities of plain decoding",
-    "spec_speedup.copy.fp32": "edit, summarise, news, code together; the lower of processor time with 1 thread and wall time "
-    "with 2; against the graph without padding",
+    "spec_speedup.copy.fp32": f"edit, summarise, news, code together, {TIMED} prompts of each, {TOKENS} tokens; the lower of "
+    "processor time with 1 thread and wall time with 2; against the graph without padding",
     "spec_speedup_min": "the slowest kind at fp32 and int8 rows",
     "spec_model_error": "measured speed-up against what the costs of calls predict for the calls that were made, worst "
     "precision",
@@ -118,13 +120,13 @@ def opened(precision: str, threads: int, mode: str = "auto") -> Opened:
 
 
 @cache
-def asked(kind: str) -> list[list[int]]:
-    """Token ids of a kind's prompts."""
+def asked(kind: str, count: int = EACH) -> list[list[int]]:
+    """Token ids of the first of a kind's prompts."""
     from benchmarks.llm.prompts import held_out_prompts
 
     prompts = Prompts(Described.of(bundle()))
     found = [prompts.ids(one) for one in held_out_prompts(kind)[:EACH]]
-    return [ids for ids in found if len(ids) + TOKENS < ROOM]
+    return [ids for ids in found if len(ids) + TOKENS < ROOM][:count]
 
 
 def _speculation(one: Opened, mode: str = "auto") -> Speculation:
@@ -164,7 +166,7 @@ def _measured(precision: str, threads: int) -> dict[str, Took]:
     clock = time.process_time if threads == 1 else time.perf_counter
     for kind in KINDS:
         took = found[kind] = Took()
-        for number, ids in enumerate(asked(kind)):
+        for number, ids in enumerate(asked(kind, TIMED)):
             speculation = _speculation(one)
             ways = [
                 lambda ids=ids: one.plain.generate(ids, _options()),
@@ -226,7 +228,7 @@ def exits() -> dict[str, float]:
         plain = hasty = 0.0
         exited = checked = differed = 0
         for kind in KINDS:
-            for ids in asked(kind)[:8]:
+            for ids in asked(kind, LOSSY):
                 assert one.program.verifier is not None
                 speculation = Speculation(
                     one.program.verifier.adaptive, "exit", head=one.program.verifier.head, early_exit=sure
@@ -237,7 +239,7 @@ def exits() -> dict[str, float]:
                 exited, checked = exited + figures.exited, checked + figures.checked
                 differed += figures.differed
         found[f"spec_early_exit_speedup.{sure}"] = plain / hasty
-        found[f"spec_early_exit_exited.{sure}"] = exited / (len(KINDS) * 8 * TOKENS)
+        found[f"spec_early_exit_exited.{sure}"] = exited / (len(KINDS) * LOSSY * TOKENS)
         found[f"spec_early_exit_differs.{sure}"] = differed / max(1, checked)
     return found
 
@@ -279,7 +281,7 @@ def _memory_of(precision: str, mode: str) -> float:
 
 def peers() -> dict[str, float]:
     """Copy-like prompts at fp32, one thread, processor time: ours with guesses, by each peer's best."""
-    prompts = [ids for kind in COPY for ids in asked(kind)[:10]]
+    prompts = [ids for kind in COPY for ids in asked(kind, TIMED)]
     one = opened("fp32", 1)
     found = {}
     for name in ("genai", "llamacpp"):
