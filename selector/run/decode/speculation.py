@@ -274,8 +274,8 @@ class Speculation:
         found = self._pass(np.concatenate([*pending, state], axis=1), below, parts, length, rows, halt)[0]
         self.figures.calls += 1
         self.figures.checked += len(pending)
-        came = [*cache.tokens[length - rows + 1 :], token]
-        self.figures.differed += sum(int(row.argmax()) != then for row, then in zip(found, came, strict=False))
+        came = [*cache.tokens[length - rows + 1 :], token]  # the last row says what follows this one
+        self.figures.differed += sum(int(row.argmax()) != then for row, then in zip(found[:-1], came, strict=False))
         pending.clear()
         self._append(token)
         return found[-1], Rows(rows, None)
