@@ -157,6 +157,32 @@ def test_a_device_whose_rows_differ_is_noticed(decoder: Decoder, monkeypatch: py
     assert "4 tokens in one call differ" in proved(decoder).problem
 
 
+def test_kernels_that_differ_from_some_length_on_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention goes through keys in blocks: rows may be the same in the first of them alone. When a size is opened, and by
+    `verify`."""
+    from exporter.bundle.decoding import DecoderCall, rows_problem
+    from selector.run.decode.calls import PartCall
+
+    by_part, by_call = PartCall.__call__, DecoderCall.__call__
+
+    def later(call: PartCall, lengths: Any, options: Any) -> Any:
+        found = by_part(call, lengths, options)
+        found[0, 0, 0] += lengths[0] > 256 and call.given.shape[1] > 1
+        return found
+
+    def further(call: DecoderCall, first: Any, lengths: Any, rows: Any) -> Any:
+        found = by_call(call, first, lengths, rows)
+        found[0, 0, 0] += lengths[0] > 256 and first.shape[1] > 1
+        return found
+
+    decoder = Tiny(context=300, eos=()).decoder(padded=True)
+    assert rows_problem([decoder.session], 64, 300) == proved(decoder).problem == ""
+    monkeypatch.setattr(PartCall, "__call__", later)
+    monkeypatch.setattr(DecoderCall, "__call__", further)
+    assert "8 tokens in one call differ" in proved(decoder).problem
+    assert "8 tokens in one call differ" in rows_problem([decoder.session], 64, 300)
+
+
 def test_the_longest_end_that_was_there_before() -> None:
     """Against looking for it everywhere; its latest place is one where it is."""
     rng = np.random.default_rng(0)
