@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError, get_ident
 from typing import Any
 
 import numpy as np
@@ -219,6 +222,26 @@ def test_earlier_texts_are_kept_within_a_bound() -> None:
     assert Earlier(store, [2, 3]).draft(4) == NONE
     assert list(Earlier(store, [129, 229]).draft(4).tokens) == [329]
     assert list(drafter.draft(8).tokens) == [4, 5]  # whoever reads it goes on with what was there
+
+
+def test_texts_that_end_at_the_same_time_are_kept_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, push, within = Store(), Automaton.push, []
+    at_once = Barrier(2, timeout=0.2)
+
+    def pushed(automaton: Automaton, token: int) -> None:
+        within.append(get_ident())
+        with suppress(BrokenBarrierError):  # another thread is here too
+            at_once.wait()
+            within.append(-1)
+        push(automaton, token)
+
+    monkeypatch.setattr(Automaton, "push", pushed)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(store.add, [[1, 2, 3, 4], [5, 6, 7, 8]]))
+    assert -1 not in within
+    assert len(set(within)) == 2
+    assert list(Earlier(store, [1, 2]).draft(8).tokens) == [3, 4]
+    assert list(Earlier(store, [5, 6]).draft(8).tokens) == [7, 8]
 
 
 def test_guesses_that_do_not_pay_are_not_made() -> None:
