@@ -91,6 +91,21 @@ def test_a_device_that_fails_its_test_guesses_nothing_and_says_why(path: Path, m
         assert (found.guesses.drafted, found.guesses.problem) == (0, "4 tokens differ")
 
 
+def test_a_device_that_cannot_open_what_verifies_generates_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose ONNX Runtime knows an operator in an older form."""
+
+    def refused(graph: Path, options: Any) -> Any:
+        assert graph.name.endswith(".padded.onnx")
+        raise RuntimeError("[ONNXRuntimeError] : 10 : INVALID_GRAPH")
+
+    plain, said = text_of(path, options(30, speculative="off"))
+    monkeypatch.setattr(decode_opening, "open_session", refused)
+    text, same = text_of(path, options(30))
+    assert (text.tokens, same) == (plain.tokens, said)
+    assert "do not run on this device: [ONNXRuntimeError]" in text.guesses.problem
+    assert text.guesses.drafted == 0
+
+
 def test_guesses_are_counted_across_a_change_of_the_size(path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last call of either size too: what guesses is told of its end before the other size begins."""
     told: list[tuple[str, int]] = []
