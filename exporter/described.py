@@ -28,6 +28,7 @@ def describe_graphs(folder: Path, document: Mapping[str, Any]) -> None:
         parts = [part for segment in entry.get("segments", ()) for part in (segment["lower"], segment["upper"])]
         if speculation := entry.get("speculation"):
             parts += [speculation["graph"], *(part["graph"] for part in speculation["parts"])]
+            parts += [speculation["head"]] if speculation.get("head") else []
         for graph in (entry["graph"], *parts):
             if graph in described:
                 continue

@@ -183,7 +183,7 @@ def _measured(precision: str, threads: int) -> dict[str, Took]:
                 took.accepted += speculation.figures.accepted
                 took.drafted += speculation.figures.drafted
                 took.by_kind.update(speculation.figures.by)
-                took.predicted += sum(step.call.worth or 1.0 for step in steps[1:] if step.call.count)
+                took.predicted += sum(step.call.worth or 1.0 for step in steps[1:] if step.call.tokens)
     return found
 
 

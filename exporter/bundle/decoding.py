@@ -61,6 +61,11 @@ class DecoderCall:
         answer: Array = found[self.names[0]]
         return answer
 
+    def pretend(self, tokens: int, rng: np.random.Generator) -> None:
+        """As if it had read one text of so many tokens: with random keys and values."""
+        shapes = {name: (1, s[1], tokens, s[3]) for name, s in self._shapes.items()}
+        self.cache = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
 
 def text_logits(session: ort.InferenceSession, ids: Array) -> Array:
     """(N, T, V) of token ids (N, T), as a model answers that reads them at once."""
@@ -76,13 +81,21 @@ def spaced(logits: Array, most: int = KEPT) -> Array:
 
 ROWS = (2, 3, 4, 5, 6, 8, 12)
 """Tokens of a call that verifies a draft, the one before it included: few numbers, for each is tested where it is used."""
-_BEFORE = 5  # tokens
+_BEFORE = 250
+"""Tokens of the text that rows are compared behind: attention goes through keys in blocks (of 128 or 256 with ONNX Runtime 1.32
+on x86-64), sums within them by eights and more, and these rows lie on both sides of such borders."""
+
+
+def rows_begin(context: int, rows: Sequence[int] = ROWS) -> int:
+    """Where rows are compared, in a text of at most so many tokens."""
+    return max(1, min(_BEFORE, context - max(rows)))
 
 
 def rows_problem(parts: Sequence[ort.InferenceSession], vocabulary: int, context: int, rows: Sequence[int] = ROWS) -> str:
     """How a token's logits, or its keys and values, depend on how many are computed in one call, in words; empty where they do
     not, to the bit, as far as the context has room. `parts`: of one decoder, the lowest first."""
-    ids = np.random.default_rng(0).integers(0, vocabulary, (1, _BEFORE + max(rows)), dtype=np.int64)
+    rng, first = np.random.default_rng(0), rows_begin(context, rows)
+    ids = rng.integers(0, vocabulary, (1, first + max(rows)), dtype=np.int64)
     calls = [DecoderCall(part) for part in parts]
 
     def answer(begin: int, end: int) -> Array:
@@ -92,15 +105,16 @@ def rows_problem(parts: Sequence[ort.InferenceSession], vocabulary: int, context
         rows: Array = value[0]
         return rows
 
-    fitting = [count for count in rows if _BEFORE + count <= context]
-    answer(0, _BEFORE)
+    fitting = [count for count in rows if first + count <= context]
+    for call in calls:  # a text like any other, to the kernels
+        call.pretend(first, rng)
     before = [call.cache for call in calls]
-    single = [answer(place, place + 1)[0] for place in range(_BEFORE, _BEFORE + max(fitting, default=0))]
+    single = [answer(place, place + 1)[0] for place in range(first, first + max(fitting, default=0))]
     known = [call.cache for call in calls]
     for count in fitting:
         for call, cache in zip(calls, before, strict=True):
             call.cache = cache
-        found, end = answer(_BEFORE, _BEFORE + count), _BEFORE + count
+        found, end = answer(first, first + count), first + count
         off = float(np.abs(found - np.stack(single[:count])).max())
         for call, cache in zip(calls, known, strict=True):
             off = max(off, *(float(np.abs(call.cache[n][:, :, :end] - a[:, :, :end]).max()) for n, a in cache.items()))

@@ -79,6 +79,17 @@ class DecodingOptions:
         if type(self.quality_tokens) is not int or self.quality_tokens < 0:
             raise ExportError(f"quality_tokens = {self.quality_tokens!r}: allowed are whole numbers from 0, which means all")
 
+    def check(self, precisions: Sequence[str], layers: int) -> None:
+        """Raises ExportError for what no graph of these precisions, the deepest of so many layers, would have."""
+        for name in ("segments", "exits"):
+            if none := [layer for layer in getattr(self, name) if layer >= layers]:
+                raise ExportError(f"{name} = {none[0]}: allowed are layers below {layers}, which the deepest size has")
+        if self.speculation and set(precisions) == {"int4"}:
+            others = ", ".join(name for name in PRECISIONS if name != "int4")
+            raise ExportError(
+                f"speculation = True: with precision int4 guesses cannot be verified exactly; allowed beside it are {others}"
+            )
+
 
 def layers_of(text: str, name: str = "segments") -> tuple[int, ...]:
     """`4,8` → the layers. Raises ExportError."""
@@ -118,6 +129,7 @@ def export_decoder(
     precisions, options = list(dict.fromkeys(precisions)), options or DecodingOptions()
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     sizes = {sub.id: _shape(nested, sub) for sub in chosen}
+    options.check(precisions, max(size.layers for size in sizes.values()))
     ids = [identifier(name, precision) for precision in precisions for name in sizes]
     needed = sum(p.numel() * p.element_size() for p in nested.full.parameters())
     target, standing = check_target(out, source_of(nested, training or {}), ids, needed=needed, overwrite=overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -110,6 +111,26 @@ def test_a_part_of_a_bundle_verifies_too(bundle: Bundle, tmp_path: Path) -> None
     )
     part = subset(bundle, [name], tmp_path / "part")
     assert self_test(part).speculation == {name: ""}
+
+
+@pytest.mark.parametrize(
+    ("precisions", "given", "said"),
+    [
+        (("int4",), {"speculation": True}, "speculation = True: with precision int4 guesses cannot be verified exactly"),
+        (
+            ("fp32",),
+            {"speculation": True, "exits": (1, 3)},
+            "exits = 3: allowed are layers below 3, which the deepest size has",
+        ),
+        (("fp32",), {"segments": (4,)}, "segments = 4: allowed are layers below 3"),
+    ],
+)
+def test_what_no_graph_would_have_is_refused(
+    precisions: tuple[str, ...], given: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=said):
+        export_decoder(decoder_model(), tmp_path / "bundle", precisions=precisions, options=DecodingOptions(**given))
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize(

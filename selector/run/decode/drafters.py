@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 _CLASSES = (1, 2, 3, 4, 6, 9, 14)
@@ -124,10 +125,14 @@ class Store:
         self.most = tokens
         self._texts: deque[tuple[int, ...]] = deque()
         self.automaton = Automaton()
+        self._adding = Lock()
 
     def add(self, tokens: Sequence[int]) -> None:
-        """A text that has ended."""
-        kept = tuple(tokens[-self.most // 2 :])
+        """A text that has ended. From any thread; those that read need not wait."""
+        with self._adding:
+            self._add(tuple(tokens[-self.most // 2 :]))
+
+    def _add(self, kept: tuple[int, ...]) -> None:
         self._texts.append(kept)
         if len(self.automaton.tokens) + len(kept) + 1 <= self.most:
             _append(self.automaton, kept)

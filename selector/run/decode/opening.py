@@ -69,12 +69,17 @@ class DecoderOpener:
         if self.mode == "off" or entry.speculation is None:
             return plain()
         if submodel not in self._problems:
-            program = self._opened(entry)
-            if not program.problem:
-                return program
-            self._problems[submodel] = program.problem
-            log.warning("%s guesses no tokens: %s", submodel, program.problem)
-            del program  # its weights, before the others are read
+            try:
+                program = self._opened(entry)
+            except Exception as error:  # ONNX Runtime has one exception type per status code
+                problem = f"the graphs that verify guesses do not run on this device: {error}"
+            else:
+                if not program.problem:
+                    return program
+                problem = program.problem
+                del program  # its weights, before the others are read
+            self._problems[submodel] = problem
+            log.warning("%s guesses no tokens: %s", submodel, problem)
         unguessing = plain()
         assert isinstance(unguessing, GraphProgram)
         return DecodingProgram(submodel, unguessing.session, None, self._problems[submodel])

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from exporter.bundle.decoding import ROWS
+from exporter.bundle.decoding import ROWS, rows_begin
 from selector.run.decode.adaptive import Adaptive, Costs, Exit
 from selector.run.decode.buffers import Cache
 from selector.run.decode.calls import Halt, PartCall
@@ -28,7 +28,6 @@ from selector.run.decode.drafters import NONE, Drafter, Earlier, Store, Suffixes
 from selector.run.decode.options import Mode
 
 Array = NDArray[Any]
-_BEFORE = 5  # tokens of the text that rows are compared behind
 _clock = time.thread_time
 """What calls cost is compared with one another: what else the processor does meanwhile is of no interest."""
 
@@ -64,38 +63,40 @@ class Proved:
 def proved(decoder: Decoder, head: ort.InferenceSession | None = None) -> Proved:
     """Whether a token's logits, keys and values are the same to the bit however many tokens are computed in one call, for those
     numbers of tokens that are used; and what such calls take here."""
-    spec, parts = decoder.spec, decoder.parts
-    rows = [count for count in ROWS if _BEFORE + count <= spec.context]
+    spec, parts, begin = decoder.spec, decoder.parts, rows_begin(decoder.spec.context)
+    rows = [count for count in ROWS if begin + count <= spec.context]
     most = max(rows, default=1)
-    ids = np.random.default_rng(0).integers(0, spec.vocabulary, _BEFORE + most)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, spec.vocabulary, begin + most)
     cache = decoder.cache()
-    decoder.start(ids[:_BEFORE].tolist(), cache)
-    cache.grow(_BEFORE + most)
-    end = _BEFORE + most
+    cache.grow(begin + most)
+    for buffer in cache.buffers:  # a text like any other, to the kernels
+        buffer[:, :, :begin] = rng.standard_normal((*buffer.shape[:2], begin, buffer.shape[3]), dtype=np.float32)
+    end = begin + most
     took: list[dict[int, float]] = [{} for _ in parts]
 
-    def computed(calls: list[PartCall], begin: int, count: int) -> Array:
-        value: Array = ids[None, begin : begin + count]
+    def computed(calls: list[PartCall], place: int, count: int) -> Array:
+        value: Array = ids[None, place : place + count]
         for call, ms in zip(calls, took, strict=True):
             call.given[...] = value
             before = _clock()
-            value = call(np.array([begin + count], np.int32), None)
+            value = call(np.array([place + count], np.int32), None)
             ms[count] = min(ms.get(count, np.inf), (_clock() - before) * 1e3)
         rows: Array = value[0].copy()
         return rows
 
     one = [PartCall(part, cache.buffers, 1) for part in parts]
-    single = np.concatenate([computed(one, place, 1) for place in range(_BEFORE, end)])
-    known = [buffer[:, :, _BEFORE:end].copy() for buffer in cache.buffers]
+    single = np.concatenate([computed(one, place, 1) for place in range(begin, end)])
+    known = [buffer[:, :, begin:end].copy() for buffer in cache.buffers]
     problem = ""
     for count in rows:
         calls = [PartCall(part, cache.buffers, count, rows=count) for part in parts]
         for buffer in cache.buffers:
-            buffer[:, :, _BEFORE:] = 0
-        computed(calls, _BEFORE, count)  # once more: the first time a number of tokens costs its memory
-        found = computed(calls, _BEFORE, count)
+            buffer[:, :, begin:] = 0
+        computed(calls, begin, count)  # once more: the first time a number of tokens costs its memory
+        found = computed(calls, begin, count)
         same = np.array_equal(found, single[:count]) and all(
-            np.array_equal(buffer[:, :, _BEFORE : _BEFORE + count], kept[:, :, :count])
+            np.array_equal(buffer[:, :, begin : begin + count], kept[:, :, :count])
             for buffer, kept in zip(cache.buffers, known, strict=True)
         )
         if not same:
@@ -274,8 +275,8 @@ class Speculation:
         found = self._pass(np.concatenate([*pending, state], axis=1), below, parts, length, rows, halt)[0]
         self.figures.calls += 1
         self.figures.checked += len(pending)
-        came = [*cache.tokens[length - rows + 1 :], token]
-        self.figures.differed += sum(int(row.argmax()) != then for row, then in zip(found, came, strict=False))
+        came = [*cache.tokens[length - rows + 1 :], token]  # the last row says what follows this one
+        self.figures.differed += sum(int(row.argmax()) != then for row, then in zip(found[:-1], came, strict=False))
         pending.clear()
         self._append(token)
         return found[-1], Rows(rows, None)

@@ -127,6 +127,8 @@ class Choice:
             return False
         if wanted.submodel == self.selection.submodel or len(ids) >= slot.most(wanted.submodel):
             return False
+        if self.speculation is not None:
+            self.speculation.end()
         self.selection = wanted
         self.decoder, self.speculation = self._opened(wanted.submodel, program)
         return True

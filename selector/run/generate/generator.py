@@ -73,7 +73,13 @@ class Generator:
             named["memory_mb"] = memory_mb - cache_mb
         named["speculative"] = speculative
         named["cache"] = False  # copies of graphs would be as large as the bundle, each
-        self.runtime = Runtime(self.bundle, options, **named)
+        try:
+            self.runtime = Runtime(self.bundle, options, **named)
+        except BudgetError as error:
+            if not str(error).startswith("memory_mb = ") or cache_mb is None:
+                raise
+            said = str(error).partition(": ")[2]  # the value there is what was left
+            raise BudgetError(f"memory_mb = {memory_mb:g}, of which {cache_mb:g} for keys and values: {said}") from None
         self.prompts = Prompts(self.described)
         self._slots = Slots(self.described, slots, cache_mb)
         self._texts: WeakSet[Generation] = WeakSet()

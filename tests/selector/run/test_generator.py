@@ -195,6 +195,8 @@ def test_memory_is_of_sub_models_and_texts_together(path: Path) -> None:
             generator.generate("x" * 100)
     with pytest.raises(BudgetError, match="cache_mb = 300: allowed is less than memory_mb = 200"):
         Generator(path, memory_mb=200.0, cache_mb=300.0, **QUIET)
+    with pytest.raises(BudgetError, match=r"memory_mb = 0\.01, of which 0\.0025 for keys and values: no sub-model fits"):
+        Generator(path, memory_mb=0.01, **QUIET)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from selector.choose.budget import Budget
 from selector.run.decode import GenerationOptions
 from selector.run.decode import opening as decode_opening
 from selector.run.decode.adaptive import Adaptive, Costs
-from selector.run.decode.speculation import Proved
+from selector.run.decode.speculation import Proved, Speculation
 from selector.run.generate import Generator
 from selector.run.inputs import InputError
 from tests.helpers.generators import QUIET, SIZES, always_guess, options, write_bundle
@@ -89,6 +89,40 @@ def test_a_device_that_fails_its_test_guesses_nothing_and_says_why(path: Path, m
         found, _ = text_of(path, options(30, speculative=mode))
         assert found.tokens == plain.tokens
         assert (found.guesses.drafted, found.guesses.problem) == (0, "4 tokens differ")
+
+
+def test_a_device_that_cannot_open_what_verifies_generates_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose ONNX Runtime knows an operator in an older form."""
+
+    def refused(graph: Path, options: Any) -> Any:
+        assert graph.name.endswith(".padded.onnx")
+        raise RuntimeError("[ONNXRuntimeError] : 10 : INVALID_GRAPH")
+
+    plain, said = text_of(path, options(30, speculative="off"))
+    monkeypatch.setattr(decode_opening, "open_session", refused)
+    text, same = text_of(path, options(30))
+    assert (text.tokens, same) == (plain.tokens, said)
+    assert "do not run on this device: [ONNXRuntimeError]" in text.guesses.problem
+    assert text.guesses.drafted == 0
+
+
+def test_guesses_are_counted_across_a_change_of_the_size(path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last call of either size too: what guesses is told of its end before the other size begins."""
+    told: list[tuple[str, int]] = []
+    for what in ("begin", "end"):
+        plain = getattr(Speculation, what)
+        monkeypatch.setattr(
+            Speculation, what, lambda self, *given, w=what, p=plain: (told.append((w, id(self))), p(self, *given))[1]
+        )
+    monkeypatch.setattr(Adaptive, "called", lambda *given: None)  # what guesses bring changes no limit
+    with Generator(path, **QUIET, feedback=False) as generator:
+        text = generator.generate(PROMPT, options(60), Budget(token_ms=12.0))
+        next(text)
+        text._choice._budget = Budget(token_ms=8.0)
+        list(text)
+        assert [switch.after for switch in text.switches] == ["middle"]
+    assert [what for what, _ in told] == ["begin", "end", "begin", "end"]
+    assert told[0][1] == told[1][1] != told[2][1] == told[3][1]
 
 
 def test_what_a_bundle_cannot_do_is_refused(path: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError, get_ident
 from typing import Any
 
 import numpy as np
@@ -157,6 +160,32 @@ def test_a_device_whose_rows_differ_is_noticed(decoder: Decoder, monkeypatch: py
     assert "4 tokens in one call differ" in proved(decoder).problem
 
 
+def test_kernels_that_differ_from_some_length_on_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention goes through keys in blocks: rows may be the same in the first of them alone. When a size is opened, and by
+    `verify`."""
+    from exporter.bundle.decoding import DecoderCall, rows_problem
+    from selector.run.decode.calls import PartCall
+
+    by_part, by_call = PartCall.__call__, DecoderCall.__call__
+
+    def later(call: PartCall, lengths: Any, options: Any) -> Any:
+        found = by_part(call, lengths, options)
+        found[0, 0, 0] += lengths[0] > 256 and call.given.shape[1] > 1
+        return found
+
+    def further(call: DecoderCall, first: Any, lengths: Any, rows: Any) -> Any:
+        found = by_call(call, first, lengths, rows)
+        found[0, 0, 0] += lengths[0] > 256 and first.shape[1] > 1
+        return found
+
+    decoder = Tiny(context=300, eos=()).decoder(padded=True)
+    assert rows_problem([decoder.session], 64, 300) == proved(decoder).problem == ""
+    monkeypatch.setattr(PartCall, "__call__", later)
+    monkeypatch.setattr(DecoderCall, "__call__", further)
+    assert "8 tokens in one call differ" in proved(decoder).problem
+    assert "8 tokens in one call differ" in rows_problem([decoder.session], 64, 300)
+
+
 def test_the_longest_end_that_was_there_before() -> None:
     """Against looking for it everywhere; its latest place is one where it is."""
     rng = np.random.default_rng(0)
@@ -193,6 +222,26 @@ def test_earlier_texts_are_kept_within_a_bound() -> None:
     assert Earlier(store, [2, 3]).draft(4) == NONE
     assert list(Earlier(store, [129, 229]).draft(4).tokens) == [329]
     assert list(drafter.draft(8).tokens) == [4, 5]  # whoever reads it goes on with what was there
+
+
+def test_texts_that_end_at_the_same_time_are_kept_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, push, within = Store(), Automaton.push, []
+    at_once = Barrier(2, timeout=0.2)
+
+    def pushed(automaton: Automaton, token: int) -> None:
+        within.append(get_ident())
+        with suppress(BrokenBarrierError):  # another thread is here too
+            at_once.wait()
+            within.append(-1)
+        push(automaton, token)
+
+    monkeypatch.setattr(Automaton, "push", pushed)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(store.add, [[1, 2, 3, 4], [5, 6, 7, 8]]))
+    assert -1 not in within
+    assert len(set(within)) == 2
+    assert list(Earlier(store, [1, 2]).draft(8).tokens) == [3, 4]
+    assert list(Earlier(store, [5, 6]).draft(8).tokens) == [7, 8]
 
 
 def test_guesses_that_do_not_pay_are_not_made() -> None:
