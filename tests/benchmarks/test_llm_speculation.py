@@ -21,7 +21,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bundle]:
     made = write_bundle(tmp_path / "talker", verifies=list(SIZES), eos=(), context=256)
     ids = Prompts(Described.of(made)).ids("abc abc abc abc ")
     monkeypatch.setattr(speculation, "bundle", lambda: made)
-    monkeypatch.setattr(speculation, "asked", lambda kind: [ids, ids])
+    monkeypatch.setattr(speculation, "asked", lambda kind, count=2: [ids, ids])
     monkeypatch.setattr(speculation, "KINDS", ("chat",))
     monkeypatch.setattr(speculation, "TOKENS", 100)
     always_guess(monkeypatch)

@@ -172,9 +172,9 @@ class Speculation:
         begun = _clock()
         below = self._adaptive.exit() if not draft and most > 0 and self._exits else None
         if below is None:
-            self._draft, value, first = draft, np.array([[token, *draft]]), 0
+            self._draft, value, first, guessing = draft, np.array([[token, *draft]]), 0, 0.0
         else:
-            self._draft, value = self._guessed(token, below, most, halt)
+            self._draft, value, guessing = self._guessed(token, below, most, halt)
             first, who = below, "exit"
         rows = len(self._draft) + 1
         self._logits = self._pass(value, first, len(self._decoder.parts), len(cache.tokens) + rows, rows, halt)[0]
@@ -186,7 +186,7 @@ class Speculation:
         self.figures.calls += 1
         self.figures.drafted += rows - 1
         self._append(token)
-        return self._logits[0], Rows(rows, None if below else costs.call(rows) / costs.call(1))
+        return self._logits[0], Rows(rows, (guessing + costs.call(rows, first)) / costs.call(1))
 
     def end(self) -> None:
         """Of the text: its latest call is counted."""
@@ -227,11 +227,12 @@ class Speculation:
         self._open = rows, 0.0, "", 0
         self._draft, self._at = (), 0
 
-    def _guessed(self, token: int, below: int, most: int, halt: Halt) -> tuple[list[int], Array]:
-        """Guesses of an exit, as long as they are worth it, and the hidden states (1, T, d) of the token and of these."""
+    def _guessed(self, token: int, below: int, most: int, halt: Halt) -> tuple[list[int], Array, float]:
+        """Guesses of an exit, as long as they are worth it, the hidden states (1, T, d) of the token and of these, and what the
+        costs say that all this takes, in ms."""
         states: list[Array] = []
         draft: list[int] = []
-        chance, adaptive = 1.0, self._adaptive
+        chance, adaptive, heads = 1.0, self._adaptive, 0
         length = len(self._cache.tokens)
         allowed = adaptive.costs.rows
         while True:
@@ -241,12 +242,13 @@ class Speculation:
             if len(draft) >= most:
                 break
             _, guess, sure = self._said(states[-1])
-            chance *= sure
+            heads, chance = heads + 1, chance * sure
             if not adaptive.worth(below, chance, len(draft) + 1):
                 break
             draft.append(guess)
         rows = max(count for count in allowed if count <= len(states))
-        return draft[: rows - 1], np.concatenate(states[:rows], axis=1)
+        took = len(states) * adaptive.costs.call(1, 0, below) + heads * adaptive.costs.head
+        return draft[: rows - 1], np.concatenate(states[:rows], axis=1), took
 
     def _said(self, hidden: Array) -> tuple[Array, int, float]:
         """What an exit says after a token: logits, the likeliest token, and its probability among those that its head knows."""

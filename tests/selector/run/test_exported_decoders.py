@@ -65,8 +65,12 @@ def test_the_model_guesses_itself(tmp_path: Path) -> None:
                     eager = Eager(Costs([dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 12), 1.0)] * 3))
                     speculation = Speculation(eager, mode, head=program.verifier.head)  # type: ignore[arg-type]
                     cache = decoder.cache()
-                    assert [s.token for s in decoder.generate(prompt, options, cache, speculation=speculation)] == plain
+                    steps = list(decoder.generate(prompt, options, cache, speculation=speculation))
+                    assert [step.token for step in steps] == plain
                     speculation.end()
+                    if mode == "exit":  # every call: the lower parts for each guess and once more, then the upper ones
+                        calls = [step.call for step in steps[1:] if step.call.tokens]
+                        assert all(call.tokens + 2 <= round(3 * (call.worth or 0)) <= 2 * 12 + 1 for call in calls)
                     assert speculation.figures.drafted > 0
                     assert set(speculation.figures.by) <= ({"exit"} if mode == "exit" else {"exit", "text"})
                     text = [*prompt, *plain]
