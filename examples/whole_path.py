@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from exporter.bundle import Bundle
 from exporter.bundle.verify import self_test
 from exporter.run import export_run
 from selector import Budget, Runtime, profile_bundle
+from sortednet.console import guard
 from trainer.run import train_run
 from trainer.start import Start
 
@@ -59,3 +62,8 @@ def whole_path(
     print(f"the bundle: {bundle.path}, {bundle.bytes_total / 1e6:.2f} MB")
     runtime.close()
     return bundle
+
+
+def as_script(main: Callable[..., None]) -> None:
+    """Runs a script with the arguments that `main` takes: like the commands it has `--help`, and one line for wrong input."""
+    typer.run(guard(main))
