@@ -216,7 +216,7 @@ def train_run(
     torch.manual_seed(chosen_options.seed)  # the initial weights
     nested = NestedModel(chosen)
     if init is not None:
-        load_parameters(nested, dict(read_weights(init).tensors), init)
+        load_parameters(nested, dict(read_weights(init, "init").tensors), init)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
     taught_by = None

@@ -238,7 +238,7 @@ def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path
     nested = run_of(path)
     if nested is None:
         nested = NestedModel(family)
-        loaded = load_weights(nested, read_weights(path), data.spec.outputs)
+        loaded = load_weights(nested, read_weights(path, "teacher"), data.spec.outputs)
         if loaded.anew:
             raise TrainerError(
                 f"teacher = {str(path)!r}: it has no head for these data ({', '.join(loaded.anew)}), so that it cannot answer; "

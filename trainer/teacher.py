@@ -22,7 +22,7 @@ from trainer.hidden import distance
 from trainer.interruption import progress_bar
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
-from trainer.submodel import TrainerError
+from trainer.submodel import SubModel, TrainerError
 from trainer.task import Outputs, Targets, Task, own
 
 REMEMBERED_BYTES = 256 * 2**20
@@ -170,10 +170,13 @@ class Teacher:
         training = nested.training
         self.to(device)
         inputs = {name: tensor.to(device) for name, tensor in nested.family.example_inputs(2).items()}
-        skeleton = nested.skeleton(nested.family.largest)
-        with torch.no_grad(), own("teacher"), self.states_of(skeleton) as states:
+        states: dict[SubModel, list[Tensor]] = {}
+        with torch.no_grad(), own("teacher"):
             answers, its_states = self._answered(inputs)
             outputs = nested.eval().outputs(inputs)
+            for sub in (nested.family.largest, nested.family.smallest) if self.hidden else ():
+                with self.states_of(nested.skeleton(sub)) as states[sub]:
+                    nested.outputs(inputs, sub)
         nested.train(training)
         for name, output in outputs.items():
             given, wanted = answers[name].shape, output.shape
@@ -187,7 +190,8 @@ class Teacher:
         self._shapes = {name: answer.shape[1:] for name, answer in answers.items()}
         with own(f"task {task.kind}: distil"):
             self.loss(task, outputs, answers, torch.zeros((), device=device))
-        self.of_hidden(states, Answers(answers, its_states), inputs)
+        for of_size in states.values():
+            self.of_hidden(of_size, Answers(answers, its_states), inputs)
 
 
 def _narrowed(outputs: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:

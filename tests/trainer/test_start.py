@@ -153,7 +153,11 @@ def test_what_a_checkpoint_says_of_pictures_is_taken_over_where_nobody_says_othe
         (["--expect-quality", "7"], "expect_quality = 7.0: allowed are values from 0 to 1"),
         (["--sort", "luck"], "sort = 'luck': allowed are auto, taylor, saliency, magnitude, l2, none"),
         (["--teacher", ""], "teacher = '': allowed are weights, or none"),
-        (["--teacher", "nowhere"], "weights = 'nowhere': there is no such file or folder; allowed are a run"),
+        (["--teacher", "nowhere"], "error: teacher = 'nowhere': there is no such file or folder; allowed are a run"),
+        (
+            ["--teacher-hidden", "1"],
+            r"teacher_hidden: layer 2 gives \(2, 4, 4, 4\), the teacher's layer 2 \(2, 8, 4, 4\); allowed",
+        ),
         (["--teacher", "some/model"], "such file or folder; .*; of the hub: hf download some/model --local-dir FOLDER"),
         (["--set", "blocks=[2,2]", "--from", "RUN"], "is of another network: parameter"),
         (["--init", "RUN"], "init: the weights of --from go into the same places; allowed is one of the two"),
