@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from trainer.weights import Weights, load_weights, read_weights
 
 Say = Callable[[str], None]
 NONE = "none"
+CLASSES_SHOWN = 20  # in a message
 ASKED = ("weights_sha256", "sort", "teacher_sha256")
 """Of what a run remembers: what a resumed one must have asked for too; places may have changed."""
 
@@ -182,6 +183,16 @@ def check_same_vocabulary(made: Path, data: DataSet) -> None:
             f"data {data.name!r}: are read with another vocabulary than {own}, so that the same words are other ids; allowed "
             "are the texts and options of the training, or any texts where that one had a checkpoint's tokenizer"
         )
+
+
+def check_same_classes(labels: Sequence[str], made: Path, data: DataSet) -> None:
+    """Raises TrainerError for data whose classes are not those, in their order, of the run or bundle in the folder `made`: its
+    answers would be counted as those of other classes. `labels`: of the latter; none where nothing says so."""
+    if labels and data.labels and list(labels) != list(data.labels):
+        own, given = (
+            ", ".join(names[:CLASSES_SHOWN]) + (", …" if len(names) > CLASSES_SHOWN else "") for names in (labels, data.labels)
+        )
+        raise TrainerError(f"data {data.name!r}: its classes are {given}; allowed are those of {made}, in this order: {own}")
 
 
 def with_checkpoint(family: type[Family], start: Start, settings: Mapping[str, Any]) -> dict[str, Any]:

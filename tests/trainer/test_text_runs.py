@@ -85,6 +85,16 @@ def test_from_a_checkpoint_to_a_bundle(checkpoint: Path, tmp_path: Path, monkeyp
     (inputs,), labels = validation(bundle, source)
     assert (sorted(inputs), inputs["input_ids"].shape, labels.shape) == (["attention_mask", "input_ids"], (14, 6), (14,))
 
+    # Classes that are called otherwise would be counted as those at their places.
+    first, *_, last = sorted(path.name for path in (tmp_path / "others").iterdir())
+    (tmp_path / "others" / first).rename(tmp_path / "others" / f"{last}-and-more")
+    with pytest.raises(
+        TrainerError, match=f"its classes are .*, {last}, {last}-and-more; allowed are those of .*order: {first},"
+    ):
+        export_run(tmp_path / "run", tmp_path / "bundle", data=source, overwrite=True)
+    with pytest.raises(TrainerError, match=rf"its classes are .*; allowed are those of {tmp_path / 'bundle'}, in this order: "):
+        validation(bundle, source)
+
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 def test_parts_in_files_of_their_own_are_the_same_data_wherever_they_are_read_again(
