@@ -171,7 +171,8 @@ class Teacher:
         self.to(device)
         inputs = {name: tensor.to(device) for name, tensor in nested.family.example_inputs(2).items()}
         states: dict[SubModel, list[Tensor]] = {}
-        with torch.no_grad(), own("teacher"):
+        asked = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+        with torch.no_grad(), own(f"teacher: asked with {asked}"):
             answers, its_states = self._answered(inputs)
             outputs = nested.eval().outputs(inputs)
             for sub in (nested.family.largest, nested.family.smallest) if self.hidden else ():
