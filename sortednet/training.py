@@ -202,7 +202,7 @@ def train(
         again = [] if task is None else ["--task", task]
         again += [
             part
-            for name, values in (("--data-option", data_options), ("--set", settings))
+            for name, values in (("--data-option", data_options), ("--set", settings), ("--grid", grid))
             for value in values or ()
             for part in (name, value)
         ]

@@ -209,10 +209,10 @@ def test_the_full_model_alone_has_no_teacher_and_is_what_all_sizes_begin_with(al
     """Of sizes that no step computed nothing is measured, and no units are sorted that will be when it teaches."""
     command = ["train", "--family", "resnet", "--data", "digits", "--epochs", "1", "--from", alone, "--out", tmp_path / "full"]
     command += ["--set", "channels=[4,8]", "--set", "blocks=[1,2]", "--set", "widths=[0.5,1.0]", "--set", "depths=[1,2]"]
-    said = call(*command, "--update", "full").stdout
+    said = call(*command, "--grid", "depth=1,2", "--update", "full").stdout
     assert "Trained the full model alone in" in said
     assert "Next, all its sizes: sortednet train --family resnet --data digits --set 'channels=[4,8]' --set" in said
-    assert f" --from {tmp_path / 'full'} --out RUN" in said
+    assert f" --grid depth=1,2 --from {tmp_path / 'full'} --out RUN" in said
     results = record_of(tmp_path / "full")["results"]
     assert (list(results["validation_quality"]), list(results["test"])) == (["w1.00-d2"], ["w1.00-d2"])
     assert results["teacher_passes"] == 0
