@@ -16,6 +16,7 @@ from trainer.data.sources import options_of
 from trainer.data.tokens import TOKENIZER_FILE
 from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
+from trainer.folder import read_record
 from trainer.gguf import gguf_tokenizer, is_gguf
 from trainer.importance import AUTO, CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
@@ -185,14 +186,17 @@ def check_same_vocabulary(made: Path, data: DataSet) -> None:
         )
 
 
-def check_same_classes(labels: Sequence[str], made: Path, data: DataSet) -> None:
+def check_same_classes(labels: Sequence[str], made: Path, data: DataSet, otherwise: str = "") -> None:
     """Raises TrainerError for data whose classes are not those, in their order, of the run or bundle in the folder `made`: its
-    answers would be counted as those of other classes. `labels`: of the latter; none where nothing says so."""
+    answers would be counted as those of other classes. `labels`: of the latter; none where nothing says so. `otherwise`: what
+    else may be done."""
     if labels and data.labels and list(labels) != list(data.labels):
         own, given = (
             ", ".join(names[:CLASSES_SHOWN]) + (", …" if len(names) > CLASSES_SHOWN else "") for names in (labels, data.labels)
         )
-        raise TrainerError(f"data {data.name!r}: its classes are {given}; allowed are those of {made}, in this order: {own}")
+        raise TrainerError(
+            f"data {data.name!r}: its classes are {given}; allowed are those of {made}, in this order: {own}{otherwise}"
+        )
 
 
 def with_checkpoint(family: type[Family], start: Start, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,9 +249,14 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
 
 def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> NestedModel:
     """The model of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of a run's
-    folder, None for any other place. Raises TrainerError for weights without a head for these data."""
+    folder, None for any other place. Raises TrainerError for weights without a head for these data, and for a run of other
+    classes."""
     nested = run_of(path)
-    if nested is None:
+    if nested is not None:
+        if family.task.logits:
+            labels = read_record(path).get("labels") or ()
+            check_same_classes(labels, path, data, "; or another teacher: --teacher none, or one with these classes")
+    else:
         nested = NestedModel(family)
         loaded = load_weights(nested, read_weights(path, "teacher"), data.spec.outputs)
         if loaded.anew:

@@ -19,8 +19,8 @@ from trainer import DataSpec, TrainerError
 from trainer.data import load_data
 from trainer.families import Bert
 from trainer.parsing import parse_settings
-from trainer.run import train_run
-from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of, data_spec, with_checkpoint
+from trainer.run import load_run, train_run
+from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of, data_spec, teacher_of, with_checkpoint
 from trainer.weights import Weights
 
 SIZE = 4 + len(WORDS)
@@ -146,6 +146,9 @@ def test_a_run_goes_on_with_its_checkpoint_in_another_place_and_with_no_other_la
         TrainerError, match=r"resume: data = .*'class_names': \['buns', 'rivers', 'stars'\].*begun with something else"
     ):
         train(tmp_path / "run", tmp_path / "texts", moved, said, resume=True)
+    run, data = load_run(tmp_path / "run"), load_data(f"text-folder:{tmp_path / 'texts'}", {"tokenizer": str(moved)})
+    with pytest.raises(TrainerError, match=r"its classes are buns, .*; allowed are those of .*: bread, .*--teacher none"):
+        teacher_of(run.nested.family, data, tmp_path / "run", lambda path: run.nested)
 
 
 def test_another_tokenizer_is_refused_or_said(checkpoint: Path, tmp_path: Path) -> None:
