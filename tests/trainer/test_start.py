@@ -200,6 +200,17 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(alone:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("batch_size", "note"), [(512, "in 2 steps each of the 4 sizes was computed 0.5 times: "), (64, "")])
+def test_sizes_that_were_hardly_computed_are_told(batch_size: int, note: str, tmp_path: Path) -> None:
+    said = call(
+        *("train", "--family", "resnet", "--data", "digits", "--epochs", 1, "--batch-size", batch_size),
+        *("--set", "channels=[4,8]", "--set", "blocks=[1,2]", "--set", "widths=[0.5,1.0]", "--set", "depths=[1,2]"),
+        *("--out", tmp_path / "run"),
+    )
+    assert note in said.stderr
+    assert ("note:" in said.stderr) == bool(note)
+
+
 def test_expected_quality_needs_weights(tmp_path: Path) -> None:
     arguments = ["train", "--family", "resnet", "--data", "digits", "--out", str(tmp_path / "run"), "--expect-quality", "0.5"]
     assert "it is the quality of the weights of --from, and there are none" in refused(*arguments)
