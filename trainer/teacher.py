@@ -138,8 +138,14 @@ class Teacher:
     def expect(self, examples: Examples, places: int) -> None:
         """Makes room for the answers of so many examples that come again (`teacher_views`); each is remembered as it comes.
 
-        Raises TrainerError where they have no one shape, or are many.
+        Raises TrainerError as `check_views` does.
         """
+        self.check_views(examples, places)
+        self._known = {name: torch.zeros(places, *shape) for name, shape in self._shapes.items()}
+        self._is_known = torch.zeros(places, dtype=torch.bool)
+
+    def check_views(self, examples: Examples, places: int) -> None:
+        """Raises TrainerError where the answers of so many examples that come again have no one shape, or are many."""
         size = 4 * places * sum(shape.numel() for shape in self._shapes.values())
         each_token = any(set(free) - {0} for free in self.family.task.outputs.values())
         if self.hidden or (each_token and getattr(examples, "lengths", None) is not None) or size > REMEMBERED_BYTES:
@@ -149,8 +155,6 @@ class Teacher:
             raise TrainerError(
                 f"teacher_views: {why} cannot be remembered; allowed are up to {REMEMBERED_BYTES >> 20} MiB of logits"
             )
-        self._known = {name: torch.zeros(places, *shape) for name, shape in self._shapes.items()}
-        self._is_known = torch.zeros(places, dtype=torch.bool)
 
     def to(self, device: torch.device) -> None:
         self.module.to(device).eval().requires_grad_(False)

@@ -158,6 +158,10 @@ def test_what_a_checkpoint_says_of_pictures_is_taken_over_where_nobody_says_othe
             ["--teacher-hidden", "1"],
             r"teacher_hidden: layer 2 gives \(2, 4, 4, 4\), the teacher's layer 2 \(2, 8, 4, 4\); allowed",
         ),
+        (
+            ["--teacher-views", "1000000"],
+            "teacher_views: [0-9]+ MiB of answers cannot be remembered; allowed are up to 256 MiB",
+        ),
         (["--teacher", "some/model"], "such file or folder; .*; of the hub: hf download some/model --local-dir FOLDER"),
         (["--set", "blocks=[2,2]", "--from", "RUN"], "is of another network: parameter"),
         (["--init", "RUN"], "init: the weights of --from go into the same places; allowed is one of the two"),
