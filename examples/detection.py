@@ -21,7 +21,7 @@ from boxes import MeanAveragePrecision
 from pasted import SIDE, pasted
 from torch import Tensor, nn
 from torch.nn import functional as F
-from whole_path import whole_path
+from whole_path import as_script, whole_path
 
 from trainer import Family, Samples, SubModel, Task, TrainerError
 
@@ -135,5 +135,10 @@ class Detector(Family):
         return {"picture": torch.rand(batch_size, 1, SIDE, SIDE)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Trains the detector on pasted digits, exports it, measures it and runs it."""
     whole_path("detection:Detector", "detection:pictures", epochs=20, batch_size=32, optimizer="adamw")
+
+
+if __name__ == "__main__":
+    as_script(main)

@@ -22,7 +22,7 @@ import torch
 from speech import SAMPLE_RATE, SECONDS, WORDS, write_speech
 from torch import Tensor, nn
 from torch.nn import functional as F
-from whole_path import whole_path
+from whole_path import as_script, whole_path
 
 from trainer import DataSpec, Family, SubModel, TrainerError
 
@@ -103,7 +103,12 @@ class Keywords(Family):
         return {f"rnn.{kind}_l{layer}": gates for kind in kinds for layer in range(layers)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Synthesises the sounds, trains the network on them, exports it, measures it and runs it."""
     folder = Path(tempfile.mkdtemp(prefix="speech-"))
     print(f"{write_speech(folder, takes=2)} sounds in {folder}")
     whole_path("keywords:Keywords", f"audio-folder:{folder}", epochs=20, batch_size=32, optimizer="adamw")
+
+
+if __name__ == "__main__":
+    as_script(main)

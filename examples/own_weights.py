@@ -1,22 +1,22 @@
 """A network that somebody has trained, made elastic: its state dict goes in, a bundle of all its sizes comes out.
 
 `Network` and `train_alone` stand for what you have: an ordinary module, and a script that ended in `torch.save`. What is added
-is `Elastic`, which says how to build the same module smaller. `python own_weights.py [WEIGHTS.pth]`; the command does the same:
+is `Elastic`, which says how to build the same module smaller. The command does the same as `python own_weights.py [WEIGHTS]`:
 
     sortednet train --family own_weights:Elastic --data mnist-5k --from alone.pth --expect-quality 0.9 --temperature 2 --out run
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from whole_path import whole_path
+from whole_path import as_script, whole_path
 
 from exporter.bundle import Bundle
 from trainer import Family, SubModel
@@ -85,5 +85,12 @@ def main(weights: Path, **options: Any) -> Bundle:
     return whole_path("own_weights:Elastic", "mnist-5k", start=Start(weights, expect_quality=0.9), **options)
 
 
+def command(
+    weights: Annotated[Path, typer.Argument(help="Trained first where there is no such file.")] = Path("alone.pth"),
+) -> None:
+    """Makes a network elastic that somebody has trained, exports it, measures it and runs it."""
+    main(weights)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "alone.pth"))
+    as_script(command)

@@ -17,7 +17,7 @@ from math import pi
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from whole_path import whole_path
+from whole_path import as_script, whole_path
 
 from trainer import Family, Samples, SubModel
 from trainer.data import load_data
@@ -94,5 +94,10 @@ class Pose(Family):
         return {"picture": torch.rand(batch_size, 1, SIDE, SIDE)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Trains the regressor on turned digits, exports it, measures it and runs it."""
     whole_path("regression:Pose", "regression:turned", epochs=20, batch_size=64, optimizer="adamw")
+
+
+if __name__ == "__main__":
+    as_script(main)

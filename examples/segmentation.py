@@ -19,7 +19,7 @@ import torch
 from pasted import SIDE, pasted
 from torch import Tensor, nn
 from torch.nn import functional as F
-from whole_path import whole_path
+from whole_path import as_script, whole_path
 
 from trainer import Family, Samples, SubModel
 from trainer.tasks import Segmentation
@@ -87,5 +87,10 @@ class UNet(Family):
         return {f"decoder.{i}.0.weight": {1: (channels[i + 1], channels[i])} for i in range(len(channels) - 1)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Trains the U-Net on pasted digits, exports it, measures it and runs it."""
     whole_path("segmentation:UNet", "segmentation:pictures", epochs=12, batch_size=16, optimizer="adamw", lr=0.005)
+
+
+if __name__ == "__main__":
+    as_script(main)

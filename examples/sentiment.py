@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from whole_path import whole_path
+import typer
+from whole_path import as_script, whole_path
 
 from exporter.bundle import Bundle
 from selector import Budget, Runtime
@@ -94,9 +94,16 @@ def answer(bundle: Bundle) -> None:
                 print(f"  {best.label} {best.probability:.0%}  {text}")
 
 
-if __name__ == "__main__":
-    folder, named = [*sys.argv[1:], "", ""][:2]
+def command(
+    texts: Annotated[Path | None, typer.Argument(help="A folder for each class; without it reviews are made up.")] = None,
+    checkpoint: Annotated[str, typer.Argument(help="A folder, or minilm; without it a small BERT is begun.")] = "",
+) -> None:
+    """Makes a bundle that reads texts of texts, measures it and asks it."""
     work = Path(tempfile.mkdtemp(prefix="sortednet-"))
-    if not folder:
-        write_reviews(work / "reviews")
-    main(Path(folder or work / "reviews"), installed() if named == "minilm" else Path(named) if named else None, work)
+    if texts is None:
+        write_reviews(texts := work / "reviews")
+    main(texts, installed() if checkpoint == "minilm" else Path(checkpoint) if checkpoint else None, work)
+
+
+if __name__ == "__main__":
+    as_script(command)

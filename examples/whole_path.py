@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from exporter.bundle import Bundle
 from exporter.bundle.verify import self_test
 from exporter.run import export_run
 from selector import Budget, Runtime, profile_bundle
+from sortednet.console import guard
 from trainer.run import train_run
 from trainer.start import Start
 
@@ -52,10 +55,16 @@ def whole_path(
         print(f"{name:12}  {entry.params:8,} parameters  {profile.submodels[name].latency_ms.p50:7.3f} ms  {metrics}")
     runtime = Runtime(bundle, threads=1)
     inputs = {name: array[:1] for name, array in bundle.selftest_inputs.items()}
-    slowest = max(costs.latency_ms.p50 for costs in profile.submodels.values())
-    ran = runtime.run(inputs, Budget(latency_ms=slowest / 2))
+    took = [costs.latency_ms.p50 for costs in profile.submodels.values()]
+    limit = (min(took) + max(took)) / 2
+    ran = runtime.run(inputs, Budget(latency_ms=limit))
     shapes = ", ".join(f"{name} {array.shape}" for name, array in ran.outputs.items())
-    print(f"within {slowest / 2:.3f} ms: {ran.selection.submodel} ({ran.selection.reason}) gives {shapes}")
+    print(f"within {limit:.3f} ms: {ran.selection.submodel} ({ran.selection.reason}) gives {shapes}")
     print(f"the bundle: {bundle.path}, {bundle.bytes_total / 1e6:.2f} MB")
     runtime.close()
     return bundle
+
+
+def as_script(main: Callable[..., None]) -> None:
+    """Runs a script with the arguments that `main` takes: like the commands it has `--help`, and one line for wrong input."""
+    typer.run(guard(main))

@@ -18,7 +18,7 @@ from exporter.writer import ExportError, export
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import load_data
 from trainer.run import Run, load_run
-from trainer.start import check_same_vocabulary, data_options_of
+from trainer.start import check_same_classes, check_same_vocabulary, data_options_of
 from trainer.submodel import TrainerError
 from trainer.targets import run_data
 from trainer.task import Score
@@ -141,6 +141,8 @@ def _measured(run: Run, data: str | None, folder: Path) -> _Measured:
     if data is not None:  # other texts are read with the run's own tokenizer
         loaded = load_data(data, options if data == record["name"] else data_options_of(None, data, {}, folder))
         check_same_vocabulary(folder, loaded)
+        if run.nested.family.task.logits:  # others, such as embedding, ask for no classes
+            check_same_classes(run.record.get("labels") or (), folder, loaded)
         return _Measured(loaded, loaded.test, {}, "")
     recorded = {
         name: Score(one["quality"], one["metrics"]) for name, one in run.record.get("results", {}).get("test", {}).items()

@@ -41,6 +41,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
     from selector.choose.candidates import Candidates
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
+    from selector.choose.lengths import as_cut
     from selector.choose.metrics import metric_name, shown
 
     opened = Bundle(bundle)
@@ -58,7 +59,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
     offered = Candidates.of(opened, [profile] if profile else [], cascades)
-    at = make_budget(length=length).length  # raises where it is none
+    at = as_cut(opened, make_budget(length=length).length)  # raises where it is none
     expected = {offer.submodel: offer.costs for offer in (offered if at is None else offered.at_length(at))}
     best = max((s.quality or 0.0) for s in opened.submodels.values())
     figures = right("params", "MACs", metric_name(opened.metric), "of best", "bytes", "p50 ms", "RAM MB")

@@ -147,6 +147,7 @@ def select(
     from selector.choose.battery import BatteryPolicy, make_battery, read_policy
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
+    from selector.choose.lengths import as_cut
     from selector.choose.metrics import metric_name
     from selector.choose.profiles import selector_for
     from sortednet.hints import without_effect
@@ -168,6 +169,9 @@ def select(
     state = make_battery(battery, discharging)
     saving = read_policy(policy) if policy else None
     opened = Bundle(bundle)
+    budget = budget.model_copy(update={"length": (cut := as_cut(opened, length))})
+    if cut != length:
+        tell(f"note: texts are cut off after {cut} tokens: a length of {length} costs what {cut} does")
     offered = read_cascades(opened) if cascades else []
     choosing = selector_for(opened, device, policy=saving, cascades=offered)
     selection = choosing.select(budget, state)

@@ -143,10 +143,13 @@ def _texts(input: Path | None, texts: list[str], seconds: list[str]) -> list[Any
 
 
 def _encoded(runtime: Runtime, texts: list[Any]) -> Encoded:
-    """Says on stderr what of them was cut off."""
+    """Says on stderr which of them are empty, and what was cut off."""
     found = runtime.texts.encode(texts)
+    if empty := sum(not "".join(text).strip() for text in texts):
+        what = "the text is" if len(found) == 1 else f"{empty} of {len(found)} texts are"
+        tell(f"note: {what} empty: the network sees what the tokenizer adds")
     if found.truncated:
-        what = "the text was" if len(found) == 1 else f"of {len(found)} texts {found.truncated} were"
+        what = "the text was" if len(found) == 1 else f"{found.truncated} of {len(found)} texts were"
         tell(f"note: {what} cut off after {found.spec.max_tokens} tokens")
     return found
 

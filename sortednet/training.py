@@ -18,6 +18,9 @@ from sortednet.options import JsonOption, OutOption
 if TYPE_CHECKING:
     from trainer.start import Start
 
+SELDOM = 2.0
+"""Computations of a size, in the mean, below which most are hardly better than chance."""
+
 
 def train(
     family: Annotated[
@@ -202,13 +205,16 @@ def train(
         again = [] if task is None else ["--task", task]
         again += [
             part
-            for name, values in (("--data-option", data_options), ("--set", settings))
+            for name, values in (("--data-option", data_options), ("--set", settings), ("--grid", grid))
             for value in values or ()
             for part in (name, value)
         ]
         command = shlex.join(["train", "--family", family, "--data", data, *again, "--from", str(out)])
         typer.echo(f"Next, all its sizes: sortednet {command} --out RUN")
     else:
+        if update == "sorted" and (each := summary["gradient_computations"] / len(qualities)) < SELDOM:
+            more = "more --epochs, a smaller --batch-size or fewer sizes (--grid) give each more"
+            tell(f"note: in {summary['steps']} steps each of the {len(qualities)} sizes was computed {each:.1f} times: {more}")
         typer.echo(f"Next: sortednet export {out} --out BUNDLE")
 
 

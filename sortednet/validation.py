@@ -36,10 +36,11 @@ def validation(bundle: Bundle, data: str) -> tuple[Inputs, NDArray[Any]]:
             raise BudgetError(f"data = {data!r}: holds {sorted(found)}; allowed is {', '.join([*names, 'labels'])}")
         return [{name: found[name] for name in names}], found["labels"]
     from trainer.data import load_data
-    from trainer.start import check_same_vocabulary, data_options_of
+    from trainer.start import check_same_classes, check_same_vocabulary, data_options_of
 
     loaded = load_data(data, data_options_of(None, data, {}, bundle.path))
     check_same_vocabulary(bundle.path, loaded)
+    check_same_classes(bundle.manifest.task.labels, bundle.path, loaded)
     try:
         return arrays(loaded.validation, names)
     except ValueError as error:

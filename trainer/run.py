@@ -216,14 +216,17 @@ def train_run(
     torch.manual_seed(chosen_options.seed)  # the initial weights
     nested = NestedModel(chosen)
     if init is not None:
-        load_parameters(nested, dict(read_weights(init).tensors), init)
+        load_parameters(nested, dict(read_weights(init, "init").tensors), init)
     check_fits(nested, loaded.train, loaded.validation, chosen_options)  # before anything is written
     check_rebuilds(nested, record)
     taught_by = None
     if (path := start.teacher_path) is not None:
         taught_by = teacher_of(chosen, loaded, path, _nested_of)
     with torch.random.fork_rng(devices=[]):  # refuses what does not fit now, where nothing is written
-        teacher_for(nested, _full(taught_by), chosen_options)
+        fits = teacher_for(nested, _full(taught_by), chosen_options)
+    if fits is not None and chosen_options.teacher_views and loaded.augment is not None:
+        batch = min(chosen_options.batch_size, len(loaded.train))
+        fits.check_views(loaded.train, chosen_options.teacher_views * (len(loaded.train) // batch) * batch)
     goes_on = resume and (folder / CHECKPOINT_FILE).exists()
     orders: Orders = {}
     if weights is not None and not goes_on:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from trainer.data.sources import options_of
 from trainer.data.tokens import TOKENIZER_FILE
 from trainer.evaluate import scores_of
 from trainer.family import DataSpec, Family
+from trainer.folder import read_record
 from trainer.gguf import gguf_tokenizer, is_gguf
 from trainer.importance import AUTO, CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
@@ -25,6 +26,7 @@ from trainer.weights import Weights, load_weights, read_weights
 
 Say = Callable[[str], None]
 NONE = "none"
+CLASSES_SHOWN = 20  # in a message
 ASKED = ("weights_sha256", "sort", "teacher_sha256")
 """Of what a run remembers: what a resumed one must have asked for too; places may have changed."""
 
@@ -184,6 +186,19 @@ def check_same_vocabulary(made: Path, data: DataSet) -> None:
         )
 
 
+def check_same_classes(labels: Sequence[str], made: Path, data: DataSet, otherwise: str = "") -> None:
+    """Raises TrainerError for data whose classes are not those, in their order, of the run or bundle in the folder `made`: its
+    answers would be counted as those of other classes. `labels`: of the latter; none where nothing says so. `otherwise`: what
+    else may be done."""
+    if labels and data.labels and list(labels) != list(data.labels):
+        own, given = (
+            ", ".join(names[:CLASSES_SHOWN]) + (", …" if len(names) > CLASSES_SHOWN else "") for names in (labels, data.labels)
+        )
+        raise TrainerError(
+            f"data {data.name!r}: its classes are {given}; allowed are those of {made}, in this order: {own}{otherwise}"
+        )
+
+
 def with_checkpoint(family: type[Family], start: Start, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with the folder of the weights as `checkpoint`, for a family that asks for one, where nobody gave it
     one or a configuration."""
@@ -234,11 +249,16 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
 
 def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> NestedModel:
     """The model of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of a run's
-    folder, None for any other place. Raises TrainerError for weights without a head for these data."""
+    folder, None for any other place. Raises TrainerError for weights without a head for these data, and for a run of other
+    classes."""
     nested = run_of(path)
-    if nested is None:
+    if nested is not None:
+        if family.task.logits:
+            labels = read_record(path).get("labels") or ()
+            check_same_classes(labels, path, data, "; or another teacher: --teacher none, or one with these classes")
+    else:
         nested = NestedModel(family)
-        loaded = load_weights(nested, read_weights(path), data.spec.outputs)
+        loaded = load_weights(nested, read_weights(path, "teacher"), data.spec.outputs)
         if loaded.anew:
             raise TrainerError(
                 f"teacher = {str(path)!r}: it has no head for these data ({', '.join(loaded.anew)}), so that it cannot answer; "

@@ -205,13 +205,13 @@ def own(what: str) -> Iterator[None]:
 
 
 def where(error: BaseException) -> str:
-    """What went wrong in somebody's code, and where: type, message, function, file and line of the innermost frame that is
-    theirs; where none is, an installed package's; else ours."""
+    """In one line what went wrong in somebody's code, and where: type, message, function, file and line of the innermost frame
+    that is theirs; where none is, an installed package's; else ours."""
     found: dict[int, str] = {}
     for frame, line in walk_tb(error.__traceback__):
         code = frame.f_code
         found[_foreign(code.co_filename)] = f" (in {code.co_qualname}, {code.co_filename}, line {line})"
-    return f"{type(error).__name__}: {error}{found[min(found)] if found else ''}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{found[min(found)] if found else ''}"
 
 
 _HOUSE = os.path.dirname(os.path.dirname(__file__))

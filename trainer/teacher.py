@@ -22,7 +22,7 @@ from trainer.hidden import distance
 from trainer.interruption import progress_bar
 from trainer.nested import NestedModel
 from trainer.options import FitOptions
-from trainer.submodel import TrainerError
+from trainer.submodel import SubModel, TrainerError
 from trainer.task import Outputs, Targets, Task, own
 
 REMEMBERED_BYTES = 256 * 2**20
@@ -138,8 +138,14 @@ class Teacher:
     def expect(self, examples: Examples, places: int) -> None:
         """Makes room for the answers of so many examples that come again (`teacher_views`); each is remembered as it comes.
 
-        Raises TrainerError where they have no one shape, or are many.
+        Raises TrainerError as `check_views` does.
         """
+        self.check_views(examples, places)
+        self._known = {name: torch.zeros(places, *shape) for name, shape in self._shapes.items()}
+        self._is_known = torch.zeros(places, dtype=torch.bool)
+
+    def check_views(self, examples: Examples, places: int) -> None:
+        """Raises TrainerError where the answers of so many examples that come again have no one shape, or are many."""
         size = 4 * places * sum(shape.numel() for shape in self._shapes.values())
         each_token = any(set(free) - {0} for free in self.family.task.outputs.values())
         if self.hidden or (each_token and getattr(examples, "lengths", None) is not None) or size > REMEMBERED_BYTES:
@@ -149,8 +155,6 @@ class Teacher:
             raise TrainerError(
                 f"teacher_views: {why} cannot be remembered; allowed are up to {REMEMBERED_BYTES >> 20} MiB of logits"
             )
-        self._known = {name: torch.zeros(places, *shape) for name, shape in self._shapes.items()}
-        self._is_known = torch.zeros(places, dtype=torch.bool)
 
     def to(self, device: torch.device) -> None:
         self.module.to(device).eval().requires_grad_(False)
@@ -170,10 +174,14 @@ class Teacher:
         training = nested.training
         self.to(device)
         inputs = {name: tensor.to(device) for name, tensor in nested.family.example_inputs(2).items()}
-        skeleton = nested.skeleton(nested.family.largest)
-        with torch.no_grad(), own("teacher"), self.states_of(skeleton) as states:
+        states: dict[SubModel, list[Tensor]] = {}
+        asked = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+        with torch.no_grad(), own(f"teacher: asked with {asked}"):
             answers, its_states = self._answered(inputs)
             outputs = nested.eval().outputs(inputs)
+            for sub in (nested.family.largest, nested.family.smallest) if self.hidden else ():
+                with self.states_of(nested.skeleton(sub)) as states[sub]:
+                    nested.outputs(inputs, sub)
         nested.train(training)
         for name, output in outputs.items():
             given, wanted = answers[name].shape, output.shape
@@ -187,7 +195,8 @@ class Teacher:
         self._shapes = {name: answer.shape[1:] for name, answer in answers.items()}
         with own(f"task {task.kind}: distil"):
             self.loss(task, outputs, answers, torch.zeros((), device=device))
-        self.of_hidden(states, Answers(answers, its_states), inputs)
+        for of_size in states.values():
+            self.of_hidden(of_size, Answers(answers, its_states), inputs)
 
 
 def _narrowed(outputs: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:

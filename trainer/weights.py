@@ -5,11 +5,13 @@ Nothing in them is run: a `.pth` is read as tensors alone (`torch.load(weights_o
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,12 @@ from trainer.task import own
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """That a checkpoint's folder has one of, the first that is there."""
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 INSIDE = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "network", "weights")
 """Under which name scripts save a state dict beside other things, the first that is there."""
 
-_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""How models are called there."""
+_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w+(-[\w.]+)+")
+"""How models are called there, `google/bert` or, the older ones, `bert-base-uncased`."""
 
 SHOWN = 6  # names that a message lists
 
@@ -69,9 +71,9 @@ class Loaded:
         return "; ".join(parts)
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, given: str = "weights") -> Weights:
     """A run's folder, a checkpoint's folder of Hugging Face or timm, a `.safetensors`, a `.gguf`, or a state dict in a
-    `.pth` or `.pt`.
+    `.pth`, `.pt` or `.ckpt`. `given`: what the path is for, as errors call it.
 
     Raises TrainerError naming what is not there, cannot be read, would run code, or is no tensor of real numbers.
     """
@@ -79,7 +81,7 @@ def read_weights(path: Path) -> Weights:
         file = next((path / name for name in FILES if (path / name).is_file()), None)
         if file is None:
             raise TrainerError(
-                f"weights = {str(path)!r}: a folder without weights; allowed are folders with {' or '.join(FILES)}"
+                f"{given} = {str(path)!r}: a folder without weights; allowed are folders with {' or '.join(FILES)}"
             )
         if (path / RUN_FILE).is_file():
             check_unaltered(path, read_record(path))
@@ -91,7 +93,7 @@ def read_weights(path: Path) -> Weights:
         absent = "" if path.exists() else "there is no such file or folder; "
         fetched = f"; of the hub: hf download {path} --local-dir FOLDER" if absent and _HUB.fullmatch(str(path)) else ""
         allowed = f"allowed are a run, a folder with weights, or a file {', '.join((*SUFFIXES, SUFFIX))}"
-        raise TrainerError(f"weights = {str(path)!r}: {absent}{allowed}{fetched}")
+        raise TrainerError(f"{given} = {str(path)!r}: {absent}{allowed}{fetched}")
     return Weights(path, _checked(path, _of_file(path)))
 
 
@@ -131,6 +133,12 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loa
                 f"{weights.source}: the buffer {name!r} has other values than this model's, which follow from the family and "
                 "the data (a mean of the pixels, say): build the family with those that the weights were trained with"
             )
+    for name in wanted:
+        if name not in anew and not given[name].is_floating_point():
+            raise TrainerError(
+                f"{weights.source}: {name!r} is of whole numbers ({given[name].dtype}), as quantised weights are; allowed are "
+                "weights in fp32, bf16 or fp16"
+            )
     halves = sorted({str(given[n].dtype).removeprefix("torch.") for n in wanted if n not in anew} - {"float32", "float64"})
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -152,27 +160,36 @@ def preprocessing_of(folder: Path) -> dict[str, Any]:
     """
     if (folder / RUN_FILE).is_file():
         return _of_run(read_record(folder))
-    of_timm, of_transformers = json_object(folder / "config.json"), json_object(folder / "preprocessor_config.json")
+    of_timm, file = json_object(folder / "config.json").get("pretrained_cfg"), folder / "preprocessor_config.json"
+    if isinstance(of_timm, Mapping):
+        return _of_timm(f"{folder / 'config.json'}: pretrained_cfg.", of_timm)
+    return _of_transformers(f"{file}: ", said) if (said := json_object(file)) else {}
+
+
+def _of_timm(place: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {key: said[key] for key in ("interpolation",) if key in said}
+    found |= {key: _numbers(f"{place}{key}", said[key], zero=key == "mean") for key in ("mean", "std") if key in said}
+    if "input_size" in said:
+        found["size"] = [int(side) for side in _numbers(f"{place}input_size", said["input_size"], count=3)[1:]]
+        (share,) = _numbers(f"{place}crop_pct", said.get("crop_pct") or 1.0, count=1)
+        found["resize"] = int(min(found["size"]) / share)
+    found["crop"] = "none" if said.get("crop_mode") == "squash" else "center"
+    return found
+
+
+def _of_transformers(place: str, said: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if isinstance(said := of_timm.get("pretrained_cfg"), Mapping):
-        found |= {key: said[key] for key in ("mean", "std", "interpolation") if key in said}
-        if "input_size" in said:
-            found["size"] = list(said["input_size"][1:])
-            share = float(said.get("crop_pct") or 1.0)
-            found["resize"] = int(min(found["size"]) / share)
-        found["crop"] = "none" if said.get("crop_mode") == "squash" else "center"
-    elif of_transformers:
-        said = dict(of_transformers)
-        if said.get("do_normalize", True):
-            found |= {ours: said[its] for ours, its in (("mean", "image_mean"), ("std", "image_std")) if its in said}
-        size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
-        if sides := _sides(size):
-            found["size"] = sides
-        if said.get("do_center_crop") and (resized := _sides(said.get("size"))):
-            found["resize"] = min(resized)
-        found["crop"] = "center" if said.get("do_center_crop") else "none"
-        if (number := said.get("resample")) in (0, 2, 3):  # PIL.Image.Resampling
-            found["interpolation"] = {0: "nearest", 2: "bilinear", 3: "bicubic"}[number]
+    if said.get("do_normalize", True):
+        names = {"mean": "image_mean", "std": "image_std"}
+        found |= {o: _numbers(f"{place}{its}", said[its], zero=o == "mean") for o, its in names.items() if its in said}
+    cropped = "crop_size" if said.get("do_center_crop") else "size"
+    if sides := _sides(f"{place}{cropped}", said.get(cropped)):
+        found["size"] = sides
+    if said.get("do_center_crop") and (resized := _sides(f"{place}size", said.get("size"))):
+        found["resize"] = min(resized)
+    found["crop"] = "center" if said.get("do_center_crop") else "none"
+    if (number := said.get("resample")) in (0, 2, 3):  # PIL.Image.Resampling
+        found["interpolation"] = {0: "nearest", 2: "bilinear", 3: "bicubic"}[number]
     return found
 
 
@@ -185,21 +202,33 @@ def _of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _sides(size: Any) -> list[int]:
-    if isinstance(size, int):
-        return [size, size]
+def _sides(place: str, size: Any) -> list[int]:
+    """Height and width; none where it is not said."""
     if isinstance(size, Mapping):
-        sides = [size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))]
-        return [int(side) for side in sides if side]
-    return []
+        given = [size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))]
+    else:
+        given = [] if size is None else [size, size]
+    return [int(side) for side in _numbers(place, [s for s in given if s])] if any(given) else []
+
+
+def _numbers(place: str, said: Any, *, count: int = 0, zero: bool = False) -> list[float]:
+    """A number, or a list of them, as a list. `count`: how many there must be; 0: any number. `zero`: whether they may be 0 or
+    below. Raises TrainerError, which begins with `place`, for anything else."""
+    numbers = said if isinstance(said, list) else [said]
+    finite = all(isinstance(n, Real) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
+    if not finite or not numbers or (count and len(numbers) != count) or not (zero or min(numbers) > 0):
+        many = f"{count} finite numbers" if count > 1 else "finite numbers"
+        raise TrainerError(f"{place} = {said!r}: allowed are {many}{'' if zero else ' above 0'}")
+    return numbers
 
 
 def _of_index(index: Path) -> dict[str, Tensor]:
     """Of a checkpoint in several files. They lie beside the index, which says what is where."""
-    files = json_object(index).get("weight_map", {})
-    if not files or any(Path(name).name != name for name in files.values()):
+    files = json_object(index).get("weight_map")
+    names = list(files.values()) if isinstance(files, Mapping) else []
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
         raise TrainerError(f"{index} is damaged: its weight_map names no files beside it")
-    return {name: tensor for file in sorted(set(files.values())) for name, tensor in _of_file(index.parent / file).items()}
+    return {name: tensor for file in sorted(set(names)) for name, tensor in _of_file(index.parent / file).items()}
 
 
 def _of_file(path: Path) -> dict[str, Tensor]:
@@ -217,7 +246,7 @@ def _of_file(path: Path) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), FILE)"
         ) from None
     except Exception as error:  # a damaged archive raises whatever torch's readers meet
-        raise TrainerError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise TrainerError(f"{path} is damaged: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
     for name in INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
@@ -234,8 +263,12 @@ def _checked(source: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor
             raise TrainerError(f"{source}: {name!r} is quantised ({tensor.dtype}); allowed are weights in fp32, bf16 or fp16")
         if tensor.is_complex():
             raise TrainerError(f"{source}: {name!r} is of complex numbers; allowed are real ones")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise TrainerError(f"{source}: {name!r} has a value that is no finite number")
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "has a shape and no numbers (device meta)" if tensor.is_meta else f"is not dense ({tensor.layout})"
+            raise TrainerError(f"{source}: {name!r} {kind}; allowed are dense tensors")
+        single = tensor.float() if tensor.dtype == torch.float64 else tensor
+        if tensor.is_floating_point() and not bool(single.isfinite().all()):
+            raise TrainerError(f"{source}: {name!r} has a value that is no finite number in fp32")
     return tensors
 
 

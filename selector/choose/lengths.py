@@ -42,6 +42,12 @@ class LengthAxis:
         raise ValueError("no input has the axis")
 
 
+def as_cut(bundle: Bundle, length: int | None) -> int | None:
+    """How long an input of that length is once it has been read: texts are cut where the bundle says."""
+    axis = None if length is None or bundle.manifest.decoder is not None else LengthAxis.of(bundle)
+    return length if length is None or axis is None or axis.longest is None else min(length, axis.longest)
+
+
 class Lengths:
     """The budgets of a runtime's calls, with the length of what each was given."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,6 +265,34 @@ def test_targets_that_are_no_boxes_are_refused(path: None, change: Callable[[Any
     Detection().check(outputs, targets)
     with pytest.raises(TrainerError, match=message):
         Detection().check(outputs, change(targets))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "said"),
+    [
+        *((name, ["--help"], 0, "Usage:") for name in (*EXAMPLES, "own_weights", "speech")),
+        ("regression", ["--epochs", "3"], 2, "No such option: --epochs"),
+        ("sentiment", ["nowhere"], 2, "error: text folder 'nowhere' does not exist; expected is one folder per class"),
+        ("sentiment", ["texts", "nowhere"], 2, "error: weights = 'nowhere': there is no such file or folder"),
+    ],
+)
+def test_its_script_says_what_it_takes_and_what_is_wrong(
+    path: None,
+    name: str,
+    arguments: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == code
+    assert said in "".join(capsys.readouterr())
 
 
 def script(*command: str) -> str:

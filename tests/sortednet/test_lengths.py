@@ -11,9 +11,11 @@ import pytest
 
 from exporter.bundle import Bundle
 from selector import Budget, selector_for
+from selector.service import create_app
+from tests.helpers import text_bundles
 from tests.helpers.commands import call, document, refused
-from tests.helpers.figures import ranks
-from tests.helpers.lengths import LENGTHS, taking
+from tests.helpers.figures import ranks, written_down
+from tests.helpers.lengths import LENGTHS, profile_of, taking
 
 
 def test_inspect_shows_the_lengths_and_the_costs_at_one(words_path: Path) -> None:
@@ -34,6 +36,22 @@ def test_a_length_that_changes_nothing_is_told(bundle_path: Path) -> None:
     shown = call("inspect", bundle_path, "--length", "100")
     assert "length = 100: changes nothing" in shown.stderr
     assert "lengths" not in document("inspect", bundle_path)
+
+
+def test_a_text_that_is_cut_costs_what_the_longest_does(tmp_path: Path) -> None:
+    bundle = Bundle(written_down(text_bundles.sentences(tmp_path / "sentences").path))
+    bundle.save_profile(profile_of(ranks(bundle), bundle.fingerprint), overwrite=True)
+    most, device = text_bundles.MAX_TOKENS, ("--device", "bench")
+    cut, long = ([*device, "--latency-ms", 1, "--length", length] for length in (most, 200))
+    assert (wanted := document("select", bundle.path, *cut)) == document("select", bundle.path, *long)
+    assert f"for inputs of up to {most}" in wanted["reason"]
+    assert f"cut off after {most} tokens: a length of 200 costs what {most} does" in call("select", bundle.path, *long).stderr
+    assert f"of inputs of {most};" in call("inspect", bundle.path, *device, "--length", 200).stdout
+    client = create_app([bundle]).test_client()
+    budget = {"latency_ms": 1.0, "length": 200}
+    assert client.post("/v1/select", json={"device": "bench", "budget": budget}).json == wanted
+    there = (client.get(f"/dashboard/frontiers/sentences/bench?length={length}").json for length in (most, 200))
+    assert next(there) == next(there)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 
 from trainer import TrainerError
 from trainer.run import load_run, train_run
+from trainer.task import own
 
 CODE = """
 import torch
@@ -271,3 +272,8 @@ def test_a_configuration_is_what_json_makes_of_it(write: Any, tmp_path: Path) ->
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["widths"] == [4, 8]
     train(tmp_path / "run", resume=True)
     assert [sub.id for sub in load_run(tmp_path / "run").nested.submodels] == ["w4", "w8"]
+
+
+def test_what_it_says_in_several_lines_is_said_in_one() -> None:
+    with pytest.raises(TrainerError, match=r"^config: ValueError: field 'size': expected int \(in test_what"), own("config"):
+        raise ValueError("field 'size':\n    expected int")

@@ -153,7 +153,15 @@ def test_what_a_checkpoint_says_of_pictures_is_taken_over_where_nobody_says_othe
         (["--expect-quality", "7"], "expect_quality = 7.0: allowed are values from 0 to 1"),
         (["--sort", "luck"], "sort = 'luck': allowed are auto, taylor, saliency, magnitude, l2, none"),
         (["--teacher", ""], "teacher = '': allowed are weights, or none"),
-        (["--teacher", "nowhere"], "weights = 'nowhere': there is no such file or folder; allowed are a run"),
+        (["--teacher", "nowhere"], "error: teacher = 'nowhere': there is no such file or folder; allowed are a run"),
+        (
+            ["--teacher-hidden", "1"],
+            r"teacher_hidden: layer 2 gives \(2, 4, 4, 4\), the teacher's layer 2 \(2, 8, 4, 4\); allowed",
+        ),
+        (
+            ["--teacher-views", "1000000"],
+            "teacher_views: [0-9]+ MiB of answers cannot be remembered; allowed are up to 256 MiB",
+        ),
         (["--teacher", "some/model"], "such file or folder; .*; of the hub: hf download some/model --local-dir FOLDER"),
         (["--set", "blocks=[2,2]", "--from", "RUN"], "is of another network: parameter"),
         (["--init", "RUN"], "init: the weights of --from go into the same places; allowed is one of the two"),
@@ -196,6 +204,17 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(alone:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("batch_size", "note"), [(512, "in 2 steps each of the 4 sizes was computed 0.5 times: "), (64, "")])
+def test_sizes_that_were_hardly_computed_are_told(batch_size: int, note: str, tmp_path: Path) -> None:
+    said = call(
+        *("train", "--family", "resnet", "--data", "digits", "--epochs", 1, "--batch-size", batch_size),
+        *("--set", "channels=[4,8]", "--set", "blocks=[1,2]", "--set", "widths=[0.5,1.0]", "--set", "depths=[1,2]"),
+        *("--out", tmp_path / "run"),
+    )
+    assert note in said.stderr
+    assert ("note:" in said.stderr) == bool(note)
+
+
 def test_expected_quality_needs_weights(tmp_path: Path) -> None:
     arguments = ["train", "--family", "resnet", "--data", "digits", "--out", str(tmp_path / "run"), "--expect-quality", "0.5"]
     assert "it is the quality of the weights of --from, and there are none" in refused(*arguments)
@@ -205,10 +224,10 @@ def test_the_full_model_alone_has_no_teacher_and_is_what_all_sizes_begin_with(al
     """Of sizes that no step computed nothing is measured, and no units are sorted that will be when it teaches."""
     command = ["train", "--family", "resnet", "--data", "digits", "--epochs", "1", "--from", alone, "--out", tmp_path / "full"]
     command += ["--set", "channels=[4,8]", "--set", "blocks=[1,2]", "--set", "widths=[0.5,1.0]", "--set", "depths=[1,2]"]
-    said = call(*command, "--update", "full").stdout
+    said = call(*command, "--grid", "depth=1,2", "--update", "full").stdout
     assert "Trained the full model alone in" in said
     assert "Next, all its sizes: sortednet train --family resnet --data digits --set 'channels=[4,8]' --set" in said
-    assert f" --from {tmp_path / 'full'} --out RUN" in said
+    assert f" --grid depth=1,2 --from {tmp_path / 'full'} --out RUN" in said
     results = record_of(tmp_path / "full")["results"]
     assert (list(results["validation_quality"]), list(results["test"])) == (["w1.00-d2"], ["w1.00-d2"])
     assert results["teacher_passes"] == 0

@@ -19,8 +19,8 @@ from trainer import DataSpec, TrainerError
 from trainer.data import load_data
 from trainer.families import Bert
 from trainer.parsing import parse_settings
-from trainer.run import train_run
-from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of, data_spec, with_checkpoint
+from trainer.run import load_run, train_run
+from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of, data_spec, teacher_of, with_checkpoint
 from trainer.weights import Weights
 
 SIZE = 4 + len(WORDS)
@@ -85,6 +85,16 @@ def test_from_a_checkpoint_to_a_bundle(checkpoint: Path, tmp_path: Path, monkeyp
     (inputs,), labels = validation(bundle, source)
     assert (sorted(inputs), inputs["input_ids"].shape, labels.shape) == (["attention_mask", "input_ids"], (14, 6), (14,))
 
+    # Classes that are called otherwise would be counted as those at their places.
+    first, *_, last = sorted(path.name for path in (tmp_path / "others").iterdir())
+    (tmp_path / "others" / first).rename(tmp_path / "others" / f"{last}-and-more")
+    with pytest.raises(
+        TrainerError, match=f"its classes are .*, {last}, {last}-and-more; allowed are those of .*order: {first},"
+    ):
+        export_run(tmp_path / "run", tmp_path / "bundle", data=source, overwrite=True)
+    with pytest.raises(TrainerError, match=rf"its classes are .*; allowed are those of {tmp_path / 'bundle'}, in this order: "):
+        validation(bundle, source)
+
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 def test_parts_in_files_of_their_own_are_the_same_data_wherever_they_are_read_again(
@@ -136,6 +146,9 @@ def test_a_run_goes_on_with_its_checkpoint_in_another_place_and_with_no_other_la
         TrainerError, match=r"resume: data = .*'class_names': \['buns', 'rivers', 'stars'\].*begun with something else"
     ):
         train(tmp_path / "run", tmp_path / "texts", moved, said, resume=True)
+    run, data = load_run(tmp_path / "run"), load_data(f"text-folder:{tmp_path / 'texts'}", {"tokenizer": str(moved)})
+    with pytest.raises(TrainerError, match=r"its classes are buns, .*; allowed are those of .*: bread, .*--teacher none"):
+        teacher_of(run.nested.family, data, tmp_path / "run", lambda path: run.nested)
 
 
 def test_another_tokenizer_is_refused_or_said(checkpoint: Path, tmp_path: Path) -> None:

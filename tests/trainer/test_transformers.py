@@ -21,6 +21,7 @@ from trainer.families import Bert, Transformers
 from trainer.importance import sort_by_importance
 from trainer.options import FitOptions
 from trainer.submodel import AxisValue
+from trainer.task import find_task
 
 RELATIVES = ("electra", "camembert", "mpnet", "albert", "qwen3")
 """Of architectures that are exported at every change: these are exported in the slow tests."""
@@ -222,6 +223,10 @@ GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_layer": 2, "n_head": 2, "n_em
         (lambda: Bert({"model_type": "roberta"}), "model_type is 'roberta', family bert is for 'bert'"),
         (lambda: Bert.for_data(DataSpec((9,), 3, vocabulary=51), config=BERT), "knows 51 tokens, the model 50"),
         (lambda: Bert.for_data(TEXTS, checkpoint="nowhere"), "'nowhere': has no config.json"),
+        (
+            lambda: family("bert").with_task(find_task("regression")()),
+            "task = 'regression': needs the output 'values', 'bert' gives logits; allowed are classification, multi-label",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(make: Any, message: str) -> None:

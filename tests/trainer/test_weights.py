@@ -147,9 +147,17 @@ def changed(**tensors: Any) -> Callable[[Path, dict[str, Tensor]], Path]:
     return write
 
 
-def elsewhere(folder: Path, state: dict[str, Tensor]) -> Path:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"stem.weight": "../w.safetensors"}}))
-    return folder
+def indexed(weight_map: Any) -> Callable[[Path, dict[str, Tensor]], Path]:
+    def write(folder: Path, state: dict[str, Tensor]) -> Path:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        return folder
+
+    return write
+
+
+def emptied(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,11 @@ def elsewhere(folder: Path, state: dict[str, Tensor]) -> Path:
         (pickled, "holds Python objects beside tensors.*allowed is a state dict"),
         (saved_with_code, "holds Python objects beside tensors.*allowed is a state dict"),
         (cut_off, "is damaged"),
-        (elsewhere, "is damaged: its weight_map names no files beside it"),
+        (indexed({"stem.weight": "../w.safetensors"}), "is damaged: its weight_map names no files beside it"),
+        (indexed(["w.safetensors"]), "is damaged: its weight_map names no files beside it"),
+        (indexed({"stem.weight": 3}), "is damaged: its weight_map names no files beside it"),
+        (lambda folder, state: emptied(folder / "w.pth"), "is damaged: EOFError"),
+        (lambda folder, state: Path("bert-base-uncased"), "hf download bert-base-uncased --local-dir FOLDER"),
         (lambda folder, state: folder, "a folder without weights; allowed are folders with model.safetensors or"),
         (lambda folder, state: folder / "none.pth", "none.pth does not exist"),
         (lambda folder, state: folder / "w.onnx", "allowed are a run, a folder with weights, or a file .safetensors, .pth"),
@@ -166,6 +178,11 @@ def elsewhere(folder: Path, state: dict[str, Tensor]) -> Path:
         (changed(stem__weight=torch.ones(4, 1, 5, 5)), r"another network: parameter 'stem.weight' is of shape \(4, 1, 5, 5\)"),
         (changed(stem__weight=torch.full((4, 1, 3, 3), torch.nan)), "'stem.weight' has a value that is no finite number"),
         (changed(stem__weight=torch.ones(4, 1, 3, 3, dtype=torch.int8)), "'stem.weight' is quantised .*fp32, bf16 or fp16"),
+        (changed(stem__weight=torch.ones(4, 1, 3, 3, dtype=torch.int32)), r"'stem.weight' is of whole numbers \(torch.int32\)"),
+        (changed(stem__weight=torch.ones(4, 1, 3, 3, dtype=torch.bool)), r"'stem.weight' is of whole numbers \(torch.bool\)"),
+        (changed(stem__weight=torch.full((4, 1, 3, 3), 1e300, dtype=torch.double)), "value that is no finite number in fp32"),
+        (changed(stem__weight=torch.ones(4, 1, 3, 3, device="meta")), "'stem.weight' has a shape and no numbers .*allowed are"),
+        (changed(classifier__weight=torch.ones(10, 8).to_sparse()), r"'classifier.weight' is not dense \(torch.sparse_coo\)"),
         (changed(stem__weight=torch.ones(4, 1, 3, 3, dtype=torch.complex64)), "is of complex numbers"),
         (changed(classifier__weight=torch.ones(10, 9)), r"parameter 'classifier.weight' is of shape \(10, 9\)"),
         (changed(normalize__mean=torch.ones(1, 1, 1)), "the buffer 'normalize.mean' has other values than this model's"),
@@ -231,3 +248,32 @@ def test_what_a_checkpoint_says_of_its_pictures_is_read(
 ) -> None:
     (tmp_path / file).write_text(json.dumps(said))
     assert preprocessing_of(tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "message"),
+    [
+        (
+            "config.json",
+            {"mean": "grey", "std": [1]},
+            r"config.json: pretrained_cfg.mean = 'grey': allowed are finite numbers$",
+        ),
+        ("config.json", {"mean": [0.5], "std": [0.0]}, r"pretrained_cfg.std = \[0.0\]: allowed are finite numbers above 0"),
+        ("config.json", {"mean": [0.5], "std": [None]}, r"pretrained_cfg.std = \[None\]: allowed are finite numbers above 0"),
+        ("config.json", {"input_size": 224}, "pretrained_cfg.input_size = 224: allowed are 3 finite numbers above 0"),
+        ("config.json", {"input_size": [3, 8, 8], "crop_pct": "all"}, "pretrained_cfg.crop_pct = 'all': allowed are finite"),
+        ("preprocessor_config.json", {"image_std": []}, r"preprocessor_config.json: image_std = \[\]: allowed are finite"),
+        (
+            "preprocessor_config.json",
+            {"size": {"height": "x", "width": 3}},
+            r"size = \['x', 3\]: allowed are finite numbers above",
+        ),
+        ("preprocessor_config.json", {"do_center_crop": True, "crop_size": -3}, r"crop_size = \[-3, -3\]: allowed are finite"),
+    ],
+)
+def test_what_cannot_be_of_pictures_is_refused_by_its_field(
+    file: str, said: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_text(json.dumps({"pretrained_cfg": said} if file == "config.json" else said))
+    with pytest.raises(TrainerError, match=message):
+        preprocessing_of(tmp_path)

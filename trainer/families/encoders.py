@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from trainer.families.causal import refuse_both_ways
 from trainer.families.images import NormalizePixels
 from trainer.submodel import TrainerError
+from trainer.task import Task, find_task
 
 CAUSAL = "causal"
 
@@ -38,6 +39,18 @@ def head_for(task: str, images: bool, was: str) -> str:
     if task == "language-modelling":
         return CAUSAL
     return task if task in HEADS_OF else was
+
+
+def check_outputs(task: Task, head: str, kind: str) -> None:
+    """Raises TrainerError for a task whose outputs the modules of transformers with that head do not give by name. `kind`: the
+    architecture."""
+    given = find_task(HEADS_OF[head][1]).outputs
+    if head != "embedding" and (missing := [name for name in task.outputs if name not in given]):
+        known = ", ".join(dict.fromkeys(["classification", "multi-label", *(task for _, task in HEADS_OF.values())]))
+        raise TrainerError(
+            f"task = {task.kind!r}: needs the output {missing[0]!r}, {kind!r} gives {', '.join(given)}; allowed are {known}, "
+            "and tasks of your own with these outputs"
+        )
 
 
 class SentenceEmbedding(nn.Module):

@@ -33,6 +33,7 @@ from trainer.families.encoders import (
     CAUSAL,
     HEADS_OF,
     build_module,
+    check_outputs,
     encoder_of,
     head_for,
     mask_padding,
@@ -191,6 +192,7 @@ class Transformers(Family):
     def with_task(self, task: Task) -> Self:
         """The head follows the task."""
         head = head_for(task.kind, self._takes_pixels, self.head)
+        check_outputs(task, head, self.architecture.full.model_type)
         if head != self.head:
             self.head = head
             for name in ("layout", "_full_on_meta"):

@@ -24,6 +24,7 @@ from device_profiles import PERCENTILES
 from device_profiles.schema import MAX_LENGTH
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
+from selector.choose.lengths import as_cut
 from selector.choose.metrics import metric_name
 from selector.service.generate.generating import Generating
 from selector.service.routes.predict import predictor
@@ -127,7 +128,7 @@ def frontiers(bundle: str, device: str) -> Response:
     except Problem as problem:
         return json_answer({"frontiers": {}, "cascades": {}, "lengths": [], "submodels": {}, "problem": problem.detail})
     lengths = selector.offered.lengths
-    selector = selector.at_length(length)
+    selector = selector.at_length(as_cut(opened, length))
     offered = {offer.submodel: offer.costs.model_dump(exclude={"lengths"}) for offer in selector.offered}
     costs = {offer.submodel: offered.pop(offer.submodel) for offer in selector.offered if offer.stages}
     known = {

@@ -8,6 +8,7 @@ from flask import Blueprint, Response
 from pydantic_core import from_json
 
 from exporter.bundle import Bundle
+from selector.choose.lengths import as_cut
 from selector.choose.selector import Selector
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.state import State, state
@@ -65,7 +66,8 @@ def _answer(shared: State, query: SelectRequest) -> dict[str, Any]:
     selector = _selector(shared, bundle, query)
     if not selector.offered.contexts:
         refuse_tokens(query.budget)
-    selection = selector.select(query.budget, query.battery)
+    budget = query.budget.model_copy(update={"length": as_cut(bundle, query.budget.length)})
+    selection = selector.select(budget, query.battery)
     metrics().selected(bundle.name, selection)
     return selection.document()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -116,12 +117,17 @@ def problem_document(status: int, detail: str, more: Mapping[str, Any]) -> dict[
     return {"type": "about:blank", "title": HTTPStatus(status).phrase.title(), "status": status, "detail": detail, **more}
 
 
+_KIND = re.compile(r"str|int|float|bool|constrained-\w+|(list|tuple|dict)\[.*\]")
+"""What pydantic puts behind a field's name where several kinds of value are allowed: no part of the name."""
+
+
 def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -> list[dict[str, Any]]:
     """Of a pydantic error: the first fields, the value where it is a plain one, and what is allowed. `model`: what was asked
     for, to say where a field belongs that stands elsewhere."""
     found = []
     for item in error.errors(include_url=False, include_context=False)[:MAX_FIELD_ERRORS]:
-        field, message = ".".join(str(part) for part in item["loc"]), item["msg"]
+        parts = [str(part) for part in item["loc"]]
+        field, message = ".".join(p for n, p in enumerate(parts) if n == 0 or not _KIND.fullmatch(p)), item["msg"]
         if model is not None and item["type"] == "extra_forbidden" and (place := _place_of(item["loc"], model)):
             message = f"belongs in {place}"
         found.append({"field": field, "value": _shown(item["input"]), "message": message})

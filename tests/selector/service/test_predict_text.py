@@ -119,6 +119,11 @@ def test_bytes_that_are_no_text(client: FlaskClient) -> None:
     assert "charset 'latin-1'; allowed is utf-8" in wrong(latin, 415)["detail"]
 
 
+@pytest.mark.parametrize(("text", "fields"), [(3, ["text", "text"]), (["a", None], ["text", "text.1"])])
+def test_what_is_no_text_is_named_as_it_was_given(text: Any, fields: list[str], client: FlaskClient) -> None:
+    assert [error["field"] for error in ask(client, text=text).json["errors"]] == fields  # type: ignore[index]
+
+
 def test_a_service_without_the_library_says_so(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert "it has no tokenizers, which the extra `text` brings" in wrong(ask(client, text="bread"), 501)["detail"]
