@@ -21,6 +21,7 @@ from sortednet.options import (
     PolicyOption,
     QualityOption,
     SpinningOption,
+    SustainedOption,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def generate(
     min_quality: QualityOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    sustained: SustainedOption = False,
     device: DevicesOption = None,
     threads: Annotated[int | None, typer.Option(help="Default: as the profile was measured.", show_default=False)] = None,
     battery: Annotated[
@@ -96,6 +98,7 @@ def generate(
         min_quality=min_quality,
         percentile=percentile,
         objective=objective,
+        sustained=sustained,
     )
     if system is not None and not chat:
         fail(f"system = {system!r}: allowed with --chat", 2)

@@ -24,6 +24,7 @@ from sortednet.options import (
     PolicyOption,
     QualityOption,
     SpinningOption,
+    SustainedOption,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    sustained: SustainedOption = False,
     plan: Annotated[
         list[str] | None,
         typer.Option(help="How long the battery is to last: per_hour=600 until=18:00 reserve_percent=10, each with --plan."),
@@ -93,6 +95,7 @@ def run(
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
+        sustained=sustained,
         plan=parse_plan(plan) if plan else None,
     )
     saving = read_policy(policy) if policy else None

@@ -154,7 +154,7 @@ class Runtime:
             return chosen._replace(reason=reason)
         budget.check(self.bundle.metric)
         # REST has a class of its own, which equals none of these
-        if Budget(**{**dict(budget), "length": None}) in (_NO_LIMITS, _MOST_ACCURATE):
+        if Budget(**{**dict(budget), "length": None, "sustained": False}) in (_NO_LIMITS, _MOST_ACCURATE):
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
             raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")

@@ -74,6 +74,7 @@ export function budget(given = {}) {
 function refuseWrong(name, value) {
   const wrong = (/** @type {string} */ allowed) => new BudgetError(`budget: ${name} = ${shown(value)}: allowed is ${allowed}`, name);
   if (OF_TOKENS.includes(name)) throw wrong("this field where text is generated, which this client does not do");
+  if (name === "sustained") throw wrong("this field in Python, which knows what holds after the first minute");
   if (name === "plan") throw wrong("a plan in Python's Runtime, which keeps a battery's account");
   if (!KNOWN.includes(name)) throw wrong(`one of ${KNOWN.join(", ")} as a field`);
   if (POSITIVE.includes(name) && !(isNumber(value) && value > 0)) throw wrong("a finite number above 0");
