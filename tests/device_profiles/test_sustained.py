@@ -15,7 +15,7 @@ from device_profiles.sustain import sustain
 from device_profiles.sustained import Lasting
 from selector import Battery, BatteryPlan, Budget, Selector
 from selector.adapt.controller import Controller
-from tests.helpers.costs import flat, profile_of, selector_of
+from tests.helpers.costs import flat, profile_of, selector_of, sustained
 from tests.helpers.plans import NOON
 
 MINUTE = 60.0
@@ -42,12 +42,6 @@ class Device:
 
     def joules(self) -> float:
         return self.joules_used
-
-
-def sustained(times: float = 1.5, energy: float | None = None, **more: float) -> Sustained:
-    before, after = (LatencyMs(p50=ms, p90=1.1 * ms, p99=1.2 * ms, mean=ms, n=100) for ms in (10.0, 10.0 * times))
-    energies = {} if energy is None else {"first_energy_mj": 20.0, "after_energy_mj": 20.0 * energy}
-    return Sustained.model_validate({"submodel": "large", "minutes": 10, "first": before, "after": after, **energies, **more})
 
 
 def lasting_profile(times: float = 1.5) -> Profile:
