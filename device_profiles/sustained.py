@@ -22,8 +22,9 @@ class Lasting:
 
     @classmethod
     def of(cls, sustained: Sustained) -> Lasting:
+        """Of latencies never less than in the first minute: one that was noisy is no promise for the rest."""
         names = ("p50", "p90", "p99", "mean")
-        latency = {name: getattr(sustained.after, name) / getattr(sustained.first, name) for name in names}
+        latency = {name: max(1.0, getattr(sustained.after, name) / getattr(sustained.first, name)) for name in names}
         before, after = sustained.first_energy_mj, sustained.after_energy_mj
         return cls(latency, after / before if before and after is not None else 1.0)
 

@@ -226,7 +226,7 @@ SETS: tuple[Set, ...] = (
     ),
     Set(
         "warm-texts",
-        [profile("warm", _texts(), 256, warm(1.9, 1.6)), profile("cool", _texts(), 256)],
+        [profile("warm", _texts(), 256, warm(1.9, 1.6)), profile("cool", _texts(), 256, warm(1.05, 1.0))],
         {"narrow": 0.61, "middle": 0.74, "wide": 0.83},
         metric="f1",
         mixed=24,

@@ -9,7 +9,8 @@
 export class Lasting {
   /** @param {Sustained} sustained */
   constructor({ first, after, first_energy_mj: before = null, after_energy_mj: later = null }) {
-    this.latency = { p50: after.p50 / first.p50, p90: after.p90 / first.p90, p99: after.p99 / first.p99, mean: after.mean / first.mean };
+    const times = (/** @type {"p50"|"p90"|"p99"|"mean"} */ name) => Math.max(1, after[name] / first[name]); // a noisy first minute promises nothing
+    this.latency = { p50: times("p50"), p90: times("p90"), p99: times("p99"), mean: times("mean") };
     this.energy = before && later !== null ? later / before : 1;
   }
 
