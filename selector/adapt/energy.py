@@ -13,7 +13,7 @@ from selector.choose.candidates import Key
 
 EnergySource = Literal["measured", "declared", "predicted", "unknown"]
 """Where the profile has the energies from that an estimate is made of; of several the weakest."""
-_FROM_BEST: tuple[EnergySource, ...] = ("measured", "declared", "predicted", "unknown")
+_FROM_BEST: tuple[EnergySource, ...] = ("measured", "predicted", "declared", "unknown")
 
 
 class Energy(NamedTuple):

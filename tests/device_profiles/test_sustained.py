@@ -15,6 +15,7 @@ from device_profiles.sustain import sustain
 from device_profiles.sustained import Lasting
 from selector import Battery, BatteryPlan, Budget, Selector
 from selector.adapt.controller import Controller
+from selector.service.fleet.device_models import aggregate
 from tests.helpers.costs import flat, profile_of, selector_of, sustained
 from tests.helpers.plans import NOON
 
@@ -104,6 +105,14 @@ def test_measuring_again_keeps_it_where_the_conditions_are_the_same() -> None:
     assert merged(new, old).sustained == old.sustained
     updated = new.model_copy(update={"device": new.device.model_copy(update={"onnxruntime": "2"})})
     assert merged(old, updated).sustained is None
+
+
+def test_of_a_fleet_the_device_in_the_middle_counts() -> None:
+    drifts = [1.1, 1.9, 1.3, 1.4]
+    fleet = [profile_of(MEDIANS, f"d{place}").model_copy(update={"sustained": sustained(x)}) for place, x in enumerate(drifts)]
+    found = aggregate("model", [*fleet, profile_of(MEDIANS, "quiet")])
+    assert found.sustained == sustained(1.4)
+    assert aggregate("model", [profile_of(MEDIANS)]).sustained is None
 
 
 @given(*[st.lists(st.floats(0.01, 1e4), min_size=3, max_size=3)] * 3)

@@ -105,7 +105,7 @@ def test_a_short_text_takes_less_and_steady_work_more() -> None:
 
 def test_the_weakest_source_counts() -> None:
     assert added(Energy(1, "measured"), Energy(2, "declared")) == Energy(3, "declared")
-    assert added(Energy(1, "predicted"), Energy(2, "declared")) == Energy(3, "predicted")
+    assert added(Energy(1, "predicted"), Energy(2, "measured")) == Energy(3, "predicted")
     assert added(Energy(1, "measured"), Energy()) == Energy(None, "unknown")
 
 
