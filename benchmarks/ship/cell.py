@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     cell: str
     trace: str
-    scale: float
+    costs: str
     signed_error: float
     joules: float  # that the cell gave until then
     told_joules: float  # that the plan took it to hold above the reserve
@@ -83,7 +83,7 @@ def run(case: dict[str, Any]) -> Row:
     zeros = np.zeros(TICKS)
     world = World(
         start=case["start"],
-        scale=np.full(TICKS, case["scale"]),
+        scale=np.array(case["scale"]),
         other=np.array(case["other"]),
         calls=np.full(TICKS, float(PER_TICK)),
         charge=zeros,
@@ -117,7 +117,7 @@ def run(case: dict[str, Any]) -> Row:
 def _row(case: dict[str, Any], world: World, cell: Cell, error: float, percents: Sequence[float]) -> Row:
     told = world.capacity * (case["start"] - RESERVE) / 100
     shown = tuple(round(one, 2) for one in percents)
-    return Row(case["cell"], case["trace"], case["scale"], error, cell.given, told, shown)
+    return Row(case["cell"], case["trace"], case["costs"], error, cell.given, told, shown)
 
 
 if __name__ == "__main__":

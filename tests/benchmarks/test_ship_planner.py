@@ -55,6 +55,15 @@ def test_an_empty_cell_ends_the_case_early(monkeypatch: pytest.MonkeyPatch) -> N
     assert cell.run(case()).signed_error < -0.3
 
 
+def test_a_hot_device_costs_more_in_the_middle_and_as_before_in_the_end() -> None:
+    costs = third_party.heat(0)
+    assert costs.shape == (TICKS,)
+    assert costs[0] == 1
+    assert costs.max() > 1.5
+    assert TICKS // 3 < costs.argmax() < 2 * TICKS // 3
+    assert costs[-1] == pytest.approx(1, abs=0.2)
+
+
 @pytest.mark.parametrize(
     "text",
     [
