@@ -4,10 +4,10 @@ Cells are PyBaMM's (Sulzer et al. 2021, Journal of Open Research Software 9), by
 (LG M50, a cylinder), Ai 2020 (Enertech, a telephone's pouch) and Marquis 2019 (Kokam, a pouch). The loads besides are the drive
 cycles US06 and UDDS of the United States' Environmental Protection Agency and the WLTC of the United Nations' Economic
 Commission for Europe, as PyBaMM's package has them up to version 24: without what brakes give back, repeated until the end, at
-a mean of what `benchmarks.adapt` lets the device draw. All of it costs 30 % more, or less, than the plan says; or the device gets
-hot, and inferences cost as many times more as runs took longer in the recordings `benchmarks/adapt/traces/heat-*.csv` (of this
-project, under a quota that falls and rises: thermal curves of others whose licence is known were not at hand). The plan is told
-the capacity that the cell's data sheet says, and the reading is the cell's state of charge in whole per cent.
+a mean of what `benchmarks.adapt` lets the device draw. All of it costs 30 % more, or less, than the plan says. Or the device
+gets hot: inferences cost as many times more as runs took longer in `benchmarks/adapt/traces/heat-*.csv`, recordings of this
+project under a quota that falls and rises (thermal curves of others, with a licence, were not at hand). The plan is told the
+capacity that the cell's data sheet says, and the reading is the cell's state of charge in whole per cent.
 
 `python -m benchmarks.ship planner` measures this part alone, in `build/ship`: PyBaMM in an environment of its own.
 """
@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.adapt.battery_world import TICK, TICKS, TOLD
-from benchmarks.adapt.record import TRACES as RECORDED
 from benchmarks.environments import environment
 
 WORK, RESULTS = Path("build/ship"), Path(__file__).parent / "results"
@@ -36,6 +35,7 @@ PACKAGE, PACKAGE_WITH_TRACES = "pybamm==26.10.1.1", "pybamm==24.1"
 CELLS = ("Chen2020", "Ai2020", "Marquis2019")
 TRACES = ("US06", "UDDS", "WLTC")
 ERROR = 0.3
+RECORDED = Path(__file__).parents[1] / "adapt" / "traces"
 HOT, WINDOWS = (0, 1), 12
 """Recordings, and stretches of one within which the mean is taken."""
 NOTES = {
