@@ -146,7 +146,7 @@ def _measured(
     rounds = ROUNDS if repeats is None else min(repeats, ROUNDS)
     limit = RUNS_PER_ROUND * MAX_ROUNDS if repeats is None else repeats
     seconds = ROUND_SECONDS / len(lengths) if repeats is None else float("inf")
-    with _collections_made_short(), _progress() if show_progress else nullcontext() as progress:
+    with _collections_made_short(), progress_bar() if show_progress else nullcontext() as progress:
         task = progress.add_task("measuring", total=rounds * len(samples)) if progress else None
         for number in range(MAX_ROUNDS if repeats is None else rounds):
             names = list(submodels) if number < rounds else [n for n, s in samples.items() if not _settled(s)]
@@ -264,7 +264,8 @@ def _latency(rounds: Sequence[Sequence[float]]) -> LatencyMs:
     return LatencyMs(p50=p50, p90=p90, p99=p99, mean=round(float(timed.mean()), 5), n=len(timed))
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """On stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

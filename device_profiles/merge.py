@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from device_profiles.schema import DeviceInfo, Profile, ProfileError
+from device_profiles.schema import DeviceInfo, Profile, ProfileError, Sustained
 
 _SAYS_NOTHING = {"name", "label", "ram_mb"}
 """Fields of a device on which no figure depends."""
@@ -45,7 +45,19 @@ def merged(old: Profile, new: Profile) -> Profile:
     still = {figure for found in submodels.values() for figure, source in found.source.items() if source == "predicted"}
     errors = {figure: error for figure, error in {**old.prediction, **new.prediction}.items() if figure in still}
     device = new.device.model_copy(update={"label": new.device.label or old.device.label})
-    return new.model_copy(update={"device": device, "submodels": submodels, "prediction": errors})
+    update = {
+        "device": device,
+        "submodels": submodels,
+        "prediction": errors,
+        "sustained": new.sustained or _still_holds(old, new),
+    }
+    return new.model_copy(update=update)
+
+
+def _still_holds(old: Profile, new: Profile) -> Sustained | None:
+    """What the old one says of steady work, where nothing has changed on which it depends."""
+    before, now = (one.device.model_dump(exclude=_SAYS_NOTHING) for one in (old, new))
+    return old.sustained if before == now and old.length == new.length else None
 
 
 def _measured(profile: Profile) -> list[str]:

@@ -35,6 +35,9 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 MAX_LENGTH, MAX_LENGTHS = 2**20, 64
 """Of an input, and how many of them a profile holds."""
 
+MAX_DRIFT = 256
+"""Stretches of steady work that a profile tells of."""
+
 Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 """Of one example's free axis: the tokens of a text, the frames of a sound."""
 
@@ -137,6 +140,28 @@ class Measurement(_Model):
         return self
 
 
+class Drift(_Model):
+    """What runs took in a stretch of steady work, which began so long after that did."""
+
+    seconds: NotNegative
+    p50: Positive  # ms
+    energy_mj: NotNegative | None = None  # of one run
+
+
+class Sustained(_Model):
+    """What a device holds that is kept busy: one sub-model was run without a pause for so long. The same drift is taken to meet
+    the others (`device_profiles.sustained`)."""
+
+    submodel: str
+    minutes: Positive
+    first: LatencyMs  # in the first minute
+    after: LatencyMs  # since the drift had settled, or in the last minute where it had not
+    first_energy_mj: NotNegative | None = None
+    after_energy_mj: NotNegative | None = None
+    settled_minutes: NotNegative | None = None  # from then on runs took what they took at the end; None: still drifting there
+    drift: Annotated[tuple[Drift, ...], Field(max_length=MAX_DRIFT)] = ()
+
+
 class PredictionError(_Model):
     """Of a predicted figure, relative to it: from predicting each measured sub-model from the others."""
 
@@ -155,6 +180,7 @@ class Profile(_Model):
     length: Annotated[Length | None, Field(exclude_if=_nothing)] = None
     """The reference: the longest that was measured, of inputs, or of contexts where text is generated."""
     prediction: dict[Figure, PredictionError] = {}  # by figure, where some are predicted
+    sustained: Annotated[Sustained | None, Field(exclude_if=_nothing)] = None  # the figures above are of the first minute
     # The document's own checksum (`device_profiles.seal`). It is of the text that was read, whose reader checks it with
     # `check_seal` and which a profile does not keep: always None here.
     sha256: Annotated[Checksum | None, AfterValidator(lambda _: None)] = Field(default=None, exclude=True)

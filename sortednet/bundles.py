@@ -35,6 +35,7 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
     """Show what a bundle holds, and what it costs on a measured device."""
     from device_profiles.decoding import at_tokens, contexts_of, prompts_of
     from device_profiles.lengths import at_length, lengths_of
+    from device_profiles.sustained import in_words
     from exporter.bundle import Bundle
     from exporter.bundle.written import check_written
     from selector.choose.budget import make_budget
@@ -52,6 +53,8 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
         lengths: dict[str, Any] = {"lengths": by_device} if by_device else {}
         if decoding := _decoding(opened):
             lengths["decoding"] = decoding
+        if sustained := {device: found.sustained for device, found in _readable(opened) if found.sustained is not None}:
+            lengths["sustained"] = {device: one.model_dump(mode="json") for device, one in sustained.items()}
         print_json({**inspect_bundle(opened), **lengths, **problems})
         return
     for document in damaged:
@@ -91,6 +94,8 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
         marked = ", ~: predicted" if profile.prediction or cascades or at is not None else ""
         info = profile.device
         typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
+        if profile.sustained is not None:
+            typer.echo(f"In steady work (select --sustained): {in_words(profile.sustained)}")
         if there := lengths_of(list(profile.submodels.values())):
             known, of = ", ".join(map(str, there)), at or profile.length or there[-1]
             typer.echo(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")

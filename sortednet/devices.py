@@ -28,6 +28,7 @@ from sortednet.options import (
     PolicyOption,
     PromptTokensOption,
     QualityOption,
+    SustainedOption,
     TokenOption,
 )
 
@@ -50,6 +51,12 @@ def profile(
         str | None, typer.Option(help="64,256,…: tokens before the one that is timed, likewise. Default: 64, 256, 1024.")
     ] = None,
     measure: Annotated[int | None, typer.Option(min=2, help="Measure so many, predict the others.")] = None,
+    sustain: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="Then keep the device busy for so long, and note what holds after the first minute."
+        ),
+    ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs each. Default: until the median is stable.")] = None,
     watts: Annotated[
         float | None, typer.Option(help="Per busy core: for the energy where the machine has no counters.", show_default=False)
@@ -67,6 +74,7 @@ def profile(
     """
     from device_profiles import ProfileError, profile_document, read_profile
     from device_profiles.lengths import lengths_of
+    from device_profiles.sustained import in_words
     from exporter.bundle import Bundle
     from selector.run.profiling import profile_bundle
 
@@ -87,6 +95,7 @@ def profile(
         provider=provider,
         spinning=spinning,
         cache=cache,
+        sustain_minutes=sustain,
         before=functools.partial(opened.check_profile, overwrite=overwrite),
     )
     try:
@@ -117,6 +126,8 @@ def profile(
     for figure, error in measured.prediction.items():
         others = f"{figure} of the other {len(measured.submodels) - count}"
         typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
+    if measured.sustained is not None:
+        typer.echo(f"  {in_words(measured.sustained)}")
     between = plain((fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2, digits=2)
     typer.echo(f"Next: sortednet select {bundle} {'--token-ms' if fastest.decoding else '--latency-ms'} {between}")
 
@@ -136,6 +147,7 @@ def select(
     token_ms: TokenOption = None,
     prompt_tokens: PromptTokensOption = None,
     context: ContextOption = None,
+    sustained: SustainedOption = False,
     battery: Annotated[float | None, typer.Option(help="State of charge in per cent.")] = None,
     discharging: Annotated[bool, typer.Option("--discharging", help="The battery is not being charged.")] = False,
     policy: PolicyOption = None,
@@ -165,6 +177,7 @@ def select(
         token_ms=token_ms,
         prompt_tokens=prompt_tokens,
         context=context,
+        sustained=sustained,
     )
     state = make_battery(battery, discharging)
     saving = read_policy(policy) if policy else None

@@ -21,6 +21,7 @@ from sortednet.options import (
     PolicyOption,
     QualityOption,
     SpinningOption,
+    SustainedOption,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def generate(
     min_quality: QualityOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    sustained: SustainedOption = False,
     device: DevicesOption = None,
     threads: Annotated[int | None, typer.Option(help="Default: as the profile was measured.", show_default=False)] = None,
     battery: Annotated[
@@ -96,6 +98,7 @@ def generate(
         min_quality=min_quality,
         percentile=percentile,
         objective=objective,
+        sustained=sustained,
     )
     if system is not None and not chat:
         fail(f"system = {system!r}: allowed with --chat", 2)
@@ -137,8 +140,8 @@ def figures(text: Generation) -> str:
     begun = text.selections[0]
     why = f"{begun.submodel}: {begun.reason}"
     said = guesses_in_words(text.guesses)
-    told = f"\n{said}" if said else ""
-    return f"{len(text.tokens)} tokens ({text.finish or 'interrupted'}), {read}{first}{rate}\n{why}{switches}{told}"
+    told, energy = f"\n{said}" if said else "", text.energy.words
+    return f"{len(text.tokens)} tokens ({text.finish or 'interrupted'}), {read}{first}{rate}, {energy}\n{why}{switches}{told}"
 
 
 def guesses_in_words(found: Figures) -> str:
@@ -181,6 +184,8 @@ def _document(text: Generation, said: str) -> dict[str, Any]:
         "prompt_tokens": text.prompt_tokens,
         "first_token_ms": text.first_token_ms,
         "tokens_per_second": text.tokens_per_second,
+        "energy_mj": text.energy.mj,
+        "energy_source": text.energy.source,
         "switches": [switch._asdict() for switch in text.switches],
         "guesses": asdict(text.guesses),
         **{name: value for name, value in begun.document().items() if name in names},

@@ -34,6 +34,10 @@ PromptTokensOption = Annotated[
 ContextOption = Annotated[
     int | None, typer.Option("--context", help="Of text: tokens before the one to come. Default: as many as the most measured.")
 ]
+SustainedOption = Annotated[
+    bool,
+    typer.Option("--sustained", help="For work that lasts longer than a minute: by what holds then (profile --sustain)."),
+]
 OutOption = Annotated[Path, typer.Option(help="The folder to write.", parser=named_path, metavar="PATH", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="A profile's name or file. Default: this machine's, or the only one.")]
 

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from device_profiles import PERCENTILES, Measurement, Profile
 from device_profiles.atomic import check_writable, replacing
+from device_profiles.sustained import in_words
 from exporter.bundle import Bundle
 from selector.choose.budget import BudgetError
 from selector.choose.candidates import Candidates
@@ -90,6 +91,7 @@ class _Device:
 
     def __init__(self, bundle: Bundle, profile: Profile, cascades: Sequence[Cascade], colour: str) -> None:
         self.profile, self.colour = profile, colour
+        self.lasting = "" if profile.sustained is None else in_words(profile.sustained)
         known = {one.id: one for one in cascades}
         offers = Candidates.of(bundle, [profile], cascades)
         self.costs = {**profile.submodels, **{offer.submodel: offer.costs for offer in offers if offer.stages}}

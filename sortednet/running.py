@@ -24,6 +24,7 @@ from sortednet.options import (
     PolicyOption,
     QualityOption,
     SpinningOption,
+    SustainedOption,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(
     min_accuracy: AccuracyOption = None,
     percentile: PercentileOption = None,
     objective: ObjectiveOption = None,
+    sustained: SustainedOption = False,
     plan: Annotated[
         list[str] | None,
         typer.Option(help="How long the battery is to last: per_hour=600 until=18:00 reserve_percent=10, each with --plan."),
@@ -93,6 +95,7 @@ def run(
         min_accuracy=min_accuracy,
         percentile=percentile,
         objective=objective,
+        sustained=sustained,
         plan=parse_plan(plan) if plan else None,
     )
     saving = read_policy(policy) if policy else None
@@ -167,12 +170,13 @@ def _document(result: RunResult) -> dict[str, Any]:
         more["words"] = [[word._asdict() for word in text] for text in words]
     if spans := result.spans():
         more["spans"] = [[span._asdict() for span in text] for text in spans]
-    return {"submodel": result.selection.submodel, "latency_ms": result.latency_ms, "outputs": outputs, **more}
+    costs = {"latency_ms": result.latency_ms, "energy_mj": result.energy_mj, "energy_source": result.energy_source}
+    return {"submodel": result.selection.submodel, **costs, "outputs": outputs, **more}
 
 
 def _show(result: RunResult, output: Path | None) -> None:
     """For people. `output`: the file that has the outputs."""
-    typer.echo(f"{result.selection.submodel} in {result.latency_ms:.3f} ms: {result.selection.reason}")
+    typer.echo(f"{result.selection.submodel} in {result.latency_ms:.3f} ms, {result.energy.words}: {result.selection.reason}")
     answers = result.answers()
     if len(answers) == 1:  # of a classification: more than its logits say
         said = [[(answer.label, answer.probability) for answer in answers[0]]]

@@ -13,6 +13,7 @@ from exporter.bundle import Bundle
 from selector.fetch.pull import Pulled, PullOptions, pull
 from selector.ship.signed import Trust
 from sortednet.signing import sign
+from tests.helpers.figures import accuracies_of, write_accuracies
 from tests.helpers.keys import Keys, made
 from tests.helpers.shelf import Shelf, other_weights, shelf, with_canary
 
@@ -66,3 +67,14 @@ def made_new(target: Path, channels: Sequence[int]) -> None:
 
     family = ResNet(channels=list(channels), blocks=[2, 2, 2], widths=[0.5, 0.75, 1.0], depths=[1, 2], classes=10)
     export(calibrated(family), target, show_progress=False)
+
+
+def measured(target: Path, channels: Sequence[int] = (16, 32, 64)) -> None:
+    """The same with accuracies that are written down, and a profile of this machine with one thread: what answers queries with
+    a deadline."""
+    from selector.run.profiling import profile_bundle
+
+    made_new(target, channels)
+    write_accuracies(target, accuracies_of(Bundle(target)))
+    bundle = Bundle(target)
+    bundle.save_profile(profile_bundle(bundle, threads=1, repeats=100, show_progress=False))

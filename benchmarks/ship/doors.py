@@ -26,6 +26,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from benchmarks.service.running import running
+from benchmarks.ship.bundles import measured
 from benchmarks.summary import run_parts
 from exporter.bundle import Bundle
 
@@ -44,17 +45,8 @@ def measure() -> dict[str, float]:
     """On a ResNet of six sub-models and random weights, for pictures of 28 x 28."""
     with TemporaryDirectory(prefix="sortednet-doors-") as folder:
         path = Path(folder) / "resnet"
-        _make(path)
+        measured(path)
         return doors(path)
-
-
-def _make(path: Path) -> None:
-    from exporter import export
-    from trainer import NestedModel
-    from trainer.families import ResNet
-
-    sizes = {"channels": [16, 32, 64], "blocks": [2, 2, 2], "widths": [0.5, 0.75, 1.0], "depths": [1, 2]}
-    export(NestedModel(ResNet(**sizes, classes=10)).eval(), path, show_progress=False)
 
 
 def doors(path: Path) -> dict[str, float]:

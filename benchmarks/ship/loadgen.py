@@ -26,7 +26,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from benchmarks.service.running import running
-from benchmarks.ship.doors import _make
+from benchmarks.ship.bundles import measured
 from benchmarks.summary import run_parts
 from exporter.bundle import Bundle
 from exporter.bundle.session import SessionOptions, open_session
@@ -52,7 +52,7 @@ Answer = Callable[[int], None]
 def measure() -> dict[str, float]:
     with TemporaryDirectory(prefix="sortednet-loadgen-") as name:
         folder = Path(name)
-        _make(folder / "resnet")
+        measured(folder / "resnet")
         bundle = Bundle(folder / "resnet")
         (spec,) = bundle.manifest.inputs
         shape = tuple(size if isinstance(size, int) else EXAMPLES for size in spec.shape)

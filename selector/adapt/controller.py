@@ -10,6 +10,7 @@ from math import exp, isclose
 from device_profiles import Profile
 from device_profiles.lengths import Curve
 from selector.adapt.feedback import SlowDown
+from selector.adapt.order import order
 from selector.adapt.plan import Planner
 from selector.adapt.plan_end import PlanEnd
 from selector.adapt.quiet import Quiet
@@ -206,18 +207,19 @@ class Controller:
             if planner is not None:
                 planner.interrupt()
             return None
+        selector = self.selector.sustained  # a plan is for hours
         wanted = (self.selector, budget.memory_mb, budget.floor)
         if planner is None:
             assert battery is not None
-            candidates = self.selector.candidates(budget.memory_mb, budget.floor)
+            candidates = selector.candidates(budget.memory_mb, budget.floor)
             wall = self._clock()
-            planner = Planner(plan, candidates, battery.percent, now, plan.seconds(wall), others=self.selector.measured)
+            planner = Planner(plan, candidates, battery.percent, now, plan.seconds(wall), others=selector.measured)
             self._end = PlanEnd(plan, wall, now)
             self._planner, self._planned_for = planner, wanted
         if planner.over(now):
             return None
         if wanted != self._planned_for:
-            planner.consider(self.selector.candidates(budget.memory_mb, budget.floor))
+            planner.consider(selector.candidates(budget.memory_mb, budget.floor))
             self._planned_for = wanted
         planner.reading(None if battery is None else battery.percent, now)  # one that has gone: the account goes on
         chosen = planner.next() if among is None else planner.latest  # asked again for the same inference
@@ -225,7 +227,7 @@ class Controller:
         if among is not None:
             keys = [key for key in keys if key in among] or list(among)
         first = [chosen.key] if chosen.key in keys else keys
-        other_limits = budget.model_copy(update={"plan": None})
+        other_limits = budget.model_copy(update={"plan": None, "sustained": selector is not self.selector})
         found = self._best_or_any(other_limits, now, first)
         if not found.feasible and first is not keys:
             found = self._best_or_any(other_limits, now, keys)
@@ -244,8 +246,9 @@ class Controller:
         for device in self.slow_downs:
             keys = [key for key in among or self._keys if key[1] == device]
             if keys:
-                found.append(self.selector.select(budget, among=keys, slowdown=self.slow_down(device)))
-        return min(found, key=_order(budget))
+                slowdown = self._beyond(self.slow_down(device), budget, device)
+                found.append(self.selector.select(budget, among=keys, slowdown=slowdown))
+        return min(found, key=order(budget))
 
     def use(self, selector: Selector) -> None:
         """From now on chooses among this one's sub-models; what was learnt stays, and a plan goes on. From any thread: a choice
@@ -263,43 +266,55 @@ class Controller:
         percentile, limit = nearest_percentile(budget.percentile), budget.run_ms / spare
         return [slow_down.reach(percentile, limit, now) for slow_down in self._tracked]
 
+    def _lasting(self, budget: Budget, device: str) -> float | None:
+        """How many times as long as in the first minute runs take in steady work, by which the selector's figures are then;
+        None where the budget is not of such work or nothing of it is known."""
+        lasting = self.selector.offered.lasting.get(device) if budget.lasts else None
+        return None if lasting is None else lasting.at(nearest_percentile(budget.percentile))
+
+    def _beyond(self, slow_down: float, budget: Budget, device: str) -> float:
+        """The slow-down beside what steady work takes by itself."""
+        lasting = self._lasting(budget, device)
+        return slow_down if lasting is None else max(1.0, slow_down / lasting)
+
     def _best(self, budget: Budget, reaches: list[float], now: float, among: Collection[Key] | None) -> Selection:
         if len(reaches) == 1:
-            return self._best_of(budget, among, self._tracked[0], reaches[0], now)
+            return self._best_of(budget, among, next(iter(self.slow_downs)), reaches[0], now)
         keys_of = among or self._keys
         found = []
-        for (device, slow_down), reach in zip(self.slow_downs.items(), reaches, strict=True):
+        for device, reach in zip(self.slow_downs, reaches, strict=True):
             keys = [key for key in keys_of if key[1] == device]
             if keys:
-                found.append(self._best_of(budget, keys, slow_down, reach, now))
-        return min(found, key=_order(budget))
+                found.append(self._best_of(budget, keys, device, reach, now))
+        return min(found, key=order(budget))
 
     def _best_of(
         self,
         budget: Budget,
         among: Collection[Key] | None,
-        slow_down: SlowDown,
+        device: str,
         reach: float,
         now: float,
     ) -> Selection:
         """Of one profile; those that have lately been slower than the others are judged by themselves."""
-        limit = budget.run_ms
+        limit, slow_down = budget.run_ms, self.slow_downs[device]
         assert limit is not None
         percentile, left = nearest_percentile(budget.percentile), among
         # What just fits is at the limit; the selector compares with it, and what is found takes what its own run takes.
         slowdown = min(limit / slow_down.quiet.latency(percentile, reach), _NONE_FITS) if reach > 0 else _NONE_FITS
         slowdown = 1.0 if isclose(slowdown, 1.0) else slowdown  # what takes as long as the limit by the profile keeps it
+        lasting, slowdown = self._lasting(budget, device), self._beyond(slowdown, budget, device)
         missed: Selection | None = None  # of those that would fit, were they not slower by themselves, the fastest
         while True:
             found = self.selector.select(budget, among=left, slowdown=slowdown)
-            expected = slow_down.quiet.median(percentile, (found.latency_ms or 0.0) / slowdown)
-            taking = slow_down.latency(percentile, expected, now)
+            expected = slow_down.quiet.median(percentile, (found.latency_ms or 0.0) / slowdown / (lasting or 1.0))
+            taking, quiet = slow_down.latency(percentile, expected, now), slow_down.quiet.latency(percentile, expected)
+            if lasting is not None:  # it may not have got warm yet
+                taking, quiet = max(taking, lasting * quiet), lasting * quiet
             if found.feasible:
                 found = found._replace(latency_ms=min(taking, limit))
             else:  # again with the factor of this one, which the reason names
-                found = self.selector.select(
-                    budget, among=left, slowdown=taking / slow_down.quiet.latency(percentile, expected)
-                )
+                found = self.selector.select(budget, among=left, slowdown=taking / quiet)
             if not slow_down.suspicious:
                 return found
             latency = (found.latency_ms or 0.0) * slow_down.offset(found.submodel, now)
@@ -318,22 +333,3 @@ def _switchable(selector: Selector) -> Selector:
     if not selector.policy.low_power:
         return selector
     return selector.with_policy(selector.policy.model_copy(update={"low_power": False}))
-
-
-def _order(budget: Budget) -> Callable[[Selection], tuple[bool, tuple[float, float]]]:
-    """By which the best of several devices' is the first."""
-    better = _by_quality if budget.wants_the_best else _by_latency if budget.objective == "latency" else _by_energy
-    return lambda selection: (not selection.feasible, better(selection))
-
-
-def _by_quality(selection: Selection) -> tuple[float, float]:
-    return -(selection.quality or 0.0), selection.latency_ms or 0.0
-
-
-def _by_latency(selection: Selection) -> tuple[float, float]:
-    return selection.latency_ms or 0.0, -(selection.quality or 0.0)
-
-
-def _by_energy(selection: Selection) -> tuple[float, float]:
-    energy = selection.energy_mj
-    return float("inf") if energy is None else energy, selection.latency_ms or 0.0

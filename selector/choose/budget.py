@@ -120,6 +120,7 @@ class Budget(BaseModel):
     """No limit: how long the input is, such as a text's tokens, where the profile was measured at several lengths. Default: as
     long as the longest of these. `Runtime.run` takes its input's own."""
     prompt_tokens: Length | None = None  # no limit: how long the prompt is. Default: as long as the longest measured
+    sustained: bool = False  # no limit: the work lasts longer than a minute; where the profile says what holds then, by that
     context: Length | None = None  # no limit: how many tokens are before the one that `token_ms` is of. Default: likewise
     plan: BatteryPlan | None = None  # how long the battery is to last; needs a `Runtime`, which keeps the account
 
@@ -137,6 +138,11 @@ class Budget(BaseModel):
         if self.latency_ms is None or self.token_ms is None:
             return self.token_ms if self.latency_ms is None else self.latency_ms
         return min(self.latency_ms, self.token_ms)  # one that a low battery narrowed
+
+    @property
+    def lasts(self) -> bool:
+        """Whether what holds after the first minute is what counts; a battery plan is for hours."""
+        return self.sustained or self.plan is not None
 
     @property
     def of_tokens(self) -> str | None:

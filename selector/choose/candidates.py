@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from device_profiles import LatencyMs, Measurement, Profile
 from device_profiles.decoding import DecodingCurves, at_tokens, contexts_of, prompts_of
 from device_profiles.lengths import Curve, at_length, lengths_of
+from device_profiles.sustained import Lasting
 from exporter.bundle import Bundle
 from selector.choose.budget import ACCURACY, BudgetError
 from selector.choose.cascades import Cascade
@@ -46,6 +47,7 @@ class Offer:
     stages: tuple[str, ...] = ()
     threshold: float | None = None
     words: str = ""
+    lasting: Lasting | None = None  # of the device, where it was kept busy
 
     @property
     def key(self) -> Key:
@@ -93,13 +95,15 @@ class Candidates:
         offers: list[Offer] = []
         for profile in profiles:
             device, costs = profile.device.name, profile.submodels
+            lasting = None if profile.sustained is None else Lasting.of(profile.sustained)
             known = [(name, quality) for name in costs if (quality := qualities.get(name)) is not None]
-            offers += [Offer(name, device, quality, costs[name]) for name, quality in known]
+            offers += [Offer(name, device, quality, costs[name], lasting=lasting) for name, quality in known]
             for one in cascades:
                 if one.first in costs and one.then in costs:
                     expected = _expected(costs[one.first], costs[one.then], one.escalation)
                     stages = one.first, one.then
-                    offers.append(Offer(one.id, device, one.quality(qualities), expected, stages, one.threshold, one.words))
+                    quality, words = one.quality(qualities), one.words
+                    offers.append(Offer(one.id, device, quality, expected, stages, one.threshold, words, lasting))
         return cls(tuple(offers), metric)
 
     def __iter__(self) -> Iterator[Offer]:
@@ -147,6 +151,16 @@ class Candidates:
         """The same with what they cost for an input of that length."""
         curves = self.curves
         offers = (replace(one, costs=at_length(one.costs, length, curves.get(one.key))) for one in self.offers)
+        return Candidates(tuple(offers), self.metric)
+
+    @cached_property
+    def lasting(self) -> dict[str, Lasting]:
+        """By device what steady work takes more, of those that were kept busy."""
+        return {offer.device: offer.lasting for offer in self.offers if offer.lasting is not None}
+
+    def sustained(self) -> Candidates:
+        """The same with what they cost in steady work; as they are where the device was not kept busy."""
+        offers = (one if one.lasting is None else replace(one, costs=one.lasting.costs(one.costs)) for one in self.offers)
         return Candidates(tuple(offers), self.metric)
 
     def at(self, percentile: int) -> list[Candidate]:

@@ -29,6 +29,7 @@ class Selector:
     """
 
     _at = "whatever the length, because inputs of one only were measured"
+    _lasts = False
 
     def __init__(
         self,
@@ -51,13 +52,24 @@ class Selector:
         """All, at the median latency."""
         self._frontiers = {p: _Frontier(candidates.at(p)) for p in PERCENTILES}
         self._saving: tuple[Budget, PowerLevel, list[Budget]] | None = None  # the latest
+        self._in_steady_work: Selector | None = None
         self._at_lengths: dict[object, Selector] = {}  # by the bucket that a length falls into, or those of prompt and context
 
     def with_policy(self, policy: BatteryPolicy) -> Selector:
         """The same with another policy."""
         other = copy(self)
-        other.policy, other._at_lengths = policy, {}
+        other.policy, other._at_lengths, other._in_steady_work = policy, {}, None
         return other
+
+    @property
+    def sustained(self) -> Selector:
+        """The one for work that lasts longer than a minute: by what all candidates cost then. Itself where no profile says it.
+        Built once and kept."""
+        if self._lasts or not self.offered.lasting:
+            return self
+        if self._in_steady_work is None:
+            self._in_steady_work = _Lasting(self.offered.sustained(), policy=self.policy)
+        return self._in_steady_work
 
     def at_length(self, length: int | None) -> Selector:
         """The one for inputs of that length: by what all candidates cost at it, rounded up by an eighth at most
@@ -77,7 +89,9 @@ class Selector:
         return self._kept(ends, lambda: _There(self, self.offered.at_tokens(*ends), f"for {' and '.join(words)} tokens"))
 
     def at(self, budget: Budget) -> Selector:
-        """The one for inputs, or prompts and contexts, as long as the budget says."""
+        """The one for inputs, or prompts and contexts, as long as the budget says, and for work as long as it says."""
+        if budget.lasts and (lasting := self.sustained) is not self:
+            return lasting.at(budget)
         if budget.prompt_tokens is None and budget.context is None:
             return self.at_length(budget.length)
         return self.at_tokens(budget.prompt_tokens, budget.context)
@@ -183,8 +197,7 @@ class Selector:
         if found is None:
             return self._nearest(budget, frontier, among, slowdown)
         found = _slowed(found, slowdown)
-        why = reason(found, budget, self.metric)
-        return self._selection(found, True, f"{why}, {self._at}" if _says_how_long(budget) else why)
+        return self._selection(found, True, self._told(reason(found, budget, self.metric), budget))
 
     def _nearest(self, budget: Budget, frontier: _Frontier, among: Collection[Key] | None, slowdown: float) -> Selection:
         """The sub-model that misses the budget by least, summed over the limits relative to each."""
@@ -197,10 +210,20 @@ class Selector:
         else:
             slowed = [_slowed(candidate, slowdown) for candidate in allowed]
             nearest = min(slowed, key=lambda c: (excess(c, budget), c.latency_ms))
-        missed = misses(nearest, budget, self.metric)
-        if _says_how_long(budget):
-            missed = f"{missed}, {self._at}"
+        missed = self._told(misses(nearest, budget, self.metric), budget)
         return self._selection(nearest, False, f"nothing fits: the nearest sub-model has {missed}")
+
+    def _told(self, why: str, budget: Budget) -> str:
+        """With what the figures are of, where the budget says what they should be of."""
+        if _says_how_long(budget):
+            why = f"{why}, {self._at}"
+        if self._lasts:
+            return f"{why}, in steady work"
+        return (
+            f"{why}, in the first minute: nothing longer was measured (sortednet profile --sustain)"
+            if budget.sustained
+            else why
+        )
 
     def _selection(self, candidate: Candidate, feasible: bool, why: str) -> Selection:
         energy, memory = candidate.energy_mj, candidate.memory_mb
@@ -222,12 +245,22 @@ class Selector:
         return found._replace(reason=f"{why}; {cascade.words}", stages=cascade.stages, threshold=cascade.threshold)
 
 
+class _Lasting(Selector):
+    """Of steady work."""
+
+    _lasts = True
+
+
 class _There(Selector):
     """Of inputs of one length, or of prompts and contexts of so many tokens."""
 
     def __init__(self, selector: Selector, offered: Candidates, at: str) -> None:
         super().__init__(offered, policy=selector.policy)
-        self._at = at
+        self._at, self._lasts = at, selector._lasts
+
+    @property
+    def sustained(self) -> Selector:
+        return self
 
     def at_length(self, length: int | None) -> Selector:
         return self

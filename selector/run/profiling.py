@@ -23,10 +23,12 @@ from device_profiles import (
 )
 from device_profiles.decoding import CONTEXTS, PROMPTS
 from device_profiles.decoding import series as tokens_up_to
-from device_profiles.energy import find_meter
+from device_profiles.energy import EnergyMeter, find_meter
 from device_profiles.estimate import Estimator, predict
+from device_profiles.harness import progress_bar
 from device_profiles.lengths import series
-from device_profiles.schema import MAX_LENGTH, MAX_LENGTHS
+from device_profiles.schema import MAX_LENGTH, MAX_LENGTHS, Sustained
+from device_profiles.sustain import check_minutes, sustain
 from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions, provider_named
 from selector.choose.lengths import LengthAxis
@@ -53,6 +55,7 @@ def profile_bundle(
     predict_from: int | None = None,
     repeats: int | None = None,
     watts: float | None = None,
+    sustain_minutes: float | None = None,
     show_progress: bool = True,
     before: Callable[[DeviceInfo, Sequence[str], int | None], None] = lambda device, measured, length: None,
 ) -> Profile:
@@ -65,9 +68,12 @@ def profile_bundle(
 
     With `predict_from` so many well-chosen ones of them are measured and the others predicted; each figure says which.
     Energy comes from the processor's counters or a discharging battery where there are such, else from `watts` per busy
-    core, if given. `before` is called with the device, what will be measured and the longest length, before the first is:
-    `Bundle.check_profile` looks there whether the profile will be kept. Raises BundleError for a sub-model that is not in the
-    bundle, ProfileError for a device name that is no file name, lengths that the bundle does not take or a bundle that nothing
+    core, if given. With `sustain_minutes` the slowest of those that are measured is then run without a pause for so long, and
+    the profile says how what it takes drifts (`device_profiles.sustain`). `before` is called with the device, what will be
+    measured and the longest length, before the first is: `Bundle.check_profile` looks there whether the profile will be kept.
+
+    Raises BundleError for a sub-model that is not in the bundle, ProfileError for a device name that is no file name, minutes
+    that are not allowed, lengths that the bundle does not take or a bundle that nothing
     can be predicted of, SessionError for an execution provider that is not here.
     """
     chosen = [bundle.submodel(name).id for name in submodels or bundle.submodels]
@@ -75,6 +81,8 @@ def profile_bundle(
     for name, value, least in (("threads", threads, 1), ("measure", predict_from, 2), ("repeats", repeats, 1)):
         if value is not None and (type(value) is not int or value < least):
             raise ProfileError(f"{name} = {value!r}: allowed are whole numbers from {least}")
+    if sustain_minutes is not None:
+        check_minutes(sustain_minutes)
     predicting = predict_from is not None and predict_from < len(chosen)
     try:
         measuring = Estimator(layers, counts).choose(predict_from) if predict_from is not None and predicting else chosen
@@ -115,13 +123,17 @@ def profile_bundle(
             return TimedDecoder(Decoder(program.session, specs[name]))
 
         found = measure_decoding(load_decoder, measuring, *decoding, **more)
+
+        def load_longest(name: str) -> Callable[[], object]:
+            opened = load_decoder(name)
+            return lambda: opened.step(max(decoding[1]))
     elif axis is None or not measured_lengths:
 
         def load(name: str) -> Callable[[], object]:
             program = open_program(name)
             return lambda: program.run(inputs)
 
-        found = measure(load, measuring, **more)
+        found, load_longest = measure(load, measuring, **more), load
     else:
         feeds = {length: resized(axis, inputs, length) for length in measured_lengths}
 
@@ -130,9 +142,40 @@ def profile_bundle(
             return lambda length: _ran(program, name, feeds[length], length)
 
         found = measure_lengths(load_at, measuring, measured_lengths, **more)
+
+        def load_longest(name: str) -> Callable[[], object]:
+            run = load_at(name)
+            return lambda: run(measured_lengths[-1])
+
+    lasting = None if sustain_minutes is None else _sustained(load_longest, found, sustain_minutes, meter, show_progress)
     found, errors = predict(layers, counts, found) if predicting else (found, {})
     now = datetime.now(UTC).replace(microsecond=0)
-    return Profile(device=info, bundle=bundle.fingerprint, measured_at=now, length=longest, submodels=found, prediction=errors)
+    return Profile(
+        device=info,
+        bundle=bundle.fingerprint,
+        measured_at=now,
+        length=longest,
+        submodels=found,
+        prediction=errors,
+        sustained=lasting,
+    )
+
+
+def _sustained(
+    load: Callable[[str], Callable[[], object]],
+    found: Mapping[str, Measurement],
+    minutes: float,
+    meter: EnergyMeter | None,
+    show_progress: bool,
+) -> Sustained:
+    """Of the slowest: what makes a device warm."""
+    slowest = max(found, key=lambda name: found[name].latency_ms.p50)
+    run = load(slowest)
+    if not show_progress:
+        return sustain(run, minutes, submodel=slowest, meter=meter)
+    with progress_bar() as bar:
+        task = bar.add_task(f"keeping {slowest} busy", total=round(60 * minutes))
+        return sustain(run, minutes, submodel=slowest, meter=meter, told=lambda at, ms: bar.update(task, completed=round(at)))
 
 
 def _checked_tokens(

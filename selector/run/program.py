@@ -28,10 +28,11 @@ _FEW = 32  # classes: up to so many, adding up in Python costs less than calling
 
 
 class Part(NamedTuple):
-    """What one sub-model took of a call (ms)."""
+    """What one sub-model took of a call (ms), and which share of the examples it saw."""
 
     submodel: str
     latency_ms: float
+    share: float = 1.0
 
 
 class Ran(NamedTuple):
@@ -40,6 +41,11 @@ class Ran(NamedTuple):
 
     outputs: dict[str, Array]
     parts: tuple[Part, ...]
+
+    @property
+    def seen(self) -> list[tuple[str, float]]:
+        """Each sub-model that ran, and which share of the examples it saw."""
+        return [(part.submodel, part.share) for part in self.parts]
 
 
 class Program(Protocol):
@@ -92,7 +98,8 @@ class CascadeProgram:
         outputs = {name: value.copy() for name, value in ran.outputs.items()}
         for name, value in outputs.items():
             value[passed] = better.outputs[name]
-        return Ran(outputs, ran.parts + better.parts)
+        share = float(passed.mean())
+        return Ran(outputs, ran.parts + tuple(part._replace(share=share) for part in better.parts))
 
     def _all(self, ran: Ran, feed: Feed, shrink: bool) -> Ran:
         outputs, parts = self.then.run(feed, shrink=shrink)
@@ -144,12 +151,14 @@ def run_in_parts(program: Program, feed: Feed, examples: int, most: int) -> Ran:
     ]
     if len(rans) == 1:
         return rans[0]
-    took: dict[str, float] = {}
-    for ran in rans:
-        for submodel, latency_ms in ran.parts:
-            took[submodel] = took.get(submodel, 0.0) + latency_ms
+    took: dict[str, tuple[float, float]] = {}
+    for place, ran in enumerate(rans):
+        of_all = min(most, examples - place * most) / examples
+        for submodel, latency_ms, share in ran.parts:
+            before, seen = took.get(submodel, (0.0, 0.0))
+            took[submodel] = before + latency_ms, seen + share * of_all
     outputs = {name: np.concatenate([ran.outputs[name] for ran in rans]) for name in rans[0].outputs}
-    return Ran(outputs, tuple(Part(*one) for one in took.items()))
+    return Ran(outputs, tuple(Part(name, *figures) for name, figures in took.items()))
 
 
 def passed_on(cascade: Cascade, logits: Logits) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bundle.manifest import TaskEntry
+from selector.adapt.energy import UNKNOWN, Energy, EnergySource
 from selector.choose.budget import Selection
 from selector.run.text import QUESTIONS, TOKENS, Encoded
 
@@ -54,6 +55,17 @@ class RunResult:
     latency_ms: float
     task: TaskEntry | None = None
     texts: Encoded | None = None  # where texts were run: their tokens, how many were cut
+    energy: Energy = UNKNOWN  # of the whole batch, estimated by the profile
+
+    @property
+    def energy_mj(self) -> float | None:
+        """Estimated; None where the profile knows no energy of what ran."""
+        return self.energy.mj
+
+    @property
+    def energy_source(self) -> EnergySource:
+        """Where the estimate is from: the profile's energies were measured, declared or predicted, or are unknown."""
+        return self.energy.source
 
     @property
     def labels(self) -> list[str]:
@@ -86,6 +98,7 @@ class RunRecord(NamedTuple):
     slow_down: float  # of the device, relative to its profile, after this run
     battery_percent: float | None
     reason: str  # of the choice; where there is a battery plan it says how that stands
+    energy_mj: float | None = None  # per example, estimated by the profile
 
     @property
     def met(self) -> bool:

@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import chain
 from math import inf
 from pathlib import Path
@@ -21,6 +21,7 @@ from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
 from selector.adapt.battery_reader import BatteryReader
 from selector.adapt.controller import Controller
+from selector.adapt.energy import Energies, Energy, added
 from selector.adapt.memory import MemoryGuard, default_reserve_mb
 from selector.adapt.quiet import pooled
 from selector.adapt.sensors import Sensors, shared_sensors
@@ -82,6 +83,7 @@ class Runtime:
         self.controller = Controller(self.selector, profiles, feedback=options.feedback) if self.selector else None
         self.history: deque[RunRecord] = deque(maxlen=HISTORY)
         self.check_inputs = InputCheck(self.bundle)
+        self.energies = Energies(profiles)
         self._divisible = divisible(self.bundle)
         self.lengths = Lengths(LengthAxis.of(self.bundle) if any(profile.length for profile in profiles) else None)
         self.learning = threading.Lock()  # held by whoever asks or tells the controller
@@ -112,8 +114,8 @@ class Runtime:
         feed = self.check_inputs(inputs)
         budget = self.lengths.budget(budget or _NO_LIMITS, self.lengths.of_feed(feed))
         selection, program = self.choose(budget)
-        outputs, elapsed = self._compute(program, selection, feed, budget)
-        return RunResult(outputs, selection, elapsed, self.bundle.manifest.task)
+        outputs, elapsed, energy = self._compute(program, selection, feed, budget)
+        return RunResult(outputs, selection, elapsed, self.bundle.manifest.task, energy=energy)
 
     def run_text(self, texts: Texts | Encoded, budget: Budget | None = None) -> RunResult:
         """Runs one text, several, or several pairs (each a tuple of two) by the one sub-model that fits the budget, in batches
@@ -131,8 +133,9 @@ class Runtime:
         selection, program = self.choose(budget)
         feeds = chain([longest], map(encoded.rows, batches[1:]))
         ran = [self._compute(program, selection, feed, budget) for feed in feeds]
-        outputs = joined(encoded, zip(batches, (found for found, _ in ran), strict=True), of_tokens(self.bundle))
-        return RunResult(outputs, selection, sum(took for _, took in ran), self.bundle.manifest.task, encoded)
+        outputs = joined(encoded, zip(batches, (found for found, _, _ in ran), strict=True), of_tokens(self.bundle))
+        took, energy = sum(took for _, took, _ in ran), reduce(added, (energy for _, _, energy in ran))
+        return RunResult(outputs, selection, took, self.bundle.manifest.task, encoded, energy)
 
     @cached_property
     def texts(self) -> TextReader:
@@ -154,7 +157,7 @@ class Runtime:
             return chosen._replace(reason=reason)
         budget.check(self.bundle.metric)
         # REST has a class of its own, which equals none of these
-        if Budget(**{**dict(budget), "length": None}) in (_NO_LIMITS, _MOST_ACCURATE):
+        if Budget(**{**dict(budget), "length": None, "sustained": False}) in (_NO_LIMITS, _MOST_ACCURATE):
             return self._best()
         if all(quality is None for quality in self.bundle.qualities.values()):
             raise BudgetError(f"no {metric_name(self.bundle.metric)} is known for any sub-model: export with test data")
@@ -227,8 +230,8 @@ class Runtime:
 
     def _compute(
         self, program: Program, selection: Selection, feed: Mapping[str, Array], budget: Budget
-    ) -> tuple[dict[str, Array], float]:
-        """The outputs, and how long they took (ms); the run is noted. Raises InputError."""
+    ) -> tuple[dict[str, Array], float, Energy]:
+        """The outputs, how long they took (ms) and of the battery; the run is noted. Raises InputError."""
         begun = time.perf_counter()
         try:
             examples = examples_in(self.bundle, feed)
@@ -236,9 +239,10 @@ class Runtime:
             ran = self._run_batch(program, selection, feed, budget, examples) if batch else program.run(feed)
         except Exception as error:  # ONNX Runtime has one exception type per status code
             raise InputError(f"input: {selection.submodel} cannot compute it: {error}") from error
-        elapsed = (time.perf_counter() - begun) * 1e3
-        self._note(selection, program, ran.parts[0], elapsed, budget, examples, self.lengths.of_feed(feed))
-        return ran.outputs, elapsed
+        elapsed, length = (time.perf_counter() - begun) * 1e3, self.lengths.of_feed(feed)
+        energy = self.energies.of_run(ran.seen, selection.device, examples, length, lasts=budget.lasts)
+        self._note(selection, program, ran.parts[0], elapsed, budget, examples, length, energy)
+        return ran.outputs, elapsed, energy
 
     def _run_batch(
         self, program: Program, selection: Selection, feed: Mapping[str, Array], budget: Budget, examples: int
@@ -260,6 +264,7 @@ class Runtime:
         budget: Budget,
         examples: int,
         length: int | None,
+        energy: Energy,
     ) -> None:
         """Keeps the run in the history and learns from its first part: what the others take depends on the examples."""
         controller, slow_down = self.controller, 1.0
@@ -274,9 +279,9 @@ class Runtime:
                         controller.observe(selection, taken, seconds(), ran=first.submodel, length=length)
             slow_down = controller.slow_down(selection.device)
         battery, limit, latency_ms = self._battery, budget.run_ms, elapsed / examples
-        percent = None if battery is None else battery.percent
-        submodel, device, reason = selection.submodel, selection.device, selection.reason
-        self.history.append(RunRecord(time.time(), submodel, device, latency_ms, limit, slow_down, percent, reason))
+        percent, each = None if battery is None else battery.percent, None if energy.mj is None else energy.mj / examples
+        chosen = selection.submodel, selection.device
+        self.history.append(RunRecord(time.time(), *chosen, latency_ms, limit, slow_down, percent, selection.reason, each))
 
     def bound_memory(self, now: float) -> None:
         """Holds the sessions to what the device's memory allows now; the sensors' thread calls it after its readings."""

@@ -30,6 +30,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 EXPOSED = ["Content-Location", "Content-Range", "ETag", "Profile-Version", "Retry-After", "X-Request-Id"]
 EXPOSED += ["Inference-Header-Content-Length", "Sortednet-Latency-Ms", "Sortednet-Queued-Ms", "Sortednet-Selection"]
+EXPOSED += ["Sortednet-Energy-Mj", "Sortednet-Energy-Source"]
 """Headers that pages of other origins may read."""
 
 

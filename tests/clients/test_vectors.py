@@ -52,6 +52,7 @@ def test_they_show_what_a_port_may_get_wrong(written: dict[str, Any]) -> None:
         [one for one in selections if one["reason"].startswith("battery at")],
         [one for one in selections if one["reason"].startswith("low-power mode")],
         [one for one in selections if "for inputs of up to" in one["reason"]],
+        [one for one in selections if "in steady work" in one["reason"]],
     ):
         assert len(kind) >= 3
     traces = written["feedback.json"]["traces"]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from device_profiles import LatencyMs, Measurement, Profile
+from device_profiles.schema import Sustained
 from selector import BatteryPolicy, Selector
 from tests.conftest import device_info
 
@@ -56,3 +57,10 @@ def profile_of(medians: dict[str, float], name: str = "bench") -> Profile:
     }
     device = DEVICE.model_copy(update={"name": name})
     return Profile(device=device, bundle="0" * 64, measured_at=datetime.now(UTC), submodels=measured)
+
+
+def sustained(times: float = 1.5, energy: float | None = None, **more: float) -> Sustained:
+    """Of ten minutes of `large`: so many times slower after the first, and so many times the energy."""
+    before, after = (LatencyMs(p50=ms, p90=1.1 * ms, p99=1.2 * ms, mean=ms, n=100) for ms in (10.0, 10.0 * times))
+    energies = {} if energy is None else {"first_energy_mj": 20.0, "after_energy_mj": 20.0 * energy}
+    return Sustained.model_validate({"submodel": "large", "minutes": 10, "first": before, "after": after, **energies, **more})

@@ -61,8 +61,8 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "sign": {"--key", "--sigstore", "--identity-token", "--version", "--json"},
     "profile": CONTRACT["profile"]
     | {"--label", "--watts", "--provider", "--spinning", "--cache", "--overwrite", "--lengths"}
-    | {"--prompts", "--contexts"},
-    "select": CONTRACT["select"] | {"--policy", "--cascades", "--length"} | TOKENS,
+    | {"--prompts", "--contexts", "--sustain"},
+    "select": CONTRACT["select"] | {"--policy", "--cascades", "--length", "--sustained"} | TOKENS,
     "run": CONTRACT["run"]
     | {
         "--text",
@@ -78,11 +78,12 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--cascades",
         "--spinning",
         "--overwrite",
+        "--sustained",
     },
     "generate": CONTRACT["generate"]
     | {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed", "--stop"}
     | {"--ignore-eos", "--energy-mj", "--memory-mb", "--min-quality", "--percentile", "--objective", "--device", "--threads"}
-    | {"--battery", "--policy", "--feedback", "--spinning", "--watch", "--speculative", "--early-exit"},
+    | {"--battery", "--policy", "--feedback", "--spinning", "--watch", "--speculative", "--early-exit", "--sustained"},
     "cascade": {"--data", "--floor", "--confidence", "--device", "--overwrite", "--json"},
     "pull": {"--out", "--bundle", "--device", "--submodels", "--timeout", "--overwrite", "--json", "--length"}
     | BUDGET

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.bundle import Bundle
 from sortednet.watch_text import watch_text
 from tests.helpers.commands import call, document, refused
 from tests.helpers.generators import always_guess, tiny, tokenizer, write_bundle
@@ -42,6 +43,9 @@ def test_json(path: Path) -> None:
     ran = document("generate", path, "--prompt", PROMPT, *LIMITS, "--first-token-ms", "5")
     assert ran["text"] == expected("shallow")
     assert (ran["submodel"], ran["tokens"], ran["prompt_tokens"], ran["finish"]) == ("shallow", 12, 16, "length")
+    energies = {name: costs.energy_mj for name, costs in Bundle(path).profile("bench").submodels.items()}
+    assert 0 < ran["energy_mj"] <= (12 + 16) * energies["shallow"]
+    assert ran["energy_source"] == "measured"
     assert ran["feasible"] is True
     assert ran["switches"] == []
 

@@ -24,7 +24,9 @@ def test_run_watch_runs_for_so_long_and_tells_the_history(bundle_path: Path, ima
         "runs"
     ]
     assert 25 <= len(runs) <= 26
-    assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent", "reason"} == set(runs[0])
+    assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent", "reason", "energy_mj"} == set(
+        runs[0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ class Set:
     traces: Sequence[Document] = ()
 
     @property
+    def lasting(self) -> bool:
+        """Whether queries speak of steady work."""
+        return any("sustained" in profile for profile in self.profiles)
+
+    @property
     def lengths(self) -> bool:
         return any("lengths" in one for profile in self.profiles for one in profile["submodels"].values())
 
@@ -43,10 +48,18 @@ class Set:
         }
 
 
-def profile(name: str, submodels: Document, length: int | None = None) -> Document:
+def profile(name: str, submodels: Document, length: int | None = None, sustained: Document | None = None) -> Document:
     device = {"name": name, **INFO, "execution_provider": "CPUExecutionProvider"}
     document = {"device": device, "bundle": "0" * 64, "measured_at": "2026-01-01T00:00:00Z", "submodels": submodels}
-    return document if length is None else {**document, "length": length}
+    document |= {} if length is None else {"length": length}
+    return document | ({} if sustained is None else {"sustained": sustained})
+
+
+def warm(times: float, tail: float, energy: float | None = None) -> Document:
+    """What a device holds that is kept busy: so many times slower than in the first minute, with such a tail."""
+    first, after = _latency(10.0, 1.2), _latency(round(10.0 * times, 4), tail)
+    energies = {} if energy is None else {"first_energy_mj": 20.0, "after_energy_mj": 20.0 * energy}
+    return {"submodel": "l", "minutes": 10.0, "first": first, "after": after, **energies}
 
 
 def costs(p50: float, *, tail: float = 1.3, energy: float | None = None, memory: float | None = None, n: int = 100) -> Document:
@@ -199,6 +212,32 @@ SETS: tuple[Set, ...] = (
         mixed=30,
     ),
     Set("low-power", [profile("watch", _PIECES)], {"s": 0.82, "m": 0.9, "l": 0.951}, policy={"low_power": True}, mixed=10),
-    Set("only-one", [profile("one", {"it": costs(3.0, memory=9)})], {"it": 0.5}, metric="r2", mixed=6),
+    Set(
+        "warm",
+        [profile("tablet", _PIECES, sustained=warm(1.6, 1.15, 1.25))],
+        {"s": 0.82, "m": 0.9, "l": 0.951},
+        cascades=_CASCADES,
+        mixed=24,
+        traces=[
+            {"latency_ms": 6, "sustained": True},
+            {"latency_ms": 22, "sustained": True, "percentile": 99},
+            {"latency_ms": 22, "percentile": 99},
+        ],
+    ),
+    Set(
+        "warm-texts",
+        [profile("warm", _texts(), 256, warm(1.9, 1.6)), profile("cool", _texts(), 256, warm(1.05, 1.0))],
+        {"narrow": 0.61, "middle": 0.74, "wide": 0.83},
+        metric="f1",
+        mixed=24,
+    ),
+    Set(
+        "only-one",
+        [profile("one", {"it": costs(3.0, memory=9)})],
+        {"it": 0.5},
+        metric="r2",
+        exact=[{"latency_ms": 4, "sustained": True}],
+        mixed=6,
+    ),
 )
 assert bucket(300) > 256  # some lengths lie beyond the longest

@@ -42,6 +42,7 @@ REFUSED: tuple[dict[str, Any], ...] = (
     {"objective": "speed"},
     {"length": 0},
     {"length": 1.5},
+    {"sustained": 1},
     {"latncy_ms": 5},
 )
 """Budgets that are none; the field that is wrong is the last of each."""
@@ -109,6 +110,8 @@ def _asked(one: Set, names: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
             budget["objective"] = dice.choice(OBJECTIVES)
         if dice.random() < (0.8 if one.lengths else 0.1):
             budget["length"] = dice.choice((1, 7, 16, 33, 100, 128, 200, 256, 300, 1024))
+        if one.lasting and dice.random() < 0.7:
+            budget["sustained"] = True
         asked: dict[str, Any] = {"budget": budget}
         if dice.random() < 0.35:
             asked["battery"] = dice.choice(BATTERIES)

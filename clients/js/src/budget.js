@@ -24,6 +24,7 @@ export class BudgetError extends Error {
  * @property {number} [percentile] of the latencies, above 0 and up to 99: the next of p50, p90 and p99 is taken; default 50
  * @property {"quality"|"accuracy"|"energy"|"latency"} [objective] default quality
  * @property {number} [length] of the input, such as a text's tokens; no limit
+ * @property {boolean} [sustained] the work lasts longer than a minute: by what holds then, where the profile says it; no limit
  */
 
 /**
@@ -36,6 +37,7 @@ export class BudgetError extends Error {
  * @property {number} percentile
  * @property {string} objective
  * @property {number|null} length
+ * @property {boolean} sustained
  */
 
 const OF_TOKENS = ["token_ms", "first_token_ms", "prompt_tokens", "context"];
@@ -43,7 +45,7 @@ const POSITIVE = ["latency_ms", "energy_mj", "memory_mb"];
 const SHARES = ["min_quality", "min_accuracy"];
 export const OBJECTIVES = ["quality", "accuracy", "energy", "latency"];
 const MAX_LENGTH = 2 ** 20;
-const KNOWN = [...POSITIVE, ...SHARES, "percentile", "objective", "length"];
+const KNOWN = [...POSITIVE, ...SHARES, "percentile", "objective", "length", "sustained"];
 const checked = new WeakSet();
 
 /** @param {unknown} value */
@@ -58,7 +60,7 @@ export function budget(given = {}) {
   if (checked.has(given)) return /** @type {Checked} */ (given);
   if (typeof given !== "object" || given === null || Array.isArray(given)) throw new BudgetError(`budget = ${shown(given)}: allowed is an object such as {latency_ms: 5}`);
   /** @type {any} */
-  const found = { percentile: 50, objective: "quality" };
+  const found = { percentile: 50, objective: "quality", sustained: false };
   for (const name of KNOWN) found[name] ??= null;
   for (const [name, value] of Object.entries(given)) {
     if (value === undefined || value === null) continue;
@@ -80,6 +82,7 @@ function refuseWrong(name, value) {
   if (SHARES.includes(name) && !(isNumber(value) && value >= 0 && value <= 1)) throw wrong("a share from 0 to 1");
   if (name === "percentile" && !(isNumber(value) && value > 0 && value <= 99)) throw wrong("a number above 0 and up to 99");
   if (name === "objective" && !OBJECTIVES.includes(/** @type {string} */ (value))) throw wrong(OBJECTIVES.join(", "));
+  if (name === "sustained" && typeof value !== "boolean") throw wrong("true or false");
   if (name === "length" && !(Number.isInteger(value) && value >= 1 && value <= MAX_LENGTH)) throw wrong(`a whole number from 1 to ${MAX_LENGTH}`);
 }
 

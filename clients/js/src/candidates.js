@@ -1,17 +1,19 @@
 // What may be chosen on a device, sub-models and cascades alike, with quality and costs.
 
 import { BudgetError } from "./budget.js";
+import { Lasting } from "./lasting.js";
 import { Curve, atLength, hasLengths } from "./lengths.js";
 import { fixed } from "./words.js";
 
 /** @typedef {import("./lengths.js").LatencyMs} LatencyMs */
 /** @typedef {{latency_ms: LatencyMs, lengths?: Record<string, LatencyMs>, decoding?: object|null, load_ms?: number|null,
  *   memory_mb?: number|null, energy_mj?: number|null, source?: Record<string, string>}} Measurement of one sub-model, as in a profile */
-/** @typedef {{device: {name: string}, submodels: Record<string, Measurement>, [more: string]: any}} Profile `profiles/<device>.json` */
+/** @typedef {{device: {name: string}, submodels: Record<string, Measurement>,
+ *   sustained?: import("./lasting.js").Sustained|null, [more: string]: any}} Profile `profiles/<device>.json` */
 /** @typedef {{id: string, first: string, then: string, threshold: number, escalation: number, accuracy: number,
  *   then_accuracy?: number|null}} Cascade as in `cascades.json` */
 /** @typedef {{submodel: string, device: string, key: string, quality: number, costs: Measurement, stages: string[],
- *   threshold: number|null, words: string}} Offer */
+ *   threshold: number|null, words: string, lasting: Lasting|null}} Offer */
 /** @typedef {{submodel: string, device: string, key: string, quality: number, latency_ms: number, energy_mj: number,
  *   memory_mb: number}} Candidate at one percentile; an unknown cost is infinite, so that no limit is met on a guess */
 
@@ -24,6 +26,7 @@ export class Candidates {
   constructor(offers, metric = "accuracy") {
     this.offers = offers;
     this.metric = metric;
+    this.hasLasting = offers.some((offer) => offer.lasting !== null);
     this.hasLengths = offers.some((offer) => hasLengths(offer.costs));
     /** @type {Map<string, Curve>|undefined} */
     this.curves = undefined;
@@ -41,10 +44,11 @@ export class Candidates {
     const offers = [];
     for (const profile of profiles) {
       const [device, all] = [profile.device.name, profile.submodels];
+      const lasting = profile.sustained ? new Lasting(profile.sustained) : null;
       for (const [submodel, costs] of Object.entries(all)) {
         if (costs.decoding) throw new BudgetError(`device ${device}: ${submodel} generates text, which this client does not do`);
         const quality = qualities[submodel] ?? null;
-        if (quality !== null) offers.push({ submodel, device, key: keyOf(submodel, device), quality, costs, stages: [], threshold: null, words: "" });
+        if (quality !== null) offers.push({ submodel, device, key: keyOf(submodel, device), quality, costs, stages: [], threshold: null, words: "", lasting });
       }
       for (const one of cascades) {
         const [first, then] = [all[one.first], all[one.then]];
@@ -52,7 +56,8 @@ export class Candidates {
         const costs = expected(first, then, one.escalation);
         const words = `a cascade: ${one.first}, and where that is not sure (${fixed(one.escalation * 100, 0)}%) ${one.then}`;
         const quality = qualityOf(one, qualities);
-        offers.push({ submodel: one.id, device, key: keyOf(one.id, device), quality, costs, stages: [one.first, one.then], threshold: one.threshold, words });
+        const stages = [one.first, one.then];
+        offers.push({ submodel: one.id, device, key: keyOf(one.id, device), quality, costs, stages, threshold: one.threshold, words, lasting });
       }
     }
     return new Candidates(offers, metric);
@@ -62,6 +67,16 @@ export class Candidates {
   atLength(length) {
     this.curves ??= new Map(this.offers.filter((one) => hasLengths(one.costs)).map((one) => [one.key, new Curve(/** @type {any} */ (one.costs.lengths))]));
     return new Candidates(this.offers.map((one) => ({ ...one, costs: atLength(one.costs, length, this.curves?.get(one.key)) })), this.metric);
+  }
+
+  /** The same with what they cost in steady work; as they are where the device was not kept busy. */
+  sustained() {
+    return new Candidates(this.offers.map((one) => (one.lasting ? { ...one, costs: one.lasting.costs(one.costs) } : one)), this.metric);
+  }
+
+  /** What steady work takes more on a device; null where nobody knows. @param {string} device */
+  lastingOf(device) {
+    return this.offers.find((one) => one.device === device)?.lasting ?? null;
   }
 
   /** All at p50, p90 or p99 of their latency. @param {number} percentile @returns {Candidate[]} */

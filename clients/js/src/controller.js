@@ -65,7 +65,7 @@ export class Controller {
     }
     const level = this._level;
     if (level === null) return this._corrected(budget, now, among);
-    return this.selector.atLength(budget.length).saved(budget, level, battery, (one) => this._corrected(one, now, among));
+    return this.selector.at(budget).saved(budget, level, battery, (one) => this._corrected(one, now, among));
   }
 
   /** A run of the selection has taken so long in this sub-model (default: the selected one; of a cascade its first part).
@@ -104,7 +104,7 @@ export class Controller {
 
   /** By the profile alone; its own battery policy was seen to. @param {Checked} budget @param {Among} among @param {number} [slowdown] */
   _plain(budget, among, slowdown = 1) {
-    return this.selector.atLength(budget.length)._select(budget, among, slowdown);
+    return this.selector.at(budget)._select(budget, among, slowdown);
   }
 
   /** @param {Checked} budget @param {number[]} reaches @param {number} now @param {Among} among @returns {Selection} */
@@ -136,32 +136,37 @@ export class Controller {
 
   /** @param {Checked} budget @param {number[]} reaches @param {number} now @param {Among} among @returns {Selection} */
   _best(budget, reaches, now, among) {
-    if (reaches.length === 1) return this._bestOf(budget, among, this._tracked[0], reaches[0], now);
+    if (reaches.length === 1) return this._bestOf(budget, among, [...this.slowDowns.keys()][0], reaches[0], now);
     /** @type {Selection[]} */
     const found = [];
-    [...this.slowDowns].forEach(([device, slowDown], i) => {
+    [...this.slowDowns.keys()].forEach((device, i) => {
       const keys = (this._keysOf.get(device) ?? []).filter((key) => among === null || among.has(key));
-      if (keys.length) found.push(this._bestOf(budget, new Set(keys), slowDown, reaches[i], now));
+      if (keys.length) found.push(this._bestOf(budget, new Set(keys), device, reaches[i], now));
     });
     return found.reduce((a, b) => (isBefore(b, a, budget) ? b : a));
   }
 
   /** Of one profile; those that have lately been slower than the others are judged by themselves.
-   * @param {Checked} budget @param {Among} among @param {SlowDown} slowDown @param {number} reach @param {number} now @returns {Selection} */
-  _bestOf(budget, among, slowDown, reach, now) {
+   * @param {Checked} budget @param {Among} among @param {string} device @param {number} reach @param {number} now @returns {Selection} */
+  _bestOf(budget, among, device, reach, now) {
+    const slowDown = /** @type {SlowDown} */ (this.slowDowns.get(device));
     const limit = /** @type {number} */ (budget.latency_ms);
     const percentile = nearestPercentile(budget.percentile);
     let left = among;
     let slowdown = reach > 0 ? Math.min(limit / slowDown.quiet.latency(percentile, reach), NONE_FITS) : NONE_FITS;
     if (Math.abs(slowdown - 1) <= 1e-9 * Math.max(Math.abs(slowdown), 1)) slowdown = 1;
+    // In steady work runs take so many times what they take in the first minute, by which the selector's figures are then.
+    const lasting = budget.sustained ? (this.selector.offered.lastingOf(device)?.at(percentile) ?? null) : null;
+    if (lasting !== null) slowdown = Math.max(1, slowdown / lasting);
     /** @type {Selection|null} of those that would fit, were they not slower by themselves, the fastest */
     let missed = null;
     for (;;) {
       let found = this._plain(budget, left, slowdown);
-      const expected = slowDown.quiet.median(percentile, (found.latency_ms ?? 0) / slowdown);
-      const taking = slowDown.latency(percentile, expected, now);
+      const expected = slowDown.quiet.median(percentile, (found.latency_ms ?? 0) / slowdown / (lasting ?? 1));
+      let [taking, quiet] = [slowDown.latency(percentile, expected, now), slowDown.quiet.latency(percentile, expected)];
+      if (lasting !== null) [taking, quiet] = [Math.max(taking, lasting * quiet), lasting * quiet]; // it may not be warm yet
       if (found.feasible) found = { ...found, latency_ms: Math.min(taking, limit) };
-      else found = this._plain(budget, left, taking / slowDown.quiet.latency(percentile, expected));
+      else found = this._plain(budget, left, taking / quiet);
       if (!slowDown.suspicious) return found;
       const latency = (found.latency_ms ?? 0) * slowDown.offset(found.submodel, now);
       if (!found.feasible) return missed && (missed.latency_ms ?? 0) < latency ? missed : found;

@@ -40,8 +40,8 @@ export const nearestPercentile = (asked) => (asked <= 50 ? 50 : asked <= 90 ? 90
 /** Picks among candidates. What another one beats on measured cost and quality is dropped when it is built. */
 export class Selector {
   /** Raises BudgetError when of nothing that was measured the quality is known.
-   * @param {Candidates} candidates @param {{policy?: import("./battery.js").BatteryPolicy, at?: string|null}} [more] */
-  constructor(candidates, { policy = DEFAULT_POLICY, at = null } = {}) {
+   * @param {Candidates} candidates @param {{policy?: import("./battery.js").BatteryPolicy, at?: string|null, lasts?: boolean}} [more] */
+  constructor(candidates, { policy = DEFAULT_POLICY, at = null, lasts = false } = {}) {
     if (!candidates.offers.length) throw new BudgetError(`no ${metricName(candidates.metric)} is known for any measured sub-model: export with test data`);
     this.policy = checkedPolicy(policy);
     this.offered = candidates;
@@ -49,6 +49,9 @@ export class Selector {
     this.keys = candidates.offers.map((offer) => offer.key);
     this._at = at ?? "whatever the length, because inputs of one only were measured";
     this._isThere = at !== null;
+    this._lasts = lasts;
+    /** @type {Selector|null} */
+    this._inSteadyWork = null;
     this._bestQuality = Math.max(...candidates.offers.map((offer) => offer.quality));
     this._energyKnown = candidates.offers.some((offer) => (offer.costs.energy_mj ?? null) !== null);
     this._cascades = new Map(candidates.offers.filter((offer) => offer.stages.length).map((offer) => [offer.submodel, offer]));
@@ -73,10 +76,22 @@ export class Selector {
     let found = this._atLengths.get(end);
     if (!found) {
       if (this._atLengths.size >= LENGTHS) this._atLengths.delete(/** @type {number} */ (this._atLengths.keys().next().value));
-      found = new Selector(this.offered.atLength(end), { policy: this.policy, at: `for inputs of up to ${end}` });
+      found = new Selector(this.offered.atLength(end), { policy: this.policy, at: `for inputs of up to ${end}`, lasts: this._lasts });
       this._atLengths.set(end, found);
     }
     return found;
+  }
+
+  /** The one for work that lasts longer than a minute; itself where no profile says what holds then. @returns {Selector} */
+  get sustained() {
+    if (this._lasts || this._isThere || !this.offered.hasLasting) return this;
+    this._inSteadyWork ??= new Selector(this.offered.sustained(), { policy: this.policy, lasts: true });
+    return this._inSteadyWork;
+  }
+
+  /** The one for inputs and work as long as the budget says. @param {Checked} budget @returns {Selector} */
+  at(budget) {
+    return (budget.sustained ? this.sustained : this).atLength(budget.length);
   }
 
   /** For a cost: ascending costs and the best that each affords.
@@ -93,7 +108,7 @@ export class Selector {
    */
   select(given = {}, battery = null, { among = null, slowdown = 1 } = {}) {
     const budget = checkedBudget(given);
-    const there = this.atLength(budget.length);
+    const there = this.at(budget);
     if (there !== this) return there.select(budget, battery, { among, slowdown });
     checkMetric(budget, this.metric);
     const now = checkedBattery(battery);
@@ -128,8 +143,14 @@ export class Selector {
     } else found = frontier.first(budget.objective, latency, energy, memory, floor ?? 0, among);
     if (!found) return this._nearest(budget, frontier, among, slowdown);
     const slow = slowed(found, slowdown);
-    const why = reason(slow, budget, this.metric);
-    return this._selection(slow, true, budget.length === null ? why : `${why}, ${this._at}`);
+    return this._selection(slow, true, this._told(reason(slow, budget, this.metric), budget));
+  }
+
+  /** With what the figures are of, where the budget says what they should be of. @param {string} why @param {Checked} budget */
+  _told(why, budget) {
+    const said = budget.length === null ? why : `${why}, ${this._at}`;
+    if (this._lasts) return `${said}, in steady work`;
+    return budget.sustained ? `${said}, in the first minute: nothing longer was measured (sortednet profile --sustain)` : said;
   }
 
   /** The sub-model that misses the budget by least, summed over the limits relative to each.
@@ -149,8 +170,8 @@ export class Selector {
         if (row[0] < least[0] || (row[0] === least[0] && row[1] < least[1])) [nearest, least] = [one, row];
       }
     }
-    const missed = misses(nearest, budget, this.metric);
-    return this._selection(nearest, false, `nothing fits: the nearest sub-model has ${budget.length === null ? missed : `${missed}, ${this._at}`}`);
+    const missed = this._told(misses(nearest, budget, this.metric), budget);
+    return this._selection(nearest, false, `nothing fits: the nearest sub-model has ${missed}`);
   }
 
   /** @param {Candidate} one @param {boolean} feasible @param {string} why @returns {Selection} */

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from device_profiles.lengths import bucket
 from exporter.bundle import BundleError
+from selector.adapt.energy import NONE_YET, added
 from selector.choose.budget import Budget, Selection
 from selector.choose.candidates import Key
 from selector.choose.clock import seconds
@@ -64,6 +65,8 @@ class Choice:
             selection, program = self._first(ids, len(ids))
         self.selection: Selection = selection
         self.decoder, self.speculation = self._opened(selection.submodel, program)
+        self.energy = NONE_YET
+        """Estimated, of what was generated so far and its prompt."""
         self._later: tuple[int, Budget] = 0, budget
         self._in_time = self._first_tokens_within(len(ids) - slot.known(selection.submodel, ids))
 
@@ -96,14 +99,15 @@ class Choice:
             ms /= call.worth or 1.0
             self._latest_ms = ms / self.guessing.gain_of(self.selection.submodel)
         self._prompt_tokens = None
-        if controller is None:
-            return
         key = self.selection.submodel, self.selection.device
         length = context if self._knows_tokens else None
         worth = 1.0
         curves = self._runtime.candidates.decoding.get(key)
         if computed is not None and computed > 1 and curves is not None:
             worth += curves.prompt_worth(computed)
+        self.energy = added(self.energy, self._runtime.energies.of(key, worth, length, lasts=self._budget.lasts))
+        if controller is None:
+            return
         with self._runtime.learning:
             controller.spent(self.selection, worth, length)
             if computed is None and known and self._runtime.options.feedback:

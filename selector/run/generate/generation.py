@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from selector.adapt.energy import Energy
 from selector.choose.budget import Selection
 from selector.run.decode import Sampler, Step
 from selector.run.decode.calls import Halt
@@ -79,6 +80,11 @@ class Generation(Iterator[Piece]):
     def selection(self) -> Selection:
         """What generates now, and why."""
         return self._choice.selection
+
+    @property
+    def energy(self) -> Energy:
+        """Estimated millijoules of the prompt and the tokens so far, and where the profile has them from."""
+        return self._choice.energy if self.tokens else Energy()
 
     @property
     def guesses(self) -> Figures:

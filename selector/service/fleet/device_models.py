@@ -9,7 +9,7 @@ from statistics import median_high
 from typing import Any, get_args
 
 from device_profiles import Decoding, DeviceInfo, LatencyMs, Measurement, Profile
-from device_profiles.schema import Figure, Source
+from device_profiles.schema import Figure, Source, Sustained
 
 SOURCES: tuple[Source, ...] = ("measured", "predicted", "declared")  # the best first
 FIGURES: tuple[Figure, ...] = get_args(Figure)
@@ -41,7 +41,8 @@ def aggregate(model: str, found: Sequence[Profile]) -> Profile:
 
     A sub-model's figure is the median of those measured; only where no device measured it, of those predicted, else declared.
     `n` is the number of runs in all, `measured_at` that of the newest, `label` says what this is. The order of percentiles
-    stays: medians of ascending triples ascend. Devices that are not `comparable` are left out.
+    stays: medians of ascending triples ascend. What holds in steady work is that of one device, the one in the middle. Devices
+    that are not `comparable` are left out.
     """
     found = comparable(found)
     first = max(found, key=lambda profile: profile.measured_at)
@@ -68,7 +69,14 @@ def aggregate(model: str, found: Sequence[Profile]) -> Profile:
         measured_at=first.measured_at,
         submodels=submodels,
         prediction={figure: max(some, key=lambda error: error.p95) for figure, some in errors.items() if some},
+        sustained=_typical([profile.sustained for profile in found if profile.sustained is not None]),
     )
+
+
+def _typical(found: Sequence[Sustained]) -> Sustained | None:
+    """That of the device in the middle, by how much slower it got; of an even number of them the slower of the two."""
+    drifts = sorted(found, key=lambda one: one.after.p50 / one.first.p50)
+    return drifts[len(drifts) // 2] if drifts else None
 
 
 def _median(costs: Sequence[Measurement]) -> Measurement:

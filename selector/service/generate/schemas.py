@@ -133,7 +133,8 @@ class GuessesDocument(BaseModel):
 
 class EndDocument(BaseModel):
     """The last event of a stream, named `end`. `finish`: stop (the model's own end, or a stop string), length (`max_tokens`),
-    context, memory or stopped. `selection`: the size that generated last, and why. `token_ms`: the mean after the first."""
+    context, memory or stopped. `selection`: the size that generated last, and why. `token_ms`: the mean after the first.
+    `energy_mj`: of the prompt and the text, estimated by the profile's energies, whose origin is `energy_source`."""
 
     finish: str
     usage: UsageDocument
@@ -143,6 +144,8 @@ class EndDocument(BaseModel):
     first_token_ms: float
     token_ms: float | None
     queued_ms: float
+    energy_mj: float | None
+    energy_source: Literal["measured", "declared", "predicted", "unknown"]
 
 
 class GenerateAnswer(EndDocument):

@@ -111,4 +111,6 @@ class Text(Iterator["Piece"]):
             "first_token_ms": made.first_token_ms or 0.0,
             "token_ms": self.token_ms,
             "queued_ms": self.queued_ms,
+            "energy_mj": made.energy.mj,
+            "energy_source": made.energy.source,
         }

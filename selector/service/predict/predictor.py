@@ -61,6 +61,8 @@ class Prediction(NamedTuple):
     latency_ms: float
     queued_ms: float
     texts: Encoded | None = None  # where it was of texts
+    energy_mj: float | None = None  # of the whole batch, estimated
+    energy_source: str = "unknown"
 
 
 class Kept(NamedTuple):
@@ -153,7 +155,7 @@ class Predictor:
             self._metrics.refused(bundle.name, error.reason)
             raise
         self._note(bundle.name, result, examples, queued_ms, limit)
-        return Prediction(result.outputs, result.selection, result.latency_ms, queued_ms, result.texts)
+        return Prediction(result.outputs, result.selection, result.latency_ms, queued_ms, result.texts, *result.energy)
 
     def encoded(self, bundle: Bundle, texts: Sequence[Any]) -> Encoded:
         """The texts, or pairs of them, for `predict`. Raises Problem."""

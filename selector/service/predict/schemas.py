@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,6 +62,7 @@ class SpanDocument(BaseModel):
 
 class PredictAnswer(BaseModel):
     """`queued_ms`: from the server's receipt to the start of the run; `latency_ms`: of the run itself, the whole batch.
+    `energy_mj`: of the whole batch, estimated by the profile's energies, whose origin is `energy_source`.
     `answers`: of a classification the most probable classes of each example. Of texts: `tokens` of each, how many of them were
     `truncated`, for token classification the `words` of each, for question answering its `spans`, one or none."""
 
@@ -74,10 +75,12 @@ class PredictAnswer(BaseModel):
     selection: SelectionDocument
     latency_ms: float
     queued_ms: float
+    energy_mj: float | None
+    energy_source: Literal["measured", "declared", "predicted", "unknown"]
 
 
 class RunDocument(BaseModel):
-    """One run, as the runtime keeps it: latency and limit are per example of its batch."""
+    """One run, as the runtime keeps it: latency, limit and estimated energy are per example of its batch."""
 
     at: float  # seconds since 1970
     submodel: str
@@ -88,6 +91,7 @@ class RunDocument(BaseModel):
     slow_down: float
     battery_percent: float | None
     reason: str
+    energy_mj: float | None
 
 
 class RuntimeDocument(BaseModel):

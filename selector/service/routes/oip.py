@@ -142,11 +142,13 @@ def _answer(bundle: Bundle, query: InferRequest, found: Prediction, wanted: dict
         raise Problem(500, f"{error}; binary data can hold them, JSON cannot") from None
     said = {name: value for name, value in found.selection.document().items() if isinstance(value, (bool, int, float, str))}
     times: dict[str, int | float | str] = {"latency_ms": found.latency_ms, "queued_ms": found.queued_ms}
+    times |= {"energy_source": found.energy_source} | ({} if found.energy_mj is None else {"energy_mj": found.energy_mj})
+    of_an_example = ("latency_ms", "energy_mj")
     document = InferAnswer(
         model_name=bundle.name,
         model_version=_version(bundle),
         id=query.id,
-        parameters={f"expected_{name}" if name in times else name: value for name, value in said.items()} | times,
+        parameters={f"expected_{name}" if name in of_an_example else name: value for name, value in said.items()} | times,
         outputs=outputs,
     )
     content = document.model_dump_json(exclude_none=True).encode()

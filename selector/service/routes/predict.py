@@ -213,12 +213,16 @@ def _answer(bundle: Bundle, prediction: Prediction, wanted: str) -> Response:
         except ArrayError as error:  # .npy and .npz say such values as they are
             raise Problem(500, f"{error}; {NPY} and {NPZ} can hold them, JSON cannot") from None
         times = {"latency_ms": prediction.latency_ms, "queued_ms": prediction.queued_ms}
-        return json_answer({"outputs": outputs, **_said(bundle, prediction), "selection": selection, **times})
+        energy = {"energy_mj": prediction.energy_mj, "energy_source": prediction.energy_source}
+        return json_answer({"outputs": outputs, **_said(bundle, prediction), "selection": selection, **times, **energy})
     data = to_npz(prediction.outputs) if wanted == NPZ else to_npy(next(iter(prediction.outputs.values())))
     response = Response(data, mimetype=wanted)
     response.headers["Sortednet-Selection"] = json.dumps(selection)
     response.headers["Sortednet-Latency-Ms"] = f"{prediction.latency_ms:.6g}"
     response.headers["Sortednet-Queued-Ms"] = f"{prediction.queued_ms:.6g}"
+    if prediction.energy_mj is not None:
+        response.headers["Sortednet-Energy-Mj"] = f"{prediction.energy_mj:.6g}"
+    response.headers["Sortednet-Energy-Source"] = prediction.energy_source
     if prediction.texts is not None:
         response.headers["Sortednet-Truncated"] = str(prediction.texts.truncated)
     return response

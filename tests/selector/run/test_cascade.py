@@ -20,7 +20,7 @@ from selector.choose.candidates import Candidates
 from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades, write_cascades
 from selector.run.program import margin_of, margins, passed_on
 from tests.conftest import DEVICE
-from tests.helpers.cascades import CHEAP, costs_of, program_of
+from tests.helpers.cascades import CHEAP, Fixed, costs_of, program_of
 
 
 def test_a_batch_is_answered_as_its_examples_one_by_one(with_cascade: tuple[Bundle, Cascade]) -> None:
@@ -43,16 +43,6 @@ def test_a_batch_is_answered_as_its_examples_one_by_one(with_cascade: tuple[Bund
 def test_one_example_is_as_sure_alone_as_in_a_batch(classes: int) -> None:
     logits = np.random.default_rng(0).normal(0, 30, (50, classes)).astype(np.float32)
     np.testing.assert_allclose([margin_of(row) for row in logits], margins(logits), rtol=1e-12)
-
-
-class Fixed:
-    """A session that always gives these logits."""
-
-    def __init__(self, *logits: float) -> None:
-        self.logits = np.array([logits], np.float32)
-
-    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-        return [np.repeat(self.logits, len(feed["input"]), axis=0)]
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -64,6 +64,8 @@ def test_the_text_is_the_best_sizes_own_and_streams_as_it_is(client: FlaskClient
     whole = post(client, prompt=PROMPT, options={"max_tokens": 12})
     assert whole["tokens"] == expected
     assert whole["selection"]["submodel"] == "full"
+    assert whole["energy_mj"] > 0
+    assert whole["energy_source"] == "measured"
     assert whole["usage"] == {"prompt_tokens": len(ids), "completion_tokens": len(expected), "reused_tokens": 0}
     answer = client.post("/v1/generate", json={"prompt": ids, "options": {"max_tokens": 12}})
     assert answer.mimetype == "text/event-stream"
