@@ -37,8 +37,9 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Put an earlier version of a bundle back in its place; the one that was there is kept, and not fetched again."""
-    from selector.ship.versions import id_of, signed_version
+    from selector.ship.state import id_of
     from selector.ship.versions import rollback as go_back
+    from selector.ship.versions import signed_version
 
     done = go_back(bundle, version)
     number = signed_version(done.path)

@@ -46,9 +46,12 @@ class BundleError(ValueError):
 class Bundle:
     """A bundle on disk, opened and checked: a constructor that returns has seen every file with the right hash."""
 
-    def __init__(self, path: str | Path, *, verify: bool = True) -> None:
-        """Raises BundleError naming the file that differs. `verify=False` skips the hashes, not the manifest's checks."""
+    def __init__(self, path: str | Path, *, verify: bool = True, name: str | None = None) -> None:
+        """`name`: under which it is served; default: its folder's. Raises BundleError naming the file that differs.
+        `verify=False` skips the hashes, not the manifest's checks."""
         self.path = Path(path)
+        self.name = readable(self.path.resolve().name) if name is None else name
+        """A text that any document can hold."""
         self.manifest = _read_manifest(self.path)
         self.submodels: Mapping[str, SubModelEntry] = {entry.id: entry for entry in self.manifest.submodels}
         self._check_listing()
@@ -77,11 +80,6 @@ class Bundle:
     def decoder(self) -> DecoderEntry | None:
         """Of a bundle whose sub-models generate text, what a loop around their graphs needs to know; else None."""
         return self.manifest.decoder
-
-    @cached_property
-    def name(self) -> str:
-        """Of its folder, as a text that any document can hold."""
-        return readable(self.path.resolve().name)
 
     @cached_property
     def fingerprint(self) -> str:

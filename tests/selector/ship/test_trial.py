@@ -19,6 +19,8 @@ from selector.choose.budget import Budget
 from selector.fetch.pull import PullOptions
 from selector.run import canary
 from selector.ship import trial as trial_module
+from selector.ship.runs import Run
+from selector.ship.state import Figures
 from selector.ship.trial import Comparison, WorseError, read_canary
 from selector.ship.versions import VersionError, signed_version, versions
 from sortednet.signing import sign
@@ -112,10 +114,15 @@ def test_runs_tell_a_slower_version_within_50_of_them(times: float, late: bool, 
     found = Comparison()
     while not (found.done or found.worse):
         for _ in range(9):
-            found.add("one", 10 * noise.lognormal(0, 0.1), new=False, deadline_ms=30)
-        found.add("one", (10 * times) * noise.lognormal(0, 0.1), new=True, deadline_ms=5 if late else 30)
+            found.add(Run(new=False, submodel="one", latency_ms=10 * noise.lognormal(0, 0.1), missed=False))
+        found.add(Run(new=True, submodel="one", latency_ms=(10 * times) * noise.lognormal(0, 0.1), missed=late))
     assert (found.worse is not None) == worse
     assert found.runs <= 50
+    figures = found.figures(Figures(quality=0.9, quality_before=0.8))
+    assert (figures.runs, figures.submodel, figures.quality, figures.missed) == (found.runs, "one", 0.9, float(late))
+    assert figures.p50_ms is not None
+    assert figures.p50_ms_before is not None
+    assert (figures.p50_ms / figures.p50_ms_before >= 1.3) == (times == 1.5)
 
 
 class Timed:

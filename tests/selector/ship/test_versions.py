@@ -17,7 +17,8 @@ from selector.fetch.pull import PullOptions
 from selector.fetch.transfer import PullError
 from selector.ship.parts import open_signed
 from selector.ship.signed import SignatureError, Trust, read_signed
-from selector.ship.versions import VersionError, folder_of, kept_folders, rollback, signed_version, versions
+from selector.ship.state import folder_of
+from selector.ship.versions import VersionError, kept_folders, rollback, signed_version, versions
 from tests.helpers.commands import call, document
 from tests.helpers.keys import made
 from tests.helpers.pulls import SMALL, contents

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from device_profiles.models import model_of
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
 from selector.choose.cascades import Cascade, write_cascades
 from selector.choose.profiles import selector_for
-from selector.service.fleet.device_models import model_of
 from tests.conftest import DEVICE
 from tests.helpers.dashboard import (
     BARE,

@@ -1,0 +1,128 @@
+"""A new version that is bad only in use: `sortednet run` takes it back by itself, whichever process runs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exporter.bundle import Bundle
+from selector.fetch.pull import PullOptions
+from selector.run import canary
+from selector.ship.runs import RUNS_FILE, Run, Runs
+from selector.ship.state import folder_of, report_of
+from selector.ship.versions import signed_version, versions
+from sortednet import CanaryRuntime
+from tests.helpers.commands import document, refused
+from tests.helpers.pulls import SMALL
+from tests.helpers.shelf import fetched
+
+
+@pytest.fixture
+def tried(first: Path, second: Path, options: PullOptions, tmp_path: Path) -> Path:
+    """Version 2 on trial."""
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    fetched(second, mine, replace(options, trial=True))
+    return mine
+
+
+@pytest.fixture
+def ran(tried: Path, tmp_path: Path) -> Callable[[], dict[str, Any]]:
+    """What `sortednet run --json` prints, once more."""
+    (spec,) = Bundle(tried).manifest.inputs
+    np.save(tmp_path / "input.npy", np.zeros((1, *spec.shape[1:]), spec.dtype))
+    return lambda: document("run", tried, "--input", tmp_path / "input.npy")
+
+
+def _known(target: Path, count: int, latency_ms: float) -> None:
+    """So many runs of processes that each ran once, on the version before."""
+    runs = Runs(target)
+    (largest,) = [entry.id for entry in Bundle(target).manifest.submodels if entry.id == "w1.00-d2"]
+    for _ in range(count):
+        runs.add(Run(new=False, submodel=largest, latency_ms=latency_ms, first=True))
+
+
+def test_processes_that_run_once_each_find_a_slower_version_together(tried: Path, ran: Callable[[], dict[str, Any]]) -> None:
+    """That before took next to nothing, by what is known of it."""
+    done: Sequence[dict[str, Any]] = []
+    for _ in range(3):
+        _known(tried, 45, 1e-6)
+        done = [*done, *(ran() for _ in range(5))]
+        if done[-1].get("trial", {"state": ""})["state"] != "trying":
+            break
+    states = [one["trial"]["state"] for one in done if "trial" in one]
+    assert states == ["trying"] * 11 + ["taken back"]
+    assert [one["trial"]["runs"] for one in done if "trial" in one] == list(range(1, 13))
+    assert "times that before" in done[11]["trial"]["reason"]
+    assert signed_version(tried) == 1
+    assert "trial" not in ran()
+    told = report_of(tried, "model")
+    assert (told.state, told.figures.runs) == ("taken back", 12)
+    assert told.reason == done[11]["trial"]["reason"]
+
+
+def test_what_cannot_be_opened_any_more_is_taken_back_by_the_next_run(tried: Path, ran: Callable[[], dict[str, Any]]) -> None:
+    graph = tried / Bundle(tried).submodel(SMALL).graph
+    graph.unlink()  # the version before has it under another name
+    graph.write_bytes(b"nothing")
+    done = ran()
+    assert done["trial"]["state"] == "taken back"
+    assert "cannot be opened" in done["trial"]["reason"]
+    assert signed_version(tried) == 1
+    assert {one.number: one.refused is None for one in versions(tried)} == {1: True, 2: False}
+    Bundle(tried)  # every hash
+
+
+def test_a_version_that_this_device_has_not_measured_waits(
+    tried: Path, ran: Callable[[], dict[str, Any]], bundle_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A budget could not be kept by it: the version before goes on, and nothing is taken back."""
+    previous = next(path for path in (tried.parent / ".mine.versions").iterdir() if path.is_dir())
+    shutil.copytree(bundle_path / "profiles", previous / "profiles", dirs_exist_ok=True)
+    with caplog.at_level(logging.WARNING):
+        assert ran()["trial"]["runs"] == 0
+    assert "this device has not measured it, which `sortednet profile" in caplog.text
+    assert [one.trial for one in versions(tried)] == [True, False]
+
+
+def test_a_disk_that_is_full_fails_no_run(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(canary, "accept", full)
+    (folder_of(tried) / RUNS_FILE).mkdir()  # cannot be written either
+    (spec,) = Bundle(tried).manifest.inputs
+    limits = replace(canary.Limits(), runs=4, slower=1e9)
+    with CanaryRuntime(tried, share=0.5, limits=limits, sensors=False) as runtime:
+        for _ in range(12):
+            runtime.run(np.zeros((1, *spec.shape[1:]), spec.dtype))
+        assert not runtime.trying
+        assert runtime.reason is None
+
+
+def test_a_pull_whose_version_is_worse_says_so_and_what_runs_is_the_one_before(
+    first: Path, keys: Any, options: PullOptions, tmp_path: Path
+) -> None:
+    from selector.ship.trial import WorseError
+    from sortednet.signing import sign
+    from tests.helpers.shelf import broken
+
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    bad = Path(shutil.copytree(first, tmp_path / "bad" / "digits"))
+    broken(bad)
+    sign(Bundle(bad), key=keys.private, version=2)
+    with pytest.raises(WorseError):
+        fetched(bad, mine, replace(options, trial=True))
+    told = report_of(mine, "model")
+    assert (told.state, told.version) == ("taken back", json.loads((bad / "manifest.json").read_bytes())["sha256"][:12])
+    assert "the self-test fails" in str(told.reason)
+    assert "no version before this one" in refused("rollback", mine, code=2)
