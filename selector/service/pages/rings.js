@@ -39,7 +39,7 @@ async function show(bundle) {
 
 const named = ({ number, version }) => (number === null ? version : `${number} (${version})`);
 const number = (text) => element("td", { text, class: "number" });
-const percent = (value) => (value === null || value === undefined ? "–" : `${digits(100 * value)} %`);
+const percent = (value) => (value === null || value === undefined ? "–" : `${digits(100 * value, 2)} %`);
 const times = (now, before) => (now && before ? `× ${digits(now / before)}` : "–");
 
 function modelRow(one) {
