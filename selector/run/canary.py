@@ -140,7 +140,8 @@ class CanaryRuntime:
         with self._lock:
             if self._before is not None:
                 self._count(self._runs.add(done))
-                self._judge()
+                if new:
+                    self._judge()
         return result
 
     def _count(self, runs: list[Run]) -> None:

@@ -8,8 +8,9 @@ there is enough to say.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Collection
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -38,12 +39,13 @@ class WorseError(BundleError):
 @dataclass(frozen=True)
 class Limits:
     """What is worse. A share of 1.3 and 0.05 tells a version that takes 1.5 times as long, or has 10 points less, from one that
-    does not, in as few runs and examples as there are."""
+    does not, in as few runs and examples as there are; `sure` keeps runs that scatter, on a busy device, from saying it."""
 
     slower: float = 1.3  # times the median latency
     points: float = 0.05  # of accuracy on the labelled examples
     missed: float = 0.2  # more of the runs after their deadline
     least: int = 12  # runs on the new version before latencies are compared
+    sure: float = 3.0  # standard deviations that the ranks of its runs lie above those before
     runs: int = 50  # after which it stays
 
 
@@ -96,10 +98,11 @@ class Comparison:
         """Why the new version is worse; None where it is not, or too few runs were seen to say."""
         limits = self.limits
         for name, now, before in self._medians():
-            if now >= limits.slower * before:
+            if now >= limits.slower * before and higher(*self._latencies(name)) >= limits.sure:
                 return f"{f'{name}: ' if name else ''}p50 {now:.3g} ms, {now / before:.2f} times that before"
         missed = self._shares()
-        if missed is not None and missed[0] - missed[1] > limits.missed:
+        sure = missed is not None and higher(self._missed[True], self._missed[False]) >= limits.sure
+        if missed is not None and missed[0] - missed[1] > limits.missed and sure:
             return f"{missed[0]:.0%} of the runs miss their deadline, {missed[1]:.0%} before"
         return None
 
@@ -120,12 +123,14 @@ class Comparison:
 
     def _medians(self) -> list[tuple[str, float, float]]:
         """Sub-model, milliseconds now and before, where there are enough of both. Without a name: of all."""
-        least = self.limits.least
-        common = [name for name in self.new if min(len(self.new[name]), len(self.old.get(name, ()))) >= least]
-        pairs = [(name, self.new[name], self.old[name]) for name in common]
-        if not set(self.new) & set(self.old):
-            pairs = [("", [*chain(*self.new.values())], [*chain(*self.old.values())])]
-        return [(name, median(new), median(old)) for name, new, old in pairs if min(len(new), len(old)) >= least]
+        names = [name for name in self.new if name in self.old] or [""]
+        found = [(name, *self._latencies(name)) for name in names]
+        return [(name, median(new), median(old)) for name, new, old in found if min(len(new), len(old)) >= self.limits.least]
+
+    def _latencies(self, name: str) -> tuple[list[float], list[float]]:
+        """Of a sub-model, or without a name of all, in the new version and in the one before."""
+        new, old = ([*chain(*runs.values())] if not name else runs[name] for runs in (self.new, self.old))
+        return new, old
 
     def _shares(self) -> tuple[float, float] | None:
         """Of the runs after their deadline, now and before, where there are enough."""
@@ -133,6 +138,17 @@ class Comparison:
         if min(map(len, found)) < self.limits.least:
             return None
         return sum(found[0]) / len(found[0]), sum(found[1]) / len(found[1])
+
+
+def higher(new: Sequence[float], old: Sequence[float]) -> float:
+    """How many standard deviations the rank sum of `new` lies above that of two samples that are alike (Mann and Whitney 1947,
+    with ties). 0 where all values are equal."""
+    n, m = len(new), len(old)
+    ordered = sorted(old)
+    above = sum(bisect_left(ordered, value) + bisect_right(ordered, value) for value in new) / 2
+    ties = sum(count**3 - count for count in Counter([*new, *old]).values())
+    variance = n * m / 12 * (n + m + 1 - ties / ((n + m) * (n + m - 1)))
+    return (above - n * m / 2) / variance**0.5 if variance > 0 else 0.0
 
 
 def _quality(old: Bundle, new: Bundle) -> tuple[Figures, int]:

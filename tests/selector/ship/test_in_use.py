@@ -16,6 +16,7 @@ import pytest
 from exporter.bundle import Bundle
 from selector.fetch.pull import PullOptions
 from selector.run import canary
+from selector.service import create_app, served
 from selector.ship.runs import RUNS_FILE, Run, Runs
 from selector.ship.state import folder_of, report_of
 from selector.ship.versions import signed_version, versions
@@ -42,12 +43,12 @@ def ran(tried: Path, tmp_path: Path) -> Callable[[], dict[str, Any]]:
     return lambda: document("run", tried, "--input", tmp_path / "input.npy")
 
 
-def _known(target: Path, count: int, latency_ms: float) -> None:
-    """So many runs of processes that each ran once, on the version before."""
+def _known(target: Path, count: int, latency_ms: float, *, first: bool = True) -> None:
+    """So many runs of other processes, each its first, on the version before."""
     runs = Runs(target)
     (largest,) = [entry.id for entry in Bundle(target).manifest.submodels if entry.id == "w1.00-d2"]
     for _ in range(count):
-        runs.add(Run(new=False, submodel=largest, latency_ms=latency_ms, first=True))
+        runs.add(Run(new=False, submodel=largest, latency_ms=latency_ms, first=first))
 
 
 def test_processes_that_run_once_each_find_a_slower_version_together(tried: Path, ran: Callable[[], dict[str, Any]]) -> None:
@@ -67,6 +68,23 @@ def test_processes_that_run_once_each_find_a_slower_version_together(tried: Path
     told = report_of(tried, "model")
     assert (told.state, told.figures.runs) == ("taken back", 12)
     assert told.reason == done[11]["trial"]["reason"]
+
+
+def test_a_service_on_the_device_takes_a_slower_version_back_and_goes_on(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "LOOK_AGAIN_S", 0.0)
+    (spec,) = Bundle(tried).manifest.inputs
+    query = {"inputs": {spec.name: np.zeros((1, *spec.shape[1:])).tolist()}}
+    client = create_app([Bundle(tried)], generate=None).test_client()
+    statuses = []
+    for _ in range(3):
+        _known(tried, 45, 1e-6, first=False)
+        statuses += [client.post("/v1/predict", json=query).status_code for _ in range(5)]
+    assert statuses == [200] * 15
+    assert signed_version(tried) == 1
+    assert "times that before" in str(report_of(tried, "model").reason)
+    while client.get("/readyz").status_code != 200:  # the version before is loaded
+        pass
+    assert client.post("/v1/predict", json=query).status_code == 200
 
 
 def test_what_cannot_be_opened_any_more_is_taken_back_by_the_next_run(tried: Path, ran: Callable[[], dict[str, Any]]) -> None:

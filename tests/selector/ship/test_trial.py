@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from selector.run import canary
 from selector.ship import trial as trial_module
 from selector.ship.runs import Run
 from selector.ship.state import Figures
-from selector.ship.trial import Comparison, WorseError, read_canary
+from selector.ship.trial import Comparison, WorseError, higher, read_canary
 from selector.ship.versions import VersionError, signed_version, versions
 from sortednet.signing import sign
 from tests.helpers.keys import Keys
@@ -123,6 +124,30 @@ def test_runs_tell_a_slower_version_within_50_of_them(times: float, late: bool, 
     assert figures.p50_ms is not None
     assert figures.p50_ms_before is not None
     assert (figures.p50_ms / figures.p50_ms_before >= 1.3) == (times == 1.5)
+
+
+def test_a_version_that_is_as_good_stays_however_much_its_runs_scatter() -> None:
+    """As first runs of processes on a busy device do: the median of a dozen is easily 1.3 times another's."""
+    taken_back = alone = 0
+    for seed in range(40):
+        noise, found = np.random.default_rng(seed), Comparison()
+        while not (found.done or found.worse):
+            for new in [False] * 9 + [True]:
+                found.add(Run(new=new, submodel="one", latency_ms=noise.lognormal(0, 0.8)))
+            alone += any(now >= 1.3 * before for _, now, before in found._medians())
+        taken_back += found.worse is not None
+    assert alone > 40  # by the median alone
+    assert taken_back <= 2
+
+
+def test_ranks_are_compared_as_others_do() -> None:
+    from scipy.stats import mannwhitneyu
+
+    draw = np.random.default_rng(0)
+    for new, old in [(draw.random(15), draw.random(60) * 0.7), (draw.random(15) > 0.3, draw.random(60) > 0.5)]:
+        expected = mannwhitneyu(new, old, method="asymptotic", use_continuity=False, alternative="greater").pvalue
+        assert NormalDist().cdf(-higher(list(new), list(old))) == pytest.approx(expected, rel=1e-6)
+    assert higher([1.0] * 3, [1.0] * 9) == 0.0
 
 
 class Timed:
