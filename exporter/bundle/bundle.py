@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, whi
 MANIFEST_FILE = "manifest.json"
 SELFTEST_FILE = "selftest.npz"
 SIGNED_FILE, SIGNATURE_FILE = "signed.json", "signed.sig"
+CANARY_FILE = "canary.npz"
+"""Of a bundle that has labelled examples (`selector.ship.trial`): arrays `input/NAME` and `labels`, class numbers."""
 MODELS_FOLDER = "models"
 
 

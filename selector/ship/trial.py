@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import Bundle, BundleError
+from exporter.bundle import CANARY_FILE, Bundle, BundleError
 from exporter.bundle.refit import same_networks
 from selector.ship.runs import Run
 from selector.ship.state import Figures
@@ -25,9 +25,6 @@ from selector.ship.versions import refuse, tried
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CANARY_FILE = "canary.npz"
-"""Of a bundle that has labelled examples: arrays `input/NAME` and `labels`, class numbers."""
 
 
 class WorseError(BundleError):

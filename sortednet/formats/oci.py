@@ -15,9 +15,8 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle
+from exporter.bundle import CANARY_FILE, CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle
 from exporter.bundle.written import WRITTEN_FILE
-from selector.ship.trial import CANARY_FILE
 from sortednet.formats.place import built
 
 LAYOUT_FILE, INDEX_FILE, TAG = "oci-layout", "index.json", "latest"
