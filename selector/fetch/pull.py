@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from selector.choose.budget import Budget
 from selector.choose.cascades import Cascade, write_cascades
 from selector.fetch.offer import NothingFitsError, Offer, SignedPart, Wanted, ask, ask_signed
 from selector.fetch.ranges import Plan, assemble, fetch_runs, planned
-from selector.fetch.rings import placed, told
+from selector.fetch.rings import Reporter, placed
 from selector.fetch.store import check_disk, size, store_beside
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
 from selector.ship.parts import check_content
@@ -99,8 +99,8 @@ def pull(
             f"out = {str(target)!r}: holds a signed bundle; say with --key whose signature is taken, or let it go with "
             "--overwrite"
         )
-    reporting = (client, bundle, target, device, options.token)
-    place = placed(*reporting)
+    reporter = _reporter(client, bundle, device, options)
+    place = placed(client, bundle, target, reporter)
     if place.withdrawn is not None and old is not None:
         old = _withdrawn(target, place.withdrawn) or old
     for last in (False, True):
@@ -110,12 +110,14 @@ def pull(
         try:
             return _fetch(client, offer, target, old, progress, options)
         except WorseError:
-            told(*reporting)
+            if reporter is not None:
+                with suppress(PullError):  # the next pull tells it too
+                    reporter.tell(target)
             raise
         except GoneError:
             if last:  # else the bundle has been replaced on the service meanwhile
                 raise
-            place = placed(*reporting)
+            place = placed(client, bundle, target, reporter)
     raise AssertionError
 
 
@@ -251,18 +253,25 @@ def _sign_along(bundle: Bundle, offered: SignedPart) -> None:
     check_content(bundle, offered.part.signed)
 
 
+def _reporter(client: Client, bundle: str, device: str | None, options: PullOptions) -> Reporter | None:
+    """None without a token. Raises PullError without the device's name."""
+    if options.token is None:
+        return None
+    if device is None:
+        raise PullError("token: needs --device NAME, whose token it is", 2)
+    return Reporter(client, bundle, device, options.token, options.trial)
+
+
 def _withdrawn(target: Path, reason: str) -> Bundle | None:
     """The version before the one that is on trial, in its place; None where none is."""
     trial = trial_of(target)
     return None if trial is None else rollback(target, trial.previous, reason=reason)
 
 
-def _examine(target: Path, old: Bundle, new: Bundle, store: Path, published: str | None) -> Figures | None:
-    """What is known as the trial begins; None of a bundle that generates text, whose runs nobody watches. Raises WorseError;
-    what has arrived of such a version is of no use."""
+def _examine(target: Path, old: Bundle, new: Bundle, store: Path, published: str | None) -> Figures:
+    """What is known as the trial begins. Raises WorseError; what has arrived of such a version is of no use."""
     try:
-        figures = examine(target, old, new, published=published)
-        return figures if new.decoder is None else None
+        return examine(target, old, new, published=published)
     except WorseError:
         shutil.rmtree(store, ignore_errors=True)
         raise

@@ -34,33 +34,25 @@ class Reporter:
     bundle: str  # its name on the service
     device: str
     token: str
+    tries: bool  # whether it would try a new version
 
     def tell(self, target: Path) -> Placed:
         """How the version at `target` does. Raises PullError, GoneError where the service knows no such bundle."""
         path = f"/v1/bundles/{_quoted(self.bundle)}/rings/{_quoted(self.device)}"
-        report = report_of(target, _model(target, self.device))
+        report = report_of(target, _model(target, self.device), tries=self.tries)
         return _placed(self.client, path, self.client.document(path, report.model_dump(mode="json"), token=self.token))
 
 
-def placed(client: Client, bundle: str, target: Path, device: str | None, token: str | None) -> Placed:
-    """With a token by the device's ring, which is told what is known at `target`; else what everyone gets. A service that knows
-    no rings has one version for all. Raises PullError."""
+def placed(client: Client, bundle: str, target: Path, reporter: Reporter | None) -> Placed:
+    """By the device's ring, which is told what is known at `target`; of one that does not say who it is what everyone gets. A
+    service that knows no rings has one version for all. Raises PullError."""
     try:
-        if token is not None:
-            if device is None:
-                raise PullError("token: needs --device NAME, whose token it is", 2)
-            return Reporter(client, bundle, device, token).tell(target)
+        if reporter is not None:
+            return reporter.tell(target)
         path = f"/v1/bundles/{_quoted(bundle)}/rings"
         return _placed(client, path, client.document(path).get("everyone"))
     except GoneError:  # also where there is no such bundle, which the next request says
         return Placed(bundle=bundle)
-
-
-def told(client: Client, bundle: str, target: Path, device: str | None, token: str | None) -> None:
-    """What has just been found out, as far as the service can be reached: the next pull tells it too."""
-    if token is not None and device is not None:
-        with suppress(PullError):
-            Reporter(client, bundle, device, token).tell(target)
 
 
 def _placed(client: Client, path: str, document: object) -> Placed:

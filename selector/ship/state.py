@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -77,11 +77,13 @@ class Remembered(_Document):
 
 
 class Report(_Document):
-    """What a device tells: its model, and of the version that is tried or was tried last, how that goes."""
+    """What a device tells: its model, and of the version that is tried or was tried last, how that goes. `tries`: whether it
+    would try one; a device that has no version yet has nothing to compare it with."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Name  # see `device_profiles.models`
+    tries: bool = True
     version: Content | None = None
     state: State | None = None
     reason: Annotated[str, Field(max_length=LONGEST_REASON)] | None = None
@@ -101,17 +103,20 @@ def trial_of(target: Path) -> Trial | None:
     return trial if trial is not None and trial.new == id_of(Bundle(target, verify=False)) else None
 
 
-def report_of(target: Path, model: str) -> Report:
+def report_of(target: Path, model: str, *, tries: bool = True) -> Report:
     """Of the bundle at `target`, if there is one, by a device of that model."""
     outcome = read_state(target).outcome
-    with suppress(BundleError):
+    try:
         if (trial := trial_of(target)) is not None:
             return Report(model=model, version=trial.published, state="trying", figures=trial.figures)
+        Bundle(target, verify=False)
+    except BundleError:
+        tries = False
     if outcome is None:
-        return Report(model=model)
+        return Report(model=model, tries=tries)
     said = None if outcome.reason is None else outcome.reason[:LONGEST_REASON]
     state: State = "accepted" if said is None else "taken back"
-    return Report(model=model, version=outcome.published, state=state, reason=said, figures=outcome.figures)
+    return Report(model=model, tries=tries, version=outcome.published, state=state, reason=said, figures=outcome.figures)
 
 
 def id_of(bundle: Bundle) -> str:

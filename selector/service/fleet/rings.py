@@ -117,8 +117,11 @@ class Rings:
         with writing(self.engine) as connection:
             _put(connection, bundle, report.version, device, report, token)
 
-    def place(self, bundle: str, version: str, device: str, model: str, *, token: str | None = None) -> tuple[bool, str]:
-        """Whether the new version is for this device, and why. It has a place among the first of its model from then on."""
+    def place(
+        self, bundle: str, version: str, device: str, model: str, *, tries: bool = True, token: str | None = None
+    ) -> tuple[bool, str]:
+        """Whether the new version is for this device, and why. It has a place among the first of its model from then on, if it
+        tries one."""
         with writing(self.engine) as connection:
             told = connection.execute(_of(bundle, version, trials.c.device == device)).one_or_none()
             ring = self._judged(connection, bundle, version, model)
@@ -126,6 +129,8 @@ class Rings:
                 return told.state == "accepted", f"{device} has {told.state} it"
             if ring.ring != "canary":
                 return ring.ring == "all", ring.why
+            if told is None and not tries:
+                return False, f"{ring.why}; {device} does not try it"
             if told is None and ring.trying + ring.accepted + ring.taken_back >= self.rules.devices:
                 return False, ring.why
             if told is None:

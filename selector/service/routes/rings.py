@@ -76,7 +76,7 @@ def tell(name: str, device: str) -> Response:
     if canary is None:
         return model_answer(PlacedDocument(**dict(_version(bundle)), ring="all", why="there is no new version"))
     new = state().version(canary)[0]
-    gets, why = state().rings.place(bundle.name, new, device, report.model, token=token.id)
+    gets, why = state().rings.place(bundle.name, new, device, report.model, tries=report.tries, token=token.id)
     withdrawn = why if not gets and report.state == "trying" and report.version == new else None
     shown: dict[str, Any] = dict(_version(canary if gets else bundle))
     return model_answer(PlacedDocument(**shown, ring="canary" if gets else "all", why=why, withdrawn=withdrawn))

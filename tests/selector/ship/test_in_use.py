@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, atomic
 from selector.fetch.pull import PullOptions
 from selector.run import canary
 from selector.service import create_app, served
 from selector.ship.runs import RUNS_FILE, Run, Runs
-from selector.ship.state import folder_of, report_of
-from selector.ship.versions import signed_version, versions
+from selector.ship.state import Figures, folder_of, report_of
+from selector.ship.versions import rollback, signed_version, versions
 from sortednet import CanaryRuntime
 from tests.helpers.commands import document, refused
 from tests.helpers.pulls import SMALL
@@ -109,6 +109,34 @@ def test_a_version_that_this_device_has_not_measured_waits(
         assert ran()["trial"]["runs"] == 0
     assert "this device has not measured it, which `sortednet profile" in caplog.text
     assert [one.trial for one in versions(tried)] == [True, False]
+
+
+def test_killed_while_it_is_taken_back_its_trial_goes_on(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*given: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_put_in_place", killed)
+        with pytest.raises(Killed):
+            rollback(tried, reason="slow")
+    assert signed_version(tried) == 2
+    assert report_of(tried, "model").state == "trying"
+    assert signed_version(rollback(tried, reason="slow").path) == 1
+    assert report_of(tried, "model").state == "taken back"
+
+
+def test_of_a_bundle_whose_runs_nobody_watches_the_self_test_says_all(
+    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bundle, "decoder", property(lambda bundle: "generates text"))
+    monkeypatch.setattr("selector.fetch.pull.examine", lambda *given, **named: Figures())  # the self-test of such a one
+    fetched(first, tmp_path / "mine", options)
+    fetched(second, tmp_path / "mine", replace(options, trial=True))
+    assert [one.trial for one in versions(tmp_path / "mine")] == [False, False]
+    assert report_of(tmp_path / "mine", "model").state == "accepted"
 
 
 def test_a_disk_that_is_full_fails_no_run(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:

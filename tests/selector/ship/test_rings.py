@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from exporter.bundle import Bundle
 from selector.ship.state import Figures, read_state, trial_of
 from selector.ship.versions import accept, rollback, signed_version
+from sortednet.signing import sign
 from tests.helpers.commands import document, refused
 from tests.helpers.keys import Keys, made, signed_copy
 from tests.helpers.pulls import SMALL, pulled
 from tests.helpers.server import Server, problem, serving
+from tests.helpers.shelf import broken
 
 GOOD = Figures(runs=50, submodel=SMALL, p50_ms=2.0, p50_ms_before=2.0)
 
@@ -64,7 +68,10 @@ def fleet(first: Path, second: Path, keys: Keys, tmp_path: Path) -> Iterator[Fle
 def test_a_new_version_goes_from_the_first_device_to_all(fleet: Fleet) -> None:
     assert fleet.server.get("/v1/bundles").document["bundles"][0]["name"] == "digits"
     assert len(fleet.server.get("/v1/bundles").document["bundles"]) == 1
-    assert [fleet.pull(name, "--no-trial")["version"] for name in ("a", "b")] == [2, 1]  # there is one place
+    assert [fleet.pull(name)["version"] for name in ("a", "b")] == [1, 1]  # there is nothing yet to compare it with
+    assert fleet.pull("b", "--no-trial")["version"] == 1  # nor does this one
+    assert fleet.rings()["models"] == []
+    assert [fleet.pull(name)["version"] for name in ("a", "b")] == [2, 1]  # there is one place
     found = fleet.rings()
     assert (found["everyone"]["number"], found["canary"]["number"]) == (1, 2)
     assert [(one["ring"], one["trying"], one["accepted"]) for one in found["models"]] == [("canary", 1, 0)]
@@ -107,6 +114,23 @@ def test_a_version_that_is_stopped_elsewhere_is_not_tried_any_longer(fleet: Flee
     assert fleet.pull("a")["version"] == 1
     assert trial_of(fleet.folder / "a") is None
     assert list(read_state(fleet.folder / "a").refused.values()) == ["1 of 1 devices took it back"]
+
+
+def test_a_version_that_is_worse_before_it_is_put_in_place_is_told_at_once(first: Path, keys: Keys, tmp_path: Path) -> None:
+    bad = Path(shutil.copytree(first, tmp_path / "next" / "digits"))
+    broken(bad)
+    sign(Bundle(bad), key=keys.private, version=2)
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    token = document("token", "create", "fleet", "--store", store)["token"]
+    options = ("--canary", str(bad), "--store", store, "--no-predict", "--no-generate")
+    with serving(tmp_path / "log", first, options=options) as server:
+        fleet = Fleet(server, keys, tmp_path / "devices", token)
+        assert fleet.pull("a")["version"] == 1
+        assert "the self-test fails" in fleet.pull("a", code=1)
+        (one,) = fleet.rings()["devices"]
+        assert (one["device"], one["state"]) == ("a", "taken back")
+        assert "the self-test fails" in one["reason"]
+        assert fleet.pull("a")["changed"] is False  # it gets the one before again
 
 
 def test_only_who_may_write_a_devices_profile_tells_of_it(fleet: Fleet) -> None:

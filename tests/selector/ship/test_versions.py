@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"selector.{where}", full)
+        patched.setattr(where, full)
         patched.setattr("selector.ship.versions.shutil.copyfile", full)
         with pytest.raises((BundleError, PullError), match=r"the disk is full|No space left"):
             fetched(second, mine, options)
