@@ -37,7 +37,7 @@ from selector.ship.parts import check_content
 from selector.ship.signed import SignatureError, Trust, is_signed
 from selector.ship.state import Figures, alone, trial_of
 from selector.ship.trial import WorseError, examine
-from selector.ship.versions import KEPT, check_newer, content_of, keep, kept_folders, link, rollback
+from selector.ship.versions import KEPT, VersionError, check_newer, content_of, keep, kept_folders, link, rollback
 
 __all__ = ["NothingFitsError", "PullOptions", "Pulled", "find_bundle", "pull"]
 
@@ -265,7 +265,10 @@ def _reporter(client: Client, bundle: str, device: str | None, options: PullOpti
 def _withdrawn(target: Path, reason: str) -> Bundle | None:
     """The version before the one that is on trial, in its place; None where none is."""
     trial = trial_of(target)
-    return None if trial is None else rollback(target, trial.previous, reason=reason)
+    try:
+        return None if trial is None else rollback(target, trial.previous, reason=reason)
+    except VersionError:  # it is not kept any more: what the service has for this device takes the place
+        return None
 
 
 def _examine(target: Path, old: Bundle, new: Bundle, store: Path, published: str | None) -> Figures:

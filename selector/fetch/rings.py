@@ -5,7 +5,6 @@ from __future__ import annotations
 import urllib.parse
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -66,7 +65,7 @@ def _model(target: Path, device: str) -> str:
     """The device's, by its profile, or by what this machine is."""
     with suppress(BundleError):
         return model_of(Bundle(target, verify=False).profile(device).device)
-    return model_of(describe_device(onnxruntime=version("onnxruntime"), execution_provider="CPUExecutionProvider"))
+    return model_of(describe_device(onnxruntime="", execution_provider="CPUExecutionProvider"))
 
 
 def _quoted(name: str) -> str:

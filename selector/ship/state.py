@@ -70,7 +70,7 @@ class Remembered(_Document):
     """What a device remembers of a bundle's versions."""
 
     order: tuple[str, ...] = ()  # ids in the order in which they came
-    newest: int = 0  # the greatest version number that was here; of signed bundles
+    newest: int = 0  # the greatest version number that stayed here; of signed bundles
     refused: dict[str, str] = {}  # by what a version holds: why it was taken back
     trial: Trial | None = None
     outcome: Outcome | None = None  # of the version that was tried last

@@ -145,7 +145,7 @@ def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: Figures | Non
     order = [*others, name, new][-(most + 1) :]
     if began is not None and began.previous not in order:
         order.insert(0, began.previous)
-    newest = max(state.newest, _signed(coming.path)[0] or 0, _signed(old.path)[0] or 0)
+    newest = _newest(state, old, *(() if began is not None else (coming,)))
     refused = {key: why for key, why in state.refused.items() if key != content_of(coming)}
     changed = {"order": tuple(order), "newest": newest, "refused": refused, "trial": began, "outcome": outcome}
     write_state(target, state.model_copy(update=changed))
@@ -172,7 +172,8 @@ def accept(target: Path, trial: Trial, figures: Figures) -> None:
         state = read_state(target)
         if state.trial == trial:  # else another process was first
             outcome = Outcome(**trial.model_dump(exclude={"new", "previous", "figures"}), figures=figures, reason=None)
-            write_state(target, state.model_copy(update={"trial": None, "outcome": outcome}))
+            newest = max(state.newest, trial.number or 0)
+            write_state(target, state.model_copy(update={"trial": None, "outcome": outcome, "newest": newest}))
 
 
 def rollback(
@@ -202,7 +203,7 @@ def rollback(
                 unknown = [[one] if one not in state.order else [] for one in (id_of(chosen), id_of(current))]
                 order = [*unknown[0], *state.order, *unknown[1]]
                 refused = {key: why for key, why in state.refused.items() if key != content_of(chosen)}
-                newest = max(state.newest, _signed(target)[0] or 0)
+                newest = _newest(state, current)
                 state = state.model_copy(update={"order": tuple(order), "newest": newest, "refused": refused})
                 write_state(target, state)  # the trial goes on if this is killed now
                 if order.index(id_of(chosen)) < order.index(id_of(current)):  # going forward again says nothing of the older
@@ -212,6 +213,13 @@ def rollback(
         except OSError as error:
             raise BundleError(f"{str(target)!r}: cannot be written: {error.strerror}") from None
     return Bundle(target)
+
+
+def _newest(state: Remembered, *versions: Bundle) -> int:
+    """The greatest number that was here, with these. One that is only tried does not count: if it is taken back, a version
+    between the two is welcome."""
+    tried = None if state.trial is None else state.trial.content
+    return max([state.newest, *(signed_version(one.path) or 0 for one in versions if content_of(one) != tried)])
 
 
 def _as_known(state: Remembered, version: Bundle, figures: Figures | None) -> Tried:

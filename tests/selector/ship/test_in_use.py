@@ -18,12 +18,15 @@ from selector.fetch.pull import PullOptions
 from selector.run import canary
 from selector.service import create_app, served
 from selector.ship.runs import RUNS_FILE, Run, Runs
-from selector.ship.state import Figures, folder_of, report_of
-from selector.ship.versions import rollback, signed_version, versions
+from selector.ship.state import Figures, folder_of, report_of, trial_of
+from selector.ship.trial import WorseError
+from selector.ship.versions import VersionError, accept, rollback, signed_version, versions
 from sortednet import CanaryRuntime
+from sortednet.signing import sign
 from tests.helpers.commands import document, refused
+from tests.helpers.keys import Keys
 from tests.helpers.pulls import SMALL
-from tests.helpers.shelf import fetched
+from tests.helpers.shelf import broken, fetched, larger, other_weights
 
 
 @pytest.fixture
@@ -128,6 +131,28 @@ def test_killed_while_it_is_taken_back_its_trial_goes_on(tried: Path, monkeypatc
     assert report_of(tried, "model").state == "taken back"
 
 
+def test_after_one_that_was_taken_back_a_version_between_is_welcome(
+    tried: Path, first: Path, second: Path, keys: Keys, options: PullOptions, tmp_path: Path
+) -> None:
+    """A device that skipped a version tries the newest: taken back, it must not be kept from the one between."""
+    between, newest = (Path(shutil.copytree(second, tmp_path / name / "digits")) for name in ("between", "newest"))
+    rollback(tried, reason="slow")
+    for number, path in ((5, between), (6, newest)):
+        other_weights(path, lambda weights: larger(weights, 1 + number / 1e4))  # noqa: B023
+        sign(Bundle(path), key=keys.private, version=number)
+    fetched(newest, tried, replace(options, trial=True))
+    with pytest.raises(VersionError, match="version 5 is older than 6"):
+        fetched(between, tried, replace(options, trial=True))
+    rollback(tried, reason="slow")
+    fetched(between, tried, replace(options, trial=True))
+    trial = trial_of(tried)
+    assert trial is not None
+    assert (signed_version(tried), trial.number) == (5, 5)
+    accept(tried, trial, Figures())
+    with pytest.raises(VersionError, match="version 1 is older than 5"):
+        fetched(first, tried, options)
+
+
 def test_of_a_bundle_whose_runs_nobody_watches_the_self_test_says_all(
     first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,12 +180,8 @@ def test_a_disk_that_is_full_fails_no_run(tried: Path, monkeypatch: pytest.Monke
 
 
 def test_a_pull_whose_version_is_worse_says_so_and_what_runs_is_the_one_before(
-    first: Path, keys: Any, options: PullOptions, tmp_path: Path
+    first: Path, keys: Keys, options: PullOptions, tmp_path: Path
 ) -> None:
-    from selector.ship.trial import WorseError
-    from sortednet.signing import sign
-    from tests.helpers.shelf import broken
-
     mine = tmp_path / "mine"
     fetched(first, mine, options)
     bad = Path(shutil.copytree(first, tmp_path / "bad" / "digits"))
