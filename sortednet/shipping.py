@@ -24,7 +24,8 @@ def versions(bundle: BundlePath, as_json: JsonOption = False) -> None:
         return
     table = Table(Column("id", no_wrap=True), "version", "sub-models", "", box=box.SIMPLE_HEAD, pad_edge=False)
     for one in found:
-        words = ["used"] * one.current + ["on trial"] * one.trial + ([f"taken back: {one.refused}"] if one.refused else [])
+        words = ["used"] * one.current + [f"on trial, {one.trial_runs} runs"] * one.trial
+        words += [f"taken back: {one.refused}"] if one.refused else []
         table.add_row(one.id, str(one.number or ""), str(len(one.submodels)), escape(", ".join(words)))
     show(table)
 

@@ -26,7 +26,7 @@ from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNA
 from exporter.bundle.atomic import built_beside, check_place
 from exporter.bundle.local import carry_over
 from exporter.bundle.written import WRITTEN_FILE
-from selector.ship.runs import forget_runs
+from selector.ship.runs import Runs, forget_runs
 from selector.ship.signed import SignatureError, is_signed, read_signed
 from selector.ship.state import (
     Figures,
@@ -59,6 +59,7 @@ class Version:
     submodels: tuple[str, ...]
     current: bool
     trial: bool
+    trial_runs: int | None  # on it, of all processes; None where it is not on trial
     refused: str | None  # why it was taken back; None where it was not
 
 
@@ -92,6 +93,7 @@ def versions(path: str | Path) -> list[Version]:
             tuple(bundle.submodels),
             bundle is current,
             trial is not None and bundle is current,
+            sum(run.new for run in Runs(target).look()) if trial is not None and bundle is current else None,
             state.refused.get(content_of(bundle)),
         )
         for name, bundle in listed

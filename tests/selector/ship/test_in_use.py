@@ -62,6 +62,7 @@ def test_processes_that_run_once_each_find_a_slower_version_together(tried: Path
         done = [*done, *(ran() for _ in range(5))]
         if done[-1].get("trial", {"state": ""})["state"] != "trying":
             break
+        assert [one.trial_runs for one in versions(tried)] == [len(done), None]
     states = [one["trial"]["state"] for one in done if "trial" in one]
     assert states == ["trying"] * 11 + ["taken back"]
     assert [one["trial"]["runs"] for one in done if "trial" in one] == list(range(1, 13))
