@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.helpers.commands import document, refused
 from tests.helpers.keys import Keys, made, signed_copy
 from tests.helpers.pulls import SMALL, pulled
 from tests.helpers.server import Server, problem, serving
-from tests.helpers.shelf import broken
+from tests.helpers.shelf import broken, larger, other_weights
 
 GOOD = Figures(runs=50, submodel=SMALL, p50_ms=2.0, p50_ms_before=2.0)
 
@@ -131,6 +132,35 @@ def test_a_version_that_is_worse_before_it_is_put_in_place_is_told_at_once(first
         assert (one["device"], one["state"]) == ("a", "taken back")
         assert "the self-test fails" in one["reason"]
         assert fleet.pull("a")["changed"] is False  # it gets the one before again
+
+
+def test_of_bundles_that_are_not_signed_a_part_is_told_under_the_name_of_the_whole(bundle_path: Path, tmp_path: Path) -> None:
+    """What the device has is cut by the service, and has another hash. The canary's folder is replaced while it is served."""
+    old, new = (Path(shutil.copytree(bundle_path, tmp_path / name / "digits")) for name in ("old", "new"))
+    other_weights(new, lambda weights: larger(weights, 1.001))
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    token = document("token", "create", "fleet", "--store", store)["token"]
+    given = ("--out", tmp_path / "a", "--submodels", SMALL, "--device", "a", "--token", token)
+    options = ("--canary", str(new), "--store", store, "--no-predict", "--no-generate")
+    with serving(tmp_path / "log", old, options=options) as server:
+        assert [pulled(server.url, *given)["trial"] for _ in range(2)] == [False, True]
+        trial = trial_of(tmp_path / "a")
+        assert trial is not None
+        canary = server.get("/v1/bundles/digits/rings").document["canary"]
+        assert trial.published == canary["version"] != trial.content
+        accept(tmp_path / "a", trial, GOOD)
+        assert pulled(server.url, *given)["changed"] is False
+        found = server.get("/v1/bundles/digits/rings").document
+        assert [(one["device"], one["state"]) for one in found["devices"]] == [("a", "accepted")]
+
+        newer = Path(shutil.copytree(bundle_path, tmp_path / "newer" / "digits"))
+        other_weights(newer, lambda weights: larger(weights, 1.002))
+        new.rename(tmp_path / "gone")
+        newer.rename(new)
+        while (found := server.get("/v1/bundles/digits/rings").document)["canary"] == canary:
+            time.sleep(0.05)
+        assert found["devices"] == []
+        assert pulled(server.url, *given)["trial"] is True
 
 
 def test_only_who_may_write_a_devices_profile_tells_of_it(fleet: Fleet) -> None:
