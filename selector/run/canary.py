@@ -154,6 +154,7 @@ class CanaryRuntime:
             self._take_back(worse)
         elif self._comparison.done and self._before is not None:
             assert self._trial is not None
+            log.info("version %s of %s stays, after %d runs on it", self._trial.new, self.path, self.canary_runs)
             before, self._before = self._before, None
             before.close()
             try:
