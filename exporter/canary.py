@@ -13,8 +13,6 @@ from exporter.selftest import ExportError
 from trainer.data.dataset import Examples
 from trainer.nested import NestedModel
 
-CANARY_FILE = "canary.npz"
-
 
 def canary_file(nested: NestedModel, examples: Examples | None, count: int) -> bytes:
     """The content of `canary.npz`: so many examples of the test split, spread over it, as arrays `input/NAME`, and `labels`.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.bundle import Bundle
+from exporter.bundle import CANARY_FILE, Bundle
 from exporter.bundle.manifest import Int8Range
-from exporter.canary import CANARY_FILE, canary_file
+from exporter.canary import canary_file
 from exporter.decoder import PRECISIONS
 from exporter.decoder.export import DecodingOptions, export_decoder, is_decoder
 from exporter.decoder.write import identifier

@@ -27,7 +27,16 @@ from selector.choose import (
 )
 
 if TYPE_CHECKING:
-    from selector.run import GenerationOptions, Generator, InputError, RunResult, Runtime, RuntimeOptions, profile_bundle
+    from selector.run import (
+        CanaryRuntime,
+        GenerationOptions,
+        Generator,
+        InputError,
+        RunResult,
+        Runtime,
+        RuntimeOptions,
+        profile_bundle,
+    )
 
 __all__ = [
     "Battery",
@@ -35,6 +44,7 @@ __all__ = [
     "BatteryPolicy",
     "Budget",
     "BudgetError",
+    "CanaryRuntime",
     "Candidate",
     "Candidates",
     "Cascade",
@@ -56,8 +66,11 @@ __all__ = [
 ]
 
 
+_RUN = ("CanaryRuntime", "GenerationOptions", "Generator", "InputError", "RunResult", "Runtime", "RuntimeOptions")
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("GenerationOptions", "Generator", "InputError", "RunResult", "Runtime", "RuntimeOptions", "profile_bundle"):
+    if name in (*_RUN, "profile_bundle"):
         import selector.run
 
         return getattr(selector.run, name)

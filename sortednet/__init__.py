@@ -1,6 +1,6 @@
 """sortednet: train one nested model, ship every smaller version of it, run the one that fits the device's budget.
 
-The eleven names that most people need, from the rooms that they live in. Nothing is imported until it is used: on a device
+The twelve names that most people need, from the rooms that they live in. Nothing is imported until it is used: on a device
 `from sortednet import Runtime` needs neither torch nor onnx, and `fit` and `export` come with the extra `train`.
 """
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from exporter import export
     from exporter.bundle import Bundle
-    from selector import Budget, Generator, Runtime, Selector
+    from selector import Budget, CanaryRuntime, Generator, Runtime, Selector
     from sortednet.cli import app
     from trainer import Family, NestedModel, SubModel, Task, fit
 
 __all__ = [
     "Budget",
     "Bundle",
+    "CanaryRuntime",
     "Family",
     "Generator",
     "NestedModel",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    **dict.fromkeys(("Budget", "Generator", "Runtime", "Selector"), "selector"),
+    **dict.fromkeys(("Budget", "CanaryRuntime", "Generator", "Runtime", "Selector"), "selector"),
     **dict.fromkeys(("Family", "NestedModel", "SubModel", "Task", "fit"), "trainer"),
     "Bundle": "exporter.bundle",
     "export": "exporter",

@@ -138,12 +138,17 @@ def export(
 
 
 def _write_as(kind: Literal["hf", "ortpackage", "oci"], bundle: Bundle, out: Path, *, overwrite: bool, as_json: bool) -> None:
-    from sortednet.formats import write_format
+    from selector.ship.signed import is_signed
+    from sortednet.formats import left_out, write_format
 
     write_format(bundle, out, kind, overwrite=overwrite)
+    absent = left_out(bundle, kind)
     if as_json:
-        print_json({"format": kind, "out": str(out), "submodels": list(bundle.submodels)})
+        print_json({"format": kind, "out": str(out), "submodels": list(bundle.submodels), "left_out": absent})
         return
     typer.echo(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
+    if absent:
+        again = f"; sortednet sign {out} --key PRIVATE.pem signs it" if kind == "hf" and is_signed(bundle.path) else ""
+        tell(f"Not in it: {', '.join(absent)}{again}")
     if not bundle.devices():
         tell(f"Nothing was measured: `sortednet profile` a bundle, then export that with --format {kind}.")

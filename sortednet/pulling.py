@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from selector.choose.budget import BudgetError, make_budget
 from selector.fetch.pull import PullOptions, find_bundle, pull
 from selector.fetch.transfer import Client, service_url
+from selector.ship.state import trial_of
 from selector.ship.versions import signed_version
 
 
@@ -68,5 +69,6 @@ def pull_command(
         "bytes_total": done.bundle.bytes_total,
         "selection": done.selection,
         "lost": list(done.lost),
+        "trial": trial_of(out) is not None,
         **({"version": version} if (version := signed_version(done.bundle.path)) is not None else {}),
     }

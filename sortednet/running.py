@@ -78,8 +78,8 @@ def run(
     """Run the sub-model that fits the budget on an input file or on texts. Exits with 3 when nothing fits."""
     from selector.choose.battery import read_policy
     from selector.choose.budget import make_budget, parse_plan
+    from selector.run.canary import opened
     from selector.run.files import check_output, read_inputs, write_outputs
-    from selector.run.runtime import Runtime
 
     texts = _texts(input, text or [], text_pair or [])
     if watching and output is not None:
@@ -106,7 +106,7 @@ def run(
         "policy": saving,
         "spinning": spinning,
     }
-    runtime = Runtime(bundle, device=device, load_ahead=watching, **options)
+    runtime = opened(bundle, device=device, load_ahead=watching, **options)
     if saving is not None or budget.plan is not None:
         _tell_of_the_battery(runtime, budget, saving)
     if watching:
@@ -115,7 +115,7 @@ def run(
         inputs = read_inputs(input, runtime.bundle) if input is not None else _encoded(runtime, texts).feed
         history = watch(runtime, inputs, budget, rate=rate, seconds=seconds, console=messages)
         if as_json:
-            print_json({"runs": [record._asdict() for record in history]})
+            print_json({"runs": [record._asdict() for record in history], **_trial(runtime)})
         runtime.close()
         return
     if output is not None:
@@ -127,7 +127,7 @@ def run(
     if output is not None:
         write_outputs(output, result.outputs, runtime.bundle)
     if as_json:
-        print_json(_document(result))
+        print_json({**_document(result), **_trial(runtime)})
     else:
         _show(result, output)
     if not result.selection.feasible:
@@ -172,6 +172,16 @@ def _document(result: RunResult) -> dict[str, Any]:
         more["spans"] = [[span._asdict() for span in text] for text in spans]
     costs = {"latency_ms": result.latency_ms, "energy_mj": result.energy_mj, "energy_source": result.energy_source}
     return {"submodel": result.selection.submodel, **costs, "outputs": outputs, **more}
+
+
+def _trial(runtime: Runtime) -> dict[str, Any]:
+    """What `--json` prints of a version on trial; nothing where there is none."""
+    from selector.run.canary import CanaryRuntime
+
+    if not isinstance(runtime, CanaryRuntime):
+        return {}
+    state = "trying" if runtime.trying else "accepted" if runtime.reason is None else "taken back"
+    return {"trial": {"state": state, "runs": runtime.canary_runs, "reason": runtime.reason}}
 
 
 def _show(result: RunResult, output: Path | None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -32,6 +34,9 @@ from sortednet.options import (
     SpinningOption,
     TokenOption,
 )
+
+if TYPE_CHECKING:
+    from exporter.bundle import Bundle
 
 StoreOption = Annotated[
     str | None,
@@ -76,6 +81,22 @@ def serve(
         ),
     ] = None,
     store: StoreOption = None,
+    canary: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a new version, for a few devices of each model first: of the bundle whose folder has that name, or "
+            "of the only one.",
+            show_default=False,
+        ),
+    ] = None,
+    canary_rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="When all of a model get it, or no further one: devices=5 accepted=3 taken_back=2 share=0.1 slower=1.1 "
+            "missed=0.05 points=0.02 days=7, each with --canary-rule.",
+            show_default=False,
+        ),
+    ] = None,
     keep_versions: Annotated[int, typer.Option(min=1, help="Of each device's profile: the latest ones.")] = 20,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
     max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
@@ -108,7 +129,12 @@ def serve(
     from selector.ship.signed import Trust
 
     trust = Trust.of(key, identity, issuer)
-    opened = [Bundle(path) if trust is None else open_signed(path, trust) for path in bundles]
+    opening = Bundle if trust is None else partial(open_signed, trust=trust)
+    opened = [opening(path) for path in bundles]
+    for path in canary or ():
+        of = _served_as(path, opened)
+        opened.append(opening(path, name=of.name + service.CANARY))
+        _check_newer(of, opened[-1])
     for one in opened:
         read_cascades(one)  # a damaged file is told now, not to every client
     check_folder()
@@ -127,6 +153,8 @@ def serve(
             cors_origins=cors_origin or (),
             allowed_hosts=(host, *(allowed_host or ())),
             onnxruntime_web=onnxruntime_web,
+            opening=opening,
+            ring_rules=service.parse_rules(canary_rule or ()),
         )
         for one in opened:
             if not one.devices():
@@ -147,6 +175,29 @@ def serve(
             tls=tls,
             ready=ready,
         )
+
+
+def _served_as(path: Path, bundles: Sequence[Bundle]) -> Bundle:
+    """The bundle of which a new version lies there. Raises BundleError."""
+    from exporter.bundle import BundleError
+
+    named = [one for one in bundles if one.path.resolve().name == path.resolve().name]
+    found = named or list(bundles)
+    if len(found) != 1:
+        names = ", ".join(one.name for one in bundles)
+        raise BundleError(f"canary = {str(path)!r}: of which bundle? Allowed are folders that are named as one of {names}")
+    return found[0]
+
+
+def _check_newer(bundle: Bundle, canary: Bundle) -> None:
+    """Raises BundleError for what devices that have the bundle would refuse."""
+    from exporter.bundle import BundleError
+    from selector.ship.versions import signed_version
+
+    before, now = signed_version(bundle.path), signed_version(canary.path)
+    if before is not None and (now is None or now <= before) and canary.manifest.sha256 != bundle.manifest.sha256:
+        said = "is not signed" if now is None else f"is version {now}"
+        raise BundleError(f"canary = {str(canary.path)!r}: {said}; allowed are signed ones after version {before}")
 
 
 def _warn(text: str) -> None:
@@ -179,6 +230,14 @@ def pull(
         bool, typer.Option(help="Of a new version, run the self-test and labelled examples beside the old one first.")
     ] = True,
     older: Annotated[bool, typer.Option("--older", help="Take a version that is older, or was taken back here.")] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SORTEDNET_TOKEN",
+            help="With --device: tell the service how a new version does here, and get the version of this device's ring.",
+            show_default=False,
+        ),
+    ] = None,
     keep: Annotated[int, typer.Option(min=0, help="Versions to keep beside the one that is used.")] = 2,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -193,7 +252,7 @@ def pull(
     budget |= {"first_token_ms": first_token_ms, "token_ms": token_ms, "prompt_tokens": prompt_tokens, "context": context}
     budget_fields = {**budget, "percentile": percentile, "objective": objective, "length": length}
     names = submodels.split(",") if submodels is not None else None
-    options = PullOptions(overwrite, Trust.of(key, identity, issuer), older, keep, trial)
+    options = PullOptions(overwrite, Trust.of(key, identity, issuer), older, keep, trial, token)
     given: dict[str, Any] = {"options": options, "timeout": timeout, "quiet": as_json}
     done = pull_command(url, out, bundle, names, budget_fields, device, console=messages, **given)
     if done["lost"]:
@@ -207,6 +266,8 @@ def pull(
     typer.echo(
         f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already."
     )
+    if done["trial"]:
+        typer.echo("On trial: sortednet run and serve run it now and then beside the one before; sortednet versions shows it.")
     typer.echo(f"Next: sortednet verify {out}{f' --key {key}' if key else ''}")
 
 

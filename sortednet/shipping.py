@@ -24,7 +24,8 @@ def versions(bundle: BundlePath, as_json: JsonOption = False) -> None:
         return
     table = Table(Column("id", no_wrap=True), "version", "sub-models", "", box=box.SIMPLE_HEAD, pad_edge=False)
     for one in found:
-        words = ["used"] * one.current + ["on trial"] * one.trial + ([f"taken back: {one.refused}"] if one.refused else [])
+        words = ["used"] * one.current + [f"on trial, {one.trial_runs} runs"] * one.trial
+        words += [f"taken back: {one.refused}"] if one.refused else []
         table.add_row(one.id, str(one.number or ""), str(len(one.submodels)), escape(", ".join(words)))
     show(table)
 
@@ -37,8 +38,9 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Put an earlier version of a bundle back in its place; the one that was there is kept, and not fetched again."""
-    from selector.ship.versions import id_of, signed_version
+    from selector.ship.state import id_of
     from selector.ship.versions import rollback as go_back
+    from selector.ship.versions import signed_version
 
     done = go_back(bundle, version)
     number = signed_version(done.path)

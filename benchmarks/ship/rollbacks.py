@@ -14,8 +14,9 @@ from benchmarks.ship.bundles import Shipped, shipped
 from exporter.bundle import Bundle
 from selector.run import canary
 from selector.run.runtime import Runtime
+from selector.ship.state import read_state
 from selector.ship.trial import WorseError
-from selector.ship.versions import read_state, signed_version
+from selector.ship.versions import signed_version
 from sortednet.signing import sign
 from tests.helpers.shelf import broken, other_weights
 

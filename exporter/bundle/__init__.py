@@ -5,6 +5,7 @@ graph; whoever only reads a bundle waits for neither.
 """
 
 from exporter.bundle.bundle import (
+    CANARY_FILE,
     MANIFEST_FILE,
     MODELS_FOLDER,
     SELFTEST_FILE,
@@ -16,6 +17,7 @@ from exporter.bundle.bundle import (
 from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER
 
 __all__ = [
+    "CANARY_FILE",
     "CASCADES_FILE",
     "MANIFEST_FILE",
     "MODELS_FOLDER",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, whi
 MANIFEST_FILE = "manifest.json"
 SELFTEST_FILE = "selftest.npz"
 SIGNED_FILE, SIGNATURE_FILE = "signed.json", "signed.sig"
+CANARY_FILE = "canary.npz"
+"""Of a bundle that has labelled examples (`selector.ship.trial`): arrays `input/NAME` and `labels`, class numbers."""
 MODELS_FOLDER = "models"
 
 
@@ -46,9 +48,12 @@ class BundleError(ValueError):
 class Bundle:
     """A bundle on disk, opened and checked: a constructor that returns has seen every file with the right hash."""
 
-    def __init__(self, path: str | Path, *, verify: bool = True) -> None:
-        """Raises BundleError naming the file that differs. `verify=False` skips the hashes, not the manifest's checks."""
+    def __init__(self, path: str | Path, *, verify: bool = True, name: str | None = None) -> None:
+        """`name`: under which it is served; default: its folder's. Raises BundleError naming the file that differs.
+        `verify=False` skips the hashes, not the manifest's checks."""
         self.path = Path(path)
+        self.name = readable(self.path.resolve().name) if name is None else name
+        """A text that any document can hold."""
         self.manifest = _read_manifest(self.path)
         self.submodels: Mapping[str, SubModelEntry] = {entry.id: entry for entry in self.manifest.submodels}
         self._check_listing()
@@ -77,11 +82,6 @@ class Bundle:
     def decoder(self) -> DecoderEntry | None:
         """Of a bundle whose sub-models generate text, what a loop around their graphs needs to know; else None."""
         return self.manifest.decoder
-
-    @cached_property
-    def name(self) -> str:
-        """Of its folder, as a text that any document can hold."""
-        return readable(self.path.resolve().name)
 
     @cached_property
     def fingerprint(self) -> str:

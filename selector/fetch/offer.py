@@ -29,12 +29,14 @@ _NOT_EXPORTED = (MANIFEST_FILE, PROFILES_FOLDER, CASCADES_FILE, WRITTEN_FILE, SI
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the device asks for: these sub-models, or the best one for the budget, or else all; the profile of `device`."""
+    """What the device asks for: these sub-models, or the best one for the budget, or else all; the profile of `device`.
+    `itself`: that is this device, which may have none on the service."""
 
     bundle: str
     submodels: Sequence[str] | None = None
     budget: Budget | None = None
     device: str | None = None
+    itself: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Offer:
     profile: Profile | None
     selection: Mapping[str, Any] | None
     signed: SignedPart | None = None
+    published: str | None = None  # what the service calls the version
 
     @property
     def files(self) -> Mapping[str, FileEntry]:
@@ -73,14 +76,19 @@ def ask(client: Client, wanted: Wanted) -> Offer:
     base = f"/v1/bundles/{urllib.parse.quote(wanted.bundle, safe='')}"
     if wanted.submodels is None and wanted.budget is None:
         document = client.document(f"{base}/files/{MANIFEST_FILE}")
-        profile = _profile(client, base, wanted.device) if wanted.device else None
+        profile = _wanted_profile(client, base, wanted) if wanted.device else None
         return _offer(document, f"{base}/files/", profile, None)
     query: dict[str, Any] = {"device": wanted.device} if wanted.device else {}
     if wanted.submodels is not None:
         query["submodels"] = list(wanted.submodels)
     else:
         query["budget"] = _budget(wanted)
-    answer = client.document(f"{base}/subsets", query)
+    try:
+        answer = client.document(f"{base}/subsets", query)
+    except GoneError:
+        if not wanted.itself or wanted.submodels is None:
+            raise
+        return ask(client, replace(wanted, device=None, itself=False))
     try:
         offer = _offer(answer["manifest"], answer["files"], answer["profile"], answer["selection"])
     except (KeyError, TypeError):
@@ -114,8 +122,8 @@ def ask_signed(client: Client, wanted: Wanted, trust: Trust, target: Path) -> Of
     device = wanted.device or (selection or {}).get("device")
     profile = None
     if device:
-        measured = _checked_profile(_profile(client, base, str(device)))
-        profile = refit(measured, signed.content, manifest)
+        measured = _wanted_profile(client, base, replace(wanted, device=str(device)))
+        profile = None if measured is None else refit(_checked_profile(measured), signed.content, manifest)
     return Offer(manifest, "", f"{base}/files/", profile, selection, SignedPart(part, text, signature))
 
 
@@ -136,6 +144,16 @@ def _check_fits(selection: Mapping[str, Any] | None) -> None:
     if selection is not None and not selection.get("feasible"):
         nearest, reason = selection.get("submodel"), selection.get("reason")
         raise NothingFitsError(f"{reason}; the nearest is {nearest}, which --submodels {nearest} would fetch", 3)
+
+
+def _wanted_profile(client: Client, base: str, wanted: Wanted) -> Any:
+    assert wanted.device is not None
+    try:
+        return _profile(client, base, wanted.device)
+    except GoneError:
+        if not wanted.itself:
+            raise
+        return None
 
 
 def _profile(client: Client, base: str, device: str) -> Any:

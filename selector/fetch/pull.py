@@ -12,18 +12,17 @@ parent/
 
 from __future__ import annotations
 
-import errno
 import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from device_profiles import Profile
 from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
-from exporter.bundle.atomic import built_beside, check_place, workplace
+from exporter.bundle.atomic import built_beside, check_place
 from exporter.bundle.local import Lost, carry_over, lost
 from exporter.bundle.manifest import FileEntry
 from exporter.bundle.refit import same_networks
@@ -31,14 +30,16 @@ from selector.choose.budget import Budget
 from selector.choose.cascades import Cascade, write_cascades
 from selector.fetch.offer import NothingFitsError, Offer, SignedPart, Wanted, ask, ask_signed
 from selector.fetch.ranges import Plan, assemble, fetch_runs, planned
+from selector.fetch.rings import Reporter, placed
+from selector.fetch.store import check_disk, size, store_beside
 from selector.fetch.transfer import Client, GoneError, PullError, sha256_of
 from selector.ship.parts import check_content
 from selector.ship.signed import SignatureError, Trust, is_signed
+from selector.ship.state import Figures, alone, trial_of
 from selector.ship.trial import WorseError, examine
-from selector.ship.versions import KEPT, alone, check_newer, content_of, keep, kept_folders, link
+from selector.ship.versions import KEPT, VersionError, check_newer, content_of, keep, kept_folders, link, rollback
 
 __all__ = ["NothingFitsError", "PullOptions", "Pulled", "find_bundle", "pull"]
-_SPARE_BYTES = 2**20  # of the disk, for the manifest and folders
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class PullOptions:
     older: bool = False  # a version that is older than one that was here, or was taken back, is taken
     keep: int = KEPT  # versions beside the one that is used; 0: none
     trial: bool = False  # look at a new version beside the old one before it is put in place, and have its first runs watched
+    token: str | None = None  # of the device: the service is told how trials go, and has the version of its ring
 
 
 def pull(
@@ -97,14 +99,25 @@ def pull(
             f"out = {str(target)!r}: holds a signed bundle; say with --key whose signature is taken, or let it go with "
             "--overwrite"
         )
-    wanted = Wanted(bundle, submodels, budget, device)
+    reporter = _reporter(client, bundle, device, options)
+    place = placed(client, bundle, target, reporter)
+    if place.withdrawn is not None and old is not None:
+        old = _withdrawn(target, place.withdrawn) or old
     for last in (False, True):
+        wanted = Wanted(place.bundle, submodels, budget, device, itself=options.token is not None)
         offer = ask(client, wanted) if options.trust is None else ask_signed(client, wanted, options.trust, target)
+        offer = replace(offer, published=place.version)
         try:
             return _fetch(client, offer, target, old, progress, options)
+        except WorseError:
+            if reporter is not None:
+                with suppress(PullError):  # the next pull tells it too
+                    reporter.tell(target)
+            raise
         except GoneError:
             if last:  # else the bundle has been replaced on the service meanwhile
                 raise
+            place = placed(client, bundle, target, reporter)
     raise AssertionError
 
 
@@ -149,11 +162,11 @@ def _fetch(
         return Pulled(old, 0, 0, reused, offer.selection, False)
     check_place(target, overwrite=options.overwrite)
     _check_update(target, old, offer, options)
-    with _store_beside(target) as store:
+    with store_beside(target) as store:
         arrived = [digest for digest in missing if (store / digest).is_file()]
         names = [*missing, *(run.name for run in plan.runs)]
-        sizes = {name: _size(store / f"{name}.part") for name in names}
-        _check_disk(store, total - sum(_size(store / name) for name in names) - sum(sizes.values()))
+        sizes = {name: size(store / f"{name}.part") for name in names}
+        check_disk(store, total - sum(size(store / name) for name in names) - sum(sizes.values()))
         done = fetched = 0
 
         def advance(count: int) -> None:
@@ -181,10 +194,10 @@ def _fetch(
             elif not options.overwrite:
                 _refuse(target, gone)
             if old is not None:
-                tried = options.trial and content_of(new) != content_of(old)
-                if tried:
-                    _examine(target, old, new, store)
-                keep(target, new, most=options.keep, trial=tried)
+                figures = None
+                if options.trial and content_of(new) != content_of(old):
+                    figures = _examine(target, old, new, store, offer.published)
+                keep(target, new, most=options.keep, trial=figures, published=offer.published)
         shutil.rmtree(store, ignore_errors=True)
     files = len(missing) - len(arrived) + len(plan.runs)
     lost_here = (*gone.files, *gone.measurements)
@@ -195,10 +208,11 @@ def _check_update(target: Path, old: Bundle | None, offer: Offer, options: PullO
     """Raises BundleError for what must not take the old one's place, VersionError for an older version."""
     if old is None:
         return
-    if offer.signed is not None and not options.older:
-        signed = offer.signed.part.signed
-        if content_of(old) != signed.content.sha256[:12]:
-            check_newer(target, signed.version, signed.content.sha256[:12])
+    if not options.older:
+        signed = None if offer.signed is None else offer.signed.part.signed
+        content = (offer.manifest if signed is None else signed.content).sha256[:12]
+        if content_of(old) != content:
+            check_newer(target, None if signed is None else signed.version, content)
     if options.overwrite:
         return
     if old.manifest.family != offer.manifest.family:
@@ -239,10 +253,28 @@ def _sign_along(bundle: Bundle, offered: SignedPart) -> None:
     check_content(bundle, offered.part.signed)
 
 
-def _examine(target: Path, old: Bundle, new: Bundle, store: Path) -> None:
-    """Raises WorseError; what has arrived of such a version is of no use."""
+def _reporter(client: Client, bundle: str, device: str | None, options: PullOptions) -> Reporter | None:
+    """None without a token. Raises PullError without the device's name."""
+    if options.token is None:
+        return None
+    if device is None:
+        raise PullError("token: needs --device NAME, whose token it is", 2)
+    return Reporter(client, bundle, device, options.token, options.trial)
+
+
+def _withdrawn(target: Path, reason: str) -> Bundle | None:
+    """The version before the one that is on trial, in its place; None where none is."""
+    trial = trial_of(target)
     try:
-        examine(target, old, new)
+        return None if trial is None else rollback(target, trial.previous, reason=reason)
+    except VersionError:  # it is not kept any more: what the service has for this device takes the place
+        return None
+
+
+def _examine(target: Path, old: Bundle, new: Bundle, store: Path, published: str | None) -> Figures:
+    """What is known as the trial begins. Raises WorseError; what has arrived of such a version is of no use."""
+    try:
+        return examine(target, old, new, published=published)
     except WorseError:
         shutil.rmtree(store, ignore_errors=True)
         raise
@@ -299,38 +331,3 @@ def _refuse(target: Path, found: Lost) -> None:
     if found.files:
         words = replace(found, measurements=()).words
         raise BundleError(f"out = {str(target)!r}: would lose {words}; choose another place, or let it go with --overwrite")
-
-
-@contextmanager
-def _store_beside(target: Path) -> Iterator[Path]:
-    """The folder for what arrives, to this process alone. Raises PullError when another pull uses it."""
-    store = workplace(target).with_name(f".{target.name}.pull")
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        with (store / "lock").open("w") as lock:
-            try:
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:
-                pass  # Windows refuses to delete what another has open
-            except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # others: a file system without locks, such as some NFS
-                    raise PullError(f"out = {str(target)!r}: another pull is writing there") from None
-            try:
-                yield store
-            finally:
-                if store.is_dir() and {path.name for path in store.iterdir()} <= {"lock"}:
-                    shutil.rmtree(store, ignore_errors=True)
-    except OSError as error:
-        raise PullError(f"out = {str(target)!r}: cannot be written: {error.strerror or error}") from None
-
-
-def _check_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed + _SPARE_BYTES > free:
-        raise PullError(f"{str(folder.parent)!r}: {needed:,} bytes are to come and {free:,} are free on this disk")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0

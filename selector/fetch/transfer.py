@@ -62,14 +62,16 @@ class Client:
         parts = urllib.parse.urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
-    def document(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON document that GET gives, or POST with a body. Raises PullError with what the service says."""
+    def document(self, path: str, body: Mapping[str, Any] | None = None, *, token: str | None = None) -> Any:
+        """The JSON document that GET gives, or POST with a body; PUT with that of whom the token is. Raises PullError with what
+        the service says."""
         data = None if body is None else json.dumps(body).encode()
         kind = {} if data is None else {"Content-Type": "application/json"}
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", **kind}
         failed = 0
         while True:
             try:
-                with self._open(path, {"Accept": "application/json", "Accept-Encoding": "gzip", **kind}, data) as response:
+                with self._open(path, headers, data, token) as response:
                     if response.headers.get_content_type() != "application/json":
                         raise ValueError(response.headers.get_content_type())
                     return json.loads(_content(response))
@@ -190,10 +192,16 @@ class Client:
             if have < size:
                 raise http.client.HTTPException(f"the connection ended after {have} of {size} bytes")
 
-    def _open(self, path: str, headers: Mapping[str, str], data: bytes | None = None) -> http.client.HTTPResponse:
-        request = urllib.request.Request(f"{self.shown}{path}", data=data, headers={"User-Agent": "sortednet", **headers})
+    def _open(
+        self, path: str, headers: Mapping[str, str], data: bytes | None = None, token: str | None = None
+    ) -> http.client.HTTPResponse:
+        method = None if token is None else "PUT"
+        given = {"User-Agent": "sortednet", **headers}
+        request = urllib.request.Request(f"{self.shown}{path}", data=data, headers=given, method=method)
         user, at, _ = urllib.parse.urlsplit(self.url).netloc.rpartition("@")
-        if at:
+        if token is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        elif at:
             encoded = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
             request.add_unredirected_header("Authorization", f"Basic {encoded}")
         response: http.client.HTTPResponse = _OPENER.open(request, timeout=self.timeout)

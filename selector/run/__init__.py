@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selector.run.canary import CanaryRuntime
     from selector.run.decode import GenerationOptions
     from selector.run.generate import BusyError, Generation, Generator, Piece
     from selector.run.inputs import InputError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BusyError",
+    "CanaryRuntime",
     "Encoded",
     "Generation",
     "GenerationOptions",
@@ -35,7 +37,13 @@ __all__ = [
     "profile_bundle",
 ]
 
-_MODULES = {"InputError": "inputs", "RuntimeOptions": "options", "profile_bundle": "profiling", "Runtime": "runtime"}
+_MODULES = {
+    "InputError": "inputs",
+    "RuntimeOptions": "options",
+    "profile_bundle": "profiling",
+    "Runtime": "runtime",
+    "CanaryRuntime": "canary",
+}
 _MODULES |= dict.fromkeys(("Part", "Program", "Ran"), "program") | dict.fromkeys(("RunRecord", "RunResult"), "results")
 _MODULES |= dict.fromkeys(("Encoded", "TextReader"), "text")
 _MODULES |= dict.fromkeys(("BusyError", "Generation", "GenerationOptions", "Generator", "Piece"), "generate")

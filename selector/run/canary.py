@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from numpy.typing import NDArray
 
@@ -14,8 +14,11 @@ from exporter.bundle import Bundle, BundleError
 from selector.choose.budget import Budget, BudgetError
 from selector.run.results import RunResult
 from selector.run.runtime import Runtime
+from selector.run.text import Encoded, Texts
+from selector.ship.runs import Run, Runs
+from selector.ship.state import folder_of, id_of, trial_of
 from selector.ship.trial import Comparison, Limits
-from selector.ship.versions import end_trial, folder_of, id_of, read_state, rollback
+from selector.ship.versions import accept, rollback
 
 BLOCK = 5
 """Runs on the new version one after the other. The first after a change finds the processor's caches full of the other version,
@@ -25,47 +28,58 @@ log = logging.getLogger("sortednet.canary")
 
 
 class CanaryRuntime:
-    """A `Runtime` of the bundle at `path`. While a version is on trial there (`pull --trial`), it answers a share of the
-    runs, and the version before the others. One that fails, takes longer or misses deadlines (`selector.ship.trial.Limits`)
-    is taken back: the version before is put in its place, and `reason` says why. One that does not stays, after `limits.runs`
-    runs.
+    """A `Runtime` of the bundle at that path, or of an opened one. While a version is on trial there (`sortednet pull`), it
+    answers a share of the runs, and the version before the others. One that fails, takes longer or misses deadlines
+    (`selector.ship.trial.Limits`) is taken back: the version before is put in its place, and `reason` says why. One that does
+    not stays, after `limits.runs` runs, of all processes that run the bundle so.
 
-    `options` are those of `Runtime`. May be used from several threads. Raises what `Runtime` raises, BudgetError for a share
-    that is none.
+    `options` are those of `Runtime`. What else a Runtime has, this has too, of the version that stays as far as is known. May
+    be used from several threads. Raises what `Runtime` raises, BudgetError for a share that is none.
     """
 
-    def __init__(self, path: str | Path, *, share: float = 0.1, limits: Limits | None = None, **options: Any) -> None:
+    def __init__(
+        self, bundle: str | Path | Bundle, *, share: float = 0.1, limits: Limits | None = None, **options: Any
+    ) -> None:
         if not 0 < share <= 0.5:
             raise BudgetError(f"share = {share!r}: allowed are numbers above 0, and up to 0.5")
-        self.path, self.share = Path(path).resolve(), share
+        self.path = (bundle.path if isinstance(bundle, Bundle) else Path(bundle)).resolve()
         self.reason: str | None = None
         """Why a version was taken back here; None where none was."""
-        self._comparison = Comparison(limits or Limits())
-        self._calls, self._lock = 0, threading.Lock()
+        self._period = round(BLOCK / share)
+        self._comparison, self._runs, self._lock = Comparison(limits or Limits()), Runs(self.path), threading.Lock()
+        self._side: bool | None = None  # which version the latest run here was on
+        self._ran: set[bool] = set()
         self._before: Runtime | None = None
-        trial = read_state(self.path).trial
-        if trial is not None and trial.new == id_of(Bundle(self.path, verify=False)):
+        self._trial = trial_of(self.path)
+        if self._trial is not None:
             try:
-                self._before = Runtime(folder_of(self.path) / trial.previous, **options)
+                self._before = Runtime(folder_of(self.path) / self._trial.previous, **options)
             except BundleError as error:
                 log.warning("the version before is gone, there is no trial: %s", error)
+        if self._before is not None and self._before.selector is not None and not _measured(self.path, options.get("device")):
+            log.warning(
+                "version %s of %s is not tried yet: this device has not measured it, which `sortednet profile %s` does",
+                *(id_of(Bundle(self.path, verify=False)), self.path, self.path),
+            )
+            self._runtime, self._before = self._before, None
+            return
         try:
-            self._runtime = Runtime(self.path, **options)
+            self._runtime = Runtime(bundle, **options)
         except Exception as error:
             if self._before is None:
                 raise
             self._runtime = self._before
             self._take_back(f"cannot be opened: {error}")
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._before or self._runtime, name)
+
     @property
     def trying(self) -> bool:
         """Whether a version is on trial."""
         return self._before is not None
-
-    @property
-    def bundle(self) -> Bundle:
-        """The version that stays, as far as is known."""
-        return (self._before or self._runtime).bundle
 
     @property
     def canary_runs(self) -> int:
@@ -74,28 +88,11 @@ class CanaryRuntime:
 
     def run(self, inputs: Mapping[str, NDArray[Any]] | NDArray[Any], budget: Budget | None = None) -> RunResult:
         """As `Runtime.run`, by one of the two versions."""
-        with self._lock:
-            before, runtime = self._before, self._runtime
-            place = self._calls % round(BLOCK / self.share)
-            self._calls += 1
-            chosen = place >= round(BLOCK / self.share) - BLOCK
-            warm = place not in (0, round(BLOCK / self.share) - BLOCK)
-        if before is None:
-            return runtime.run(inputs, budget)
-        if not chosen:
-            result = before.run(inputs, budget)
-            self._note(result, budget, new=False, warm=warm)
-            return result
-        try:
-            result = runtime.run(inputs, budget)
-        except Exception as error:
-            answered = before.run(inputs, budget)  # raises too where it is the caller's mistake
-            with self._lock:
-                self._comparison.runs += 1
-                self._take_back(f"does not run: {error}")
-            return answered
-        self._note(result, budget, new=True, warm=warm)
-        return result
+        return self._ran_by(lambda runtime: runtime.run(inputs, budget), budget)
+
+    def run_text(self, texts: Texts | Encoded, budget: Budget | None = None) -> RunResult:
+        """As `Runtime.run_text`, by one of the two versions."""
+        return self._ran_by(lambda runtime: runtime.run_text(texts, budget), budget)
 
     def close(self) -> None:
         """Of both versions; the trial goes on when it is opened again."""
@@ -108,35 +105,93 @@ class CanaryRuntime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note(self, result: RunResult, budget: Budget | None, *, new: bool, warm: bool) -> None:
-        deadline = None if budget is None else budget.run_ms
+    def _ran_by(self, run: Callable[[Runtime], RunResult], budget: Budget | None) -> RunResult:
         with self._lock:
-            if self._before is None:
-                return
-            if warm:
-                self._comparison.add(result.selection.submodel, result.latency_ms, new=new, deadline_ms=deadline)
-            elif new:
-                self._comparison.runs += 1
+            before, runtime = self._before, self._runtime
+            if before is None:
+                new = False
+            else:
+                self._count(self._runs.look())
+                new = self._runs.count % self._period >= self._period - BLOCK
+                first, warm, self._side = new not in self._ran, new == self._side, new
+                self._ran.add(new)
+        if before is None:
+            return run(runtime)
+        try:
+            result = run(runtime if new else before)
+        except Exception as error:
             if not new:
-                return
-            if worse := self._comparison.worse:
-                self._take_back(worse)
-            elif self._comparison.done:
-                self._before.close()
-                self._before = None
-                end_trial(self.path)
+                raise
+            answered = run(before)  # raises too where it is the caller's mistake
+            with self._lock:
+                self._count(self._runs.add(Run(new=True, compared=False)))
+                self._take_back(f"does not run: {error}")
+            return answered
+        deadline = None if budget is None else budget.run_ms
+        missed = None if deadline is None else result.latency_ms > deadline
+        done = Run(
+            new=new,
+            submodel=result.selection.submodel,
+            latency_ms=result.latency_ms,
+            missed=missed,
+            first=first,
+            compared=first or warm,
+        )
+        with self._lock:
+            if self._before is not None:
+                self._count(self._runs.add(done))
+                if new:
+                    self._judge()
+        return result
+
+    def _count(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._comparison.add(run)
+
+    def _judge(self) -> None:
+        """Ends the trial where it is known how it ends."""
+        if worse := self._comparison.worse:
+            self._take_back(worse)
+        elif self._comparison.done and self._before is not None:
+            assert self._trial is not None
+            log.info("version %s of %s stays, after %d runs on it", self._trial.new, self.path, self.canary_runs)
+            before, self._before = self._before, None
+            before.close()
+            try:
+                accept(self.path, self._trial, self._comparison.figures(self._trial.figures))
+            except (
+                BundleError,
+                OSError,
+            ) as error:  # another update, a full disk: whoever opens it next notices that it is over
+                log.warning("that %s stays could not be written down: %s", self.path, error)
 
     def _take_back(self, reason: str) -> None:
         """Once; the runs go on with the version before, whose sessions are open."""
         before, self._before = self._before, None
-        if before is None:
+        if before is None or self._trial is None:
             return
-        log.warning("version %s of %s is taken back: %s", id_of(self._runtime.bundle), self.path, reason)
+        log.warning("version %s of %s is taken back: %s", self._trial.new, self.path, reason)
         self.reason = reason
         if self._runtime is not before:
             self._runtime.close()
         self._runtime = before
         try:
-            rollback(self.path, id_of(before.bundle), reason=reason)
+            if trial_of(self.path) == self._trial:  # else another process was first
+                figures = self._comparison.figures(self._trial.figures)
+                rollback(self.path, id_of(before.bundle), reason=reason, figures=figures)
         except BundleError as error:  # a full disk, another update: it is not used here all the same, and tried again later
             log.warning("%s could not be put back: %s", self.path, error)
+
+
+def opened(bundle: str | Path | Bundle, **options: Any) -> Runtime:
+    """The bundle's runtime, by which a version that is on trial is tried; Runtime's options."""
+    if trial_of(bundle.path if isinstance(bundle, Bundle) else Path(bundle)) is None:
+        return Runtime(bundle, **options)
+    return cast(Runtime, CanaryRuntime(bundle, **options))  # has whatever a Runtime has
+
+
+def _measured(path: Path, device: str | Path | Sequence[str | Path] | None) -> bool:
+    """Whether there is a profile of what lies there now: of these devices, or of any."""
+    there = Bundle(path, verify=False).devices()
+    wanted = [device] if isinstance(device, str | Path) else list(device or ())
+    return all(str(one) in there or Path(one).is_file() for one in wanted) if wanted else bool(there)

@@ -7,12 +7,14 @@ dashboard in `pages/`.
 """
 
 from selector.service.app import create_app
+from selector.service.fleet.rings import CANARY, parse_rules
 from selector.service.generate import GenerateOptions, checked_rate
 from selector.service.predict import PredictOptions
 from selector.service.server import ListenError, listening, serve, shown_url
 from selector.service.sockets import TlsError, checked_tls
 
 __all__ = [
+    "CANARY",
     "GenerateOptions",
     "ListenError",
     "PredictOptions",
@@ -21,6 +23,7 @@ __all__ = [
     "checked_tls",
     "create_app",
     "listening",
+    "parse_rules",
     "serve",
     "shown_url",
 ]

@@ -1,4 +1,6 @@
-"""`Served`: the bundles, each as it lies in its folder now: one that is replaced is loaded while the service runs."""
+"""`Served`: the bundles, each as it lies in its folder now: one that is replaced is loaded while the service runs. A new
+version that is not for all devices yet is a bundle too, under a name of its own: `NAME@canary`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Lock, Thread
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
+from selector.service.fleet.rings import plain_name
 
 LOOK_AGAIN_S = 1.0
 """After so many seconds each manifest is looked at again."""
@@ -20,34 +24,45 @@ Stamp = tuple[int, ...]
 """What a manifest's inode looks like; empty where there is none."""
 
 
+class Opening(Protocol):
+    """How a bundle is opened: as `Bundle`, or only where its signature is that of whom is trusted."""
+
+    def __call__(self, path: Path, *, name: str) -> Bundle: ...
+
+
 class _Seen(NamedTuple):
     stamp: Stamp
     until: float  # on the monotonic clock: looked at again then
 
 
 class Served:
-    """Raises BundleError when two bundles have the same name. `changed` is called with the name of one that was loaded anew.
+    """Raises BundleError when two bundles have the same name, and for a new version of none of them. `changed` is called with
+    the name of one that was loaded anew.
 
     What has another manifest is loaded and verified beside the requests, which go on with the bundle before until the new one
     takes its place, in one step. What cannot be loaded, or is gone, is said by `problems`; it is tried again when it changes.
     """
 
-    def __init__(self, bundles: Sequence[Bundle], changed: Callable[[str], object] = lambda name: None) -> None:
+    def __init__(
+        self, bundles: Sequence[Bundle], changed: Callable[[str], object] = lambda name: None, opening: Opening = Bundle
+    ) -> None:
         self._bundles: dict[str, Bundle] = {}
         for bundle in bundles:
             if bundle.name in self._bundles:
                 raise BundleError(f"two bundles are named {bundle.name!r}; rename a folder")
             self._bundles[bundle.name] = bundle
-        self._changed = changed
+        if lone := [name for name in self._bundles if plain_name(name) not in self._bundles]:
+            raise BundleError(f"{lone[0]!r}: a new version of which bundle? Allowed are {', '.join(self._bundles)}")
+        self._changed, self._opening = changed, opening
         self._seen = {name: _Seen(_stamp(bundle), time.monotonic() + LOOK_AGAIN_S) for name, bundle in self._bundles.items()}
         self._problems: dict[str, str] = {}
         self._lock = Lock()
 
     def all(self) -> dict[str, Bundle]:
-        """By name."""
+        """By name, without new versions that are not for all."""
         for name in self._bundles:
             self._look(name)
-        return dict(self._bundles)
+        return {name: bundle for name, bundle in self._bundles.items() if plain_name(name) == name}
 
     def get(self, name: str) -> Bundle | None:
         self._look(name)
@@ -75,7 +90,7 @@ class Served:
     def _load(self, name: str, stamp: Stamp) -> None:
         before = self._bundles[name]
         try:
-            found: Bundle | None = Bundle(before.path)
+            found: Bundle | None = self._opening(before.path, name=name)
             why = ""
         except (BundleError, OSError) as error:
             found, why = None, str(error).replace(str(before.path), name)

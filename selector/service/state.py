@@ -13,7 +13,7 @@ import limits
 from flask import current_app
 
 from device_profiles import Profile
-from exporter.bundle import Bundle, BundleError
+from exporter.bundle import SIGNED_FILE, Bundle, BundleError
 from selector.choose.budget import BudgetError
 from selector.choose.cascades import CASCADES_FILE, read_cascades
 from selector.choose.profiles import selector_for
@@ -21,9 +21,11 @@ from selector.choose.selector import Selector
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.fleet.fleet import Cascades, Fleet
 from selector.service.fleet.rates import RateLimit
+from selector.service.fleet.rings import CANARY, RULES, RingRules, Rings, plain_name
 from selector.service.fleet.store import Store
-from selector.service.served import Served
+from selector.service.served import Opening, Served
 from selector.service.web.problems import Problem, without_folder, wrong_field
+from selector.ship.versions import content_of, signed_version
 
 LOOK_AGAIN_S = 1.0
 """After so many seconds each profile is looked at again."""
@@ -37,12 +39,20 @@ PUT_LIMIT = "600 per minute"
 class State:
     """Raises BundleError when two bundles have the same name."""
 
-    def __init__(self, bundles: Sequence[Bundle], store: Store | None = None) -> None:
-        self.served = Served(bundles, self._forget)
+    def __init__(
+        self,
+        bundles: Sequence[Bundle],
+        store: Store | None = None,
+        opening: Opening = Bundle,
+        rules: RingRules = RULES,
+    ) -> None:
+        self.served = Served(bundles, self._forget, opening)
         self._files: dict[str, _Files] = {}
+        self._versions: dict[str, tuple[tuple[str, int], tuple[str, int | None]]] = {}
         self._store = store
         self._generate_limit: RateLimit | None = None
         self._fleet = None if store is None else Fleet(store)
+        self._rings = None if store is None else Rings(store.engine, rules)
         self._put_limit = None if store is None else RateLimit(store.engine, limits.parse(PUT_LIMIT))
         self._selectors: dict[tuple[str, str | None, Cascades], tuple[tuple[str, ...], Selector]] = {}
         self._cascades: dict[str, tuple[int, Cascades]] = {}
@@ -57,6 +67,23 @@ class State:
                 raise wrong_field("bundle", None, f"allowed are {', '.join(bundles)}", "which bundle?")
             return next(iter(bundles.values()))
         raise Problem(404, f"bundle {name!r} is not served; there are {', '.join(bundles)}")
+
+    def canary(self, bundle: Bundle) -> Bundle | None:
+        """The new version of a bundle that is not for all devices yet; None where there is none, or it is the same."""
+        found = self.served.get(plain_name(bundle.name) + CANARY)
+        return None if found is None or self.version(found)[0] == self.version(bundle)[0] else found
+
+    def version(self, bundle: Bundle) -> tuple[str, int | None]:
+        """What it holds (see `selector.ship.state`), and the number of its signature; read again when that is another."""
+        try:
+            changed_ns = os.stat(bundle.path / SIGNED_FILE).st_mtime_ns
+        except OSError:
+            changed_ns = 0
+        stamp = (bundle.manifest.sha256, changed_ns)
+        found = self._versions.get(bundle.name)
+        if found is None or found[0] != stamp:
+            found = self._versions[bundle.name] = (stamp, (content_of(bundle), signed_version(bundle.path)))
+        return found[1]
 
     @property
     def bundles(self) -> dict[str, Bundle]:
@@ -73,6 +100,11 @@ class State:
     def fleet(self) -> Fleet:
         """Raises Problem 503 when the service has no store."""
         return _there(self._fleet)
+
+    @property
+    def rings(self) -> Rings:
+        """Raises Problem 503 when the service has no store."""
+        return _there(self._rings)
 
     @property
     def has_store(self) -> bool:
@@ -206,7 +238,7 @@ def _only(fleet: Fleet, bundle: Bundle) -> str | None:
     """The device that sent a profile, None where there is none or the store does not answer. Raises Problem 404 where there are
     several."""
     try:
-        sent = [one.device for one in fleet.store.devices(bundle.name, bundle.fingerprint, limit=4)]
+        sent = [one.device for one in fleet.store.devices(plain_name(bundle.name), bundle.fingerprint, limit=4)]
     except StoreUnavailable:
         return None
     if len(sent) > 1:

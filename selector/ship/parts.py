@@ -114,13 +114,13 @@ def part_of(signed: Signed, submodels: Collection[str] | None) -> Part:
     return Part(signed, tuple(name for name in known if name in wanted))
 
 
-def open_signed(path: str | Path, trust: Trust) -> Bundle:
+def open_signed(path: str | Path, trust: Trust, *, name: str | None = None) -> Bundle:
     """The bundle, all of which is as it was signed, or a part of it that is; its profiles are not looked at. No graph is
-    opened. Raises SignatureError saying what is not, BundleError as `Bundle` does."""
+    opened. `name`: as of `Bundle`. Raises SignatureError saying what is not, BundleError as `Bundle` does."""
     folder = Path(path)
     text, signature = files_of(folder)
     signed = verified(text, signature, trust)
-    bundle = Bundle(folder)
+    bundle = Bundle(folder, name=name)
     check_content(bundle, signed)
     return bundle
 

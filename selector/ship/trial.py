@@ -8,23 +8,23 @@ there is enough to say.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Collection
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import Bundle, BundleError
+from exporter.bundle import CANARY_FILE, Bundle, BundleError
 from exporter.bundle.refit import same_networks
-from selector.ship.versions import content_of, read_state, write_state
+from selector.ship.runs import Run
+from selector.ship.state import Figures
+from selector.ship.versions import refuse, tried
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CANARY_FILE = "canary.npz"
-"""Of a bundle that has labelled examples: arrays `input/NAME` and `labels`, class numbers."""
 
 
 class WorseError(BundleError):
@@ -36,36 +36,38 @@ class WorseError(BundleError):
 @dataclass(frozen=True)
 class Limits:
     """What is worse. A share of 1.3 and 0.05 tells a version that takes 1.5 times as long, or has 10 points less, from one that
-    does not, in as few runs and examples as there are."""
+    does not, in as few runs and examples as there are; `sure` keeps runs that scatter, on a busy device, from saying it."""
 
     slower: float = 1.3  # times the median latency
     points: float = 0.05  # of accuracy on the labelled examples
     missed: float = 0.2  # more of the runs after their deadline
     least: int = 12  # runs on the new version before latencies are compared
+    sure: float = 3.0  # standard deviations that the ranks of its runs lie above those before
     runs: int = 50  # after which it stays
 
 
-def examine(target: Path, old: Bundle, new: Bundle, limits: Limits = Limits()) -> None:
-    """Raises WorseError, and remembers why so that this version is not taken again, where the self-test of `new` fails, its
-    accuracy on the labelled examples is less than that of `old`, or a network that is another than before is slower."""
+def examine(target: Path, old: Bundle, new: Bundle, limits: Limits = Limits(), *, published: str | None = None) -> Figures:
+    """The quality of both. Raises WorseError, and remembers why so that this version is not taken again, where the self-test of
+    `new` fails, its accuracy on the labelled examples is less than that of `old`, or a network that is another than before is
+    slower. `published`: what the service calls it."""
     from exporter.bundle.verify import self_test
 
+    figures = Figures()
     try:
         try:
             self_test(new)
         except BundleError as error:
             raise WorseError(f"the self-test fails: {error}") from None
-        _compare_quality(old, new, limits)
+        figures, examples = _quality(old, new)
+        now, before = figures.quality, figures.quality_before
+        if now is not None and before is not None and before - now > limits.points:
+            said = f"accuracy {now:.3f} on {examples} labelled examples, {before:.3f} before"
+            raise WorseError(f"{figures.submodel}: {said}")
         _compare_latency(old, new, limits)
     except WorseError as error:
-        refuse(target, new, str(error))
+        refuse(target, tried(new, figures, published), str(error))
         raise WorseError(f"the new version is not taken: {error}") from None
-
-
-def refuse(target: Path, version: Bundle, reason: str) -> None:
-    """Remembers that it was taken back."""
-    state = read_state(target)
-    write_state(target, state.model_copy(update={"refused": {**state.refused, content_of(version): reason}, "trial": None}))
+    return figures
 
 
 @dataclass
@@ -79,29 +81,26 @@ class Comparison:
     old: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _missed: dict[bool, list[bool]] = field(default_factory=lambda: {True: [], False: []})  # by whether it is the new one
 
-    def add(self, submodel: str, latency_ms: float, *, new: bool, deadline_ms: float | None = None) -> None:
-        """A run of so many milliseconds, which had so many."""
-        (self.new if new else self.old)[submodel].append(latency_ms)
-        self.runs += new
-        if deadline_ms is not None:
-            self._missed[new].append(latency_ms > deadline_ms)
+    def add(self, run: Run) -> None:
+        self.runs += run.new
+        if not run.compared:
+            return
+        name = f"{run.submodel}, first run" if run.first else run.submodel
+        (self.new if run.new else self.old)[name].append(run.latency_ms)
+        if run.missed is not None:
+            self._missed[run.new].append(run.missed)
 
     @property
     def worse(self) -> str | None:
         """Why the new version is worse; None where it is not, or too few runs were seen to say."""
         limits = self.limits
-        common = [name for name in self.new if min(len(self.new[name]), len(self.old.get(name, ()))) >= limits.least]
-        pairs = [(self.new[name], self.old[name], f"{name}: ") for name in common]
-        if not pairs and not set(self.new) & set(self.old):
-            pairs = [([*chain(*self.new.values())], [*chain(*self.old.values())], "")]
-        for new, old, name in pairs:
-            if min(len(new), len(old)) >= limits.least and median(new) >= limits.slower * median(old):
-                return f"{name}p50 {median(new):.3g} ms, {median(new) / median(old):.2f} times that before"
-        new_missed, old_missed = self._missed[True], self._missed[False]
-        if min(len(new_missed), len(old_missed)) >= limits.least:
-            shares = [sum(found) / len(found) for found in (new_missed, old_missed)]
-            if shares[0] - shares[1] > limits.missed:
-                return f"{shares[0]:.0%} of the runs miss their deadline, {shares[1]:.0%} before"
+        for name, now, before in self._medians():
+            if now >= limits.slower * before and higher(*self._latencies(name)) >= limits.sure:
+                return f"{f'{name}: ' if name else ''}p50 {now:.3g} ms, {now / before:.2f} times that before"
+        missed = self._shares()
+        sure = missed is not None and higher(self._missed[True], self._missed[False]) >= limits.sure
+        if missed is not None and missed[0] - missed[1] > limits.missed and sure:
+            return f"{missed[0]:.0%} of the runs miss their deadline, {missed[1]:.0%} before"
         return None
 
     @property
@@ -109,20 +108,62 @@ class Comparison:
         """Whether the new version has been watched for long enough."""
         return self.runs >= self.limits.runs
 
+    def figures(self, known: Figures) -> Figures:
+        """With what is known of the quality: of the latencies those of the sub-model that got slowest."""
+        found: dict[str, Any] = {"runs": self.runs}
+        if medians := self._medians():
+            name, now, before = max(medians, key=lambda one: one[1] / one[2])
+            found |= {"submodel": name or None, "p50_ms": now, "p50_ms_before": before}
+        if missed := self._shares():
+            found |= {"missed": missed[0], "missed_before": missed[1]}
+        return known.model_copy(update=found)
 
-def _compare_quality(old: Bundle, new: Bundle, limits: Limits) -> None:
-    """Raises WorseError."""
+    def _medians(self) -> list[tuple[str, float, float]]:
+        """Sub-model, milliseconds now and before, where there are enough of both. Without a name: of all."""
+        names = [name for name in self.new if name in self.old] or [""]
+        found = [(name, *self._latencies(name)) for name in names]
+        return [(name, median(new), median(old)) for name, new, old in found if min(len(new), len(old)) >= self.limits.least]
+
+    def _latencies(self, name: str) -> tuple[list[float], list[float]]:
+        """Of a sub-model, or without a name of all, in the new version and in the one before."""
+        new, old = ([*chain(*runs.values())] if not name else runs[name] for runs in (self.new, self.old))
+        return new, old
+
+    def _shares(self) -> tuple[float, float] | None:
+        """Of the runs after their deadline, now and before, where there are enough."""
+        found = [self._missed[True], self._missed[False]]
+        if min(map(len, found)) < self.limits.least:
+            return None
+        return sum(found[0]) / len(found[0]), sum(found[1]) / len(found[1])
+
+
+def higher(new: Sequence[float], old: Sequence[float]) -> float:
+    """How many standard deviations the rank sum of `new` lies above that of two samples that are alike (Mann and Whitney 1947,
+    with ties). 0 where all values are equal."""
+    n, m = len(new), len(old)
+    ordered = sorted(old)
+    above = sum(bisect_left(ordered, value) + bisect_right(ordered, value) for value in new) / 2
+    ties = sum(count**3 - count for count in Counter([*new, *old]).values())
+    variance = n * m / 12 * (n + m + 1 - ties / ((n + m) * (n + m - 1)))
+    return (above - n * m / 2) / variance**0.5 if variance > 0 else 0.0
+
+
+def _quality(old: Bundle, new: Bundle) -> tuple[Figures, int]:
+    """Accuracy on the labelled examples in either bundle, of the sub-model that loses most, and how many they are. Raises
+    WorseError for one that does not run on them."""
     labelled = next((bundle for bundle in (old, new) if CANARY_FILE in bundle.manifest.files), None)
     if labelled is None or any(bundle.manifest.task.kind != "classification" for bundle in (old, new)):
-        return
+        return Figures(), 0
     inputs, labels = read_canary(labelled)
+    found = Figures()
     for name in _few(new, set(old.submodels)):
         try:
             before, now = (accuracy(bundle, name, inputs, labels) for bundle in (old, new))
         except Exception as error:  # ONNX Runtime's own: the inputs of the two may be others
             raise WorseError(f"{name} does not run on the labelled examples: {error}") from None
-        if before - now > limits.points:
-            raise WorseError(f"{name}: accuracy {now:.3f} on {len(labels)} labelled examples, {before:.3f} before")
+        if found.quality is None or before - now > (found.quality_before or 0.0) - found.quality:
+            found = Figures(submodel=name, quality=now, quality_before=before)
+    return found, len(labels)
 
 
 def _compare_latency(old: Bundle, new: Bundle, limits: Limits) -> None:

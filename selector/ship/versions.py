@@ -5,7 +5,7 @@ parent/
   .NAME.versions/             in NAME, where that is a mount point
     <first of its hash>/      a bundle that stood there; files that are equal are one file under several names
     state.json                their order, the newest version number that was here, which were taken back and why, a trial
-    lock
+    trial.jsonl, lock         the runs of the trial
 
 Which of them is used is not written down anywhere: it is the one whose manifest is in NAME. So a process that is killed
 at any moment leaves the old bundle or the new one, and nothing that disagrees with it.
@@ -13,51 +13,41 @@ at any moment leaves the old bundle or the new one, and nothing that disagrees w
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from device_profiles.atomic import beside, left_behind, remove, replacing, sync_folder
+from device_profiles.atomic import beside, left_behind, remove, sync_folder
 from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
-from exporter.bundle.atomic import built_beside, check_place, workplace
+from exporter.bundle.atomic import built_beside, check_place
 from exporter.bundle.local import carry_over
 from exporter.bundle.written import WRITTEN_FILE
+from selector.ship.runs import Runs, forget_runs
 from selector.ship.signed import SignatureError, is_signed, read_signed
+from selector.ship.state import (
+    Figures,
+    Outcome,
+    Remembered,
+    Trial,
+    Tried,
+    alone,
+    folder_of,
+    id_of,
+    read_state,
+    trial_of,
+    write_state,
+)
 
 KEPT = 2
 """Versions beside the one that is used, unless told otherwise."""
-STATE_FILE = "state.json"
 
 
 class VersionError(BundleError):
     """A version that is not kept here, is older than what was here, or was taken back."""
-
-
-class Trial(BaseModel):
-    """A version that is being tried, and the one before, by their ids."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    new: str
-    previous: str
-
-
-class State(BaseModel):
-    """What a device remembers of a bundle's versions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    order: tuple[str, ...] = ()  # ids in the order in which they came
-    newest: int = 0  # the greatest version number that was here; of signed bundles
-    refused: dict[str, str] = {}  # by what a version holds: why it was taken back
-    trial: Trial | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +59,7 @@ class Version:
     submodels: tuple[str, ...]
     current: bool
     trial: bool
+    trial_runs: int | None  # on it, of all processes; None where it is not on trial
     refused: str | None  # why it was taken back; None where it was not
 
 
@@ -77,34 +68,10 @@ def signed_version(bundle: Path) -> int | None:
     return _signed(bundle)[0]
 
 
-def folder_of(target: Path) -> Path:
-    """Where the versions of the bundle at `target` are."""
-    target = target.resolve()
-    return workplace(target).with_name(f".{target.name}.versions")
-
-
-def id_of(bundle: Bundle) -> str:
-    return bundle.manifest.sha256[:12]
-
-
 def content_of(bundle: Bundle) -> str:
     """What the version holds, whichever of its sub-models are here; of one that is not signed, those that are."""
     number, whole = _signed(bundle.path)
     return id_of(bundle) if number is None else whole[:12]
-
-
-def read_state(target: Path) -> State:
-    """Empty where there is none. A damaged one is begun anew: it says nothing that a bundle could not be opened without."""
-    try:
-        return State.model_validate_json((folder_of(target) / STATE_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return State()
-
-
-def write_state(target: Path, state: State) -> None:
-    """Raises OSError."""
-    with replacing(folder_of(target) / STATE_FILE) as partial:
-        partial.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def versions(path: str | Path) -> list[Version]:
@@ -116,7 +83,7 @@ def versions(path: str | Path) -> list[Version]:
     for folder in kept_folders(target):
         with suppress(BundleError):
             found.setdefault(folder.name, Bundle(folder, verify=False))
-    trial = state.trial.new if state.trial is not None else None
+    trial = trial_of(target)
     places = {identifier: place for place, identifier in enumerate(state.order)}
     listed = sorted(found.items(), key=lambda item: places.get(item[0], len(places)), reverse=True)
     return [
@@ -125,7 +92,8 @@ def versions(path: str | Path) -> list[Version]:
             _signed(bundle.path)[0],
             tuple(bundle.submodels),
             bundle is current,
-            name == trial,
+            trial is not None and bundle is current,
+            sum(run.new for run in Runs(target).look()) if trial is not None and bundle is current else None,
             state.refused.get(content_of(bundle)),
         )
         for name, bundle in listed
@@ -140,51 +108,82 @@ def kept_folders(target: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def check_newer(target: Path, number: int, content: str) -> None:
-    """Raises VersionError for a signed version that is older than one that was here, or was taken back."""
+def check_newer(target: Path, number: int | None, content: str) -> None:
+    """Raises VersionError for a version that was taken back, or, where it is signed, is older than one that was here."""
     state = read_state(target)
     newest = max(state.newest, _signed(target)[0] or 0)
-    if number < newest:
+    name = content if number is None else number
+    if number is not None and number < newest:
         raise VersionError(f"version {number} is older than {newest}, which was here; --older takes it all the same")
     if reason := state.refused.get(content):
-        raise VersionError(f"version {number} was taken back here ({reason}); --older takes it all the same")
+        raise VersionError(f"version {name} was taken back here ({reason}); --older takes it all the same")
 
 
-def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: bool = False) -> None:
-    """Before `coming` takes the place of the bundle at `target`: keeps that one, and forgets the oldest beyond `most`. Raises
-    OSError."""
+def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: Figures | None = None, published: str | None = None) -> None:
+    """Before `coming` takes the place of the bundle at `target`: keeps that one, and forgets the oldest beyond `most`.
+    `trial`: what is known when one begins; `published`: what the service calls the version. Raises OSError."""
     try:
         old = Bundle(target, verify=False)
     except BundleError:
         return  # damaged
     state = read_state(target)
     name, new = id_of(old), id_of(coming)
-    tried = state.trial if state.trial is not None and state.trial.new == name else None
-    if tried is not None and not (folder_of(target) / tried.previous).is_dir():
-        tried = None
-    proven = name if tried is None else tried.previous  # what is still on trial is nothing to go back to
-    began: Trial | None
-    if trial:
-        began = Trial(new=new, previous=proven)
-    else:  # another choice of the same version's sub-models goes on with its trial
-        began = None if tried is None or content_of(old) != content_of(coming) else Trial(new=new, previous=proven)
+    before = state.trial if state.trial is not None and state.trial.new == name else None
+    if before is not None and not (folder_of(target) / before.previous).is_dir():
+        before = None
+    proven = name if before is None else before.previous  # what is still on trial is nothing to go back to
+    began: Trial | None = None
+    outcome = state.outcome
+    if trial is not None and coming.decoder is not None:  # its runs are watched by nobody
+        outcome = Outcome(**dict(tried(coming, trial, published)), reason=None)
+    elif trial is not None:
+        forget_runs(target)
+        began = Trial(**dict(tried(coming, trial, published)), new=new, previous=proven)
+    elif before is not None and content_of(old) == content_of(coming):  # other sub-models of the version go on with its trial
+        began = before.model_copy(update={"new": new})
     if most or began is not None:
         _copy_beside(old, folder_of(target) / name)
     others = [one for one in state.order if one not in (name, new)]
     order = [*others, name, new][-(most + 1) :]
     if began is not None and began.previous not in order:
         order.insert(0, began.previous)
-    newest = max(state.newest, _signed(coming.path)[0] or 0, _signed(old.path)[0] or 0)
+    newest = _newest(state, old, *(() if began is not None else (coming,)))
     refused = {key: why for key, why in state.refused.items() if key != content_of(coming)}
-    write_state(target, State(order=tuple(order), newest=newest, refused=refused, trial=began))
+    changed = {"order": tuple(order), "newest": newest, "refused": refused, "trial": began, "outcome": outcome}
+    write_state(target, state.model_copy(update=changed))
     for folder in kept_folders(target):
         if folder.name not in order:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def rollback(path: str | Path, version: str | None = None, *, reason: str = "rolled back by hand") -> Bundle:
+def tried(version: Bundle, figures: Figures, published: str | None = None) -> Tried:
+    content = content_of(version)
+    return Tried(content=content, published=published or content, number=signed_version(version.path), figures=figures)
+
+
+def refuse(target: Path, version: Tried, reason: str) -> None:
+    """Remembers that it was taken back, and is not taken again. Raises OSError."""
+    state = read_state(target)
+    outcome = Outcome(**dict(version), reason=reason)
+    write_state(target, state.model_copy(update={"refused": {**state.refused, version.content: reason}, "outcome": outcome}))
+
+
+def accept(target: Path, trial: Trial, figures: Figures) -> None:
+    """The version that was tried stays. Raises BundleError while another process changes versions, OSError."""
+    with alone(target):
+        state = read_state(target)
+        if state.trial == trial:  # else another process was first
+            outcome = Outcome(**trial.model_dump(exclude={"new", "previous", "figures"}), figures=figures, reason=None)
+            newest = max(state.newest, trial.number or 0)
+            write_state(target, state.model_copy(update={"trial": None, "outcome": outcome, "newest": newest}))
+
+
+def rollback(
+    path: str | Path, version: str | None = None, *, reason: str = "rolled back by hand", figures: Figures | None = None
+) -> Bundle:
     """Puts the version before the one that is used, or the one with this id or number, in its place in one step, and returns
     it. What was measured here of the same networks stays. The one that was used is kept and is not fetched again unless asked.
+    `figures`: what its trial has shown.
 
     Raises VersionError where no such version is kept, BundleError where it is damaged or cannot be put there.
     """
@@ -206,41 +205,31 @@ def rollback(path: str | Path, version: str | None = None, *, reason: str = "rol
                 unknown = [[one] if one not in state.order else [] for one in (id_of(chosen), id_of(current))]
                 order = [*unknown[0], *state.order, *unknown[1]]
                 refused = {key: why for key, why in state.refused.items() if key != content_of(chosen)}
+                newest = _newest(state, current)
+                state = state.model_copy(update={"order": tuple(order), "newest": newest, "refused": refused})
+                write_state(target, state)  # the trial goes on if this is killed now
                 if order.index(id_of(chosen)) < order.index(id_of(current)):  # going forward again says nothing of the older
-                    refused[content_of(current)] = reason
-                newest = max(state.newest, _signed(target)[0] or 0)
-                write_state(target, State(order=tuple(order), newest=newest, refused=refused))
+                    refuse(target, _as_known(state, current, figures), reason)
+            with suppress(OSError):  # a trial of what is not there any more is none
+                write_state(target, read_state(target).model_copy(update={"trial": None}))
         except OSError as error:
             raise BundleError(f"{str(target)!r}: cannot be written: {error.strerror}") from None
     return Bundle(target)
 
 
-def end_trial(target: Path) -> None:
-    """The new version stays."""
-    with alone(target):
-        write_state(target, read_state(target).model_copy(update={"trial": None}))
+def _newest(state: Remembered, *versions: Bundle) -> int:
+    """The greatest number that was here, with these. One that is only tried does not count: if it is taken back, a version
+    between the two is welcome."""
+    tried = None if state.trial is None else state.trial.content
+    return max([state.newest, *(signed_version(one.path) or 0 for one in versions if content_of(one) != tried)])
 
 
-@contextmanager
-def alone(target: Path) -> Iterator[None]:
-    """No other process puts a version in place. Raises BundleError where one does."""
-    folder = folder_of(target)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise BundleError(f"{str(target)!r}: cannot be written: {error.strerror}") from None
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise BundleError(f"{str(target)!r}: another version is just being put there") from None
-        yield
+def _as_known(state: Remembered, version: Bundle, figures: Figures | None) -> Tried:
+    """The version, with what its trial has shown."""
+    known = next((one for one in (state.trial, state.outcome) if one and one.content == content_of(version)), None)
+    if known is None:
+        return tried(version, figures or Figures())
+    return Tried(content=known.content, published=known.published, number=known.number, figures=figures or known.figures)
 
 
 def _find(target: Path, current: Bundle, version: str | None) -> Path:

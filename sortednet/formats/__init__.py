@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
+from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
 from sortednet.formats.hub import README, write_hub
 from sortednet.formats.oci import LAYOUT_FILE, write_oci
 from sortednet.formats.ortpackage import write_ortpackage
 from sortednet.formats.place import check_free
 
-__all__ = ["FORMATS", "Format", "check_out", "is_bundle", "write_format"]
+__all__ = ["FORMATS", "Format", "check_out", "is_bundle", "left_out", "write_format"]
 
 Format = Literal["bundle", "hf", "ortpackage", "oci"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -30,6 +30,17 @@ def is_bundle(path: Path) -> bool:
 def check_out(out: Path, kind: Format, *, overwrite: bool = False) -> None:
     """Looks, before the work, whether `write_format` would put something there. Raises BundleError as that does."""
     check_free(out, _MARKS[kind], overwrite=overwrite)
+
+
+def left_out(bundle: Bundle, kind: Format) -> list[str]:
+    """Files of the bundle that the format does not hold: a signature is of files where they were, a model package has no place
+    but for graphs, weights and figures."""
+    there = [name for name in (SIGNED_FILE, SIGNATURE_FILE) if (bundle.path / name).is_file() and kind in ("hf", "ortpackage")]
+    if kind == "ortpackage":
+        held = {*bundle.manifest.weights_files, *(graph for entry in bundle.manifest.submodels for graph in entry.graphs)}
+        there += sorted(set(bundle.manifest.files) - held)
+        there += [name for name in (CASCADES_FILE,) if (bundle.path / name).is_file()]
+    return there
 
 
 def write_format(bundle: Bundle, out: Path, kind: Format, *, overwrite: bool = False) -> None:

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, Bundle
+from exporter.bundle import CANARY_FILE, CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle
 from exporter.bundle.written import WRITTEN_FILE
 from sortednet.formats.place import built
 
@@ -51,9 +51,10 @@ def write_oci(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None:
 
 
 def _written_later(bundle: Bundle) -> list[str]:
-    """Profiles and cascades, which the manifest does not list."""
+    """Profiles, cascades and the signature, which the manifest does not list."""
     found = [f"{PROFILES_FOLDER}/{device}.json" for device in bundle.devices()]
-    return [*found, *(name for name in (CASCADES_FILE, WRITTEN_FILE) if (bundle.path / name).is_file())]
+    later = (CASCADES_FILE, WRITTEN_FILE, SIGNED_FILE, SIGNATURE_FILE)
+    return [*found, *(name for name in later if (bundle.path / name).is_file())]
 
 
 def _layer(bundle: Bundle, name: str, blobs: Path) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _layer(bundle: Bundle, name: str, blobs: Path) -> dict[str, Any]:
     shutil.copyfile(source, blobs / digest)
     manifest = bundle.manifest
     weights = PurePosixPath(name).suffix == ".onnx" or name in manifest.weights_files
-    kind = WEIGHT if weights else DATA if name == manifest.selftest.file else WEIGHT_CONFIG
+    kind = WEIGHT if weights else DATA if name in (manifest.selftest.file, CANARY_FILE) else WEIGHT_CONFIG
     annotations = {FILE_PATH: name, "org.opencontainers.image.title": name}
     return {"mediaType": kind, "digest": f"sha256:{digest}", "size": source.stat().st_size, "annotations": annotations}
 

@@ -27,6 +27,7 @@ if sync_api is not None:
 OTHER = "other-device"  # half as fast, and its energy is known
 BARE, BLIND = "unmeasured", "untested"  # bundles without a profile, and without accuracies
 SENT, PHONES = "sent", {"phone-1": 2.0, "phone-2": 4.0}  # a bundle whose profiles devices have sent: milliseconds
+SLOW = "w1.00-d2: p50 15 ms, 1.50 times that before"  # why they took a new version back
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

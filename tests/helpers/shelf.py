@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bundle import MANIFEST_FILE, Bundle
+from exporter.bundle import CANARY_FILE, MANIFEST_FILE, Bundle
 from exporter.bundle.manifest import sealed
 from exporter.bundle.session import open_session, run_session
 from selector.fetch.pull import Pulled, PullOptions, pull
 from selector.fetch.transfer import Client, GoneError
-from selector.ship.trial import CANARY_FILE
 
 
 @dataclass(frozen=True)

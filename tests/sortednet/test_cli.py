@@ -89,14 +89,14 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     | BUDGET
     | TOKENS
     | TRUST
-    | {"--trial", "--older", "--keep"},
+    | {"--trial", "--older", "--keep", "--token"},
     "versions": {"--json"},
     "rollback": {"--json"},
     "report": CONTRACT["report"] | {"--device", "--overwrite"},
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
     | {"--allowed-host", "--keep-versions", "--generate", "--max-tokens", "--memory-mb", "--keys", "--rate"}
-    | {"--tls-cert", "--tls-key", "--onnxruntime-web"}
+    | {"--tls-cert", "--tls-key", "--onnxruntime-web", "--canary", "--canary-rule"}
     | TRUST,
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},

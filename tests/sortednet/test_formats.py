@@ -17,12 +17,17 @@ import sortednet
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.verify import self_test
 from selector import Budget, selector_for
+from selector.ship.parts import open_signed
+from selector.ship.signed import Trust
 from sortednet.formats import write_format
 from sortednet.formats.figures import figures_of
 from sortednet.formats.oci import CONFIG, FILE_PATH, LAYOUT_FILE
+from sortednet.signing import sign
 from tests.conftest import DEVICE
+from tests.helpers.keys import made
 from tests.helpers.registry import registry
 from tests.helpers.runtimes import stock, unmeasured
+from tests.helpers.shelf import with_canary
 
 
 def content_of(folder: Path) -> dict[str, str]:
@@ -176,6 +181,38 @@ def test_oras_carries_the_artefact_through_a_registry(bundle_path: Path, tmp_pat
         oras.session.close()
     assert content_of(tmp_path / "pulled") == content_of(bundle_path)
     self_test(Bundle(tmp_path / "pulled"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "absent"),
+    [
+        ("oci", []),
+        ("hf", ["signed.json", "signed.sig"]),
+        ("ortpackage", ["signed.json", "signed.sig", "canary.npz", "selftest.npz"]),
+    ],
+)
+def test_signature_and_labelled_examples_go_along_or_it_is_said_that_they_do_not(
+    bundle_path: Path, tmp_path: Path, kind: str, absent: list[str]
+) -> None:
+    if kind == "ortpackage" and not hasattr(ort, "ModelPackage"):
+        pytest.skip("this ONNX Runtime knows no model packages")
+    keys, source = made(tmp_path), Path(shutil.copytree(bundle_path, tmp_path / "source"))
+    with_canary(source)
+    sign(Bundle(source), key=keys.private)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(sortednet.app, ["export", str(source), "--format", kind, "--out", str(out)])
+    assert (result.exit_code, "Not in it:" in result.stderr) == (0, bool(absent))
+    assert all(name in result.stderr for name in absent)
+    if kind == "oci":
+        unpacked(out, tmp_path / "digits")
+        open_signed(tmp_path / "digits", Trust(keys.public))
+        assert content_of(tmp_path / "digits") == content_of(source)
+    if kind == "hf":
+        assert "sortednet sign" in result.stderr
+        assert (out / "canary.npz").read_bytes() == (source / "canary.npz").read_bytes()
+        assert not (out / "signed.json").exists()
+        sign(Bundle(out), key=keys.private)
+        open_signed(out, Trust(keys.public))
 
 
 def test_what_a_format_cannot_hold_is_refused(bundle_path: Path, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from statistics import median_high
 from typing import Any, get_args
 
@@ -13,20 +11,6 @@ from device_profiles.schema import Figure, Source, Sustained
 
 SOURCES: tuple[Source, ...] = ("measured", "predicted", "declared")  # the best first
 FIGURES: tuple[Figure, ...] = get_args(Figure)
-_LONGEST = 56
-
-
-def model_of(device: DeviceInfo) -> str:
-    """Such as `arm-cortex-a76-4t-cpu`: what the latency depends on: the processor, the threads, the execution provider.
-
-    A valid device name. Processors whose names differ in punctuation or case only are one model.
-    """
-    cpu = device.cpu.lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", cpu)).strip("-")
-    if len(slug) > _LONGEST or not cpu.isascii() or not slug:  # what the slug leaves out must not make two models one
-        slug = f"{slug[: _LONGEST - 9]}-{sha256(cpu.encode(errors='replace')).hexdigest()[:8]}".strip("-")
-    provider = re.sub(r"[^a-z0-9]+", "-", device.execution_provider.removesuffix("ExecutionProvider").lower()).strip("-")
-    return f"{slug}-{min(device.threads, 99999)}t-{provider[:24] or 'cpu'}"
 
 
 def comparable(found: Sequence[Profile]) -> list[Profile]:

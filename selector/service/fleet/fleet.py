@@ -16,6 +16,7 @@ from selector.choose.cascades import Cascade
 from selector.choose.selector import Selector
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.fleet.device_models import aggregate, comparable
+from selector.service.fleet.rings import plain_name
 from selector.service.fleet.store import DeviceModel, Store, Stored
 
 FRESH_S = 2.0
@@ -55,7 +56,7 @@ class Fleet:
 
     def selector(self, bundle: Bundle, device: str, cascades: Cascades = ()) -> Selector | None:
         """Of the device's newest profile, None when it sent none. Raises StoreUnavailable when that was never known."""
-        key = (bundle.name, bundle.fingerprint, device)
+        key = _key(bundle, device)
 
         def made() -> Selector | None:
             found = self.store.profile(*key)
@@ -66,7 +67,7 @@ class Fleet:
     def profile(self, bundle: Bundle, device: str) -> Profile | None:
         """What `selector` or `model_selector` is made of: the newest that the device sent, else, where none of that name lies
         in the bundle, the one of the devices of that model. Raises StoreUnavailable."""
-        found = self.store.profile(bundle.name, bundle.fingerprint, device)
+        found = self.store.profile(*_key(bundle, device))
         if found is not None:
             return Profile.model_validate_json(found[1])
         model = None if device in bundle.devices() else self.model(bundle, device)
@@ -75,13 +76,13 @@ class Fleet:
     def model_selector(self, bundle: Bundle, model: str, cascades: Cascades = ()) -> Selector | None:
         """Of the devices of that model, None when there are none. Raises as `selector` does."""
         found = self.model(bundle, model)
-        key = (bundle.name, bundle.fingerprint, f"model {model}", cascades)  # no device has a space in its name
+        key = (*_key(bundle, f"model {model}"), cascades)  # no device has a space in its name
         version = "" if found is None else f"{found.model.newest} {found.model.devices}"
         return self._selectors.get(key, lambda: version, lambda: found and _selector(found.profile, bundle, cascades))
 
     def model(self, bundle: Bundle, model: str) -> Aggregated | None:
         """The median of the devices of that model, at most MODEL_FRESH_S old. None when there are none."""
-        key = (bundle.name, bundle.fingerprint, model)
+        key = _key(bundle, model)
 
         def version() -> str:
             return "".join(f"{one.newest} {one.devices}" for one in self.store.models(*key))
@@ -90,7 +91,7 @@ class Fleet:
 
     def forget(self, bundle: Bundle, device: str) -> None:
         """What is known of a device: it has just sent a profile to this process."""
-        self._selectors.forget((bundle.name, bundle.fingerprint, device))
+        self._selectors.forget(_key(bundle, device))
 
     def _aggregated(self, bundle: str, fingerprint: str, model: str) -> Aggregated | None:
         documents = self.store.documents_of_model(bundle, fingerprint, model, MODEL_DEVICES)
@@ -99,6 +100,11 @@ class Fleet:
             return None
         found = comparable([Profile.model_validate_json(document) for document in documents])
         return Aggregated(models[0], len(found), aggregate(model, found))
+
+
+def _key(bundle: Bundle, device: str) -> tuple[str, str, str]:
+    """Of a device or device model in the store."""
+    return plain_name(bundle.name), bundle.fingerprint, device
 
 
 def _selector(profile: Profile, bundle: Bundle, cascades: Sequence[Cascade]) -> Selector | None:

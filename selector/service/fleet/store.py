@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Self
 import sqlalchemy as sa
 
 from device_profiles import Profile
+from device_profiles.models import model_of
 from selector.service.fleet.database import StoreUnavailable, default_url, open_engine, reading, writing
-from selector.service.fleet.device_models import model_of
 from selector.service.fleet.tables import profiles
 from selector.service.fleet.tokens import Tokens
 

@@ -48,7 +48,7 @@ profiles = sa.Table(
     sa.Column("bundle", sa.String(255), nullable=False),
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("device", NAME, nullable=False),
-    sa.Column("model", NAME, nullable=False),  # see `device_models.model_of`
+    sa.Column("model", NAME, nullable=False),  # see `device_profiles.models`
     sa.Column("version", sa.Integer, nullable=False),  # 1, 2, … of a bundle's device
     sa.Column("sha256", sa.String(64), nullable=False),  # of the document
     sa.Column("document", sa.Text, nullable=False),  # canonical JSON, byte for byte the same in every database
@@ -58,6 +58,22 @@ profiles = sa.Table(
     sa.Index("ix_profiles_model", "bundle", "fingerprint", "model"),
     sa.Index("ix_profiles_device", "bundle", "fingerprint", "device", "version"),
 )
+
+trials = sa.Table(
+    "trials",
+    metadata,
+    sa.Column("bundle", sa.String(255), primary_key=True),
+    sa.Column("version", sa.String(12), primary_key=True),  # what it holds, see `selector.ship.state`
+    sa.Column("device", NAME, primary_key=True),
+    sa.Column("model", NAME, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # trying, accepted, taken back
+    sa.Column("reason", sa.Text),
+    sa.Column("figures", sa.Text, nullable=False),  # JSON
+    sa.Column("told_at", Moment, nullable=False),
+    sa.Column("token_id", sa.String(16), sa.ForeignKey("tokens.id")),
+    sa.Index("ix_trials_model", "bundle", "version", "model", "state"),
+)
+"""What each device told last of a new version (`rings.py`)."""
 
 hits = sa.Table(
     "hits",

@@ -96,6 +96,9 @@ export async function selectMany(queries, signal) {
   return selections.map((one) => ("submodel" in one ? one : new ServiceError(one.detail)));
 }
 
+/** A new version of a bundle, and how it does: the document of `/v1/bundles/NAME/rings`. */
+export const ringsOf = (bundle) => ask(`/v1/bundles/${encodeURIComponent(bundle)}/rings`);
+
 export const runtime = (signal) => ask("/dashboard/runtime", { signal });
 
 const post = (path, document, signal) =>

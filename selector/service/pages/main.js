@@ -7,6 +7,7 @@ import { chart as compareChart, compare, firstDevices, showCompared } from "./co
 import { lengthChosen, LIMITS, offerLengths, restore, setLimit, spread, wanted, watchControls } from "./controls.js";
 import { byId, choose, chosen, costOf, digits, element, metric, nameMetric, onChoice, settled, share } from "./format.js";
 import { watchRuntime } from "./live.js";
+import { watchRings } from "./rings.js";
 
 const ASK_AFTER_MS = 60; // a slider that moves asks once it rests
 const COMPARE_AFTER_MS = 250;
@@ -28,6 +29,7 @@ const draw = () => view.device && drawFrontier(view);
 async function openBundle(name, device = config.bundles[name]?.device) {
   view.bundle = name;
   nameMetric(config.bundles[name].metric);
+  watchRings(name);
   byId("device").disabled = true; // its options are another bundle's until this one is here
   const [document, measured] = await Promise.all([bundleOf(name), measuredOf(name)]);
   if (view.bundle !== name) return; // another one was picked meanwhile

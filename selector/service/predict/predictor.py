@@ -229,7 +229,7 @@ class Predictor:
 
     def _opened(self, bundle: Bundle, device: str | None, stamp: Stamp, kept: Kept | None) -> Kept:
         from exporter.bundle.session import SessionError
-        from selector.run.runtime import Runtime
+        from selector.run.canary import opened
 
         if device is not None and device not in bundle.devices():
             if kept is not None:
@@ -248,7 +248,7 @@ class Predictor:
             same = kept is not None and kept.stamp[0] == stamp[0]
             if kept is not None and same and (kept.profiles, kept.cascades) == (profiles, cascades):
                 return kept._replace(stamp=stamp)
-            return Kept(stamp, profiles, cascades, Runtime(bundle, device=device, spinning=self.options.spinning))
+            return Kept(stamp, profiles, cascades, opened(bundle, device=device, spinning=self.options.spinning))
         except (BundleError, BudgetError) as error:
             raise Problem(404, without_folder(error, bundle)) from None
         except SessionError as error:

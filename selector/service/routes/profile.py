@@ -16,6 +16,7 @@ from device_profiles import Profile
 from device_profiles.schema import Name
 from device_profiles.seal import SEAL, SealError, check_seal
 from exporter.bundle import Bundle, BundleError
+from selector.service.fleet.rings import plain_name
 from selector.service.fleet.store import Stored, VersionConflict, canonical, sha256_of
 from selector.service.fleet.tokens import WRITE, Token
 from selector.service.state import state
@@ -72,7 +73,7 @@ def profiles(name: str) -> Response:
     """The devices that there are profiles of, by name; one that sent a profile stands before a file of the same name."""
     bundle = state().bundle(name)
     after, limit = _page()
-    stored = state().fleet.store.devices(bundle.name, bundle.fingerprint, after=after, limit=limit + 1)
+    stored = state().fleet.store.devices(plain_name(bundle.name), bundle.fingerprint, after=after, limit=limit + 1)
     lines = {one: ProfileSummary(device=one, source="bundle") for one in bundle.devices() if one > after}
     for one in stored:
         columns = one._asdict()
@@ -101,7 +102,7 @@ def profile(name: str, device: str) -> Response:
     checked_name("device", device)
     version = integer_argument("version", least=1, most=MAX_VERSION)
     asked = state().has_store or version is not None
-    found = state().fleet.store.profile(bundle.name, bundle.fingerprint, device, version) if asked else None
+    found = state().fleet.store.profile(plain_name(bundle.name), bundle.fingerprint, device, version) if asked else None
     if found is not None:
         stored, text = found
     else:
@@ -155,7 +156,7 @@ def put_profile(name: str, device: str) -> Response:
     sent = _sent(bundle, device)
     conditions = _conditions(bundle, device)
     try:
-        stored, created = state().fleet.store.put(bundle.name, sent, token=token.id, may_replace=conditions)
+        stored, created = state().fleet.store.put(plain_name(bundle.name), sent, token=token.id, may_replace=conditions)
     except VersionConflict:
         message = f"what there is of device {device!r} is not as If-Match or If-None-Match says; GET has its ETag"
         raise Problem(412, message) from None
@@ -179,7 +180,7 @@ def models(name: str) -> Response:
     """The models of the devices that sent profiles."""
     bundle = state().bundle(name)
     after, limit = _page()
-    found = state().fleet.store.models(bundle.name, bundle.fingerprint, after=after, limit=limit + 1)
+    found = state().fleet.store.models(plain_name(bundle.name), bundle.fingerprint, after=after, limit=limit + 1)
     page = [DeviceModelSummary(model=one.model, devices=one.devices) for one in found[:limit]]
     return compressed(model_answer(DeviceModelList(models=page, next=page[-1].model if len(found) > limit else None)))
 
@@ -209,7 +210,7 @@ def model(name: str, model: str) -> Response:
 
 def _writer(bundle: Bundle, device: str) -> Token:
     """The request's token. Raises Problem 401, 403 and 429."""
-    token = bearer(state().fleet.store.tokens, WRITE, bundle.name, device)
+    token = bearer(state().fleet.store.tokens, WRITE, plain_name(bundle.name), device)
     count(state().put_limit, token.id, f"token {token.id}")
     return token
 

@@ -56,6 +56,7 @@ TAGS = {
     "bundles": "What is served",
     "files": "What a device needs of a bundle",
     "profiles": "What devices measured",
+    "rings": "A new version, for a few devices first",
     "service": "Whether it is alive and ready, and what it does",
 }
 """In the order in which they are shown: what most come for is first."""

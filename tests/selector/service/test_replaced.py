@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from exporter.bundle import Bundle
 from exporter.subset import subset
 from selector.service import PredictOptions, create_app, served
 from selector.service.fleet.store import Store
+from selector.ship.parts import open_signed
+from selector.ship.signed import Trust
 from tests.conftest import DEVICE
+from tests.helpers.keys import made, signed_copy
 from tests.helpers.predict_client import input_name
 from tests.helpers.server import ANSWERS_WITHIN_S, serving
 
@@ -65,6 +69,19 @@ def test_a_bundle_that_is_replaced_is_loaded_in_one_step(
     assert sub_models(client) == {least}
     assert chosen(client, images, Bundle(path)) == (least, least)
     assert client.get("/v1/bundles/digits/files/manifest.json").status_code == 200
+
+
+def test_with_a_key_what_it_has_not_signed_does_not_take_the_place_of_what_is_served(bundle_path: Path, tmp_path: Path) -> None:
+    keys = made(tmp_path)
+    path = signed_copy(bundle_path, tmp_path / "digits", keys)
+    opening = partial(open_signed, trust=Trust(keys.public))
+    client = create_app([opening(path)], opening=opening, predict=None, generate=None).test_client()
+    names = sub_models(client)
+    new = subset(Bundle(path), [min(names)], tmp_path / "new" / "digits").path
+    path.rename(tmp_path / "old")
+    new.rename(path)
+    ready(client, 503, "is not signed")
+    assert sub_models(client) == names
 
 
 def test_one_that_cannot_be_loaded_is_told_by_readyz_and_the_one_before_goes_on(bundle_path: Path, tmp_path: Path) -> None:

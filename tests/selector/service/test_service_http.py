@@ -46,6 +46,8 @@ SURFACE = CONTRACT | {
     "/v1/bundles/{name}/models": ["get"],
     "/v1/bundles/{name}/models/{model}": ["get"],
     "/v1/bundles/{name}/profiles": ["get"],
+    "/v1/bundles/{name}/rings": ["get"],
+    "/v1/bundles/{name}/rings/{device}": ["put"],
     "/v1/bundles/{name}/runtime": ["get"],
     "/v1/bundles/{name}/subsets": ["post"],
     "/v1/bundles/{name}/subsets/{key}/files/{path}": ["get"],

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from benchmarks.service.postgres import cluster, programs
 from device_profiles import DeviceInfo, LatencyMs, Measurement, Profile
+from device_profiles.models import model_of
 from selector.service.fleet import database
 from selector.service.fleet.database import StoreError, StoreUnavailable, migrate
-from selector.service.fleet.device_models import aggregate, model_of
+from selector.service.fleet.device_models import aggregate
 from selector.service.fleet.rates import RateLimit
 from selector.service.fleet.store import Store, Stored, VersionConflict, canonical
 from selector.service.fleet.tables import hits, metadata

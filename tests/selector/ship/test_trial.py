@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,9 @@ from selector.choose.budget import Budget
 from selector.fetch.pull import PullOptions
 from selector.run import canary
 from selector.ship import trial as trial_module
-from selector.ship.trial import Comparison, WorseError, read_canary
+from selector.ship.runs import Run
+from selector.ship.state import Figures
+from selector.ship.trial import Comparison, WorseError, higher, read_canary
 from selector.ship.versions import VersionError, signed_version, versions
 from sortednet.signing import sign
 from tests.helpers.keys import Keys
@@ -112,10 +115,39 @@ def test_runs_tell_a_slower_version_within_50_of_them(times: float, late: bool, 
     found = Comparison()
     while not (found.done or found.worse):
         for _ in range(9):
-            found.add("one", 10 * noise.lognormal(0, 0.1), new=False, deadline_ms=30)
-        found.add("one", (10 * times) * noise.lognormal(0, 0.1), new=True, deadline_ms=5 if late else 30)
+            found.add(Run(new=False, submodel="one", latency_ms=10 * noise.lognormal(0, 0.1), missed=False))
+        found.add(Run(new=True, submodel="one", latency_ms=(10 * times) * noise.lognormal(0, 0.1), missed=late))
     assert (found.worse is not None) == worse
     assert found.runs <= 50
+    figures = found.figures(Figures(quality=0.9, quality_before=0.8))
+    assert (figures.runs, figures.submodel, figures.quality, figures.missed) == (found.runs, "one", 0.9, float(late))
+    assert figures.p50_ms is not None
+    assert figures.p50_ms_before is not None
+    assert (figures.p50_ms / figures.p50_ms_before >= 1.3) == (times == 1.5)
+
+
+def test_a_version_that_is_as_good_stays_however_much_its_runs_scatter() -> None:
+    """As first runs of processes on a busy device do: the median of a dozen is easily 1.3 times another's."""
+    taken_back = alone = 0
+    for seed in range(40):
+        noise, found = np.random.default_rng(seed), Comparison()
+        while not (found.done or found.worse):
+            for new in [False] * 9 + [True]:
+                found.add(Run(new=new, submodel="one", latency_ms=noise.lognormal(0, 0.8)))
+            alone += any(now >= 1.3 * before for _, now, before in found._medians())
+        taken_back += found.worse is not None
+    assert alone > 40  # by the median alone
+    assert taken_back <= 2
+
+
+def test_ranks_are_compared_as_others_do() -> None:
+    from scipy.stats import mannwhitneyu
+
+    draw = np.random.default_rng(0)
+    for new, old in [(draw.random(15), draw.random(60) * 0.7), (draw.random(15) > 0.3, draw.random(60) > 0.5)]:
+        expected = mannwhitneyu(new, old, method="asymptotic", use_continuity=False, alternative="greater").pvalue
+        assert NormalDist().cdf(-higher(list(new), list(old))) == pytest.approx(expected, rel=1e-6)
+    assert higher([1.0] * 3, [1.0] * 9) == 0.0
 
 
 class Timed:

@@ -12,14 +12,16 @@ import pytest
 
 from exporter.bundle import Bundle, BundleError, atomic
 from exporter.bundle.verify import self_test
-from selector.fetch import pull as pull_module
 from selector.fetch.pull import PullOptions
+from selector.fetch.store import store_beside
 from selector.fetch.transfer import PullError
 from selector.ship.parts import open_signed
 from selector.ship.signed import SignatureError, Trust, read_signed
-from selector.ship.versions import VersionError, folder_of, kept_folders, rollback, signed_version, versions
+from selector.ship.state import folder_of
+from selector.ship.versions import VersionError, kept_folders, rollback, signed_version, versions
+from sortednet.signing import sign
 from tests.helpers.commands import call, document
-from tests.helpers.keys import made
+from tests.helpers.keys import Keys, made
 from tests.helpers.pulls import SMALL, contents
 from tests.helpers.shelf import fetched
 
@@ -102,6 +104,16 @@ def test_a_device_whose_clock_is_wrong_takes_the_same_versions(
         fetched(first, tmp_path / "mine", options, SMALL)
 
 
+@pytest.mark.parametrize("seconds", [-4e8, 4e9])
+def test_who_signs_by_a_wrong_clock_signs_a_later_version_than_before(
+    second: Path, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    mine = Path(shutil.copytree(second, tmp_path / "mine"))
+    monkeypatch.setattr("time.time", lambda: seconds)
+    numbers = [sign(Bundle(mine), key=keys.private).version for _ in range(2)]
+    assert 2 < numbers[0] < numbers[1]
+
+
 def test_what_the_service_falsifies_never_takes_the_old_ones_place(
     first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,9 +193,13 @@ def test_killed_between_keeping_and_changing_places_the_old_one_is_there(
     assert signed_version(rollback(mine).path) == 1
 
 
+@pytest.mark.parametrize(
+    "where", ["selector.fetch.pull.assemble", "selector.fetch.pull.keep", "selector.ship.versions.os.link"]
+)
 def test_a_full_disk_leaves_the_old_one(
-    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    """While the weights are put together, while the old version is kept, while files are put beside it."""
     mine = tmp_path / "mine"
     fetched(first, mine, options)
     before = contents(mine)
@@ -192,12 +208,20 @@ def test_a_full_disk_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pull_module, "keep", full)
-        with pytest.raises(BundleError, match="the disk is full"):
+        patched.setattr(where, full)
+        patched.setattr("selector.ship.versions.shutil.copyfile", full)
+        with pytest.raises((BundleError, PullError), match=r"the disk is full|No space left"):
             fetched(second, mine, options)
     assert contents(mine) == before
     fetched(second, mine, options)
     assert signed_version(mine) == 2
+
+    with monkeypatch.context() as patched:
+        patched.setattr("selector.ship.versions.write_state", full)
+        with pytest.raises(BundleError, match=r"the disk is full|No space left"):
+            rollback(mine)
+    assert signed_version(mine) == 2
+    assert signed_version(rollback(mine).path) == 1
 
 
 def test_two_at_once_do_not_disturb_each_other(first: Path, second: Path, options: PullOptions, tmp_path: Path) -> None:
@@ -205,9 +229,13 @@ def test_two_at_once_do_not_disturb_each_other(first: Path, second: Path, option
     fetched(first, mine, options)
     import fcntl
 
+    with store_beside(mine), pytest.raises(PullError, match="another pull is writing there"):
+        fetched(second, mine, options)
     folder_of(mine).mkdir(exist_ok=True)
     with (folder_of(mine) / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BundleError, match="another version is just being put there"):
             fetched(second, mine, options)
+        with pytest.raises(BundleError, match="another version is just being put there"):
+            rollback(mine)
     fetched(second, mine, options)

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from device_profiles import read_profile, write_profile
-from exporter.bundle import MANIFEST_FILE
+from device_profiles.models import model_of
+from exporter.bundle import MANIFEST_FILE, Bundle
 from exporter.bundle.manifest import sealed
+from selector.service.fleet.rings import Rings
 from selector.service.fleet.store import Store
+from selector.ship.state import Figures, Report
+from selector.ship.versions import content_of
 from tests.conftest import DEVICE
-from tests.helpers.dashboard import BARE, BLIND, CHROMIUM, OTHER, SENT, Visit, expect, opened, phones, settled, sync_api
+from tests.helpers.dashboard import BARE, BLIND, CHROMIUM, OTHER, SENT, SLOW, Visit, expect, opened, phones, settled, sync_api
 from tests.helpers.server import Server, serving
 
 
@@ -48,10 +52,15 @@ def server(fleet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     document["submodels"] = [{**entry, "quality": None, "metrics": {}} for entry in document["submodels"]]
     (blind / MANIFEST_FILE).write_text(json.dumps(sealed(document)), encoding="utf-8")
     store = f"sqlite:///{folder / 'store.db'}"
+    canary = Path(shutil.copytree(blind, folder / "next" / SENT))
     with Store(store) as opened_store:
+        rings = Rings(opened_store.engine)
         for phone in phones(fleet):
             opened_store.put(SENT, phone)
-    with serving(tmp_path_factory.mktemp("service") / "log", fleet, bare, blind, sent, options=("--store", store)) as found:
+            trial = {"model": model_of(phone.device), "version": content_of(Bundle(canary)), "state": "taken back"}
+            rings.tell(SENT, phone.device.name, Report(**trial, reason=SLOW, figures=Figures(p50_ms=15, p50_ms_before=10)))
+    options = ("--store", store, "--canary", str(canary))
+    with serving(tmp_path_factory.mktemp("service") / "log", fleet, bare, blind, sent, options=options) as found:
         yield found
 
 

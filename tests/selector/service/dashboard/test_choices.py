@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from device_profiles.models import model_of
 from exporter.bundle import Bundle
 from selector.choose.budget import Budget
 from selector.choose.cascades import Cascade, write_cascades
 from selector.choose.profiles import selector_for
-from selector.service.fleet.device_models import model_of
 from tests.conftest import DEVICE
 from tests.helpers.dashboard import (
     BARE,
@@ -20,6 +20,7 @@ from tests.helpers.dashboard import (
     OTHER,
     PHONES,
     SENT,
+    SLOW,
     Visit,
     asked_by,
     expect,
@@ -207,6 +208,24 @@ def test_devices_that_sent_a_profile_are_shown_and_what_those_of_a_model_have_in
         assert asked_by(page)["device"] == name
         expect(page.locator("[data-figure=latency_ms] b")).to_have_text(f"{ms:.2f}")
         expect(page.locator("#frontier-chart .main-svg").first).to_be_visible()
+
+
+def test_a_new_version_is_shown_with_what_devices_told_of_it(page: Any, fleet: Path) -> None:
+    expect(page.locator("#rings")).to_be_hidden()  # of this bundle there is none
+    page.select_option("#bundle", SENT)
+    row = page.locator("#rings-models tbody tr")
+    expect(row).to_have_count(1)
+    expect(row.locator("th")).to_have_text(model_of(phones(fleet)[0].device))
+    expect(row.locator(".fits")).to_have_text("stopped2 of 2 devices took it back")
+    assert row.locator("td.number").all_inner_texts() == ["0", "0", "2", "× 1.50", "–", "–"]
+    page.click("#rings summary")
+    expect(page.locator("#rings-devices tbody tr")).to_have_count(len(PHONES))
+    expect(page.locator("#rings-devices .fits small").first).to_have_text(SLOW)
+    page.set_viewport_size({"width": 390, "height": 844})
+    while page.evaluate("document.documentElement.scrollWidth") > 390:  # until the charts have noticed
+        page.wait_for_timeout(10)
+    page.select_option("#bundle", "digits")
+    expect(page.locator("#rings")).to_be_hidden()
 
 
 def test_the_query_of_a_bundle_that_nobody_measured_is_code_too(page: Any) -> None:
