@@ -15,7 +15,7 @@ from device_profiles import ProfileError, read_profile
 from exporter.bundle import Bundle
 from selector import BudgetError, find_profile, read_policy
 from selector.choose.cascades import read_cascades
-from selector.fetch.pull import _store_beside
+from selector.fetch.store import store_beside
 from selector.fetch.transfer import PullError
 from tests.conftest import DEVICE
 from tests.helpers.runtimes import unmeasured
@@ -108,8 +108,8 @@ def test_a_file_system_without_locks_is_not_another_pull(
 
     monkeypatch.setattr("fcntl.flock", refused)
     if goes_on:
-        with _store_beside(tmp_path / "bundle") as store:
+        with store_beside(tmp_path / "bundle") as store:
             assert store.is_dir()
         return
-    with pytest.raises(PullError, match="another pull is writing there"), _store_beside(tmp_path / "bundle"):
+    with pytest.raises(PullError, match="another pull is writing there"), store_beside(tmp_path / "bundle"):
         pass
