@@ -52,7 +52,7 @@ function compare() {
   }).length;
   let [steps, wrong] = [0, 0];
   for (const trace of feedback.traces) runTrace(trace, (found, wanted) => (steps++, (wrong += !same(found, wanted))));
-  return { vectors: vectors.length, vectors_differing: differing, feedback_steps: steps, feedback_differing: wrong };
+  return { vectors: vectors.length, differing: differing, feedback_steps: steps, feedback_differing: wrong };
 }
 
 /** Microseconds of one call: of some batches the least, because others run on this machine too. */

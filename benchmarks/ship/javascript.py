@@ -16,7 +16,7 @@ from benchmarks.summary import run_parts
 
 NOTES = {
     "vectors": "queries of tests/vectors/selection.json that Python's Selector answered",
-    "vectors_differing": "of these, those that clients/js answers otherwise: a member, a word, a number by more than 1e-9",
+    "differing": "of these, those that clients/js answers otherwise: a member, a word, a number by more than 1e-9",
     "feedback_steps": "choices of tests/vectors/feedback.json, each after what the runs before took",
     "feedback_differing": "of these, those that clients/js makes otherwise",
     "js_select_us": "one Selector.select in node, mean over all vectors without an error, of each the least of 9 batches",

@@ -50,13 +50,13 @@ def _tried(bundles: Shipped, times: float) -> int | None:
 
     class Slower(Runtime):
         def _compute(self, *given: Any) -> Any:
-            outputs, elapsed = super()._compute(*given)  # type: ignore[misc]
+            outputs, elapsed, *more = super()._compute(*given)  # type: ignore[misc]
             if self.bundle.path == out and times > 1:
                 until = time.perf_counter() + (times - 1) * elapsed / 1000
                 while time.perf_counter() < until:
                     pass
                 elapsed *= times
-            return outputs, elapsed
+            return outputs, elapsed, *more
 
     whole, canary.Runtime = canary.Runtime, Slower  # type: ignore[misc]
     try:
