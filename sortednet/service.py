@@ -100,6 +100,12 @@ def serve(
     keep_versions: Annotated[int, typer.Option(min=1, help="Of each device's profile: the latest ones.")] = 20,
     predict: Annotated[bool, typer.Option(help="Run inputs too: POST /v1/predict.")] = True,
     max_batch: Annotated[int, typer.Option(min=1, help="Examples that one request may hold.")] = 64,
+    waiting: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Requests that may wait for a core. Default: four for each core, at most 64.", show_default=False
+        ),
+    ] = None,
     generate: Annotated[bool, typer.Option(help="Generate text too: POST /v1/generate, and what OpenAI's clients ask.")] = True,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one text that is generated.")] = 4096,
     memory_mb: Annotated[
@@ -147,7 +153,7 @@ def serve(
         application = service.create_app(
             opened,
             Store(store, keep=keep_versions),
-            predict=service.PredictOptions(examples=max_batch, spinning=spinning) if predict else None,
+            predict=service.PredictOptions(examples=max_batch, waiting=waiting, spinning=spinning) if predict else None,
             generate=generating if generate else None,
             workers=workers,
             cors_origins=cors_origin or (),

@@ -96,7 +96,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
     "serve": CONTRACT["serve"]
     | {"--store", "--workers", "--threads", "--graceful-timeout", "--cors-origin", "--predict", "--max-batch", "--spinning"}
     | {"--allowed-host", "--keep-versions", "--generate", "--max-tokens", "--memory-mb", "--keys", "--rate"}
-    | {"--tls-cert", "--tls-key", "--onnxruntime-web", "--canary", "--canary-rule"}
+    | {"--tls-cert", "--tls-key", "--onnxruntime-web", "--canary", "--canary-rule", "--waiting"}
     | TRUST,
     "token create": {"--scope", "--bundle", "--device", "--days", "--store", "--json"},
     "token list": {"--store", "--json"},
