@@ -19,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.askers import Askers
 from benchmarks.service.fleet import Client, Replica, bundle, free_port, kept, profile, tokens
 from benchmarks.service.postgres import cluster
 from exporter.bundle import Bundle
@@ -43,7 +44,7 @@ NOTES = {
 }
 
 
-class Load:
+class Load(Askers):
     """Clients that go on until `stop`. What they count is read when they have ended."""
 
     def __init__(self, served: Bundle, port: int, given: list[str]) -> None:
@@ -53,18 +54,10 @@ class Load:
         self.errors: list[str] = []
         self._served, self._port, self._given = served, port, given
         self._root = f"/v1/bundles/{served.name}/profiles"
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._threads = [threading.Thread(target=self._read, args=(place,)) for place in range(READERS)]
-        self._threads += [threading.Thread(target=self._write, args=(place,)) for place in range(WRITERS)]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._lock = threading.Lock()
+        readers = [threading.Thread(target=self._read, args=(place,)) for place in range(READERS)]
+        writers = [threading.Thread(target=self._write, args=(place,)) for place in range(WRITERS)]
+        super().__init__([*readers, *writers])
 
     def _read(self, place: int) -> None:
         client, chance = Client(self._port), random.Random(place)

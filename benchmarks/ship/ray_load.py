@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.askers import Askers
+
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "ray_serve.py"
 CLIENTS = 4
 DEADLINE_MS = 2000.0
@@ -33,7 +35,7 @@ AFTER_S = 0.25
 KILL_EVERY_S = 6.0
 
 
-class Load:
+class Load(Askers):
     """What clients saw, until `stop`."""
 
     def __init__(self, port: int, body: bytes) -> None:
@@ -41,17 +43,8 @@ class Load:
         self.refused = self.failed = 0
         self.errors: list[str] = []
         self._port, self._body = port, body
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._lock = threading.Lock()
+        super().__init__([threading.Thread(target=self._ask) for _ in range(CLIENTS)])
 
     def _ask(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
