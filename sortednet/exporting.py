@@ -128,13 +128,22 @@ def export(
     if as_json:
         print_json(inspect_bundle(bundle))
         return
-    errors = [entry.int8_error for entry in bundle.manifest.submodels if entry.int8_error is not None]
-    told = f"; {'others' if bundle.decoder else 'int8'} at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
-    of_torch = "fp32 equal to torch" if errors else "all equal to torch"
-    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
+    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {_compared(bundle)}.")
     if genai is not None:
         typer.echo(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
     typer.echo(f"Next: sortednet profile {out}")
+
+
+def _compared(bundle: Bundle) -> str:
+    """How far the graphs' answers are off torch's, in words."""
+    errors = [entry.int8_error for entry in bundle.manifest.submodels]
+    off = [error for error in errors if error is not None]
+    if not off:
+        return "all equal to torch"
+    told = f"at most {max(off):.1%} off"
+    if len(off) == len(errors):
+        return f"{told} torch (RMS)"
+    return f"fp32 equal to torch; {'others' if bundle.decoder else 'int8'} {told} fp32 (RMS)"
 
 
 def _write_as(kind: Literal["hf", "ortpackage", "oci"], bundle: Bundle, out: Path, *, overwrite: bool, as_json: bool) -> None:

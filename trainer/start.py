@@ -224,7 +224,7 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
     model answers.
     """
     task, largest = nested.family.task, nested.family.largest
-    say(f"{weights.source}: {load_weights(nested, weights, data.spec.outputs)}.")
+    say(f"{weights.source}: {load_weights(nested, weights, data.spec.outputs, data.labels)}.")
     _calibrated(nested, data.train)
     nested.eval()  # without dropout, and with its statistics
     (score,) = scores_of(nested, [largest], data.validation).values()

@@ -46,6 +46,7 @@ class Weights:
     source: Path
     tensors: Mapping[str, Tensor]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # size, mean, std, interpolation, crop; empty: not known
+    labels: Sequence[str] = ()  # names of the classes that a run's head answers; empty: not known
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Loaded:
 
     parameters: int  # numbers that were taken
     prefix: str  # that their names have had before the model's
-    anew: Sequence[str]  # parameters of the head that had another shape or were missing, and keep their initial values
+    anew: Sequence[str]  # parameters of the head that were missing or of other classes, and keep their initial values
     left_over: Sequence[str]  # tensors that the model has no place for
     converted: str  # half-precision type that they were stored in; empty: none
 
@@ -65,7 +66,7 @@ class Loaded:
         if self.converted:
             parts.append(f"{self.converted} made fp32")
         if self.anew:
-            parts.append(f"begun anew, not there or of another number of outputs: {_listed(self.anew)}")
+            parts.append(f"begun anew, not there or of other classes: {_listed(self.anew)}")
         if self.left_over:
             parts.append(f"left over: {_listed(self.left_over)}")
         return "; ".join(parts)
@@ -83,10 +84,12 @@ def read_weights(path: Path, given: str = "weights") -> Weights:
             raise TrainerError(
                 f"{given} = {str(path)!r}: a folder without weights; allowed are folders with {' or '.join(FILES)}"
             )
+        labels: Sequence[str] = ()
         if (path / RUN_FILE).is_file():
-            check_unaltered(path, read_record(path))
+            check_unaltered(path, record := read_record(path))
+            labels = record.get("labels") or ()
         tensors = _of_index(file) if file.suffix == ".json" else _of_file(file)
-        return Weights(path, _checked(path, tensors), preprocessing_of(path))
+        return Weights(path, _checked(path, tensors), preprocessing_of(path), labels)
     if is_gguf(path):
         return Weights(path, _checked(path, gguf_tensors(path)))
     if path.suffix.lower() not in SUFFIXES:
@@ -97,11 +100,12 @@ def read_weights(path: Path, given: str = "weights") -> Weights:
     return Weights(path, _checked(path, _of_file(path)))
 
 
-def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loaded:
+def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0, labels: Sequence[str] = ()) -> Loaded:
     """Puts them into the full model; BatchNorm statistics among them become the full model's.
 
-    `outputs`: numbers that the head gives. Its parameters, and what the family counts to it, are begun anew where only
-    their number of outputs is another, or where they are missing altogether. Raises TrainerError for weights of another
+    `outputs`: numbers that the head gives, `labels`: of which classes. Its parameters are begun anew where only their number of
+    outputs is another, or where the weights answer other classes or in another order; with what the family counts to it, where
+    they are missing altogether. Raises TrainerError for weights of another
     network: naming parameters that are missing, or of another shape.
     """
     wanted = dict(nested.full.named_parameters())
@@ -114,9 +118,12 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0) -> Loa
     given = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     missing = [name for name in wanted if name not in given]
     other = [name for name, p in wanted.items() if name in given and given[name].shape != p.shape]
-    head = [name for name in wanted if _is_of_the_head(name, wanted, outputs) or nested.family.of_the_head(name)]
+    answering = [name for name in wanted if _is_of_the_head(name, wanted, outputs)]
+    head = [*answering, *(name for name in wanted if nested.family.of_the_head(name))]
     resized = [name for name in other if name in head and given[name].shape[1:] == wanted[name].shape[1:]]
-    anew = [*resized, *(name for name in missing if name in head)]
+    same = not weights.labels or not labels or list(weights.labels) == list(labels)
+    renamed = [] if same else [name for name in answering if name.rpartition(".")[0] == answering[-1].rpartition(".")[0]]
+    anew = list(dict.fromkeys([*resized, *renamed, *(name for name in missing if name in head)]))
     wrong = [name for name in [*missing, *other] if name not in anew]
     if wrong:
         name = wrong[0]

@@ -52,6 +52,12 @@ def test_the_command_writes_every_precision_and_says_what_each_is_worth(run: Pat
     assert call("verify", out).exit_code == 0
 
 
+def test_what_is_nowhere_in_fp32_is_not_called_equal_to_torch(run: Path, tmp_path: Path) -> None:
+    found = call("export", run, "--out", tmp_path / "bundle", "--precisions", "int4", "--quality-tokens", "40")
+    worst = max(entry.int8_error or 0 for entry in Bundle(tmp_path / "bundle").manifest.submodels)
+    assert f"; at most {worst:.1%} off torch (RMS)." in " ".join(found.output.split())
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,26 @@ def test_a_head_of_another_number_of_classes_is_begun_anew_and_said(tmp_path: Pa
     loaded = load_weights(nested, read_weights(as_pth(tmp_path, state)), outputs=3)
     assert loaded.anew == ["classifier.weight", "classifier.bias"]
     assert loaded.left_over == ["auxiliary.weight"]
-    assert (
-        "begun anew, not there or of another number of outputs: classifier.weight, classifier.bias; left over: auxiliary.weight"
-        in str(loaded)
+    assert "begun anew, not there or of other classes: classifier.weight, classifier.bias; left over: auxiliary.weight" in str(
+        loaded
     )
     assert torch.equal(nested.full.get_parameter("classifier.weight"), initial)
     assert torch.equal(nested.full.get_parameter("stem.weight"), trained.full.get_parameter("stem.weight"))
     headless = {name: tensor for name, tensor in state_of(trained).items() if not name.startswith("classifier")}
     assert load_weights(nested, read_weights(as_pth(tmp_path, headless)), outputs=3).anew == loaded.anew
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog", "owl"), ("dog", "cat", "cow"), ("cat", "dog", "cow")])
+def test_the_head_of_a_run_of_other_classes_is_begun_anew(labels: Sequence[str], tmp_path: Path) -> None:
+    """Their number alone does not tell: its first output is no longer the first class."""
+    trained, nested = network(1, classes=3), network(2, classes=3)
+    initial = nested.full.get_parameter("classifier.weight").clone()
+    write_record(tmp_path, {**describe_run(trained.family, {"name": "pets"}, {}, None), "labels": ["cat", "dog", "cow"]})
+    save_run(tmp_path, trained)
+    loaded = load_weights(nested, read_weights(tmp_path), 3, labels)
+    same = labels == ("cat", "dog", "cow")
+    assert loaded.anew == ([] if same else ["classifier.weight", "classifier.bias"])
+    assert torch.equal(nested.full.get_parameter("classifier.weight"), initial) != same
 
 
 class _Runs:
