@@ -46,9 +46,9 @@ class Part:
 
 class PartCall:
     """A part over these tokens. `given`: ids (B, T) or hidden states (B, T, d); `answer`: hidden states (B, T, d), or logits
-    (B, R, V) of the last R tokens; `rows`: how many these are, default one."""
+    (B, R, V) of the last R tokens; `rows`: how many these are, default one; `into`: where they go, (1, R or more, V)."""
 
-    def __init__(self, part: Part, buffers: Sequence[Array], tokens: int, rows: int = 1) -> None:
+    def __init__(self, part: Part, buffers: Sequence[Array], tokens: int, rows: int = 1, into: Array | None = None) -> None:
         texts = len(buffers[0])
         self._session, self._binding = part.session, part.session.io_binding()
         self._last, self._total = np.zeros(texts, np.int32), np.zeros((), np.int32)
@@ -57,11 +57,15 @@ class PartCall:
         self.given: Array = (
             np.zeros((texts, tokens), np.int64) if hidden is None else np.zeros((texts, tokens, hidden.shape[2]), np.float32)
         )
+        gives_logits = "rows" in inputs
         lengths: dict[str, Array] = {"seqlens_k": self._last, "total_length": self._total}
-        if "rows" in inputs:
+        if gives_logits:
             lengths["rows"] = np.arange(tokens - rows, tokens, dtype=np.int64)
         first = part.session.get_outputs()[0]
-        self.answer: Array = np.empty((texts, rows if "rows" in inputs else tokens, first.shape[2]), np.float32)
+        if gives_logits and into is not None:
+            self.answer: Array = into[:, :rows]
+        else:
+            self.answer = np.empty((texts, rows if gives_logits else tokens, first.shape[2]), np.float32)
         self._values: list[ort.OrtValue] = []  # the binding does not keep them alive
         bind = self._binding
         for name, array in {"input_ids" if hidden is None else "hidden": self.given, **lengths}.items():

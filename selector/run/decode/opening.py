@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from exporter.bundle import Bundle
 from exporter.bundle.manifest import SubModelEntry
-from exporter.bundle.session import SessionOptions, open_session
+from exporter.bundle.session import SessionOptions, give_back_memory, open_session
 from selector.run.decode.adaptive import Adaptive
 from selector.run.decode.buffers import DecoderSpec
 from selector.run.decode.calls import Part
@@ -98,6 +98,7 @@ class DecoderOpener:
         adaptive = self._known.get(entry.id)
         if adaptive is None:
             tested = proved(Decoder(session, decoder_spec(self.bundle, entry.id, 1), above=above), head)
+            give_back_memory()  # what the test took
             if tested.problem:
                 return DecodingProgram(entry.id, session, None, tested.problem)
             adaptive = self._known[entry.id] = Adaptive(tested.costs)

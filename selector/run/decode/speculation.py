@@ -136,6 +136,7 @@ class Speculation:
         """The text so far, whose keys and values the cache has."""
         self._decoder, self._cache, self._layers = decoder, cache, decoder.spec.layers
         self._calls: dict[tuple[int, int], PartCall] = {}
+        self._answers = np.empty((1, self._adaptive.costs.rows[-1], decoder.spec.vocabulary), np.float32)
         self._drafters: list[Drafter] = []
         if self._mode in ("auto", "ngram") and self._early is None:
             self._drafters = [Suffixes(ids), *([Earlier(self._store, ids)] if self._store is not None else [])]
@@ -293,7 +294,7 @@ class Speculation:
         for place in range(first, last):
             call = self._calls.get((place, value.shape[1]))
             if call is None:
-                call = PartCall(self._decoder.parts[place], self._cache.buffers, value.shape[1], rows)
+                call = PartCall(self._decoder.parts[place], self._cache.buffers, value.shape[1], rows, self._answers)
                 self._calls[place, value.shape[1]] = call
             call.given[...] = value
             value = call(lengths, halt.plain)
