@@ -27,7 +27,7 @@ from whole_path import as_script, whole_path
 
 from exporter.bundle import Bundle
 from selector import Budget, Runtime
-from trainer.run import train_run
+from trainer.making import train_run
 from trainer.start import Start
 
 THINGS = ("soup", "room", "breakfast", "bed", "music", "garden", "view", "service", "bread", "pool", "lift", "bar")

@@ -14,7 +14,7 @@ from exporter.bundle.verify import self_test
 from exporter.run import export_run
 from selector import Budget, Runtime, profile_bundle
 from sortednet.console import guard
-from trainer.run import train_run
+from trainer.making import train_run
 from trainer.start import Start
 
 

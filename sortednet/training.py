@@ -160,8 +160,8 @@ def train(
     # networks beside busy processes takes twenty to two hundred times as long; with this ten, and on a quiet machine the same.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from selector.choose.metrics import metric_name
+    from trainer.making import train_run
     from trainer.parsing import parse_grid, parse_settings
-    from trainer.run import train_run
 
     options: dict[str, Any] = {"update": update, "samples_per_step": samples_per_step, "seed": seed}
     options |= {"micro_batches": micro_batches, "recompute": recompute}

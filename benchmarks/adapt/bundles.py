@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.training.setups import DEPTHS
 from exporter.bundle import Bundle
 from exporter.run import export_run
-from trainer.run import train_run
+from trainer.making import train_run
 
 WORK = Path("build/adapt")
 WIDTHS = tuple(round(k / 12, 4) for k in (1, 2, 3, 4, 6, 8, 10, 12))

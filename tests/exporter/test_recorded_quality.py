@@ -15,7 +15,7 @@ from exporter.run import ExportError, export_run
 from tests.helpers.pictures import write_pictures
 from trainer import TrainerError
 from trainer.data import folders
-from trainer.run import train_run
+from trainer.making import train_run
 
 SMALL = {"channels": [4], "blocks": [1], "widths": [0.5, 1.0], "multiple": 2}
 

@@ -16,7 +16,7 @@ from trainer import NestedModel, Samples
 from trainer.data import Augmentation, DataSet
 from trainer.data.augment import Augmented
 from trainer.families import ResNet
-from trainer.run import train_run
+from trainer.making import train_run
 from trainer.task import Targets
 
 SETTINGS = {"channels": [4, 8], "blocks": [1, 2], "widths": [0.5, 1.0], "depths": [1, 2]}

@@ -15,7 +15,8 @@ from tests.helpers.language import POEMS, language_checkpoint, write_poems
 from trainer import TrainerError
 from trainer.data import load_data
 from trainer.data.token_examples import Packed
-from trainer.run import load_run, train_run
+from trainer.making import train_run
+from trainer.run import load_run
 from trainer.start import Start
 from trainer.tasks.checks import IGNORED
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from trainer import TrainerError
-from trainer.run import load_run, train_run
+from trainer.making import train_run
+from trainer.run import load_run
 from trainer.task import own
 
 CODE = """

@@ -23,7 +23,8 @@ from tests.helpers.texts import write_texts
 from trainer import TrainerError
 from trainer.data import DataSet
 from trainer.evaluate import scores_of
-from trainer.run import load_run, read_record, train_run
+from trainer.making import train_run
+from trainer.run import load_run, read_record
 
 WHOLE = {"epochs": 4, "batch_size": 32, "update": "sorted"}  # 36 steps an epoch
 

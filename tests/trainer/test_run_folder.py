@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import trainer.run
+import trainer.making
 from exporter.run import export_run
 from tests.helpers.commands import call, refused
 from tests.helpers.disks import read_only
@@ -68,7 +68,7 @@ def test_nor_is_a_run_json_of_somebody_else(tmp_path: Path) -> None:
 
 
 def test_a_read_only_folder_is_told_before_the_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.run, "load_data", lambda *_: pytest.fail("the data were read"))
+    monkeypatch.setattr(trainer.making, "load_data", lambda *_: pytest.fail("the data were read"))
     read_only(monkeypatch, tmp_path)
     with pytest.raises(TrainerError, match="cannot be written: Read-only file system"):
         train(tmp_path / "run")
@@ -99,7 +99,7 @@ def test_a_finished_run_stays_exportable_until_it_has_them(run: Path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer.run, "fit", killed)
+        patched.setattr(trainer.making, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
             more(run, options={"epochs": 2})
     assert (run / "model.safetensors").read_bytes() == before

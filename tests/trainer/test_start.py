@@ -87,7 +87,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_with_the_weights_ag
         raise KeyboardInterrupt
 
     train(tmp_path / "whole", start=Start(alone))
-    monkeypatch.setattr("trainer.run.fit", ended)
+    monkeypatch.setattr("trainer.making.fit", ended)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", start=Start(alone))
     monkeypatch.undo()

@@ -18,8 +18,9 @@ from tests.helpers.texts import WORDS, write_checkpoint, write_texts
 from trainer import DataSpec, TrainerError
 from trainer.data import load_data
 from trainer.families import Bert
+from trainer.making import train_run
 from trainer.parsing import parse_settings
-from trainer.run import load_run, train_run
+from trainer.run import load_run
 from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of, data_spec, teacher_of, with_checkpoint
 from trainer.weights import Weights
 

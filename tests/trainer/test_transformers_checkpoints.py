@@ -14,7 +14,8 @@ from tests.helpers.hugging_face import TINY
 from tests.helpers.texts import write_texts
 from trainer import DataSpec, NestedModel, SubModel
 from trainer.families import Bert, Transformers, ViT
-from trainer.run import load_run, train_run
+from trainer.making import train_run
+from trainer.run import load_run
 from trainer.start import Start
 from trainer.weights import load_weights, read_weights
 
