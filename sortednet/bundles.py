@@ -23,7 +23,7 @@ from sortednet.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
@@ -33,41 +33,48 @@ if TYPE_CHECKING:
 
 def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOption = None, as_json: JsonOption = False) -> None:
     """Show what a bundle holds, and what it costs on a measured device."""
-    from device_profiles.decoding import at_tokens, contexts_of, prompts_of
-    from device_profiles.lengths import at_length, lengths_of
-    from device_profiles.sustained import in_words
     from exporter.bundle import Bundle
     from exporter.bundle.written import check_written
     from selector.choose.budget import make_budget
-    from selector.choose.candidates import Candidates
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
     from selector.choose.lengths import as_cut
-    from selector.choose.metrics import metric_name, shown
 
     opened = Bundle(bundle)
     damaged = [one for one in check_written(opened.path) if one.fault not in (None, "altered")]
     if as_json:
         problems = {"problems": [one.problem for one in damaged]} if damaged else {}
-        by_device = _lengths(opened)
-        lengths: dict[str, Any] = {"lengths": by_device} if by_device else {}
-        if decoding := _decoding(opened):
-            lengths["decoding"] = decoding
-        if sustained := {device: found.sustained for device, found in _readable(opened) if found.sustained is not None}:
-            lengths["sustained"] = {device: one.model_dump(mode="json") for device, one in sustained.items()}
-        print_json({**inspect_bundle(opened), **lengths, **problems})
+        print_json({**inspect_bundle(opened), **_by_device(opened), **problems})
         return
     for document in damaged:
         tell(f"warning: {document.problem}")
     cascades = read_cascades(opened)
     profile = opened.profile(device) if device else _own_profile(opened)
-    offered = Candidates.of(opened, [profile] if profile else [], cascades)
     at = as_cut(opened, make_budget(length=length).length)  # raises where it is none
+    show(_table(opened, profile, cascades, at))
+    total, weights = opened.bytes_total, opened.weights_bytes
+    typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
+    if profile:
+        _tell_of_profile(profile, at, predicted=bool(cascades))
+    elif opened.devices():
+        typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
+    for one in cascades:
+        typer.echo(f"Cascade {one.id} is {one.words}; its accuracy is {one.split}: {_certified(one)}")
+
+
+def _table(bundle: Bundle, profile: Profile | None, cascades: Sequence[Cascade], at: int | None) -> Table:
+    """A row per sub-model and cascade; costs of the profile, at a length where one is given."""
+    from device_profiles.decoding import at_tokens
+    from device_profiles.lengths import at_length
+    from selector.choose.candidates import Candidates
+    from selector.choose.metrics import metric_name, shown
+
+    offered = Candidates.of(bundle, [profile] if profile else [], cascades)
     expected = {offer.submodel: offer.costs for offer in (offered if at is None else offered.at_length(at))}
-    best = max((s.quality or 0.0) for s in opened.submodels.values())
-    figures = right("params", "MACs", metric_name(opened.metric), "of best", "bytes", "p50 ms", "RAM MB")
+    best = max((s.quality or 0.0) for s in bundle.submodels.values())
+    figures = right("params", "MACs", metric_name(bundle.metric), "of best", "bytes", "p50 ms", "RAM MB")
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, entry in opened.submodels.items():
+    for name, entry in bundle.submodels.items():
         cost = profile.submodels.get(name) if profile else None
         if cost is not None and at is not None:
             cost = at_tokens(cost, at, at) if cost.decoding else at_length(cost, at)
@@ -77,38 +84,39 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
             short(entry.macs),
             shown(entry.quality),
             f"{entry.quality / best:.1%}" if entry.quality is not None and best else "",
-            short(opened.manifest.files[entry.graph].bytes),
+            short(bundle.manifest.files[entry.graph].bytes),
             _figure(cost, "latency_ms", 3),
             _figure(cost, "memory_mb", 2),
         )
     for one in cascades:
         cost = expected.get(one.id)
-        quality = one.quality(opened.qualities)
+        quality = one.quality(bundle.qualities)
         share = f"{quality / best:.1%}" if best else ""
         costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
         table.add_row(one.id, "", "", shown(quality), share, "", *costs)
-    show(table)
-    total, weights = opened.bytes_total, opened.weights_bytes
-    typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
-    if profile:
-        marked = ", ~: predicted" if profile.prediction or cascades or at is not None else ""
-        info = profile.device
-        typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
-        if profile.sustained is not None:
-            typer.echo(f"In steady work (select --sustained): {in_words(profile.sustained)}")
-        if there := lengths_of(list(profile.submodels.values())):
-            known, of = ", ".join(map(str, there)), at or profile.length or there[-1]
-            typer.echo(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")
-        elif contexts := contexts_of(profile.submodels.values()):
-            known, prompts = ", ".join(map(str, contexts)), prompts_of(profile.submodels.values())
-            typer.echo(f"They are of one token after {at or contexts[-1]}; measured were {known}: --length shows another")
-            typer.echo(f"Prompts of {', '.join(map(str, prompts))} tokens were measured: select --prompt-tokens goes by them")
-        elif at is not None:
-            tell(f"length = {at}: changes nothing, inputs of one length only were measured on {info.name}")
-    elif opened.devices():
-        typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
-    for one in cascades:
-        typer.echo(f"Cascade {one.id} is {one.words}; its accuracy is {one.split}: {_certified(one)}")
+    return table
+
+
+def _tell_of_profile(profile: Profile, at: int | None, *, predicted: bool) -> None:
+    """Where the table's costs are from, and of which inputs. `predicted`: some of them are, whatever the profile has."""
+    from device_profiles.decoding import contexts_of, prompts_of
+    from device_profiles.lengths import lengths_of
+    from device_profiles.sustained import in_words
+
+    marked = ", ~: predicted" if profile.prediction or predicted or at is not None else ""
+    info = profile.device
+    typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
+    if profile.sustained is not None:
+        typer.echo(f"In steady work (select --sustained): {in_words(profile.sustained)}")
+    if there := lengths_of(list(profile.submodels.values())):
+        known, of = ", ".join(map(str, there)), at or profile.length or there[-1]
+        typer.echo(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")
+    elif contexts := contexts_of(profile.submodels.values()):
+        known, prompts = ", ".join(map(str, contexts)), prompts_of(profile.submodels.values())
+        typer.echo(f"They are of one token after {at or contexts[-1]}; measured were {known}: --length shows another")
+        typer.echo(f"Prompts of {', '.join(map(str, prompts))} tokens were measured: select --prompt-tokens goes by them")
+    elif at is not None:
+        tell(f"length = {at}: changes nothing, inputs of one length only were measured on {info.name}")
 
 
 def verify(
@@ -209,21 +217,28 @@ def _own_profile(bundle: Bundle) -> Profile | None:
         return None
 
 
-def _lengths(bundle: Bundle) -> dict[str, list[int]]:
-    """Of the input, at which each device has measured; of those that have."""
+def _by_device(bundle: Bundle) -> dict[str, Any]:
+    """What profiles have measured beyond one input, by device: lengths, tokens of prompts and contexts, steady work; where any
+    has."""
+    from device_profiles.decoding import contexts_of, prompts_of
     from device_profiles.lengths import lengths_of
 
-    found = {device: lengths_of(list(profile.submodels.values())) for device, profile in _readable(bundle)}
-    return {device: lengths for device, lengths in found.items() if lengths}
-
-
-def _decoding(bundle: Bundle) -> dict[str, dict[str, list[int]]]:
-    """Likewise the tokens of prompts and contexts."""
-    from device_profiles.decoding import contexts_of, prompts_of
-
-    found = {device: list(profile.submodels.values()) for device, profile in _readable(bundle)}
-    known = {device: {"prompts": prompts_of(costs), "contexts": contexts_of(costs)} for device, costs in found.items()}
-    return {device: tokens for device, tokens in known.items() if tokens["contexts"]}
+    profiles = dict(_readable(bundle))
+    costs = {device: list(profile.submodels.values()) for device, profile in profiles.items()}
+    found: dict[str, dict[str, Any]] = {
+        "lengths": {device: lengths for device, of in costs.items() if (lengths := lengths_of(of))},
+        "decoding": {
+            device: {"prompts": prompts_of(of), "contexts": contexts}
+            for device, of in costs.items()
+            if (contexts := contexts_of(of))
+        },
+        "sustained": {
+            device: profile.sustained.model_dump(mode="json")
+            for device, profile in profiles.items()
+            if profile.sustained is not None
+        },
+    }
+    return {name: by_device for name, by_device in found.items() if by_device}
 
 
 def _readable(bundle: Bundle) -> Iterator[tuple[str, Profile]]:
