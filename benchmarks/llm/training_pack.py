@@ -22,10 +22,10 @@ from benchmarks.llm.data import WORK, gguf
 from benchmarks.llm.training_nested import Plan
 from trainer import NestedModel
 from trainer.data.sources import load_data
-from trainer.folder import FILES_FOLDER, hashes_of
+from trainer.folder import FILES_FOLDER, hashes_of, write_record
 from trainer.options import FitOptions
 from trainer.order import Orders
-from trainer.run import describe_run, save_run, write_record
+from trainer.run import describe_run, save_run
 
 PIECE = int(14.9 * 2**20)
 """Bytes of a file."""

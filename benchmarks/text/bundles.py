@@ -21,8 +21,8 @@ from trainer import DataSpec, NestedModel, SubModel
 from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, load_tensors, read_state
 from trainer.families import Transformers
 from trainer.family import Family, find_family
-from trainer.folder import FILES_FOLDER, MODEL_FILE
-from trainer.run import describe_run, load_run, save_run, write_record
+from trainer.folder import FILES_FOLDER, MODEL_FILE, write_record
+from trainer.run import describe_run, load_run, save_run
 
 VOCABULARY, CLASSES = 30522, 5  # of the shapes
 _BERT = {"model_type": "bert", "vocab_size": VOCABULARY, "max_position_embeddings": 512}

@@ -24,10 +24,11 @@ from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.data import DataSet, Samples, load_data
 from trainer.evaluate import scores_of
 from trainer.family import Family
+from trainer.folder import write_record
 from trainer.importance import sort_by_importance
 from trainer.macs import MacCounter
 from trainer.options import FitOptions
-from trainer.run import describe_run, save_run, write_record
+from trainer.run import describe_run, save_run
 from trainer.training import LOG_FILE, fit
 
 

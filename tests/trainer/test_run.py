@@ -23,8 +23,9 @@ from tests.helpers.texts import write_texts
 from trainer import TrainerError
 from trainer.data import DataSet
 from trainer.evaluate import scores_of
+from trainer.folder import read_record
 from trainer.making import train_run
-from trainer.run import load_run, read_record
+from trainer.run import load_run
 
 WHOLE = {"epochs": 4, "batch_size": 32, "update": "sorted"}  # 36 steps an epoch
 

@@ -16,8 +16,9 @@ from tests.helpers.disks import read_only
 from tests.helpers.pulls import contents
 from tests.helpers.runs import SETTINGS, log_of, train
 from trainer import TrainerError
+from trainer.folder import read_record
 from trainer.options import FitOptions
-from trainer.run import load_run, read_record
+from trainer.run import load_run
 from trainer.schedule import learning_rate
 
 STEPS = 18  # an epoch of `train`

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from trainer import NestedModel, TrainerError, calibrate
 from trainer.families import ResNet
-from trainer.run import describe_run, save_run, write_record
+from trainer.folder import write_record
+from trainer.run import describe_run, save_run
 from trainer.weights import load_weights, preprocessing_of, read_weights
 
 
