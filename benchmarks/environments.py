@@ -20,7 +20,7 @@ def environment(folder: Path, packages: Sequence[str], variables: Mapping[str, s
     own = next((folder / "lib").glob("python*")) / "site-packages"
     seen = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
     (own / "these.pth").write_text("\n".join(seen) + "\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *packages]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *packages]
     subprocess.run(pip, check=True, env={**os.environ, **(variables or {})})
     (folder / "ready").touch()
     return python

@@ -42,8 +42,8 @@ def figures(found: Sequence[Outcome], sizes: Sizes) -> dict[str, float]:
     values: dict[str, float] = {}
     by_scenario: dict[str, tuple[float, float]] = {}
     for scenario in SCENARIOS:
-        ours, oracle = _together(found, scenario, "ours"), _together(found, scenario, "oracle")
-        by_scenario[scenario] = ours[0], ours[1] / oracle[1]
+        own, oracle = _together(found, scenario, "ours"), _together(found, scenario, "oracle")
+        by_scenario[scenario] = own[0], own[1] / oracle[1]
         name = scenario.replace(" ", "_")
         values[f"deadline_hit.{name}"], values[f"accuracy_vs_oracle.{name}"] = by_scenario[scenario]
     values["deadline_hit"] = mean(hit for hit, _ in by_scenario.values())

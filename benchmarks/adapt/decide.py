@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.adapt.bundles import trained
 from benchmarks.adapt.record import runner
+from device_profiles import Profile
 from exporter.bundle.session import CPU, SessionOptions
 from selector import Budget, Selector
 from selector.adapt.controller import Controller
@@ -36,7 +37,7 @@ def measure() -> dict[str, float]:
     return figures
 
 
-def profile_medians(profile):  # type: ignore[no-untyped-def]
+def profile_medians(profile: Profile) -> dict[str, float]:
     return {name: measured.latency_ms.p50 for name, measured in profile.submodels.items()}
 
 

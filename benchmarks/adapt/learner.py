@@ -146,4 +146,4 @@ def _quantiles(values: Array, axis: int | None = None) -> Array:
 
 def _last(truths: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The last that is true of each row."""
-    return truths.shape[1] - 1 - truths[:, ::-1].argmax(axis=1)
+    return np.asarray(truths.shape[1] - 1 - truths[:, ::-1].argmax(axis=1))

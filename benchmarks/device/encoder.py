@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer import Family, SubModel
-from trainer.submodel import AxisValue
 
 VOCABULARY, TOKENS, CLASSES, HEAD = 2000, 64, 10, 64
 
@@ -60,8 +56,9 @@ class Network(nn.Module):
 class Encoder(Family):
     """Axes: attention heads of 64 (the width), layers."""
 
-    axes: ClassVar[Mapping[str, tuple[AxisValue, ...]]] = {"heads": (2, 3, 4, 5, 6, 7, 8), "layers": (1, 2, 3, 4, 5, 6)}
-    dynamic_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"tokens": {0: "batch"}}
+    def __init__(self) -> None:
+        self.axes = {"heads": (2, 3, 4, 5, 6, 7, 8), "layers": (1, 2, 3, 4, 5, 6)}
+        self.dynamic_axes = {"tokens": {0: "batch"}}
 
     def build(self, sub: SubModel) -> nn.Module:
         heads, layers = sub["heads"], sub["layers"]

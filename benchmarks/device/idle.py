@@ -66,9 +66,9 @@ def _connections(bundle: Bundle) -> Figures:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         home, one = Path(folder), Path(folder) / "one.npz"
-        np.savez(one, **{name: array[:1] for name, array in bundle.selftest_inputs.items()})
+        np.savez(one, **{name: array[:1] for name, array in bundle.selftest_inputs.items()})  # type: ignore[arg-type]
         path, few = shutil.copytree(bundle.path, Path(folder) / "bundle"), ",".join(list(bundle.submodels)[:2])
-        commands = (
+        commands: tuple[list[str | Path], ...] = (
             ["verify", path],
             ["profile", path, "--device", "offline", "--submodels", few, "--repeats", "3"],
             ["select", path, "--device", "offline", "--objective", "latency"],

@@ -62,8 +62,8 @@ def installed(extra: str = "") -> Iterator[Path]:
             if (ROOT / file).is_file():
                 (folder / "source" / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / file, folder / "source" / file)
-        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "-c", ROOT / "constraints.txt"]
-        subprocess.run([*pip, f"{folder / 'source'}[{extra}]" if extra else folder / "source"], check=True, cwd=folder)
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
+        subprocess.run([*pip, f"{folder / 'source'}[{extra}]" if extra else str(folder / "source")], check=True, cwd=folder)
         yield python
 
 

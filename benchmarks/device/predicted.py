@@ -64,7 +64,7 @@ def _errors(bundle: Bundle, first: Profile, again: Profile, apart: Profile) -> F
     others = [name for name in names if name not in twelve]
 
     def off(to: dict[str, float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return np.abs(np.array([to[name] / first.submodels[name].latency_ms.p50 - 1 for name in others]))
+        return np.array([abs(to[name] / first.submodels[name].latency_ms.p50 - 1) for name in others])
 
     errors = off({name: measured.latency_ms.p50 for name, measured in predicted.items()})
     return {

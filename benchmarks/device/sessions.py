@@ -217,7 +217,7 @@ def while_loading(seconds: float = 8.0) -> Figures:
 def _pretend_accuracies(bundle: Bundle, accuracies: np.ndarray[Any, Any]) -> None:
     """The larger the more accurate: the bundles here are not trained, and a selector wants to know."""
     order = sorted(bundle.submodels, key=lambda name: bundle.submodels[name].macs)
+    changed = dict(bundle.submodels)
     for name, accuracy in zip(order, accuracies, strict=True):
-        bundle.submodels[name] = bundle.submodels[name].model_copy(
-            update={"quality": float(accuracy), "metrics": {"accuracy": float(accuracy)}}
-        )  # type: ignore[index]
+        changed[name] = changed[name].model_copy(update={"quality": float(accuracy), "metrics": {"accuracy": float(accuracy)}})
+    bundle.submodels = changed

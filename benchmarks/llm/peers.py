@@ -52,8 +52,8 @@ def genai(given: Measured, precision: str) -> Entrant:
     python, folder = environment("genai"), given.folder / f"genai-{precision}"
     if not folder.exists():
         made = folder.with_name(folder.name + ".making")
-        command = [python, "-m", "onnxruntime_genai.models.builder", "-i", plain(given), "-o", made, "-e", "cpu"]
-        more = ["-p", precision, "-c", given.folder / "cache", "--extra_options", *BUILT[precision]]
+        command = [str(python), "-m", "onnxruntime_genai.models.builder", "-i", str(plain(given)), "-o", str(made), "-e", "cpu"]
+        more = ["-p", precision, "-c", str(given.folder / "cache"), "--extra_options", *BUILT[precision]]
         subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
         made.rename(folder)
     return Entrant("genai", str(folder), python)
@@ -88,7 +88,7 @@ def plain(given: Measured) -> Path:
         full: Any = given.nested.full
         full.save_pretrained(made)
         (made / "text.json").write_bytes(given.files["tokenizer.json"])
-        PreTrainedTokenizerFast(tokenizer_file=str(made / "text.json")).save_pretrained(made)
+        PreTrainedTokenizerFast(tokenizer_file=str(made / "text.json")).save_pretrained(made)  # type: ignore[no-untyped-call]
         made.rename(folder)
     return folder
 
@@ -111,9 +111,9 @@ def write_gguf(path: Path, like: Path, tensors: Mapping[str, Tensor]) -> None:
     names = get_tensor_name_map(MODEL_ARCH[kind.upper()], layers)
     wanted = {tensor.name for tensor in reader.tensors}
     for name, tensor in tensors.items():
-        own = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        own = names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
         array = tensor.detach().float().cpu().numpy()
-        if re.search(r"attn_[qk]\.", own or ""):
+        if re.search(r"attn_[qk]\.", own):
             array = _halves_as_pairs(array, heads if "attn_q" in own else groups)
         if own in wanted:
             writer.add_tensor(own, array, raw_dtype=GGMLQuantizationType.F32)

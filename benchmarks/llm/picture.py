@@ -55,7 +55,7 @@ def draw(shown: Group, path: Path = PICTURE, command: str = "sortednet generate 
 def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("python -m benchmarks.llm.picture BUNDLE [PROMPT]")
-    draw(record(Path(sys.argv[1]), *sys.argv[2:3]))
+    draw(record(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else PROMPT))
     print(PICTURE)
 
 

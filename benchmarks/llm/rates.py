@@ -45,7 +45,8 @@ NOTES = {
 
 
 def of_genai(rounds: int = ROUNDS, contexts: Sequence[int] = CONTEXTS) -> Figures:
-    given, found = measured(), {}
+    given = measured()
+    found: Figures = {}
     for precision in ("fp32", "int4"):
         entrants = {"ours": ours(given, precision), "genai": genai(given, precision)}
         found |= against(entrants, "genai", precision, precision, rounds, contexts)
@@ -55,7 +56,8 @@ def of_genai(rounds: int = ROUNDS, contexts: Sequence[int] = CONTEXTS) -> Figure
 
 
 def of_llamacpp(rounds: int = ROUNDS, contexts: Sequence[int] = CONTEXTS) -> Figures:
-    given, found = measured(), {}
+    given = measured()
+    found: Figures = {}
     for form, precision in OURS.items():
         entrants = {"ours": ours(given, precision), "llamacpp": llamacpp(given, form)}
         if form in ALSO:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,9 +56,9 @@ def of_worker(entrant: Entrant, given: Measured, tokens: int = QUALITY_TOKENS) -
     """Of an engine in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "texts.npz"
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for number, (ids, targets) in enumerate(held_out(given, tokens).texts):
             arrays |= {f"ids{number}": ids[0], f"targets{number}": targets[0]}
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)
         with Worker(entrant, 1) as worker:
             return float(worker.ask(do="score", texts=str(file))["perplexity"])

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def opened(precision: str, threads: int, mode: str = "auto") -> Opened:
     name, options = full_of(precision), SessionOptions(threads=threads, spinning=threads > 1)
     program = DecoderOpener(bundle(), options, mode)(name, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     assert isinstance(program, DecodingProgram)
-    plain = Decoder(open_session(bundle().graph_path(name), options), decoder_spec(bundle(), name))  # type: ignore[arg-type]
+    plain = Decoder(open_session(bundle().graph_path(name), options), decoder_spec(bundle(), name))
     return Opened(name, plain, program.decoder(decoder_spec(bundle(), name, 1)), program)
 
 
@@ -164,16 +164,17 @@ def _timed(steps: Iterator[Any], clock: Callable[[], float]) -> tuple[float, lis
 @cache
 def _measured(precision: str, threads: int) -> dict[str, Took]:
     """By kind; each prompt plainly and with guesses, one after the other, in turns."""
-    one, found = opened(precision, threads), {}
+    one = opened(precision, threads)
+    found: dict[str, Took] = {}
     clock = time.process_time if threads == 1 else time.perf_counter
     for kind in KINDS:
         took = found[kind] = Took()
         for number, ids in enumerate(asked(kind, TIMED)):
             speculation = _speculation(one)
             ways: dict[str, Callable[[], Iterator[Any]]] = {
-                "plain": lambda ids=ids: one.plain.generate(ids, _options()),
-                "padded": lambda ids=ids: one.padded.generate(ids, _options()),
-                "guessed": lambda ids=ids, s=speculation: one.padded.generate(ids, _options(), speculation=s),
+                "plain": partial(one.plain.generate, ids, _options()),
+                "padded": partial(one.padded.generate, ids, _options()),
+                "guessed": partial(one.padded.generate, ids, _options(), speculation=speculation),
             }
             for way in list(ways)[:: 1 if number % 2 else -1]:
                 seconds, steps = _timed(ways[way](), clock)

@@ -51,7 +51,7 @@ def _probabilities(decoder: Decoder, ids: list[int], options: GenerationOptions)
     """Of every text of three tokens that may be drawn, by plain decoding."""
     found: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(3):
-        longer = {}
+        longer: dict[tuple[int, ...], float] = {}
         for text, share in found.items():
             logits = decoder.start([*ids, *text], decoder.cache())
             tokens, chances = Sampler(options, [*ids, *text]).distribution(logits)

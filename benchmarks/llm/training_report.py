@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def _acceptance(exits: Scores, sub: str) -> float:
 
 
 def _largest(nested: Mapping[str, Any]) -> str:
-    return max(nested["grid"], key=lambda sub: [int(part[1:]) for part in sub.split("-")])
+    grid: Sequence[str] = nested["grid"]
+    return max(grid, key=lambda sub: [int(part[1:]) for part in sub.split("-")])
 
 
 def _depth(sub: str) -> int:

@@ -17,7 +17,7 @@ import torch
 from benchmarks.path.found import Found
 from exporter import export
 from exporter.bundle import Bundle
-from exporter.bundle.session import SessionOptions, open_session, relative_error
+from exporter.bundle.session import Feed, SessionOptions, open_session, relative_error
 from trainer import Family, NestedModel, SubModel, calibrate
 from trainer.families import MobileNetV2, ResNet
 
@@ -141,7 +141,7 @@ def _compare(bundle: Bundle, sub: SubModel, plain: Path) -> dict[str, float]:
     }
 
 
-def _milliseconds(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> float:  # type: ignore[type-arg]
+def _milliseconds(session: ort.InferenceSession, feed: Feed) -> float:
     """Mean of enough runs to take about 10 ms."""
     begun = time.perf_counter()
     runs = 0

@@ -69,7 +69,7 @@ def _alone(nested: NestedModel, sub: SubModel, images: Tensor, labels: Tensor) -
     optimizer = make_optimizer(module, FitOptions())
 
     def step() -> None:
-        F.cross_entropy(module(images), labels).backward()
+        F.cross_entropy(module(images), labels).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -50,7 +50,7 @@ class Running(NamedTuple):
 
     def rss_mb(self) -> float:
         """Of its workers: the processes that answer."""
-        return sum(child.memory_info().rss for child in psutil.Process(self.process.pid).children()) / 2**20
+        return float(sum(child.memory_info().rss for child in psutil.Process(self.process.pid).children())) / 2**20
 
 
 class Load(NamedTuple):

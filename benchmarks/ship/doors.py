@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.service.running import running
 from benchmarks.ship.bundles import measured
@@ -64,12 +65,14 @@ def doors(path: Path) -> dict[str, float]:
         times: dict[str, list[float]] = {"ours": [], "theirs": []}
         differing = 0
         for turn in range(ROUNDS):
-            answers = []
+            answers: dict[str, NDArray[Any]] = {}
             for name, ask in (("ours", ours), ("theirs", theirs))[:: 1 if turn % 2 else -1]:
                 begun = time.perf_counter()
-                answers.append(ask())
+                answers[name] = ask()
                 times[name].append((time.perf_counter() - begun) * 1e3)
-            differing += not np.allclose(*answers, rtol=0, atol=1e-5 * float(np.abs(answers[0]).max()))
+            differing += not np.allclose(
+                answers["ours"], answers["theirs"], rtol=0, atol=1e-5 * float(np.abs(answers["ours"]).max())
+            )
     medians = {name: statistics.median(found) for name, found in times.items()}
     return {
         "oip_ratio": medians["theirs"] / medians["ours"],

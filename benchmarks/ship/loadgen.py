@@ -109,11 +109,15 @@ def valid_server(ask: Callable[[], None], rate: float, deadline_ms: float, logs:
             ask()
             loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(one.id, 0, 0)])
 
+    def put(queries: Sequence[Any]) -> None:
+        for one in queries:
+            waiting.put(one)
+
     threads = [threading.Thread(target=work) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
-        return _valid(lambda queries: [waiting.put(one) for one in queries], settings, logs)
+        return _valid(put, settings, logs)
     finally:
         for _ in threads:
             waiting.put(None)
@@ -160,7 +164,8 @@ def _loadgen() -> Any:
 
 def _direct_rate(bundle: Bundle, submodel: str, inputs: dict[str, np.ndarray]) -> float:
     """Runs per second of sessions of one thread each, as many as this process has cores."""
-    cores, done = usable_cores(), []
+    cores = usable_cores()
+    done: list[None] = []
     sessions = [open_session(bundle.graph_path(submodel), SessionOptions(threads=1)) for _ in range(cores)]
     until = time.monotonic() + SECONDS
 

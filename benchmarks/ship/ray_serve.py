@@ -39,7 +39,7 @@ def measure() -> dict[str, float]:
     with TemporaryDirectory(prefix="sortednet-ray-") as folder:
         path = Path(folder) / "resnet"
         measured(path)
-        command = [python, "-m", "benchmarks.ship.ray_load", path, str(SECONDS)]
+        command = [str(python), "-m", "benchmarks.ship.ray_load", str(path), str(SECONDS)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"benchmarks.ship.ray_load: {done.stderr[-3000:]}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def _tried(bundles: Shipped, times: float) -> int | None:
 
     class Slower(Runtime):
         def _compute(self, *given: Any) -> Any:
-            outputs, elapsed, *more = super()._compute(*given)  # type: ignore[misc]
+            outputs, elapsed, *more = super()._compute(*given)
             if self.bundle.path == out and times > 1:
                 until = time.perf_counter() + (times - 1) * elapsed / 1000
                 while time.perf_counter() < until:
@@ -58,18 +59,14 @@ def _tried(bundles: Shipped, times: float) -> int | None:
                 elapsed *= times
             return outputs, elapsed, *more
 
-    whole, canary.Runtime = canary.Runtime, Slower  # type: ignore[misc]
-    try:
-        with canary.CanaryRuntime(out, sensors=False, threads=1) as runtime:
-            (spec,) = runtime.bundle.manifest.inputs
-            example = np.random.default_rng(0).normal(size=(1, *spec.shape[1:])).astype(spec.dtype)
-            while runtime.trying:
-                runtime.run(example)
-            assert signed_version(out) == (2 if runtime.reason is None else 1)
-            print(f"{times}: {runtime.reason}")
-            return None if runtime.reason is None else runtime.canary_runs
-    finally:
-        canary.Runtime = whole  # type: ignore[misc]
+    with mock.patch.object(canary, "Runtime", Slower), canary.CanaryRuntime(out, sensors=False, threads=1) as runtime:
+        (spec,) = runtime.bundle.manifest.inputs
+        example = np.random.default_rng(0).normal(size=(1, *spec.shape[1:])).astype(spec.dtype)
+        while runtime.trying:
+            runtime.run(example)
+        assert signed_version(out) == (2 if runtime.reason is None else 1)
+        print(f"{times}: {runtime.reason}")
+        return None if runtime.reason is None else runtime.canary_runs
 
 
 def _refused(bundles: Shipped, make: Callable[[Path], object]) -> float:

@@ -107,7 +107,7 @@ def heat(seed: int) -> NDArray[np.float64]:
 def ran(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of these cases, in PyBaMM's environment."""
     python = environment(WORK / "pybamm", [PACKAGE])
-    command = [python, "-m", "benchmarks.ship.cell"]
+    command = [str(python), "-m", "benchmarks.ship.cell"]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"benchmarks.ship.cell: {done.stderr[-2000:]}")

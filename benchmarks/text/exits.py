@@ -64,5 +64,5 @@ def _states(nested: NestedModel, examples: Examples) -> tuple[Sequence[Tensor], 
             mask = inputs["attention_mask"].unsqueeze(-1).float()
             means = [(state * mask).sum(dim=1) / mask.sum(dim=1) for state in states]
             gathered.append([torch.cat([state[:, 0], mean], dim=1) for state, mean in zip(states, means, strict=True)])
-            targets.append(batch.targets.to(device))
+            targets.append(torch.as_tensor(batch.targets, device=device))
     return [torch.cat(parts) for parts in zip(*gathered, strict=True)], torch.cat(targets)

@@ -109,7 +109,8 @@ class Runs:
 
     def exit_of(self, name: str) -> str:
         """The size of the same depth and full width."""
-        return [other for other in self.submodels if _depth(other) == _depth(name)][-1]
+        same: list[str] = [other for other in self.submodels if _depth(other) == _depth(name)]
+        return same[-1]
 
     def _of_worst_depth(self, gains: NDArray[np.float64]) -> float:
         depths = np.array([_depth(name) for name in self.submodels])

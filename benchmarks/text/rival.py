@@ -54,7 +54,7 @@ def measure() -> Figures:
     for task in TASKS:
         with tempfile.TemporaryDirectory() as folder:
             prepare(of_task(task), Path(folder))
-            command = [python, "-m", "benchmarks.text.rival", folder]
+            command = [str(python), "-m", "benchmarks.text.rival", folder]
             ran = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
             found.append(json.loads(ran.stdout.splitlines()[-1]))
     return figures(found)

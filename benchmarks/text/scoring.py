@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def accuracies(nested: NestedModel, submodels: Iterable[SubModel], examples: Exa
         deepest = next((one for one in together if all(one.axes[name] == value for name, value in widths.items())), sub)
         together.setdefault(deepest, []).append(sub)
     for deepest, subs in together.items():
-        module = nested.extract(deepest).to(device).eval()
+        module: Any = nested.extract(deepest).to(device).eval()
         with nested.family.hidden_states(module) as states:
             for batch in batches_of(examples, BATCH, by_length(examples)):
                 logits = nested.applied(module, {name: tensor.to(device) for name, tensor in batch.inputs.items()})["logits"]
@@ -34,5 +35,5 @@ def accuracies(nested: NestedModel, submodels: Iterable[SubModel], examples: Exa
                     if sub != deepest:
                         state = states[int(sub.axes[DEPTH]) - 1]  # type: ignore[arg-type]
                         logits = module.classifier(module.bert.pooler(state))
-                    right[sub.id] += int((logits.argmax(dim=1).cpu() == batch.targets).sum())
+                    right[sub.id] += int((logits.argmax(dim=1).cpu() == torch.as_tensor(batch.targets)).sum())
     return {name: round(count / len(examples), 6) for name, count in right.items()}

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def step_ratio(made: Made) -> float:
     examples = Samples({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.arange(STEPS * BATCH) % CLASSES)
 
     def seconds(**how: str) -> float:
-        options = {"epochs": 1, "batch_size": BATCH, "lr": 1e-5, **how}
+        options: dict[str, Any] = {"epochs": 1, "batch_size": BATCH, "lr": 1e-5, **how}
         begun = time.process_time()
         fit(made.nested, examples, show_progress=False, **options)
         return time.process_time() - begun

@@ -29,6 +29,7 @@ from trainer.data.loading import read
 from trainer.evaluate import scores_of
 from trainer.options import FitOptions
 from trainer.speed.layout import channels_last, laid_out, row_major
+from trainer.speed.sharing import sharing as sharing_of_layers
 from trainer.training import _Training
 
 STEPS = 40
@@ -61,7 +62,11 @@ def primitives(setup: str, data: str) -> dict[str, float]:
     inputs, labels = _batch(training)
 
     def all_of_them() -> float:
-        return _seconds(lambda: [_pass(training.nested, sub, inputs, labels) for sub in training.nested.submodels])
+        def each() -> None:
+            for sub in training.nested.submodels:
+                _pass(training.nested, sub, inputs, labels)
+
+        return _seconds(each)
 
     first, second, third = all_of_them(), all_of_them(), all_of_them()
     return {"first_round_s": first, "second_round_s": second, "third_round_s": third, "sub_models": 160}
@@ -89,7 +94,7 @@ def sharing(setup: str, data: str) -> dict[str, float]:
     batches = list(calibration_batches(training.examples, 2))
     some = Samples(*examples.batch(torch.arange(1024)))
     taken: dict[str, tuple[float, float]] = {}
-    for name, patched in (("apart", lambda device: nullcontext()), ("shared", calibration_module.sharing)):
+    for name, patched in (("apart", lambda device: nullcontext()), ("shared", sharing_of_layers)):
         with mock.patch.object(calibration_module, "sharing", patched), mock.patch.object(evaluate_module, "sharing", patched):
             nested.eval()
             calibrating = _seconds(lambda: calibrate(nested, batches))
@@ -112,7 +117,7 @@ def overhead(setup: str, method: Method, data: str) -> dict[str, Any]:
     def bare() -> None:
         for sub in training.rule.sample(training.step, 0):
             alone[sub].zero_grad(set_to_none=True)
-            F.cross_entropy(alone[sub](*inputs.values()), labels).backward()
+            F.cross_entropy(alone[sub](*inputs.values()), labels).backward()  # type: ignore[no-untyped-call]
 
     for step in range(PAIRS):
         training.step = step
@@ -150,7 +155,7 @@ def method_cost(setup: str, method: Method, data: str) -> dict[str, float]:
         training._one_step(next(batches))  # of sub-models that are seen for the first time
         taken.append(_seconds(lambda: training._one_step(next(batches))))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    per_step = training.gradient_computations / (2 * STEPS)
+    per_step = training.gradients.passes / (2 * STEPS)
     return {
         "step_ms": 1e3 * float(np.mean(taken)),
         "gradients_per_step": per_step,

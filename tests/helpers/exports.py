@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tests.helpers.hugging_face import TINY
@@ -20,7 +22,7 @@ def small(name: str) -> Family:
     if name in OF_TRANSFORMERS:
         return small_as_elsewhere(name)
     settings = {"input_shape": (1, 8, 8), "classes": 4, "widths": (0.5, 1.0), "depths": (1, 2)}
-    more = {"resnet": {"channels": (8, 16), "blocks": (2, 2)}}
+    more: dict[str, dict[str, Any]] = {"resnet": {"channels": (8, 16), "blocks": (2, 2)}}
     more["mobilenetv2"] = {
         "channels": (8, 16),
         "blocks": (1, 2),
@@ -29,7 +31,7 @@ def small(name: str) -> Family:
         "stem": 8,
         "head": 32,
     }
-    return registered_families()[name](**settings, **more.get(name, {}))  # type: ignore[arg-type]
+    return registered_families()[name](**settings, **more.get(name, {}))
 
 
 def calibrated(family: Family) -> NestedModel:

@@ -32,7 +32,7 @@ class Shelf(Client):
         self.asked.append((path, len(found)))
         return found
 
-    def document(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def document(self, path: str, body: Mapping[str, Any] | None = None, *, token: str | None = None) -> Any:
         return json.loads(self._read(path))
 
     def file(
@@ -87,7 +87,7 @@ def with_canary(bundle: Path, examples: int = 40) -> None:
     inputs = np.random.default_rng(0).normal(size=(examples, *(int(size) for size in spec.shape[1:]))).astype(spec.dtype)
     largest = max(Bundle(bundle).manifest.submodels, key=lambda entry: entry.macs)
     (answers,) = run_session(open_session(bundle / largest.graph), {spec.name: inputs}).values()
-    np.savez(bundle / CANARY_FILE, **{f"input/{spec.name}": inputs, "labels": answers.argmax(-1)})  # type: ignore[arg-type]
+    np.savez(bundle / CANARY_FILE, **{f"input/{spec.name}": inputs, "labels": answers.argmax(-1)})
     rewritten(bundle)
 
 
