@@ -170,7 +170,7 @@ def _streamed(text: Text, chunks: _Chunks, top: dict[str, Any], query: Completio
     failed = noted_failure()
 
     def end() -> bytes:
-        counted = {**top, "choices": [], "usage": usage(text.usage).model_dump()}
+        counted = {**top, "choices": [], "usage": usage(text.usage, text.energy).model_dump()}
         if "object" not in counted:
             counted["object"] = "text_completion"
         last: bytes = chunks.end()
@@ -184,7 +184,7 @@ def _streamed(text: Text, chunks: _Chunks, top: dict[str, Any], query: Completio
 
 
 def _said(top: dict[str, Any], kind: str, choices: list[dict[str, Any]], text: Text) -> dict[str, Any]:
-    counted = usage(text.usage).model_dump()
+    counted = usage(text.usage, text.energy).model_dump()
     return {**top, "object": kind, "choices": choices, "usage": counted, "submodel": text.selection.submodel}
 
 
