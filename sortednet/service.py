@@ -273,7 +273,7 @@ def pull(
         f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already."
     )
     if done["trial"]:
-        typer.echo("On trial: sortednet run and serve run it now and then beside the one before; sortednet versions shows it.")
+        typer.echo("On trial: sortednet run, generate and serve try it beside the one before; sortednet versions shows it.")
     typer.echo(f"Next: sortednet verify {out}{f' --key {key}' if key else ''}")
 
 

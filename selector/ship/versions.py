@@ -133,10 +133,7 @@ def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: Figures | Non
         before = None
     proven = name if before is None else before.previous  # what is still on trial is nothing to go back to
     began: Trial | None = None
-    outcome = state.outcome
-    if trial is not None and coming.decoder is not None:  # its runs are watched by nobody
-        outcome = Outcome(**dict(tried(coming, trial, published)), reason=None)
-    elif trial is not None:
+    if trial is not None:
         forget_runs(target)
         began = Trial(**dict(tried(coming, trial, published)), new=new, previous=proven)
     elif before is not None and content_of(old) == content_of(coming):  # other sub-models of the version go on with its trial
@@ -149,7 +146,7 @@ def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: Figures | Non
         order.insert(0, began.previous)
     newest = _newest(state, old, *(() if began is not None else (coming,)))
     refused = {key: why for key, why in state.refused.items() if key != content_of(coming)}
-    changed = {"order": tuple(order), "newest": newest, "refused": refused, "trial": began, "outcome": outcome}
+    changed = {"order": tuple(order), "newest": newest, "refused": refused, "trial": began}
     write_state(target, state.model_copy(update=changed))
     for folder in kept_folders(target):
         if folder.name not in order:

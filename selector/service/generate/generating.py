@@ -120,6 +120,7 @@ class Generating:
         Raises ClientGone where nobody did when its turn came, Overloaded where its turn would not come in time, Problem for a
         wrong request or an unknown device.
         """
+        from selector.run.canary import Canary
         from selector.run.decode.decoder import check_prompt
 
         _check(bundle, budget)
@@ -144,7 +145,8 @@ class Generating:
                 queued_ms = (time.monotonic() - received) * 1e3
                 if first_ms is not None:
                     budget = budget.model_copy(update={"first_token_ms": max(first_ms - queued_ms, SHORTEST_MS)})
-                generation = kept.generator.generate(ids, drawing, budget, wait_seconds=SLOT_S)
+                asked = prompt if isinstance(kept.generator, Canary) else ids  # the other version may have another tokenizer
+                generation = kept.generator.generate(asked, drawing, budget, wait_seconds=SLOT_S)
                 stack.callback(generation.close)
                 first = next(generation)
             except Overloaded as error:
@@ -226,11 +228,11 @@ class Generating:
                 before, kept = kept, self._open(bundle, device, stamp)
                 self._kept[key] = kept
                 if before is not None:
-                    before.generator.close()  # texts that it generates end
+                    before.generator.retire()  # texts that it generates are finished
             return kept
 
     def _open(self, bundle: Bundle, device: str | None, stamp: Stamp) -> Kept:
-        from selector.run.generate import Generator
+        from selector.run.generate.canary import opened
 
         if device is not None and device not in bundle.devices():
             raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
@@ -241,7 +243,7 @@ class Generating:
             cores = min(profiles[0].device.threads if profiles else self.gate.slots, self.gate.slots)
             slots = max(1, self.gate.slots // max(1, cores))
             more: dict[str, Any] = {"spinning": self.options.spinning, "memory_mb": self.options.memory_mb}
-            return Kept(stamp, profiles, Generator(bundle, device=device, slots=slots, **more), max(1, cores))
+            return Kept(stamp, profiles, opened(bundle, device=device, slots=slots, **more), max(1, cores))
         except Exception as error:
             raise _problem(error, bundle, opening=True) from None
 

@@ -154,17 +154,6 @@ def test_after_one_that_was_taken_back_a_version_between_is_welcome(
         fetched(first, tried, options)
 
 
-def test_of_a_bundle_whose_runs_nobody_watches_the_self_test_says_all(
-    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Bundle, "decoder", property(lambda bundle: "generates text"))
-    monkeypatch.setattr("selector.fetch.pull.examine", lambda *given, **named: Figures())  # the self-test of such a one
-    fetched(first, tmp_path / "mine", options)
-    fetched(second, tmp_path / "mine", replace(options, trial=True))
-    assert [one.trial for one in versions(tmp_path / "mine")] == [False, False]
-    assert report_of(tmp_path / "mine", "model").state == "accepted"
-
-
 def test_a_disk_that_is_full_fails_no_run(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*given: Any, **named: Any) -> None:
         raise OSError(28, "No space left on device")
