@@ -17,6 +17,7 @@ from selector.run.results import RunResult
 from selector.run.runtime import Runtime
 from selector.run.text import Encoded, Texts
 from selector.ship.runs import Run, Runs
+from selector.ship.standing import opened_or_before
 from selector.ship.state import folder_of, id_of, trial_of
 from selector.ship.trial import Comparison, Limits
 from selector.ship.versions import accept, rollback
@@ -261,8 +262,12 @@ def opened(bundle: str | Path | Bundle, **options: Any) -> Runtime:
 
 
 def on_trial(bundle: str | Path | Bundle) -> bool:
-    """Whether a version is on trial there. Raises BundleError where there is no bundle."""
-    return trial_of(bundle.path if isinstance(bundle, Bundle) else Path(bundle)) is not None
+    """Whether a version is on trial there; one whose manifest is damaged is taken back. Raises BundleError where there is no
+    bundle."""
+    if isinstance(bundle, Bundle):
+        return trial_of(bundle.path) is not None
+    opened_or_before(Path(bundle), lambda path: Bundle(path, verify=False))
+    return trial_of(Path(bundle)) is not None
 
 
 def _measured(path: Path, device: str | Path | Sequence[str | Path] | None) -> bool:
