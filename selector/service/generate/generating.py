@@ -23,6 +23,7 @@ from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.predictor import RUNTIMES, SHORTEST_MS, Stamp, stamp_of, usable_cores
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
+from selector.ship.standing import in_use, stands
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run.generate import GenerationOptions, Generator
@@ -224,7 +225,8 @@ class Generating:
             return kept
         with self._opening:
             kept = self._kept.get(key)
-            if kept is None or kept.stamp != stamp:
+            # else another one stands there, which is being loaded: it goes on with what is open
+            if kept is None or kept.stamp[0] != stamp[0] or (kept.stamp != stamp and stands(bundle)):
                 before, kept = kept, self._open(bundle, device, stamp)
                 self._kept[key] = kept
                 if before is not None:
@@ -234,12 +236,13 @@ class Generating:
     def _open(self, bundle: Bundle, device: str | None, stamp: Stamp) -> Kept:
         from selector.run.generate.canary import opened
 
-        if device is not None and device not in bundle.devices():
-            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
+        used = in_use(bundle)
+        if device is not None and device not in used.devices():
+            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(used.devices()) or 'none'}")
         if (bundle.name, device) not in self._kept and len(self._kept) >= RUNTIMES:
             raise Problem(422, f"this server generates with {RUNTIMES} bundles and devices at most")
         try:
-            profiles = find_profiles(bundle, device) if device or bundle.devices() else []
+            profiles = find_profiles(used, device) if device or used.devices() else []
             cores = min(profiles[0].device.threads if profiles else self.gate.slots, self.gate.slots)
             slots = max(1, self.gate.slots // max(1, cores))
             more: dict[str, Any] = {"spinning": self.options.spinning, "memory_mb": self.options.memory_mb}

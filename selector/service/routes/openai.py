@@ -190,7 +190,7 @@ def _said(top: dict[str, Any], kind: str, choices: list[dict[str, Any]], text: T
 
 def _model(name: str | None) -> Bundle:
     """A bundle that generates text; without a name the only one. Raises Problem 404."""
-    known = {bundle.name: bundle for bundle in state().bundles.values() if generates(bundle)}
+    known = {bundle.name: bundle for bundle in state().served.all().values() if generates(bundle)}
     if name is None and len(known) == 1:
         return next(iter(known.values()))
     if name is None or name not in known:
