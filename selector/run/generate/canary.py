@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, cast
@@ -67,7 +67,8 @@ class _Text(Iterator[Piece]):
 
     def __init__(self, canary: CanaryGenerator, turn: Turn[Generator], begun: Any, budget: Budget) -> None:
         self._canary, self._turn, self._begun, self._budget = canary, turn, begun, budget
-        self._ms, self._tokens = Counter[str](), Counter[str]()  # by sub-model, of the tokens after the first
+        self._ms: defaultdict[str, float] = defaultdict(float)  # by sub-model, of the tokens after the first
+        self._tokens = Counter[str]()
         self._latest = ""
         self._over = threading.Lock()  # taken once
         try:
@@ -132,7 +133,7 @@ class _Text(Iterator[Piece]):
             missed.append(text.first_token_ms > limits.first_token_ms)
         tokens = self._tokens.total()
         if limits.token_ms is not None and tokens:
-            missed.append(self._ms.total() / tokens > limits.token_ms)
+            missed.append(sum(self._ms.values()) / tokens > limits.token_ms)
         submodel = max(self._tokens, key=self._tokens.__getitem__, default=text.selection.submodel)
         each = self._ms[submodel] / self._tokens[submodel] if tokens else None
         self._canary._note(self._turn, submodel, each, any(missed) if missed else None)

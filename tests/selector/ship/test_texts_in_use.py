@@ -199,6 +199,23 @@ def test_texts_of_a_bundle_that_is_replaced_are_said_to_their_end(two: tuple[Pat
     assert not before[0].generator.runtime.pool.loaded
 
 
+def test_text_is_read_by_the_tokenizer_of_the_version_that_runs(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Though it is read first when another one stands in its place."""
+    other = Path(shutil.copytree(two[1], tmp_path / "other" / "talker"))
+    (other / "tokenizer.json").write_text("{}")
+    rewritten(other)
+    mine = tmp_path / "talker"
+    fetched(two[0], mine, PullOptions())
+    with Generator(mine, **QUIET) as generator:
+        fetched(other, mine, PullOptions(overwrite=True))
+        text = generator.generate(PROMPT, options(4))
+        list(text)
+    with Generator(two[0], **QUIET) as generator:
+        expected = generator.generate(PROMPT, options(4))
+        list(expected)
+    assert text.tokens == expected.tokens
+
+
 def test_a_trial_that_was_ended_elsewhere_is_over(tried: Path, two: tuple[Path, Path]) -> None:
     trial: Trial | None = trial_of(tried)
     assert trial is not None
