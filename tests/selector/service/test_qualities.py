@@ -38,9 +38,7 @@ def test_a_choice_goes_by_the_quality_of_the_version_that_is_asked(
     measured = old.profile(DEVICE)
     phone = measured.model_copy(update={"device": measured.device.model_copy(update={"name": "phone"})})
     with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
-        stored, _ = store.put(
-            "digits", profile.model_copy(update={"device": profile.device.model_copy(update={"name": "phone"})})
-        )
+        stored, _ = store.put("digits", phone)
         canary = Bundle(paths[1], name="digits@canary")
         client = create_app([old, canary], store, predict=None, generate=None).test_client()
         asked: dict[str, Any] = {"device": stored.model if model else "phone", "budget": {"latency_ms": 1e6}}
