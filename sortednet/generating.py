@@ -23,6 +23,7 @@ from sortednet.options import (
     SpinningOption,
     SustainedOption,
 )
+from sortednet.shipping import trial_document
 
 if TYPE_CHECKING:
     from selector.run.decode.speculation import Figures
@@ -76,7 +77,8 @@ def generate(
     """Generate text by the size that fits the budget, and by another one when that changes. Exits with 3 when nothing fits."""
     from selector.choose.battery import make_battery, read_policy
     from selector.choose.budget import make_budget
-    from selector.run.generate import GenerationOptions, Generator
+    from selector.run.generate import GenerationOptions
+    from selector.run.generate.canary import opened
 
     options = GenerationOptions(
         max_tokens=max_tokens,
@@ -109,7 +111,7 @@ def generate(
     settings["speculative"] = "auto" if early_exit is not None else speculative
     if state is not None:
         settings["battery"] = lambda: state
-    with Generator(bundle, **settings) as generator, generator.generate(_asked(said, system, chat), options, budget) as text:
+    with opened(bundle, **settings) as generator, generator.generate(_asked(said, system, chat), options, budget) as text:
         first = text.selection
         if not first.feasible:
             tell(f"warning: no size keeps these limits, {first.submodel} generates all the same: {first.reason}")
@@ -124,7 +126,7 @@ def generate(
         else:
             found = _streamed(text)
         if as_json:
-            print_json(_document(text, found))
+            print_json({**_document(text, found), **trial_document(generator)})
         else:
             tell(figures(text))
     if not first.feasible:

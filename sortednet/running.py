@@ -26,6 +26,7 @@ from sortednet.options import (
     SpinningOption,
     SustainedOption,
 )
+from sortednet.shipping import trial_document
 
 if TYPE_CHECKING:
     from selector.choose.battery import BatteryPolicy
@@ -115,7 +116,7 @@ def run(
         inputs = read_inputs(input, runtime.bundle) if input is not None else _encoded(runtime, texts).feed
         history = watch(runtime, inputs, budget, rate=rate, seconds=seconds, console=messages)
         if as_json:
-            print_json({"runs": [record._asdict() for record in history], **_trial(runtime)})
+            print_json({"runs": [record._asdict() for record in history], **trial_document(runtime)})
         runtime.close()
         return
     if output is not None:
@@ -127,7 +128,7 @@ def run(
     if output is not None:
         write_outputs(output, result.outputs, runtime.bundle)
     if as_json:
-        print_json({**_document(result), **_trial(runtime)})
+        print_json({**_document(result), **trial_document(runtime)})
     else:
         _show(result, output)
     if not result.selection.feasible:
@@ -172,16 +173,6 @@ def _document(result: RunResult) -> dict[str, Any]:
         more["spans"] = [[span._asdict() for span in text] for text in spans]
     costs = {"latency_ms": result.latency_ms, "energy_mj": result.energy_mj, "energy_source": result.energy_source}
     return {"submodel": result.selection.submodel, **costs, "outputs": outputs, **more}
-
-
-def _trial(runtime: Runtime) -> dict[str, Any]:
-    """What `--json` prints of a version on trial; nothing where there is none."""
-    from selector.run.canary import CanaryRuntime
-
-    if not isinstance(runtime, CanaryRuntime):
-        return {}
-    state = "trying" if runtime.trying else "accepted" if runtime.reason is None else "taken back"
-    return {"trial": {"state": state, "runs": runtime.canary_runs, "reason": runtime.reason}}
 
 
 def _show(result: RunResult, output: Path | None) -> None:

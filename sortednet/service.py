@@ -133,9 +133,14 @@ def serve(
     from selector.service.web.metrics import check_folder
     from selector.ship.parts import open_signed
     from selector.ship.signed import Trust
+    from selector.ship.standing import opened_or_before
 
     trust = Trust.of(key, identity, issuer)
-    opening = Bundle if trust is None else partial(open_signed, trust=trust)
+    intact = Bundle if trust is None else partial(open_signed, trust=trust)
+
+    def opening(path: Path, *, name: str | None = None) -> Bundle:
+        return opened_or_before(path, lambda place: intact(place, name=name))
+
     opened = [opening(path) for path in bundles]
     for path in canary or ():
         of = _served_as(path, opened)
@@ -273,7 +278,7 @@ def pull(
         f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already."
     )
     if done["trial"]:
-        typer.echo("On trial: sortednet run and serve run it now and then beside the one before; sortednet versions shows it.")
+        typer.echo("On trial: sortednet run, generate and serve try it beside the one before; sortednet versions shows it.")
     typer.echo(f"Next: sortednet verify {out}{f' --key {key}' if key else ''}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -49,3 +49,10 @@ def rollback(
         return
     typer.echo(f"{bundle} is {id_of(done)}{f' (version {number})' if number is not None else ''} again.")
     tell("What was there is kept: sortednet versions shows it, pull --older takes it again.")
+
+
+def trial_document(opened: Any) -> dict[str, Any]:
+    """What `--json` of a Runtime or Generator prints of a version on trial; nothing where there is none."""
+    from selector.run.canary import Canary
+
+    return {"trial": opened.document()} if isinstance(opened, Canary) else {}

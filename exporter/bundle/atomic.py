@@ -111,7 +111,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
     if partial.parent == target:
         _move_up(partial, target)
         return
-    if target.exists() and _exchanged(partial, target):
+    if target.exists() and exchanged(partial, target):
         shutil.rmtree(partial, ignore_errors=True)  # what stood there
     elif target.exists():
         replaced = beside(target, "replaced")
@@ -136,7 +136,7 @@ def _move_up(partial: Path, target: Path) -> None:
     sync_folder(target)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def exchanged(one: Path, other: Path) -> bool:
     """The two have changed places in one step (Linux, renameat2(2)), so that nobody finds the target absent; False where the
     system or the file system does not know how."""
     try:

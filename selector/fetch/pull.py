@@ -206,14 +206,12 @@ def _fetch(
 
 def _check_update(target: Path, old: Bundle | None, offer: Offer, options: PullOptions) -> None:
     """Raises BundleError for what must not take the old one's place, VersionError for an older version."""
-    if old is None:
-        return
     if not options.older:
         signed = None if offer.signed is None else offer.signed.part.signed
         content = (offer.manifest if signed is None else signed.content).sha256[:12]
-        if content_of(old) != content:
+        if old is None or content_of(old) != content:  # damaged or gone: what was here is remembered all the same
             check_newer(target, None if signed is None else signed.version, content)
-    if options.overwrite:
+    if old is None or options.overwrite:
         return
     if old.manifest.family != offer.manifest.family:
         raise BundleError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from selector.run.results import RunResult
 from selector.run.runtime import Runtime
 from selector.run.text import Encoded, Texts
 from selector.ship.runs import Run, Runs
+from selector.ship.standing import opened_or_before
 from selector.ship.state import folder_of, id_of, trial_of
 from selector.ship.trial import Comparison, Limits
 from selector.ship.versions import accept, rollback
@@ -27,19 +29,44 @@ and is not compared, on either side: of single runs, every tenth, a version that
 log = logging.getLogger("sortednet.canary")
 
 
-class CanaryRuntime:
-    """A `Runtime` of the bundle at that path, or of an opened one. While a version is on trial there (`sortednet pull`), it
-    answers a share of the runs, and the version before the others. One that fails, takes longer or misses deadlines
-    (`selector.ship.trial.Limits`) is taken back: the version before is put in its place, and `reason` says why. One that does
-    not stays, after `limits.runs` runs, of all processes that run the bundle so.
+class Version(Protocol):
+    """An opened version: a `Runtime` or a `Generator`."""
 
-    `options` are those of `Runtime`. What else a Runtime has, this has too, of the version that stays as far as is known. May
-    be used from several threads. Raises what `Runtime` raises, BudgetError for a share that is none.
-    """
+    bundle: Bundle
+
+    def close(self) -> None: ...
+
+
+V = TypeVar("V", bound=Version)
+
+
+@dataclass(frozen=True)
+class Turn(Generic[V]):
+    """A run while a version is on trial, before it has run: by which of the two, and how it counts."""
+
+    version: V
+    before: V
+    new: bool  # whether it is the one that is tried
+    first: bool  # of this process on that version
+    warm: bool  # the run before was on that version too
+    changed: bool  # that before was on the other one
+
+
+class Canary(Generic[V]):
+    """A bundle's versions while one is on trial. What is not here is asked of the version that answers most runs; `reason` says
+    why one was taken back here."""
 
     def __init__(
-        self, bundle: str | Path | Bundle, *, share: float = 0.1, limits: Limits | None = None, **options: Any
+        self,
+        bundle: str | Path | Bundle,
+        opened: Callable[[str | Path | Bundle], V],
+        *,
+        share: float,
+        limits: Limits | None,
+        device: Any,
     ) -> None:
+        """`opened` opens a version. Raises what it raises where there is no version before, BudgetError for a share that is
+        none."""
         if not 0 < share <= 0.5:
             raise BudgetError(f"share = {share!r}: allowed are numbers above 0, and up to 0.5")
         self.path = (bundle.path if isinstance(bundle, Bundle) else Path(bundle)).resolve()
@@ -49,32 +76,32 @@ class CanaryRuntime:
         self._comparison, self._runs, self._lock = Comparison(limits or Limits()), Runs(self.path), threading.Lock()
         self._side: bool | None = None  # which version the latest run here was on
         self._ran: set[bool] = set()
-        self._before: Runtime | None = None
+        self._before: V | None = None
         self._trial = trial_of(self.path)
         if self._trial is not None:
             try:
-                self._before = Runtime(folder_of(self.path) / self._trial.previous, **options)
+                self._before = opened(folder_of(self.path) / self._trial.previous)
             except BundleError as error:
                 log.warning("the version before is gone, there is no trial: %s", error)
-        if self._before is not None and self._before.selector is not None and not _measured(self.path, options.get("device")):
+        if self._before is not None and self._before.bundle.devices() and not _measured(self.path, device):
             log.warning(
                 "version %s of %s is not tried yet: this device has not measured it, which `sortednet profile %s` does",
                 *(id_of(Bundle(self.path, verify=False)), self.path, self.path),
             )
-            self._runtime, self._before = self._before, None
+            self._opened, self._before = self._before, None
             return
         try:
-            self._runtime = Runtime(bundle, **options)
+            self._opened = opened(bundle)
         except Exception as error:
             if self._before is None:
                 raise
-            self._runtime = self._before
+            self._opened = self._before
             self._take_back(f"cannot be opened: {error}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._before or self._runtime, name)
+        return getattr(self.stays, name)
 
     @property
     def trying(self) -> bool:
@@ -86,18 +113,20 @@ class CanaryRuntime:
         """On the version that is or was tried."""
         return self._comparison.runs
 
-    def run(self, inputs: Mapping[str, NDArray[Any]] | NDArray[Any], budget: Budget | None = None) -> RunResult:
-        """As `Runtime.run`, by one of the two versions."""
-        return self._ran_by(lambda runtime: runtime.run(inputs, budget), budget)
+    @property
+    def stays(self) -> V:
+        """The version that stays, as far as is known."""
+        return self._before or self._opened
 
-    def run_text(self, texts: Texts | Encoded, budget: Budget | None = None) -> RunResult:
-        """As `Runtime.run_text`, by one of the two versions."""
-        return self._ran_by(lambda runtime: runtime.run_text(texts, budget), budget)
+    def document(self) -> dict[str, Any]:
+        """How the trial goes, as commands print it."""
+        state = "trying" if self.trying else "accepted" if self.reason is None else "taken back"
+        return {"state": state, "runs": self.canary_runs, "reason": self.reason}
 
     def close(self) -> None:
         """Of both versions; the trial goes on when it is opened again."""
-        for runtime in {self._runtime, self._before} - {None}:
-            runtime.close()  # type: ignore[union-attr]
+        for version in {self._opened, self._before} - {None}:
+            cast(V, version).close()
 
     def __enter__(self) -> Self:
         return self
@@ -105,44 +134,45 @@ class CanaryRuntime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ran_by(self, run: Callable[[Runtime], RunResult], budget: Budget | None) -> RunResult:
+    def _turn(self) -> Turn[V] | None:
+        """Of a run that begins; None where none is on trial."""
         with self._lock:
-            before, runtime = self._before, self._runtime
-            if before is None:
-                new = False
-            else:
-                self._count(self._runs.look())
-                new = self._runs.count % self._period >= self._period - BLOCK
-                first, warm, self._side = new not in self._ran, new == self._side, new
-                self._ran.add(new)
-        if before is None:
-            return run(runtime)
-        try:
-            result = run(runtime if new else before)
-        except Exception as error:
-            if not new:
-                raise
-            answered = run(before)  # raises too where it is the caller's mistake
-            with self._lock:
-                self._count(self._runs.add(Run(new=True, compared=False)))
-                self._take_back(f"does not run: {error}")
-            return answered
-        deadline = None if budget is None else budget.run_ms
-        missed = None if deadline is None else result.latency_ms > deadline
+            if self._before is None:
+                return None
+            self._count(self._runs.look())
+            new = self._runs.count % self._period >= self._period - BLOCK
+            first, warm, changed = new not in self._ran, new == self._side, self._side not in (None, new)
+            self._side = new
+            self._ran.add(new)
+            return Turn(self._opened if new else self._before, self._before, new, first, warm, changed)
+
+    def _note(self, turn: Turn[V], submodel: str, latency_ms: float | None, missed: bool | None) -> None:
+        """A run that is over. Without a latency it is counted, and not compared."""
+        compared = latency_ms is not None and (turn.first or turn.warm)
         done = Run(
-            new=new,
-            submodel=result.selection.submodel,
-            latency_ms=result.latency_ms,
+            new=turn.new,
+            submodel=submodel,
+            latency_ms=latency_ms or 0.0,
             missed=missed,
-            first=first,
-            compared=first or warm,
+            first=turn.first,
+            compared=compared,
         )
         with self._lock:
             if self._before is not None:
                 self._count(self._runs.add(done))
-                if new:
+                if turn.new:
                     self._judge()
-        return result
+
+    def _failed(self, error: Exception) -> None:
+        """A run of the new version did, which was not the caller's mistake."""
+        with self._lock:
+            if self._before is not None:
+                self._count(self._runs.add(Run(new=True, compared=False)))
+                self._take_back(f"does not run: {error}")
+
+    def _retire(self, version: V) -> None:
+        """It answers no more runs."""
+        version.close()
 
     def _count(self, runs: list[Run]) -> None:
         for run in runs:
@@ -156,7 +186,7 @@ class CanaryRuntime:
             assert self._trial is not None
             log.info("version %s of %s stays, after %d runs on it", self._trial.new, self.path, self.canary_runs)
             before, self._before = self._before, None
-            before.close()
+            self._retire(before)
             try:
                 accept(self.path, self._trial, self._comparison.figures(self._trial.figures))
             except (
@@ -172,9 +202,9 @@ class CanaryRuntime:
             return
         log.warning("version %s of %s is taken back: %s", self._trial.new, self.path, reason)
         self.reason = reason
-        if self._runtime is not before:
-            self._runtime.close()
-        self._runtime = before
+        if self._opened is not before:
+            self._retire(self._opened)
+        self._opened = before
         try:
             if trial_of(self.path) == self._trial:  # else another process was first
                 figures = self._comparison.figures(self._trial.figures)
@@ -183,11 +213,61 @@ class CanaryRuntime:
             log.warning("%s could not be put back: %s", self.path, error)
 
 
+class CanaryRuntime(Canary[Runtime]):
+    """A `Runtime` of the bundle at that path, or of an opened one. While a version is on trial there (`sortednet pull`), it
+    answers a share of the runs, and the version before the others. One that fails, takes longer or misses deadlines
+    (`selector.ship.trial.Limits`) is taken back: the version before is put in its place, and `reason` says why. One that does
+    not stays, after `limits.runs` runs, of all processes that run the bundle so.
+
+    `options` are those of `Runtime`. What else a Runtime has, this has too, of the version that stays as far as is known. May
+    be used from several threads. Raises what `Runtime` raises, BudgetError for a share that is none.
+    """
+
+    def __init__(
+        self, bundle: str | Path | Bundle, *, share: float = 0.1, limits: Limits | None = None, **options: Any
+    ) -> None:
+        super().__init__(bundle, lambda one: Runtime(one, **options), share=share, limits=limits, device=options.get("device"))
+
+    def run(self, inputs: Mapping[str, NDArray[Any]] | NDArray[Any], budget: Budget | None = None) -> RunResult:
+        """As `Runtime.run`, by one of the two versions."""
+        return self._ran_by(lambda runtime: runtime.run(inputs, budget), budget)
+
+    def run_text(self, texts: Texts | Encoded, budget: Budget | None = None) -> RunResult:
+        """As `Runtime.run_text`, by one of the two versions."""
+        return self._ran_by(lambda runtime: runtime.run_text(texts, budget), budget)
+
+    def _ran_by(self, run: Callable[[Runtime], RunResult], budget: Budget | None) -> RunResult:
+        turn = self._turn()
+        if turn is None:
+            return run(self.stays)
+        try:
+            result = run(turn.version)
+        except Exception as error:
+            if not turn.new:
+                raise
+            answered = run(turn.before)  # raises too where it is the caller's mistake
+            self._failed(error)
+            return answered
+        deadline = None if budget is None else budget.run_ms
+        missed = None if deadline is None else result.latency_ms > deadline
+        self._note(turn, result.selection.submodel, result.latency_ms, missed)
+        return result
+
+
 def opened(bundle: str | Path | Bundle, **options: Any) -> Runtime:
     """The bundle's runtime, by which a version that is on trial is tried; Runtime's options."""
-    if trial_of(bundle.path if isinstance(bundle, Bundle) else Path(bundle)) is None:
+    if not on_trial(bundle):
         return Runtime(bundle, **options)
     return cast(Runtime, CanaryRuntime(bundle, **options))  # has whatever a Runtime has
+
+
+def on_trial(bundle: str | Path | Bundle) -> bool:
+    """Whether a version is on trial there; one whose manifest is damaged is taken back. Raises BundleError where there is no
+    bundle."""
+    if isinstance(bundle, Bundle):
+        return trial_of(bundle.path) is not None
+    opened_or_before(Path(bundle), lambda path: Bundle(path, verify=False))
+    return trial_of(Path(bundle)) is not None
 
 
 def _measured(path: Path, device: str | Path | Sequence[str | Path] | None) -> bool:

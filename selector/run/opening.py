@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import partial
 
 from device_profiles import Profile
@@ -14,6 +15,7 @@ from selector.choose.cascades import Cascade
 from selector.run.decode.opening import DecoderOpener
 from selector.run.options import RuntimeOptions
 from selector.run.program import Program, program_opener
+from selector.ship.standing import place_of
 
 log = logging.getLogger("sortednet.runtime")
 
@@ -26,15 +28,18 @@ NOT_MEASURED = ""
 def opener(
     bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Cascade], options: RuntimeOptions
 ) -> Callable[[Key], Program]:
-    """Opens a sub-model or a cascade for a profile. What it returns raises BundleError when that cannot be opened."""
+    """Opens a sub-model or a cascade for a profile, of this very version of the bundle: another one may have been put in its
+    place meanwhile. What it returns raises BundleError when that cannot be opened."""
+    version = copy(bundle)
     openers, decoders = {}, {}
     for profile in profiles or (None,):
         device, its = profile.device.name if profile else NOT_MEASURED, _session_options(profile, options)
-        openers[device] = program_opener(bundle, its, options.cache, cascades)
-        decoders[device] = DecoderOpener(bundle, its, options.speculative)
+        openers[device] = program_opener(version, its, options.cache, cascades)
+        decoders[device] = DecoderOpener(version, its, options.speculative)
 
     def opened(key: Key) -> Program:
         name, device = key
+        version.path = place_of(bundle)
         try:
             if bundle.decoder is not None and options.speculative != "off":
                 return decoders[device](name, partial(openers[device], name))

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.preprocessing import TextPreprocessing
 from selector.run.inputs import InputError, refuse_decoder
+from selector.ship.standing import place_of
 
 if TYPE_CHECKING:  # the library comes with the extra `text`
     from tokenizers import Encoding, Tokenizer
@@ -229,7 +230,7 @@ def _tokenizer(bundle: Bundle, spec: TextPreprocessing) -> Tokenizer:
 
     if spec.tokenizer not in bundle.manifest.files:
         raise BundleError(f"{bundle.path}: has no file {spec.tokenizer!r}, which its preprocessing names")
-    path = bundle.path / spec.tokenizer
+    path = place_of(bundle) / spec.tokenizer
     try:
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower

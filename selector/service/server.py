@@ -116,7 +116,7 @@ def serve(
     def post_worker_init(worker: Any) -> None:
         for one in computing:
             one.warming = True
-            Thread(target=one.warm, args=(list(app.extensions["sortednet"].bundles.values()),)).start()
+            Thread(target=one.warm, args=(list(app.extensions["sortednet"].served.all().values()),)).start()
 
     def child_exit(server: Any, worker: Any) -> None:
         process_ended(worker.pid)

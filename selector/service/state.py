@@ -25,6 +25,8 @@ from selector.service.fleet.rings import CANARY, RULES, RingRules, Rings, plain_
 from selector.service.fleet.store import Store
 from selector.service.served import Opening, Served
 from selector.service.web.problems import Problem, without_folder, wrong_field
+from selector.ship.standing import in_use
+from selector.ship.state import STATE_FILE, folder_of
 from selector.ship.versions import content_of, signed_version
 
 LOOK_AGAIN_S = 1.0
@@ -56,12 +58,18 @@ class State:
         self._put_limit = None if store is None else RateLimit(store.engine, limits.parse(PUT_LIMIT))
         self._selectors: dict[tuple[str, str | None, Cascades], tuple[tuple[str, ...], Selector]] = {}
         self._cascades: dict[str, tuple[int, Cascades]] = {}
+        self._used: dict[str, _Used] = {}
 
     def bundle(self, name: str | None) -> Bundle:
-        """By name; without one the only one. Raises Problem 404 for an unknown name, 422 where it is not clear which."""
+        """By name; without one the only one: the version by which most runs are answered, so that no path says anything of one
+        that this device only tries. Raises Problem 404 for an unknown name, 422 where it is not clear which."""
+        return self._in_use(self.standing(name))
+
+    def standing(self, name: str | None) -> Bundle:
+        """The same as it stands in its folder, on trial or not: whoever runs it tries it. Raises Problem likewise."""
         if name is not None and (found := self.served.get(name)) is not None:
             return found
-        bundles = self.bundles
+        bundles = self.served.all()
         if name is None:
             if len(bundles) != 1:
                 raise wrong_field("bundle", None, f"allowed are {', '.join(bundles)}", "which bundle?")
@@ -87,8 +95,23 @@ class State:
 
     @property
     def bundles(self) -> dict[str, Bundle]:
-        """By name, as they are now."""
-        return self.served.all()
+        """By name, as they are now; each as `bundle` says."""
+        return {name: self._in_use(one) for name, one in self.served.all().items()}
+
+    def _in_use(self, standing: Bundle) -> Bundle:
+        """Found out again when the bundle is another one, or what the device remembers of its versions."""
+        known = self._used.get(standing.name)
+        if known is not None and known.sha256 != standing.manifest.sha256:
+            known = None
+        file = str(folder_of(standing.path) / STATE_FILE) if known is None else known.file
+        try:
+            changed_ns = os.stat(file).st_mtime_ns
+        except OSError:
+            changed_ns = 0
+        if known is None or known.changed_ns != changed_ns:
+            known = self._used[standing.name] = _Used(standing.manifest.sha256, file, changed_ns, in_use(standing))
+            self._forget(standing.name)
+        return known.bundle
 
     def _forget(self, name: str) -> None:
         """What is known of a bundle: it is another one now."""
@@ -217,6 +240,16 @@ class State:
                 version = files.version  # the same object: compared by identity above
             files = self._files[bundle.name] = _Files(folder, changed_ns, now + LOOK_AGAIN_S, version)
         return files
+
+
+class _Used(NamedTuple):
+    """The version of a bundle that is used, and of what that was found out: the manifest where it stands, the file and its time
+    in which a device remembers versions."""
+
+    sha256: str
+    file: str
+    changed_ns: int
+    bundle: Bundle
 
 
 class _Files(NamedTuple):

@@ -75,15 +75,16 @@ def content_of(bundle: Bundle) -> str:
 
 
 def versions(path: str | Path) -> list[Version]:
-    """Those that are kept, the latest first, the one that is used among them. Raises BundleError where there is no bundle."""
+    """Those that are kept, the latest first, the one that is used among them, unless its manifest is damaged. Raises
+    BundleError where there is no bundle."""
     target = check_place(path, overwrite=True)
-    current = Bundle(target, verify=False)
+    current = _current(target)
     state = read_state(target)
-    found = {id_of(current): current}
+    found = {} if current is None else {id_of(current): current}
     for folder in kept_folders(target):
         with suppress(BundleError):
             found.setdefault(folder.name, Bundle(folder, verify=False))
-    trial = trial_of(target)
+    trial = None if current is None else trial_of(target)
     places = {identifier: place for place, identifier in enumerate(state.order)}
     listed = sorted(found.items(), key=lambda item: places.get(item[0], len(places)), reverse=True)
     return [
@@ -133,10 +134,7 @@ def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: Figures | Non
         before = None
     proven = name if before is None else before.previous  # what is still on trial is nothing to go back to
     began: Trial | None = None
-    outcome = state.outcome
-    if trial is not None and coming.decoder is not None:  # its runs are watched by nobody
-        outcome = Outcome(**dict(tried(coming, trial, published)), reason=None)
-    elif trial is not None:
+    if trial is not None:
         forget_runs(target)
         began = Trial(**dict(tried(coming, trial, published)), new=new, previous=proven)
     elif before is not None and content_of(old) == content_of(coming):  # other sub-models of the version go on with its trial
@@ -149,7 +147,7 @@ def keep(target: Path, coming: Bundle, *, most: int = KEPT, trial: Figures | Non
         order.insert(0, began.previous)
     newest = _newest(state, old, *(() if began is not None else (coming,)))
     refused = {key: why for key, why in state.refused.items() if key != content_of(coming)}
-    changed = {"order": tuple(order), "newest": newest, "refused": refused, "trial": began, "outcome": outcome}
+    changed = {"order": tuple(order), "newest": newest, "refused": refused, "trial": began}
     write_state(target, state.model_copy(update=changed))
     for folder in kept_folders(target):
         if folder.name not in order:
@@ -183,13 +181,13 @@ def rollback(
 ) -> Bundle:
     """Puts the version before the one that is used, or the one with this id or number, in its place in one step, and returns
     it. What was measured here of the same networks stays. The one that was used is kept and is not fetched again unless asked.
-    `figures`: what its trial has shown.
+    `figures`: what its trial has shown. One that is damaged is put away as any other.
 
     Raises VersionError where no such version is kept, BundleError where it is damaged or cannot be put there.
     """
     target = check_place(path, overwrite=True)
     with alone(target):
-        current = Bundle(target, verify=False)
+        current = _current(target)
         found = _find(target, current, version)
         chosen = Bundle(found)  # every hash
         try:
@@ -201,14 +199,19 @@ def rollback(
                 if is_signed(found):
                     (folder / CASCADES_FILE).unlink(missing_ok=True)
                 _copy(found / CASCADES_FILE, folder / CASCADES_FILE)
-                _copy_beside(current, folder_of(target) / id_of(current))
-                unknown = [[one] if one not in state.order else [] for one in (id_of(chosen), id_of(current))]
-                order = [*unknown[0], *state.order, *unknown[1]]
+                there = [] if current is None else [current]  # damaged: nothing to keep
+                for one in there:
+                    _copy_beside(one, folder_of(target) / id_of(one))
+                order = [one for one in (id_of(chosen),) if one not in state.order]
+                order += [*state.order, *(id_of(one) for one in there if id_of(one) not in state.order)]
                 refused = {key: why for key, why in state.refused.items() if key != content_of(chosen)}
-                newest = _newest(state, current)
+                newest = _newest(state, *there)
                 state = state.model_copy(update={"order": tuple(order), "newest": newest, "refused": refused})
                 write_state(target, state)  # the trial goes on if this is killed now
-                if order.index(id_of(chosen)) < order.index(id_of(current)):  # going forward again says nothing of the older
+                if current is None:
+                    if state.trial is not None and state.trial.new != id_of(chosen):
+                        refuse(target, _with(state.trial, figures), reason)
+                elif order.index(id_of(chosen)) < order.index(id_of(current)):  # forward again says nothing of the older
                     refuse(target, _as_known(state, current, figures), reason)
             with suppress(OSError):  # a trial of what is not there any more is none
                 write_state(target, read_state(target).model_copy(update={"trial": None}))
@@ -227,17 +230,30 @@ def _newest(state: Remembered, *versions: Bundle) -> int:
 def _as_known(state: Remembered, version: Bundle, figures: Figures | None) -> Tried:
     """The version, with what its trial has shown."""
     known = next((one for one in (state.trial, state.outcome) if one and one.content == content_of(version)), None)
-    if known is None:
-        return tried(version, figures or Figures())
+    return tried(version, figures or Figures()) if known is None else _with(known, figures)
+
+
+def _with(known: Tried, figures: Figures | None) -> Tried:
     return Tried(content=known.content, published=known.published, number=known.number, figures=figures or known.figures)
 
 
-def _find(target: Path, current: Bundle, version: str | None) -> Path:
+def _current(target: Path) -> Bundle | None:
+    """The one that is used; None where its manifest is damaged, and others are kept. Raises BundleError where none is."""
+    try:
+        return Bundle(target, verify=False)
+    except BundleError:
+        if not kept_folders(target):
+            raise
+        return None
+
+
+def _find(target: Path, current: Bundle | None, version: str | None) -> Path:
     """The folder of the version. Raises VersionError."""
     listed = [one for one in versions(target) if not one.current]
     if version is None:
         order = read_state(target).order
-        before = order[: order.index(id_of(current))] if id_of(current) in order else order
+        here = None if current is None else id_of(current)
+        before = order[: order.index(here)] if here in order else order
         listed = [one for one in listed if one.id in before and one.refused is None] or [
             one for one in listed if one.refused is None
         ]

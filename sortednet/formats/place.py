@@ -10,6 +10,7 @@ from pathlib import Path
 
 from device_profiles.atomic import sync
 from exporter.bundle import BundleError
+from exporter.bundle.atomic import exchanged
 
 
 def check_free(out: Path, mark: str, *, overwrite: bool) -> None:
@@ -33,6 +34,8 @@ def built(out: Path, mark: str, *, overwrite: bool) -> Iterator[Path]:
             yield made
             sync(made)
             if out.exists():
+                if exchanged(made, out):  # in one step, where the system knows how
+                    return
                 out.rename(Path(name) / "replaced")
             made.rename(out)
     except OSError as error:

@@ -124,7 +124,7 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", busy)
-    monkeypatch.setattr(atomic, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(atomic, "exchanged", lambda one, other: False)
     return folder
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,27 @@ def content_of(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs renameat2(2)")
+def test_killed_at_any_moment_the_old_one_or_the_new_one_is_there(
+    untrained_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(one: Path, other: Path) -> None:
+        raise Killed
+
+    write_format(Bundle(untrained_path), tmp_path / "digits", "oci")
+    before = content_of(tmp_path / "digits")
+    rename = Path.rename
+    for allowed in (0, 1):  # of the steps by which it takes its place
+        steps = iter([rename] * allowed)
+        monkeypatch.setattr(Path, "rename", lambda one, other: next(steps, killed)(one, other))  # noqa: B023
+        with contextlib.suppress(Killed):
+            write_format(Bundle(untrained_path), tmp_path / "digits", "oci", overwrite=True)
+        assert content_of(tmp_path / "digits") == before
 
 
 @pytest.fixture

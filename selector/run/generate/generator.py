@@ -16,7 +16,7 @@ from selector.run.generate.described import Described
 from selector.run.generate.generation import Generation
 from selector.run.generate.guessing import Guessing, Lately
 from selector.run.generate.prompts import Prompt, Prompts
-from selector.run.generate.slots import BusyError, Slots
+from selector.run.generate.slots import BusyError, Slot, Slots
 from selector.run.inputs import InputError
 from selector.run.options import RuntimeOptions
 from selector.run.runtime import Runtime
@@ -84,6 +84,7 @@ class Generator:
         self._slots = Slots(self.described, slots, cache_mb)
         self._texts: WeakSet[Generation] = WeakSet()
         self._lately = Lately(Store(earlier_tokens) if earlier_tokens else None)
+        self._retired = False
 
     def generate(
         self,
@@ -115,9 +116,9 @@ class Generator:
         try:
             choice = Choice(self.runtime, self.described, budget, ids, slot, Guessing(options, self._lately))
             check_prompt(ids, choice.decoder.spec, slot.most(choice.selection.submodel))
-            text = Generation(slot, self._slots.release, choice, ids, options, detokenizer)
+            text = Generation(slot, self._release, choice, ids, options, detokenizer)
         except BaseException:
-            self._slots.release(slot)
+            self._release(slot)
             raise
         self._texts.add(text)
         return text
@@ -148,6 +149,26 @@ class Generator:
     def cache_used_mb(self) -> float:
         """That keys and values take now."""
         return sum(slot.memory_mb for slot in self._slots.all)
+
+    def rest(self) -> None:
+        """Closes every sub-model and forgets what texts are known, as far as none is being generated: it takes no memory until
+        there is another one."""
+        pool = self.runtime.pool
+        most = pool.memory_mb
+        pool.limit(0.0)
+        pool.limit(most)
+        self._slots.forget()
+
+    def retire(self) -> None:
+        """Closes it, as soon as no text is being generated."""
+        self._retired = True
+        if self._slots.free == len(self._slots.all):
+            self.runtime.close()
+
+    def _release(self, slot: Slot) -> None:
+        self._slots.release(slot)
+        if self._retired:
+            self.retire()
 
     def close(self) -> None:
         """Closes every sub-model. Texts that are being generated end as by `Generation.stop`."""

@@ -12,6 +12,7 @@ from selector.run.generate.chat import ChatTemplate, Message
 from selector.run.generate.described import Described
 from selector.run.generate.detokenize import Detokenizer
 from selector.run.inputs import InputError
+from selector.ship.standing import place_of
 
 if TYPE_CHECKING:  # the library comes with the extra `text`
     from tokenizers import Tokenizer
@@ -35,8 +36,9 @@ class Prompts:
         bundle, name = self._described.bundle, self._described.tokenizer
         if name not in bundle.manifest.files:
             raise BundleError(f"{bundle.path}: has no file {name!r}; allowed here are prompts of token ids")
+        place = place_of(bundle)
         try:
-            tokenizer: Tokenizer = Tokenizer.from_file(str(bundle.path / name))
+            tokenizer: Tokenizer = Tokenizer.from_file(str(place / name))
         except Exception as error:  # the library raises nothing narrower
             raise BundleError(f"{bundle.path / name}: cannot be read as a tokenizer: {error}") from None
         tokenizer.no_padding()

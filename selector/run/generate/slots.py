@@ -88,6 +88,12 @@ class Slots:
             self._free.remove(slot)
             return slot
 
+    def forget(self) -> None:
+        """The keys and values of those that are free."""
+        with self._changed:
+            for slot in self._free:
+                slot.clear()
+
     def release(self, slot: Slot) -> None:
         with self._changed:
             slot.used = next(self._clock)

@@ -62,7 +62,7 @@ class Fleet:
             found = self.store.profile(*key)
             return None if found is None else _selector(Profile.model_validate_json(found[1]), bundle, cascades)
 
-        return self._selectors.get((*key, cascades), lambda: _version(self.store.newest(*key)), made)
+        return self._selectors.get((*key, *_of(bundle, cascades)), lambda: _version(self.store.newest(*key)), made)
 
     def profile(self, bundle: Bundle, device: str) -> Profile | None:
         """What `selector` or `model_selector` is made of: the newest that the device sent, else, where none of that name lies
@@ -76,7 +76,7 @@ class Fleet:
     def model_selector(self, bundle: Bundle, model: str, cascades: Cascades = ()) -> Selector | None:
         """Of the devices of that model, None when there are none. Raises as `selector` does."""
         found = self.model(bundle, model)
-        key = (*_key(bundle, f"model {model}"), cascades)  # no device has a space in its name
+        key = (*_key(bundle, f"model {model}"), *_of(bundle, cascades))  # no device has a space in its name
         version = "" if found is None else f"{found.model.newest} {found.model.devices}"
         return self._selectors.get(key, lambda: version, lambda: found and _selector(found.profile, bundle, cascades))
 
@@ -107,6 +107,12 @@ def _key(bundle: Bundle, device: str) -> tuple[str, str, str]:
     return plain_name(bundle.name), bundle.fingerprint, device
 
 
+def _of(bundle: Bundle, cascades: Cascades) -> tuple[object, ...]:
+    """What a selector is of, besides a profile: another version may have the same networks, by which profiles are kept, and
+    other qualities."""
+    return bundle.manifest.sha256, cascades
+
+
 def _selector(profile: Profile, bundle: Bundle, cascades: Sequence[Cascade]) -> Selector | None:
     try:
         return Selector(Candidates.of(bundle, [profile], cascades))
@@ -119,7 +125,7 @@ def _version(stored: Stored | None) -> str:
 
 
 Key = tuple[object, ...]
-"""The bundle's name and fingerprint, a device or device model, and the cascades that are among the candidates."""
+"""The bundle's name and fingerprint, a device or device model; of selectors the manifest's hash and the cascades too."""
 
 
 class _Entry(NamedTuple, Generic[Value]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
@@ -115,6 +116,7 @@ class Rings:
         if report.version is None or report.state is None:
             return
         with writing(self.engine) as connection:
+            _one_by_one(connection, bundle, report.version)
             _put(connection, bundle, report.version, device, report, token)
 
     def place(
@@ -123,6 +125,7 @@ class Rings:
         """Whether the new version is for this device, and why. It has a place among the first of its model from then on, if it
         tries one."""
         with writing(self.engine) as connection:
+            _one_by_one(connection, bundle, version)
             told = connection.execute(_of(bundle, version, trials.c.device == device)).one_or_none()
             ring = self._judged(connection, bundle, version, model)
             if told is not None and told.state != "trying":
@@ -190,6 +193,14 @@ def _median(values: Iterable[float]) -> float | None:
 
 def _of(bundle: str, version: str, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
     return sa.select(trials).where(trials.c.bundle == bundle, trials.c.version == version, *more)
+
+
+def _one_by_one(connection: sa.Connection, bundle: str, version: str) -> None:
+    """Whoever else writes of the version waits until this transaction is over: two would give away the same place. SQLite has
+    one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        key = int.from_bytes(sha256(f"{bundle} {version}".encode()).digest()[:8], "big", signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
 def _put(connection: sa.Connection, bundle: str, version: str, device: str, report: Report, token: str | None) -> None:

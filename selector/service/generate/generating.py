@@ -23,6 +23,7 @@ from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.predictor import RUNTIMES, SHORTEST_MS, Stamp, stamp_of, usable_cores
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
+from selector.ship.standing import in_use, stands
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run.generate import GenerationOptions, Generator
@@ -120,6 +121,7 @@ class Generating:
         Raises ClientGone where nobody did when its turn came, Overloaded where its turn would not come in time, Problem for a
         wrong request or an unknown device.
         """
+        from selector.run.canary import Canary
         from selector.run.decode.decoder import check_prompt
 
         _check(bundle, budget)
@@ -144,7 +146,8 @@ class Generating:
                 queued_ms = (time.monotonic() - received) * 1e3
                 if first_ms is not None:
                     budget = budget.model_copy(update={"first_token_ms": max(first_ms - queued_ms, SHORTEST_MS)})
-                generation = kept.generator.generate(ids, drawing, budget, wait_seconds=SLOT_S)
+                asked = prompt if isinstance(kept.generator, Canary) else ids  # the other version may have another tokenizer
+                generation = kept.generator.generate(asked, drawing, budget, wait_seconds=SLOT_S)
                 stack.callback(generation.close)
                 first = next(generation)
             except Overloaded as error:
@@ -222,26 +225,28 @@ class Generating:
             return kept
         with self._opening:
             kept = self._kept.get(key)
-            if kept is None or kept.stamp != stamp:
+            # else another one stands there, which is being loaded: it goes on with what is open
+            if kept is None or kept.stamp[0] != stamp[0] or (kept.stamp != stamp and stands(bundle)):
                 before, kept = kept, self._open(bundle, device, stamp)
                 self._kept[key] = kept
                 if before is not None:
-                    before.generator.close()  # texts that it generates end
+                    before.generator.retire()  # texts that it generates are finished
             return kept
 
     def _open(self, bundle: Bundle, device: str | None, stamp: Stamp) -> Kept:
-        from selector.run.generate import Generator
+        from selector.run.generate.canary import opened
 
-        if device is not None and device not in bundle.devices():
-            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
+        used = in_use(bundle)
+        if device is not None and device not in used.devices():
+            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(used.devices()) or 'none'}")
         if (bundle.name, device) not in self._kept and len(self._kept) >= RUNTIMES:
             raise Problem(422, f"this server generates with {RUNTIMES} bundles and devices at most")
         try:
-            profiles = find_profiles(bundle, device) if device or bundle.devices() else []
+            profiles = find_profiles(used, device) if device or used.devices() else []
             cores = min(profiles[0].device.threads if profiles else self.gate.slots, self.gate.slots)
             slots = max(1, self.gate.slots // max(1, cores))
             more: dict[str, Any] = {"spinning": self.options.spinning, "memory_mb": self.options.memory_mb}
-            return Kept(stamp, profiles, Generator(bundle, device=device, slots=slots, **more), max(1, cores))
+            return Kept(stamp, profiles, opened(bundle, device=device, slots=slots, **more), max(1, cores))
         except Exception as error:
             raise _problem(error, bundle, opening=True) from None
 

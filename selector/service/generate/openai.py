@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_v
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from selector.adapt.energy import Energy, EnergySource
 from selector.service.generate.schemas import (
     MAX_MESSAGES,
     Message,
@@ -194,12 +195,15 @@ class ChatRequest(_Sampling):
 
 
 class Usage(BaseModel):
-    """Numbers of tokens."""
+    """Numbers of tokens; and, which is not of that interface, what the prompt and the text took of the battery, estimated by
+    the profile's energies."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: dict[str, int]  # cached_tokens: known from an earlier text
+    energy_mj: float | None
+    energy_source: EnergySource
 
 
 class CompletionChoice(BaseModel):
@@ -281,7 +285,7 @@ class FailureDocument(BaseModel):
     error: Failure
 
 
-def usage(tokens: Mapping[str, int]) -> Usage:
+def usage(tokens: Mapping[str, int], energy: Energy) -> Usage:
     """Of a text's own numbers."""
     total = tokens["prompt_tokens"] + tokens["completion_tokens"]
     details = {"cached_tokens": tokens["reused_tokens"]}
@@ -290,6 +294,8 @@ def usage(tokens: Mapping[str, int]) -> Usage:
         completion_tokens=tokens["completion_tokens"],
         total_tokens=total,
         prompt_tokens_details=details,
+        energy_mj=energy.mj,
+        energy_source=energy.source,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from selector.adapt.energy import EnergySource
 from selector.service.web.schemas import MAX_NAME, QueryBudget, SelectionDocument
 
 MAX_MESSAGES = 4096
@@ -145,7 +146,7 @@ class EndDocument(BaseModel):
     token_ms: float | None
     queued_ms: float
     energy_mj: float | None
-    energy_source: Literal["measured", "declared", "predicted", "unknown"]
+    energy_source: EnergySource
 
 
 class GenerateAnswer(EndDocument):

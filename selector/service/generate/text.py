@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
+from selector.adapt.energy import Energy
 from selector.choose.budget import Selection
 from selector.service.web.metrics import Metrics
 
@@ -95,6 +96,11 @@ class Text(Iterator["Piece"]):
         }
 
     @property
+    def energy(self) -> Energy:
+        """Estimated, of the prompt and the text so far."""
+        return self._generation.energy
+
+    @property
     def selection(self) -> Selection:
         """What generated last, and why."""
         return self._generation.selection
@@ -111,6 +117,6 @@ class Text(Iterator["Piece"]):
             "first_token_ms": made.first_token_ms or 0.0,
             "token_ms": self.token_ms,
             "queued_ms": self.queued_ms,
-            "energy_mj": made.energy.mj,
-            "energy_source": made.energy.source,
+            "energy_mj": self.energy.mj,
+            "energy_source": self.energy.source,
         }

@@ -64,11 +64,12 @@ async function names(path, list, name) {
 /**
  * A device's or model's profile and frontiers, the bundle's cascades among the sub-models: `{profile, frontiers, cascades,
  * lengths, problem}`; `problem` says why there are none. With a length all is what inputs so long cost; `lengths` are those that
- * were measured.
+ * were measured. `sustained`: what it costs in steady work, where the profile says that.
  */
-export async function deviceOf(bundle, device, length = "") {
+export async function deviceOf(bundle, device, length = "", sustained = false) {
   const [first, second] = [encodeURIComponent(bundle), encodeURIComponent(device)];
-  const asked = `/dashboard/frontiers/${first}/${second}${length && `?length=${length}`}`;
+  const wanted = String(new URLSearchParams({ ...(length && { length }), ...(sustained && { sustained }) }));
+  const asked = `/dashboard/frontiers/${first}/${second}${wanted && `?${wanted}`}`;
   const { frontiers, cascades, lengths, submodels: there, problem } = await once(asked);
   if (problem) return { profile: null, frontiers, cascades, lengths, problem };
   const isModel = modelsOf.get(bundle)?.has(device);

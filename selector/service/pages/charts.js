@@ -126,7 +126,7 @@ export function drawFrontier(view) {
   traces.push(choiceMark(there, x, selection?.feasible ? ink.ink : ink.warn));
   return draw("frontier-chart", traces, layoutOf(ink, {
     shapes: limitShapes(view, ink),
-    uirevision: `${device.profile.device.name} ${device.profile.bundle} ${cost} ${view.query.budget.length ?? ""}`,
+    uirevision: `${device.profile.device.name} ${device.profile.bundle} ${cost} ${view.query.budget.length ?? ""} ${view.query.budget.sustained ?? ""}`,
     xaxis: x,
     yaxis: y,
   }));

@@ -2,7 +2,7 @@
 
 import { bundleOf, deviceOf, entriesOf, offering, selectMany, ServiceError } from "./api.js";
 import { qualityAxis, colours, costAxis, draw, empty, frontierLine, layoutOf, lineOf } from "./charts.js";
-import { lengthChosen } from "./controls.js";
+import { lastingChosen, lengthChosen } from "./controls.js";
 import { byId, costOf, digits, element, share, unit } from "./format.js";
 
 const AT_FIRST = 8; // devices that are shown unasked: a fleet may have thousands
@@ -22,7 +22,7 @@ export async function compare(pairs) {
 }
 
 async function loaded(pair) {
-  const [{ submodels }, { profile, frontiers, cascades }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device, lengthChosen())]);
+  const [{ submodels }, { profile, frontiers, cascades }] = await Promise.all([bundleOf(pair.bundle), deviceOf(pair.bundle, pair.device, lengthChosen(), lastingChosen())]);
   return { ...pair, profile, frontiers, cascades, entries: entriesOf(submodels, cascades) };
 }
 
@@ -91,7 +91,8 @@ function table() {
     ...rows.map((row, n) => {
       const { selection: one, profile } = row;
       const key = element("span", { class: `key series-${(n % 6) + 1} dash-${Math.floor(n / 6) % 4}`, "aria-hidden": "true" });
-      const about = element("small", { text: `${profile.device.cpu}, ${profile.device.threads} thread${profile.device.threads > 1 ? "s" : ""}` });
+      const lasting = lastingChosen() ? `, ${profile.sustained ? "steady work" : "only the first minute known"}` : "";
+      const about = element("small", { text: `${profile.device.cpu}, ${profile.device.threads} thread${profile.device.threads > 1 ? "s" : ""}${lasting}` });
       const name = element("th", { scope: "row" }, key, row.label, about);
       if (one instanceof ServiceError) return element("tr", {}, name, element("td", { colspan: 6, text: one.message }));
       const figures = [share(one.quality), digits(one.latency_ms), digits(one.energy_mj), digits(one.memory_mb)];

@@ -1,6 +1,6 @@
 // The budget's sliders and exact fields. One end of every slider means that there is no limit.
 
-import { byId, choose, chosen, costOf, element, metric } from "./format.js";
+import { byId, choose, chosen, costOf, digits, element, metric } from "./format.js";
 
 const STEPS = 120;
 const BATTERY = "battery";
@@ -73,12 +73,25 @@ export function wanted() {
   if (chosen("percentile") !== "50") budget.percentile = Number(chosen("percentile"));
   if (chosen("objective") !== "quality") budget.objective = chosen("objective");
   if (lengthChosen()) budget.length = Number(lengthChosen());
+  if (lastingChosen()) budget.sustained = true;
   const percent = limit(BATTERY);
   return percent === null ? { budget } : { budget, battery: { percent, discharging: byId("discharging").checked } };
 }
 
 /** Of the input, as text; empty for the longest, which counts where a query has no length. */
 export const lengthChosen = () => byId("length").value;
+
+/** Whether costs are those of steady work. */
+export const lastingChosen = () => chosen("lasting") === "sustained";
+
+/** Offers those, where the device's profile says what it holds then (`sustained`), and shows by how much that is more. */
+export function offerLasting(sustained) {
+  byId("pick-lasting").hidden = !sustained;
+  if (!sustained) return choose("lasting", "first");
+  const { submodel, minutes, first, after, settled_minutes: settled } = sustained;
+  const end = settled === null ? "still drifting at the end" : `settled after ${digits(settled, 2)} min`;
+  byId("lasting-about").textContent = `${submodel} without a pause for ${digits(minutes, 2)} min: p50 ${digits(first.p50)} ms in the first minute, ${digits(after.p50)} ms after, ${end}`;
+}
 
 /** Offers the lengths that a device has measured, ascending; says whether the one that was chosen is among them. */
 export function offerLengths(lengths) {
@@ -98,6 +111,7 @@ export function restore(found) {
   if (found.has("min_accuracy")) setLimit(FLOOR, found.get("min_accuracy")); // an address of an earlier version
   choose("percentile", found.get("percentile") ?? "50");
   choose("objective", found.get("objective")?.replace("accuracy", "quality") ?? "quality");
+  if (found.get("sustained") === "true") choose("lasting", "sustained");
   byId("discharging").checked = found.get("discharging") === "true";
   const length = found.get("length") ?? "";
   if (/^[1-9]\d{0,5}$/.test(length)) byId("length").append(element("option", { value: length, text: length, selected: "" }));

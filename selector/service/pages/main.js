@@ -4,7 +4,7 @@ import { bundleOf, deviceOf, entriesOf, measuredOf, offering, search, select, Se
 import { drawFrontier, empty, loadPlotly } from "./charts.js";
 import { copyCode, showChoice, showCode, showProblem } from "./choice.js";
 import { chart as compareChart, compare, firstDevices, showCompared } from "./compare.js";
-import { lengthChosen, LIMITS, offerLengths, restore, setLimit, spread, wanted, watchControls } from "./controls.js";
+import { lastingChosen, lengthChosen, LIMITS, offerLasting, offerLengths, restore, setLimit, spread, wanted, watchControls } from "./controls.js";
 import { byId, choose, chosen, costOf, digits, element, metric, nameMetric, onChoice, settled, share } from "./format.js";
 import { watchRuntime } from "./live.js";
 import { watchRings } from "./rings.js";
@@ -76,15 +76,16 @@ async function openDevice(name) {
   view.name = name;
   view.device = view.selection = null;
   view.entries = entriesOf(view.submodels, {});
-  byId("pick-length").hidden = true;
+  byId("pick-length").hidden = byId("pick-lasting").hidden = true;
   if (name === null) return nothing("No device has measured this bundle yet. Measure one with: sortednet profile BUNDLE", "Answered once a device has measured the bundle: sortednet profile BUNDLE");
   byId("device").value = name;
   const { bundle } = view;
-  const length = lengthChosen();
-  let found = await deviceOf(bundle, name, length);
-  if (view.bundle !== bundle || view.name !== name || lengthChosen() !== length) return undefined;
-  if (!offerLengths(found.lengths)) found = await deviceOf(bundle, name); // another device's, or of an address
+  const [length, lasting] = [lengthChosen(), lastingChosen()];
+  let found = await deviceOf(bundle, name, length, lasting);
+  if (view.bundle !== bundle || view.name !== name || lengthChosen() !== length || lastingChosen() !== lasting) return undefined;
+  if (!offerLengths(found.lengths)) found = await deviceOf(bundle, name, "", lasting); // another device's, or of an address
   if (view.bundle !== bundle || view.name !== name) return undefined;
+  offerLasting(found.profile?.sustained);
   if (found.problem) return nothing(found.problem);
   view.device = found;
   view.needs = undefined;
@@ -166,7 +167,8 @@ function frontierAbout() {
   const rest = measured < all.length ? `, the others predicted${error ? `, off by ${digits(100 * error.median, 2)} % in the median` : ""}` : "";
   const pairs = Object.keys(cascades).length;
   const lengths = view.device.lengths;
-  const at = lengths.length ? ` Costs are of inputs of ${lengthChosen() || lengths.at(-1)}.` : "";
+  const work = lastingChosen() ? " in steady work" : "";
+  const at = lengths.length ? ` Costs are of inputs of ${lengthChosen() || lengths.at(-1)}${work}.` : work && ` Costs are those${work}.`;
   const besides = pairs ? `; ${pairs} cascade${pairs > 1 ? "s" : ""} at the cost that is expected` : "";
   byId("frontier-about").textContent = `${all.length} sub-models, latency of ${measured} measured${rest}${besides}. ${frontiers[view.cost].length} are on this frontier.${at}`;
 }
@@ -239,6 +241,7 @@ function wire() {
   byId("bundle").addEventListener("change", (event) => openBundle(event.target.value).catch(failed));
   byId("device").addEventListener("change", (event) => openDevice(event.target.value).catch(failed));
   byId("length").addEventListener("change", () => openDevice(view.name).then(loadCompared).catch(failed));
+  onChoice("lasting", () => openDevice(view.name).then(loadCompared).catch(failed));
   byId("budget").addEventListener("submit", (event) => event.preventDefault());
   byId("clear").addEventListener("click", () => {
     for (const key of LIMITS) setLimit(key, null);

@@ -23,6 +23,7 @@ from selector.service.predict.schemas import PredictQuery
 from selector.service.predict.texts import encoded
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, without_folder, wrong_field
+from selector.ship.standing import in_use, stands
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run import Encoded, RunResult, Runtime, TextReader
@@ -181,7 +182,8 @@ class Predictor:
             return kept
         with self._opening:
             kept = self._runtimes.get(key)
-            if kept is None or kept.stamp != stamp:
+            # else another one stands there, which is being loaded: it goes on with what is open
+            if kept is None or kept.stamp[0] != stamp[0] or (kept.stamp != stamp and stands(bundle)):
                 before, kept = kept, self._opened(bundle, device, stamp, kept)
                 self._runtimes[key] = kept
                 if before is not None and before.runtime is not kept.runtime:
@@ -231,20 +233,21 @@ class Predictor:
         from exporter.bundle.session import SessionError
         from selector.run.canary import opened
 
-        if device is not None and device not in bundle.devices():
+        used = in_use(bundle)
+        if device is not None and device not in used.devices():
             if kept is not None:
                 del self._runtimes[bundle.name, device]
                 kept.runtime.close()
-            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(bundle.devices()) or 'none'}")
+            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(used.devices()) or 'none'}")
         if kept is None and len(self._runtimes) >= RUNTIMES:
             known = ", ".join(sorted(str(other) for name, other in self._runtimes if name == bundle.name))
             raise Problem(422, f"this server runs {RUNTIMES} bundles and devices at most; of this bundle: {known or 'none'}")
         try:
-            cascades = read_cascades(bundle)
+            cascades = read_cascades(used)
         except BudgetError as error:
             raise Problem(500, f"bundle {bundle.name!r}: {error}") from None
         try:
-            profiles = find_profiles(bundle, device) if device or bundle.devices() else []
+            profiles = find_profiles(used, device) if device or used.devices() else []
             same = kept is not None and kept.stamp[0] == stamp[0]
             if kept is not None and same and (kept.profiles, kept.cascades) == (profiles, cascades):
                 return kept._replace(stamp=stamp)

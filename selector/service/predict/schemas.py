@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from selector.adapt.energy import EnergySource
 from selector.choose.battery import Battery
 from selector.service.web.schemas import MAX_NAME, QueryBudget, SelectionDocument
 
@@ -76,7 +77,7 @@ class PredictAnswer(BaseModel):
     latency_ms: float
     queued_ms: float
     energy_mj: float | None
-    energy_source: Literal["measured", "declared", "predicted", "unknown"]
+    energy_source: EnergySource
 
 
 class RunDocument(BaseModel):

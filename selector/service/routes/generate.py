@@ -51,7 +51,7 @@ def generate() -> Response:
     (`text/event-stream`) each token is one, and the last is named `end`; an `error` may end it before. A client that goes ends
     its text."""
     query = parsed_body(GenerateRequest, generating().options.body_bytes)
-    bundle = state().bundle(query.bundle)
+    bundle = state().standing(query.bundle)
     admitted(bundle, query.device)
     gone = client_gone()
     text = generating().begin(bundle, query.device, query.text, query.options.given(), query.budget, g.received, gone)

@@ -159,7 +159,7 @@ def _answer(bundle: Bundle, query: InferRequest, found: Prediction, wanted: dict
 
 def _bundle(name: str, version: str | None) -> Bundle:
     """Raises Problem 404."""
-    bundle = state().bundle(name)
+    bundle = state().standing(name)
     if version not in (None, _version(bundle)):
         raise Problem(404, f"version {version!r}: bundle {name!r} is served in version {_version(bundle)}")
     return bundle

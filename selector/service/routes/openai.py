@@ -170,7 +170,7 @@ def _streamed(text: Text, chunks: _Chunks, top: dict[str, Any], query: Completio
     failed = noted_failure()
 
     def end() -> bytes:
-        counted = {**top, "choices": [], "usage": usage(text.usage).model_dump()}
+        counted = {**top, "choices": [], "usage": usage(text.usage, text.energy).model_dump()}
         if "object" not in counted:
             counted["object"] = "text_completion"
         last: bytes = chunks.end()
@@ -184,13 +184,13 @@ def _streamed(text: Text, chunks: _Chunks, top: dict[str, Any], query: Completio
 
 
 def _said(top: dict[str, Any], kind: str, choices: list[dict[str, Any]], text: Text) -> dict[str, Any]:
-    counted = usage(text.usage).model_dump()
+    counted = usage(text.usage, text.energy).model_dump()
     return {**top, "object": kind, "choices": choices, "usage": counted, "submodel": text.selection.submodel}
 
 
 def _model(name: str | None) -> Bundle:
     """A bundle that generates text; without a name the only one. Raises Problem 404."""
-    known = {bundle.name: bundle for bundle in state().bundles.values() if generates(bundle)}
+    known = {bundle.name: bundle for bundle in state().served.all().values() if generates(bundle)}
     if name is None and len(known) == 1:
         return next(iter(known.values()))
     if name is None or name not in known:

@@ -29,7 +29,7 @@ from selector.choose.metrics import metric_name
 from selector.service.generate.generating import Generating
 from selector.service.routes.predict import predictor
 from selector.service.state import state
-from selector.service.web.arguments import checked_name, integer_argument
+from selector.service.web.arguments import boolean_argument, checked_name, integer_argument
 from selector.service.web.bodies import compressed, conditional, json_answer
 from selector.service.web.openapi import not_in_the_api
 from selector.service.web.problems import Problem
@@ -117,18 +117,20 @@ def frontiers(bundle: str, device: str) -> Response:
 
     The bundle's cascades are among the sub-models. `cascades` says of each what it costs on this device, as a profile does.
     `problem` says in words why there are none: the profile is of another bundle, or no quality is known. `lengths` are those of
-    the input that were measured; for the `length` of the query string `submodels` says what each costs there.
+    the input that were measured; for the `length` of the query string, and with `sustained=true` in steady work where that was
+    measured, `submodels` says what each costs there.
     """
     opened = state().bundle(bundle)
     checked_name("device", device)
     length = integer_argument("length", least=1, most=MAX_LENGTH)
+    sustained = boolean_argument("sustained")
     try:
         cascades = state().cascades(opened)
         selector = state().selector(opened, device, cascades)
     except Problem as problem:
         return json_answer({"frontiers": {}, "cascades": {}, "lengths": [], "submodels": {}, "problem": problem.detail})
     lengths = selector.offered.lengths
-    selector = selector.at_length(as_cut(opened, length))
+    selector = selector.at(Budget(length=as_cut(opened, length), sustained=sustained))
     offered = {offer.submodel: offer.costs.model_dump(exclude={"lengths"}) for offer in selector.offered}
     costs = {offer.submodel: offered.pop(offer.submodel) for offer in selector.offered if offer.stages}
     known = {
@@ -141,7 +143,7 @@ def frontiers(bundle: str, device: str) -> Response:
         name, _, percentile = cost.partition(".p")
         limits, candidates = selector.afforded_by(name, int(percentile or 50))
         found[cost] = [(limit, candidate.submodel) for limit, candidate in zip(limits, candidates, strict=True)]
-    submodels = offered if length is not None and lengths else {}
+    submodels = offered if sustained or (length is not None and lengths) else {}
     document = {"frontiers": found, "cascades": known, "lengths": lengths, "submodels": submodels, "problem": None}
     return compressed(json_answer(document))
 

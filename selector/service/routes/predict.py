@@ -135,7 +135,7 @@ def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array] | Encoded]:
         name, value = next(iter(beside.items()))
         raise wrong_field(name, value, "stands beside a JSON body; allowed is the same in it")
     query = parsed_body(PredictRequest, predictor().options.json_bytes)
-    bundle, texts = state().bundle(query.bundle), texts_of(query)
+    bundle, texts = state().standing(query.bundle), texts_of(query)
     if texts is not None:
         return query, bundle, predictor().encoded(bundle, texts)
     given = query.inputs or {}
@@ -151,14 +151,14 @@ def _from_json() -> tuple[PredictQuery, Bundle, dict[str, Array] | Encoded]:
 
 def _from_text() -> tuple[PredictQuery, Bundle, Encoded]:
     query = _query()
-    bundle = state().bundle(query.bundle)
+    bundle = state().standing(query.bundle)
     text = plain_text(body(predictor().options.json_bytes, (PLAIN,)), request.mimetype_params.get("charset"))
     return query, bundle, predictor().encoded(bundle, [text])
 
 
 def _from_arrays(kind: str) -> tuple[PredictQuery, Bundle, dict[str, Array]]:
     query = _query()
-    bundle = state().bundle(query.bundle)
+    bundle = state().standing(query.bundle)
     specs = bundle.manifest.inputs
     if kind == NPY and len(specs) != 1:
         raise input_problem(f"inputs: {NPY} holds one array; this bundle takes {', '.join(s.name for s in specs)}: send {NPZ}")

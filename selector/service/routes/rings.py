@@ -21,6 +21,8 @@ from selector.ship.state import Report
 blueprint = Blueprint("rings", __name__, url_prefix="/v1/bundles/<name>/rings")
 
 MAX_REPORT_BYTES = 16 * 1024
+WITHDRAWN = "the service does not offer it any more"
+"""Why a device is not to try a version any longer that is neither the new one nor everyone's."""
 SHOWN = 100
 """Devices: those that told last."""
 
@@ -73,11 +75,15 @@ def tell(name: str, device: str) -> Response:
     report = parsed_body(Report, MAX_REPORT_BYTES)
     state().rings.tell(bundle.name, device, report, token=token.id)
     canary = state().canary(bundle)
+    tried = report.version if report.state == "trying" and report.version != state().version(bundle)[0] else None
     if canary is None:
-        return model_answer(PlacedDocument(**dict(_version(bundle)), ring="all", why="there is no new version"))
+        withdrawn = None if tried is None else WITHDRAWN
+        return model_answer(
+            PlacedDocument(**dict(_version(bundle)), ring="all", why="there is no new version", withdrawn=withdrawn)
+        )
     new = state().version(canary)[0]
     gets, why = state().rings.place(bundle.name, new, device, report.model, tries=report.tries, token=token.id)
-    withdrawn = why if not gets and report.state == "trying" and report.version == new else None
+    withdrawn = None if gets or tried is None else why if tried == new else WITHDRAWN
     shown: dict[str, Any] = dict(_version(canary if gets else bundle))
     return model_answer(PlacedDocument(**shown, ring="canary" if gets else "all", why=why, withdrawn=withdrawn))
 

@@ -1,4 +1,4 @@
-"""Names and numbers out of a path or a query string."""
+"""Names, numbers and switches out of a path or a query string."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def integer_argument(field: str, *, least: int, most: int) -> int | None:
     if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
         raise wrong_field(field, text, f"allowed are {least} to {most}")
     return int(text)
+
+
+def boolean_argument(field: str) -> bool:
+    """From the query string, false where it is not given. Raises Problem 422."""
+    text = request.args.get(field, "false")
+    if text not in ("true", "false"):
+        raise wrong_field(field, text, "allowed are true and false")
+    return text == "true"

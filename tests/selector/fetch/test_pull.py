@@ -189,7 +189,7 @@ def test_an_empty_volume_is_filled_in_place(server: Server, tmp_path: Path, monk
     volume = tmp_path / "volume"
     volume.mkdir()
     monkeypatch.setattr(atomic, "is_mount", lambda path: path == volume)
-    monkeypatch.setattr(atomic, "_exchanged", lambda one, other: pytest.fail("a mount point was renamed"))
+    monkeypatch.setattr(atomic, "exchanged", lambda one, other: pytest.fail("a mount point was renamed"))
     inode = volume.stat().st_ino
     pulled(server.url, "--out", volume, "--submodels", SMALL)
     assert (list(Bundle(volume).submodels), volume.stat().st_ino) == ([SMALL], inode)

@@ -45,7 +45,7 @@ def chat_ids() -> list[int]:
 
 
 def post(client: FlaskClient, path: str, **body: Any) -> Any:
-    answer = client.post(f"/v1/{path}", json={"model": "talker", **body})
+    answer = client.post(f"/v1/{path}", json={"model": "talker", **body} if path != "generate" else body)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -59,6 +59,9 @@ def test_a_completion(client: FlaskClient) -> None:
         assert found["submodel"] == "full"
         assert found["choices"] == [{"index": 0, "text": text_of(expected), "logprobs": None, "finish_reason": "length"}]
         assert found["usage"]["total_tokens"] == len(PROMPT) + 6
+    own = post(client, "generate", prompt=PROMPT, options=GREEDY, stream=False).json
+    assert own["energy_mj"] > 0
+    assert [found["usage"][name] for name in ("energy_mj", "energy_source")] == [own["energy_mj"], "measured"]
     most = post(client, "completions", prompt=PROMPT, seed=3).json
     assert most["usage"]["completion_tokens"] <= 16  # where nobody says a number
 
@@ -69,6 +72,7 @@ def test_a_stream_of_chunks_ends_with_usage_and_the_word(client: FlaskClient) ->
     assert done.document == "[DONE]"
     assert counted.document["choices"] == []
     assert counted.document["usage"]["completion_tokens"] == 6
+    assert counted.document["usage"]["energy_mj"] > 0
     deltas = [chunk.document["choices"][0] for chunk in chunks]
     assert deltas[0]["delta"] == {"role": "assistant", "content": ""}
     assert "".join(one["delta"].get("content", "") for one in deltas) == text_of(tiny("full").greedy(chat_ids(), 6))
@@ -157,10 +161,12 @@ def test_the_openai_package(server: Server) -> None:
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 6
+    assert answer.usage.model_dump()["energy_source"] == "measured"
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(one.choices[0].delta.content or "" for one in chunks if one.choices) == expected
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 6
+    assert chunks[-1].usage.model_dump()["energy_mj"] > 0
     one = client.completions.create(model="talker", prompt=PROMPT, temperature=0, max_tokens=4, stop=["\0"])
     assert one.choices[0].text == text_of(tiny("full").greedy(tokenizer().encode(PROMPT).ids, 4))
     small = client.chat.completions.create(**asked, extra_body={"budget": SMALL})

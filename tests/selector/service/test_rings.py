@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ def test_the_first_devices_of_each_model_get_it_and_all_when_enough_have_accepte
         ("watch", "canary", 1, 0),
     ]
     assert rings.models("digits", "ba9876543210") == []  # of another version nothing is known
+
+
+def test_devices_that_ask_at_once_get_no_more_places_than_there_are(rings: Rings) -> None:
+    names = [f"phone-{n}" for n in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(lambda name: placed(rings, name), names)) == RULES.devices
+        list(threads.map(lambda _: told(rings, "tablet", "accepted", model="tablet"), names))
+    assert [(one.model, one.trying + one.accepted) for one in rings.models("digits", V2)] == [("phone", 3), ("tablet", 1)]
 
 
 def test_it_is_stopped_when_devices_take_it_back(rings: Rings) -> None:

@@ -23,8 +23,8 @@ from selector.ship.trial import WorseError
 from selector.ship.versions import VersionError, accept, rollback, signed_version, versions
 from sortednet import CanaryRuntime
 from sortednet.signing import sign
-from tests.helpers.commands import document, refused
-from tests.helpers.keys import Keys
+from tests.helpers.commands import call, document, refused
+from tests.helpers.keys import Keys, made
 from tests.helpers.pulls import SMALL
 from tests.helpers.shelf import broken, fetched, larger, other_weights
 
@@ -103,6 +103,58 @@ def test_what_cannot_be_opened_any_more_is_taken_back_by_the_next_run(tried: Pat
     Bundle(tried)  # every hash
 
 
+def _graph(tried: Path) -> None:
+    graph = tried / Bundle(tried).submodel(SMALL).graph
+    graph.unlink()
+    graph.write_bytes(b"nothing")
+
+
+def _manifest(tried: Path) -> None:
+    (tried / "manifest.json").unlink()
+    (tried / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [_graph, _manifest])
+def test_a_service_of_a_version_on_trial_that_is_damaged_serves_the_one_before(
+    tried: Path,
+    keys: Keys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+) -> None:
+    """But not where it is the key that is wrong."""
+    begun: list[Any] = []
+    monkeypatch.setattr("selector.service.serve", lambda app, *given, **named: begun.append(app))
+    serve = ("serve", tried, "--port", "0", "--store", f"sqlite:///{tmp_path / 'store.db'}", "--key")
+    damage(tried)
+    refused(*serve, made(tmp_path, "another").public, code=1)
+    assert signed_version(next(tried.parent.glob(".mine.versions/[0-9a-f]*"))) == 1
+    assert call(*serve, keys.public).exit_code == 0
+    assert "is taken back: it cannot be opened" in caplog.text
+    assert signed_version(begun[0].extensions["sortednet"].bundle("mine").path) == signed_version(tried) == 1
+    told = report_of(tried, "model")
+    assert (told.state, str(told.reason).partition(":")[0]) == ("taken back", "cannot be opened")
+
+
+def test_what_has_a_damaged_manifest_is_taken_back_by_the_next_run(tried: Path, ran: Callable[[], dict[str, Any]]) -> None:
+    _manifest(tried)
+    assert [one.number for one in versions(tried)] == [1]
+    ran()
+    assert signed_version(tried) == 1
+    assert report_of(tried, "model").state == "taken back"
+
+
+def test_a_damaged_manifest_is_no_reason_not_to_go_back(tried: Path) -> None:
+    """Nor where nothing is on trial."""
+    trial = trial_of(tried)
+    assert trial is not None
+    accept(tried, trial, Figures())
+    _manifest(tried)
+    assert document("rollback", tried)["number"] == 1
+    assert report_of(tried, "model").state == "accepted"
+
+
 def test_a_version_that_this_device_has_not_measured_waits(
     tried: Path, ran: Callable[[], dict[str, Any]], bundle_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,17 +204,6 @@ def test_after_one_that_was_taken_back_a_version_between_is_welcome(
     accept(tried, trial, Figures())
     with pytest.raises(VersionError, match="version 1 is older than 5"):
         fetched(first, tried, options)
-
-
-def test_of_a_bundle_whose_runs_nobody_watches_the_self_test_says_all(
-    first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Bundle, "decoder", property(lambda bundle: "generates text"))
-    monkeypatch.setattr("selector.fetch.pull.examine", lambda *given, **named: Figures())  # the self-test of such a one
-    fetched(first, tmp_path / "mine", options)
-    fetched(second, tmp_path / "mine", replace(options, trial=True))
-    assert [one.trial for one in versions(tmp_path / "mine")] == [False, False]
-    assert report_of(tmp_path / "mine", "model").state == "accepted"
 
 
 def test_a_disk_that_is_full_fails_no_run(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:

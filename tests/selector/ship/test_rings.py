@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from exporter.bundle import Bundle
+from selector.service import create_app
+from selector.service.fleet.rings import RingRules
+from selector.service.fleet.store import Store
 from selector.ship.state import Figures, read_state, trial_of
-from selector.ship.versions import accept, rollback, signed_version
+from selector.ship.versions import accept, content_of, rollback, signed_version
 from sortednet.signing import sign
 from tests.helpers.commands import document, refused
 from tests.helpers.keys import Keys, made, signed_copy
@@ -115,6 +118,28 @@ def test_a_version_that_is_stopped_elsewhere_is_not_tried_any_longer(fleet: Flee
     assert fleet.pull("a")["version"] == 1
     assert trial_of(fleet.folder / "a") is None
     assert list(read_state(fleet.folder / "a").refused.values()) == ["1 of 1 devices took it back"]
+
+
+def test_a_version_that_is_offered_no_longer_is_not_tried_any_longer(
+    first: Path, second: Path, keys: Keys, tmp_path: Path
+) -> None:
+    """Withdrawn, or another one is tried now: a device could go neither on nor back."""
+    third = Path(shutil.copytree(second, tmp_path / "third" / "digits"))
+    other_weights(third, lambda weights: larger(weights, 1.001))
+    sign(Bundle(third), key=keys.private, version=3)
+    with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        _, token = store.tokens.create("fleet", ["profiles:write"], bundle="digits")
+        trying = {"model": "phone", "version": content_of(Bundle(second)), "state": "trying"}
+        for canary in (None, third, second):
+            bundles = [Bundle(first), *([Bundle(canary, name="digits@canary")] if canary else [])]
+            client = create_app(bundles, store, ring_rules=RingRules(devices=1, accepted=1)).test_client()
+            headers = {"Authorization": f"Bearer {token}"}
+            others = {"model": "phone"}
+            if canary == third:
+                client.put("/v1/bundles/digits/rings/other", json=others, headers=headers)  # the only place
+            found = client.put("/v1/bundles/digits/rings/mine", json=trying, headers=headers).get_json()
+            expected = None if canary == second else "the service does not offer it any more"
+            assert found["withdrawn"] == expected, found
 
 
 def test_a_version_that_is_worse_before_it_is_put_in_place_is_told_at_once(first: Path, keys: Keys, tmp_path: Path) -> None:

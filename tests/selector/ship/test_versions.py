@@ -94,6 +94,24 @@ def test_foreign_unsigned_and_older_ones_are_refused(
     assert signed_version(mine) == 1
 
 
+@pytest.mark.parametrize("left", ["{", None])
+def test_what_was_here_is_newer_though_it_is_damaged_or_gone(
+    first: Path, second: Path, options: PullOptions, tmp_path: Path, left: str | None
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    fetched(second, mine, options)
+    if left is None:
+        shutil.rmtree(mine)
+    else:
+        (mine / "manifest.json").unlink()
+        (mine / "manifest.json").write_text(left)
+    with pytest.raises(VersionError, match="version 1 is older than 2, which was here"):
+        fetched(first, mine, options)
+    fetched(second, mine, options)
+    assert signed_version(mine) == 2
+
+
 def test_a_device_whose_clock_is_wrong_takes_the_same_versions(
     first: Path, second: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
