@@ -263,8 +263,10 @@ def train_run(
     if result.kept < 1:
         say(f"Of the way {result.kept:.0%} are kept: the full model would have lost more than {chosen_options.may_lose:.2%}.")
     trained = make_rule(chosen_options.update, nested.submodels, chosen_options.samples_per_step).trained
-    validation = scores_of(nested, trained, loaded.validation, chosen_options.workers)
-    test = scores_of(nested, trained, loaded.test, chosen_options.workers)
+    validation, test = (
+        scores_of(nested, trained, part, chosen_options.workers, what if show_progress and ranks.first else "")
+        for part, what in ((loaded.validation, "validating"), (loaded.test, "testing"))
+    )
     results = {
         "largest": chosen.largest.id,
         "steps": result.steps,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import trainer.run
 from exporter.run import export_run
@@ -129,3 +131,12 @@ def test_runs_of_earlier_versions_are_read(run: Path) -> None:
     record = {name: value for name, value in read_record(run).items() if name != "sha256"}
     (run / "run.json").write_text(json.dumps(record))
     assert load_run(run).record == record
+
+
+def test_what_comes_after_the_last_step_is_seen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many sub-models the statistics and the scores take longer than a short training."""
+    screen = io.StringIO()
+    monkeypatch.setattr("trainer.interruption.Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
+    train(tmp_path / "run", options={"update": "sorted"}, show_progress=True)
+    for word in ("training", "calibrating", "validating", "testing"):
+        assert word in screen.getvalue(), word
