@@ -219,7 +219,8 @@ class Client:
             if error.code not in _AGAIN:
                 raise PullError(f"{self.shown}{path}: {why}", 2 if error.code < 500 else 1)
         else:
-            why = str(getattr(error, "reason", "") or error) or type(error).__name__
+            cause = getattr(error, "reason", None) or error
+            why = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
         if failed >= self.tries:
             raise PullError(f"{self.shown}{path}: {why} ({failed} tries); what has arrived is kept for the next pull")
         doubling = FIRST_WAIT_S * 2 ** (failed - 1) * (0.5 + random.random() / 2)  # a fleet must not come back all at once

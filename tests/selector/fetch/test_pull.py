@@ -128,8 +128,8 @@ def test_another_choice_keeps_what_is_common_and_what_was_measured_here(proxy: P
         (["URL", "--out", "OUT", "--device", "phone", "--latency-ms", "1"], 2, ["'phone'", DEVICE]),
         (["URL", "--out", "OUT", "--latency-ms", "-1"], 2, ["latency_ms", "-1"]),
         (["URL", "--out", "OUT", "--submodels", SMALL, "--latency-ms", "1"], 2, ["submodels", "latency_ms"]),
-        (["URL/healthz", "--out", "OUT"], 2, ["/healthz"]),
-        (["http://127.0.0.1:9", "--out", "OUT"], 1, ["127.0.0.1:9", "refused"]),
+        (["URL/healthz", "--out", "OUT"], 2, ["/healthz: no sortednet service answers there; allowed is"]),
+        (["http://127.0.0.1:9", "--out", "OUT"], 1, ["http://127.0.0.1:9/v1/bundles: Connection refused (6 tries)"]),
     ],
 )
 def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
