@@ -133,13 +133,14 @@ def _no_threads(error: Exception) -> bool:
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the command with one line on stderr."""
-    messages.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    # On a terminal lines end between words; what is piped is one line.
+    messages.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=not messages.is_terminal)
     raise typer.Exit(code)
 
 
 def tell(text: str) -> None:
-    """A message on stderr."""
-    messages.print(text, markup=False, highlight=False, soft_wrap=True)
+    """A message on stderr. On a terminal its lines end between words."""
+    messages.print(text, markup=False, highlight=False, soft_wrap=not messages.is_terminal)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -224,11 +224,12 @@ def cascade(
     from exporter.bundle import Bundle
     from selector.choose.budget import BudgetError
     from selector.choose.cascades import add_cascade, check_cascades
-    from selector.run.calibrating import calibrate_cascade
+    from selector.run.calibrating import calibrate_cascade, check_floor
     from sortednet.validation import validation
 
     opened = Bundle(bundle)
     check_cascades(opened, overwrite=overwrite)
+    check_floor(floor, confidence)  # before anything is read or computed
     inputs, labels = validation(opened, data)
     found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device, keep=False)
     try:

@@ -42,6 +42,8 @@ def read_inputs(path: Path, bundle: Bundle | None = None) -> dict[str, NDArray[A
             file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise InputError(f"input {str(path)!r}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file raises whatever numpy, zipfile and zlib each have, MemoryError included
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"input {str(path)!r}: cannot be read as .npy or .npz{_nor(bundle)}: {why}") from None
