@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -63,6 +64,8 @@ def guard(function: Callable[..., None]) -> Callable[..., None]:
             fail(f"{command} needs {error.name}: pip install '.[{extra}]' in a checkout of sortednet", 2)
         except Exception as error:
             code = 1 if _no_threads(error) else getattr(error, "exit_code", None)
+            if code is None and isinstance(error, FileNotFoundError) and _nowhere():
+                fail("the working directory is not there any more; change into one that is", 2)
             if code is None:
                 raise
             fail(str(error), code)
@@ -129,6 +132,15 @@ class _Stream(io.TextIOWrapper):
 def _no_threads(error: Exception) -> bool:
     """Whether the system lets this process start no more threads, in Python's words."""
     return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
+def _nowhere() -> bool:
+    """Whether somebody has removed the folder that this process works in."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def fail(message: str, code: int) -> NoReturn:

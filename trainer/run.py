@@ -310,10 +310,11 @@ def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
     begun, asked = _comparable(begun), _comparable(asked)
     for name in ("family", "config", "grid", "task", "data", "options", "init", "start"):
         if begun.get(name) != asked[name]:
-            differing = asked[name]
-            if isinstance(asked[name], Mapping) and isinstance(begun.get(name), Mapping):
-                differing = {k: v for k, v in asked[name].items() if begun[name].get(k) != v}
-            raise TrainerError(f"resume: {name} = {differing}: the run was begun with something else; see its {RUN_FILE}")
+            differing, had = asked[name], begun.get(name)
+            if isinstance(asked[name], Mapping) and isinstance(had, Mapping):
+                differing = {k: v for k, v in asked[name].items() if had.get(k) != v}
+                had = {k: had.get(k) for k in differing}
+            raise TrainerError(f"resume: {name} = {differing}, but the run was begun with {had}; allowed are the same options")
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -293,8 +293,9 @@ def _problem(error: urllib.error.HTTPError) -> str:
     """What a problem document says, in a line."""
     try:
         document = json.loads(_content(error))
-        fields = [f"{item['field']} {item['message']}" for item in document.get("errors", ())]
-        return " ".join(f"{document['detail']} {'; '.join(fields)}".split())[:1000]
+        detail = str(document["detail"])
+        fields = [f"{item['field']}: {item['message']}" for item in document.get("errors", ()) if item["message"] not in detail]
+        return " ".join(": ".join(filter(None, (detail, "; ".join(fields)))).split())[:1000]
     except (*_BROKEN, ValueError, KeyError, TypeError, AttributeError):
         return f"HTTP {error.code} {error.reason}"
 

@@ -138,6 +138,14 @@ def test_a_limit_for_a_token_has_one_name_in_all_commands(bundle_path: Path) -> 
         assert "generates no text" in refused("generate", bundle_path, "--prompt", "a", name, "1")
 
 
+def test_a_working_directory_that_was_removed_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in (["inspect", "bundle"], ["verify", "bundle"]):
+        assert "the working directory is not there any more" in refused(*arguments)
+
+
 def test_a_run_where_a_bundle_is_wanted_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     assert f"it is a run; make one of it with `sortednet export {tmp_path}`" in refused("profile", tmp_path)

@@ -17,6 +17,7 @@ from exporter.bundle import Bundle, atomic
 from exporter.bundle.verify import self_test
 from exporter.subset import subset
 from selector.choose.cascades import Cascade, read_cascades, write_cascades
+from selector.fetch.transfer import Client, PullError
 from tests.conftest import DEVICE
 from tests.helpers.disks import read_only
 from tests.helpers.proxy import Proxy
@@ -139,6 +140,12 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
     line = pulled(*given, code=code)
     assert [part for part in named if part not in line] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_service_says_is_said_once(server: Server) -> None:
+    with pytest.raises(PullError, match="allowed are 1 to 128 of") as caught:
+        Client(server.url).document("/v1/bundles/digits/rings/my%20phone")
+    assert str(caught.value).count("allowed are") == 1
 
 
 def test_a_link_to_a_bundle_stays_one(server: Server, tmp_path: Path) -> None:
