@@ -65,7 +65,7 @@ class Command(_PlainFlags, TyperCommand):
             return super().parse_args(ctx, args)
         except BadParameter as error:
             error.message = error.message.removeprefix("Value error, ")
-            found = getattr(error.__cause__, "errors", list)()  # pydantic's; its words do not name the value
+            found: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's; its words do not name the value
             if found and repr(found[0]["input"]) not in error.message:
                 error.message += f"; it is {found[0]['input']!r}"
             raise

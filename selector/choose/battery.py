@@ -9,8 +9,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from device_profiles.atomic import text_of
 from device_profiles.schema import Share
+from device_profiles.wrong import first_wrong
 from selector.choose.budget import BudgetError, Objective
-from selector.choose.wrong import first_wrong
 
 _SHORT = ("low_percent", "keep_quality", "keep_accuracy")
 """Fields of a policy that are short for one level's."""

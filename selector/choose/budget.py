@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from device_profiles.schema import Length, NotNegative, Positive, Share
-from selector.choose.wrong import first_wrong
+from device_profiles.wrong import first_wrong
 
 Objective = Literal["quality", "accuracy", "energy", "latency"]
 ACCURACY = "accuracy"

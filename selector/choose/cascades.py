@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from device_profiles.atomic import check_writable, text_of
 from device_profiles.schema import Share
 from device_profiles.seal import check_seal, write_sealed
+from device_profiles.wrong import first_wrong
 from exporter.bundle import CASCADES_FILE, Bundle
 from exporter.bundle.written import recording
 from selector.choose.budget import ACCURACY, BudgetError
-from selector.choose.wrong import first_wrong
 
 __all__ = ["CASCADES_FILE", "Cascade", "add_cascade", "check_cascades", "read_cascades", "write_cascades"]
 

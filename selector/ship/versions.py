@@ -188,7 +188,8 @@ def rollback(
     Raises VersionError where no such version is kept, BundleError where it is damaged or cannot be put there.
     """
     target = check_place(path, overwrite=True)
-    _find(target, Bundle(target, verify=False), version)  # before there is a folder of versions where there was none
+    if not folder_of(target).exists():  # what is refused makes none
+        _find(target, Bundle(target, verify=False), version)
     with alone(target):
         current = Bundle(target, verify=False)
         found = _find(target, current, version)

@@ -144,7 +144,7 @@ def test_what_comes_after_the_last_step_is_seen_too(tmp_path: Path, monkeypatch:
 
 
 def test_an_export_looks_at_other_data_before_it_begins(run: Path, bundle_path: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "wide.npz", input=np.zeros((20, 1, 9, 9), np.float32), targets=np.arange(20) % 10)
+    np.savez(tmp_path / "wide.npz", input=np.zeros((100, 1, 9, 9), np.float32), targets=np.arange(100) % 10)
     with pytest.raises(
         TrainerError, match=r"data '.*wide.npz': input 'input' has examples of shape \(1, 9, 9\); the model takes"
     ):
