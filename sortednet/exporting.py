@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -87,10 +87,10 @@ def export(
     from sortednet.formats import check_out, is_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    given = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments}
+    given: dict[str, Any] = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments}
     given |= {"speculation": speculation or None, "exits": exits, "exit_tokens": exit_tokens}
     if kind != "bundle" and is_bundle(run):  # which needs no torch
-        changing = {**given, "submodels": names, "int8": int8, "precisions": precisions}
+        changing: dict[str, Any] = {**given, "submodels": names, "int8": int8, "precisions": precisions}
         changing |= {"genai": genai, "data": data, "canary": canary}
         if ignored := [name for name, value in changing.items() if value]:
             raise BundleError(f"{ignored[0]}: stands beside --format and a bundle, which is written as it is")
@@ -112,7 +112,7 @@ def export(
             int8=int8,
             int8_range=int8_range,
             precisions=precisions.split(",") if precisions is not None else (),
-            decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
+            decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),
             data=data,
             canary=canary,
             overwrite=overwrite,

@@ -130,6 +130,11 @@ def run(
         print_json({**_document(result), **_trial(runtime)})
     else:
         _show(result, output)
+    if result.selection.feasible and latency_ms is not None and result.latency_ms > latency_ms:
+        tell(
+            f"note: it took longer than the {latency_ms:g} ms asked for: the first run of a process reads weights and takes "
+            "memory; --watch shows what later ones take"
+        )
     if not result.selection.feasible:
         raise typer.Exit(3)
 

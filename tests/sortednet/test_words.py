@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,7 +22,8 @@ from device_profiles.schema import NAME_ALLOWED
 from exporter.bundle import Bundle
 from selector.choose.battery import Battery
 from selector.choose.cascades import Cascade
-from sortednet import console
+from selector.run.results import RunResult
+from sortednet import Runtime, console
 from sortednet.commands import EXAMPLES
 from tests.helpers.commands import call, commands, document, refused
 
@@ -144,6 +147,21 @@ def test_a_working_directory_that_was_removed_is_said_to_be(tmp_path: Path, monk
     (tmp_path / "gone").rmdir()
     for arguments in (["inspect", "bundle"], ["verify", "bundle"]):
         assert "the working directory is not there any more" in refused(*arguments)
+
+
+@pytest.mark.parametrize(("took", "said"), [(1e9, True), (0.0, False)])
+def test_a_first_run_that_misses_its_deadline_is_explained(
+    bundle_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, took: float, said: bool
+) -> None:
+    run = Runtime.run
+
+    def slow(*given: Any, **named: Any) -> RunResult:
+        return replace(run(*given, **named), latency_ms=took)
+
+    monkeypatch.setattr(Runtime, "run", slow)
+    result = call("run", bundle_path, "--input", images, "--latency-ms", "1000")
+    assert result.exit_code == 0
+    assert ("longer than the 1000 ms" in result.stderr, "--watch shows" in result.stderr) == (said, said)
 
 
 def test_a_run_where_a_bundle_is_wanted_is_called_so(tmp_path: Path) -> None:

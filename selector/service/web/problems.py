@@ -151,7 +151,7 @@ def _place_of(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
 def _names_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     """The fields that there are where this one stands; empty where that is not one known document."""
     for part in location[:-1]:
-        kind = model.model_fields[part].annotation if part in model.model_fields else None  # type: ignore[index]
+        kind = model.model_fields[part].annotation if part in model.model_fields else None
         kinds = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel)]
         if len(kinds) != 1:
             return []

@@ -144,7 +144,7 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
 
 def test_what_the_service_says_is_said_once(server: Server) -> None:
     with pytest.raises(PullError, match="allowed are 1 to 128 of") as caught:
-        Client(server.url).document("/v1/bundles/digits/rings/my%20phone")
+        Client(server.url).document("/v1/bundles/digits/profiles?after=my%20phone")
     assert str(caught.value).count("allowed are") == 1
 
 
