@@ -155,6 +155,14 @@ def tell(text: str) -> None:
     messages.print(text, markup=False, highlight=False, soft_wrap=not messages.is_terminal)
 
 
+def say(text: str) -> None:
+    """A sentence on stdout. On a terminal its lines end between words; commands to be copied go through `typer.echo`."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        Console().print(text, markup=False, highlight=False)
+    else:
+        typer.echo(text)
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sortednet.console import print_json, tell
+from sortednet.console import print_json, say, tell
 from sortednet.options import JsonOption, OutOption, OverwriteOption
 
 if TYPE_CHECKING:
@@ -130,9 +130,9 @@ def export(
     errors = [entry.int8_error for entry in bundle.manifest.submodels if entry.int8_error is not None]
     told = f"; {'others' if bundle.decoder else 'int8'} at most {max(errors):.1%} off fp32 (RMS)" if errors else ""
     of_torch = "fp32 equal to torch" if errors else "all equal to torch"
-    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
+    say(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {of_torch}{told}.")
     if genai is not None:
-        typer.echo(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
+        say(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
     typer.echo(f"Next: sortednet profile {out}")
 
 
@@ -145,7 +145,7 @@ def _write_as(kind: Literal["hf", "ortpackage", "oci"], bundle: Bundle, out: Pat
     if as_json:
         print_json({"format": kind, "out": str(out), "submodels": list(bundle.submodels), "left_out": absent})
         return
-    typer.echo(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
+    say(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
     if absent:
         again = f"; sortednet sign {out} --key PRIVATE.pem signs it" if kind == "hf" and is_signed(bundle.path) else ""
         tell(f"Not in it: {', '.join(absent)}{again}")

@@ -209,6 +209,16 @@ def test_on_a_terminal_an_error_breaks_between_words(monkeypatch: pytest.MonkeyP
     assert [line.rstrip() for line in screen.getvalue().splitlines()] == ["error: nothing here is a", "bundle, make one of it"]
 
 
+def test_what_a_command_says_breaks_between_words_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    for terminal, lines in ((False, ["the smallest is chosen"]), (True, ["the smallest is", "chosen"])):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        console.say("the smallest is chosen")
+        assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == lines
+
+
 def test_tables_are_never_cut_off(with_cascade: tuple[Bundle, Cascade], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     bundle, cascade = with_cascade
