@@ -26,6 +26,7 @@ Source = Literal["measured", "predicted", "declared"]
 Figure = Literal["latency_ms", "load_ms", "memory_mb", "energy_mj"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NAME_ALLOWED = "allowed are 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -15,6 +15,7 @@ from exporter.decoder.export import DecodingOptions, export_decoder, is_decoder
 from exporter.decoder.write import identifier
 from exporter.place import check_target, source_of
 from exporter.writer import ExportError, export
+from trainer.compatibility import check_inputs
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import load_data
 from trainer.run import Run, load_run
@@ -143,6 +144,7 @@ def _measured(run: Run, data: str | None, folder: Path) -> _Measured:
         check_same_vocabulary(folder, loaded)
         if run.nested.family.task.logits:  # others, such as embedding, ask for no classes
             check_same_classes(run.record.get("labels") or (), folder, loaded)
+        check_inputs(run.nested, loaded.test, f"data {data!r}")
         return _Measured(loaded, loaded.test, {}, "")
     recorded = {
         name: Score(one["quality"], one["metrics"]) for name, one in run.record.get("results", {}).get("test", {}).items()

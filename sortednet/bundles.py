@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Column, Table
 
-from sortednet.console import fail, messages, print_json, right, short, show, tell
+from sortednet.console import fail, messages, print_json, right, say, short, show, tell
 from sortednet.options import (
     BundlePath,
     DeviceOption,
@@ -53,13 +53,13 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
     at = as_cut(opened, make_budget(length=length).length)  # raises where it is none
     show(_table(opened, profile, cascades, at))
     total, weights = opened.bytes_total, opened.weights_bytes
-    typer.echo(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
+    say(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
     if profile:
         _tell_of_profile(profile, at, predicted=bool(cascades))
     elif opened.devices():
-        typer.echo(f"For costs choose a --device: {', '.join(opened.devices())}")
+        say(f"For costs choose a --device: {', '.join(opened.devices())}")
     for one in cascades:
-        typer.echo(f"Cascade {one.id} is {one.words}; its accuracy is {one.split}: {_certified(one)}")
+        say(f"Cascade {one.id} is {one.words}; its accuracy is {one.split}: {_certified(one)}")
 
 
 def _table(bundle: Bundle, profile: Profile | None, cascades: Sequence[Cascade], at: int | None) -> Table:
@@ -105,16 +105,16 @@ def _tell_of_profile(profile: Profile, at: int | None, *, predicted: bool) -> No
 
     marked = ", ~: predicted" if profile.prediction or predicted or at is not None else ""
     info = profile.device
-    typer.echo(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
+    say(f"Costs as measured on {info.name} ({info.cpu}, {info.threads} threads{marked})")
     if profile.sustained is not None:
-        typer.echo(f"In steady work (select --sustained): {in_words(profile.sustained)}")
+        say(f"In steady work (select --sustained): {in_words(profile.sustained)}")
     if there := lengths_of(list(profile.submodels.values())):
         known, of = ", ".join(map(str, there)), at or profile.length or there[-1]
-        typer.echo(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")
+        say(f"They are of inputs of {of}; measured were {known}: --length shows another, RAM is that of the longest")
     elif contexts := contexts_of(profile.submodels.values()):
         known, prompts = ", ".join(map(str, contexts)), prompts_of(profile.submodels.values())
-        typer.echo(f"They are of one token after {at or contexts[-1]}; measured were {known}: --length shows another")
-        typer.echo(f"Prompts of {', '.join(map(str, prompts))} tokens were measured: select --prompt-tokens goes by them")
+        say(f"They are of one token after {at or contexts[-1]}; measured were {known}: --length shows another")
+        say(f"Prompts of {', '.join(map(str, prompts))} tokens were measured: select --prompt-tokens goes by them")
     elif at is not None:
         tell(f"length = {at}: changes nothing, inputs of one length only were measured on {info.name}")
 
@@ -178,20 +178,20 @@ def verify(
             }
         )
     else:
-        typer.echo(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+        say(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
         if signature != "none":
-            typer.echo(f"The signature {'holds' if trust is not None else 'was not checked: that needs --key PUBLIC.pem'}.")
+            say(f"The signature {'holds' if trust is not None else 'was not checked: that needs --key PUBLIC.pem'}.")
         for one in documents:
             unsealed = "" if one.sealed else ": unsealed, from before there were checksums; an altered figure would not show"
-            typer.echo(f"{one.name} is whole{unsealed}.")
+            say(f"{one.name} is whole{unsealed}.")
         if any(entry.precision == "int8" for entry in opened.manifest.submodels):
-            typer.echo(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
+            say(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
         if result.speculation:
             exact = [name for name, problem in result.speculation.items() if not problem]
-            typer.echo(f"{len(exact)} of {len(result.speculation)} verify guessed tokens exactly on this device.")
+            say(f"{len(exact)} of {len(result.speculation)} verify guessed tokens exactly on this device.")
             for name, problem in result.speculation.items():
                 if problem:
-                    typer.echo(f"{name} guesses nothing here: {problem}.")
+                    say(f"{name} guesses nothing here: {problem}.")
         if result.int8_saturates:
             tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
 
@@ -202,7 +202,7 @@ def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None, over
     from sortednet.reporting import write_report
 
     write_report(Bundle(bundle), out, device, overwrite=overwrite)
-    typer.echo(f"Wrote {out}")
+    say(f"Wrote {out}")
 
 
 def _own_profile(bundle: Bundle) -> Profile | None:

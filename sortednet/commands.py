@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from sortednet.console import guard
@@ -60,7 +61,14 @@ class Command(_PlainFlags, TyperCommand):
                 switch = getattr(parameter, "is_flag", False) and not parameter.secondary_opts
                 if parameter.param_type_name == "option" and repeated and not switch:
                     ctx.fail(f"{parameter.opts[0]} is given more than once; allowed is one value")
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            found: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's; its words do not name the value
+            if found and repr(found[0]["input"]) not in error.message:
+                error.message += f"; it is {found[0]['input']!r}"
+            raise
 
 
 class Group(_PlainFlags, TyperGroup):

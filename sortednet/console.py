@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -63,6 +64,8 @@ def guard(function: Callable[..., None]) -> Callable[..., None]:
             fail(f"{command} needs {error.name}: pip install '.[{extra}]' in a checkout of sortednet", 2)
         except Exception as error:
             code = 1 if _no_threads(error) else getattr(error, "exit_code", None)
+            if code is None and isinstance(error, FileNotFoundError) and _nowhere():
+                fail("the working directory is not there any more; change into one that is", 2)
             if code is None:
                 raise
             fail(str(error), code)
@@ -131,15 +134,33 @@ def _no_threads(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
+def _nowhere() -> bool:
+    """Whether somebody has removed the folder that this process works in."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Ends the command with one line on stderr."""
-    messages.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    # On a terminal lines end between words; what is piped is one line.
+    messages.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=not messages.is_terminal)
     raise typer.Exit(code)
 
 
 def tell(text: str) -> None:
-    """A message on stderr."""
-    messages.print(text, markup=False, highlight=False, soft_wrap=True)
+    """A message on stderr. On a terminal its lines end between words."""
+    messages.print(text, markup=False, highlight=False, soft_wrap=not messages.is_terminal)
+
+
+def say(text: str) -> None:
+    """A sentence on stdout. On a terminal its lines end between words; commands to be copied go through `typer.echo`."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        Console().print(text, markup=False, highlight=False)
+    else:
+        typer.echo(text)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

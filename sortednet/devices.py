@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sortednet.console import fail, plain, print_json, tell
+from sortednet.console import fail, plain, print_json, say, tell
 from sortednet.options import (
     AccuracyOption,
     BundlePath,
@@ -109,25 +109,25 @@ def profile(
     by_latency = sorted(measured.submodels.items(), key=lambda item: item[1].latency_ms.p50)
     (fast, fastest), (slow, slowest) = by_latency[0], by_latency[-1]
     count = sum(m.source["latency_ms"] == "measured" for m in measured.submodels.values())
-    typer.echo(f"Measured {count} sub-models on {measured.device.name}:")
+    say(f"Measured {count} sub-models on {measured.device.name}:")
     at = "" if measured.length is None else f" for inputs of {measured.length}"
     if fastest.decoding:
         at = f" per token after {measured.length}"
-    typer.echo(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50{at})")
+    say(f"  fastest {fast}: {fastest.latency_ms.p50:.3f} ms, slowest {slow}: {slowest.latency_ms.p50:.3f} ms (p50{at})")
     if shorter := [one for one in lengths_of(list(measured.submodels.values())) if one != measured.length]:
         each = ", ".join(f"{fastest.lengths[n].p50:.3f} to {slowest.lengths[n].p50:.3f} ms for {n}" for n in shorter)
-        typer.echo(f"  {each}")
+        say(f"  {each}")
     if fastest.decoding and slowest.decoding:
         first, last = fastest.decoding.prefill, slowest.decoding.prefill
         each = ", ".join(
             f"{first[n].p50:.1f} to {last[n].p50:.1f} ms for a prompt of {n}" for n in sorted(set(first) & set(last))
         )
-        typer.echo(f"  {each}")
+        say(f"  {each}")
     for figure, error in measured.prediction.items():
         others = f"{figure} of the other {len(measured.submodels) - count}"
-        typer.echo(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
+        say(f"  {others} is predicted: off by {error.median:.1%} in the median, {error.p95:.1%} at p95")
     if measured.sustained is not None:
-        typer.echo(f"  {in_words(measured.sustained)}")
+        say(f"  {in_words(measured.sustained)}")
     between = plain((fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2, digits=2)
     typer.echo(f"Next: sortednet select {bundle} {'--token-ms' if fastest.decoding else '--latency-ms'} {between}")
 
@@ -196,17 +196,17 @@ def select(
     if as_json:
         print_json(selection.document())
     else:
-        typer.echo(f"{selection.submodel}: {selection.reason}")
+        say(f"{selection.submodel}: {selection.reason}")
         quality = f"{metric_name(selection.metric)} {selection.quality:.4f}"
         if selection.token_ms is not None:
             first, token = f"first token {selection.first_token_ms:.4g} ms", f"{selection.token_ms:.4g} ms per token"
             prompt = prompt_tokens or choosing.offered.prompts[-1]
             here = f"a prompt of {prompt} and a context of {context or choosing.offered.contexts[-1]} tokens"
-            typer.echo(f"  {quality}, {first}, then {token} on {selection.device}, for {here}")
+            say(f"  {quality}, {first}, then {token} on {selection.device}, for {here}")
             raise typer.Exit(0 if selection.feasible else 3)
         longest = choosing.offered.lengths[-1:] if length is None else []
         at = "".join(f" for inputs of {one}, the longest measured" for one in longest)
-        typer.echo(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}{at}")
+        say(f"  {quality}, latency {selection.latency_ms:.3f} ms on {selection.device}{at}")
     if not selection.feasible:
         raise typer.Exit(3)
 
@@ -224,11 +224,12 @@ def cascade(
     from exporter.bundle import Bundle
     from selector.choose.budget import BudgetError
     from selector.choose.cascades import add_cascade, check_cascades
-    from selector.run.calibrating import calibrate_cascade
+    from selector.run.calibrating import calibrate_cascade, check_floor
     from sortednet.validation import validation
 
     opened = Bundle(bundle)
     check_cascades(opened, overwrite=overwrite)
+    check_floor(floor, confidence)  # before anything is read or computed
     inputs, labels = validation(opened, data)
     found = calibrate_cascade(opened, inputs, labels, floor=floor, confidence=confidence, device=device, keep=False)
     try:
@@ -239,8 +240,8 @@ def cascade(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    typer.echo(f"{found.id}: below a margin of {found.threshold:.3f} {found.then} is asked, {found.escalation:.0%} of the time")
-    typer.echo(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
+    say(f"{found.id}: below a margin of {found.threshold:.3f} {found.then} is asked, {found.escalation:.0%} of the time")
+    say(f"  accuracy {found.accuracy:.4f} on {found.examples} examples, above {floor:g} with {confidence:.0%}")
 
 
 def _whole_numbers(text: str) -> list[Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sortednet.console import print_json, tell
+from sortednet.console import print_json, say, tell
 from sortednet.options import JsonOption, OutOption, OverwriteOption
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def export(
     run: Annotated[
-        Path, typer.Argument(help="A run's folder, from `sortednet train`; with --format also a bundle's.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A run's folder, from `sortednet train`; with --format also a bundle's.", metavar="RUN", show_default=False
+        ),
     ],
     out: OutOption,
     kind: Annotated[
@@ -37,7 +40,8 @@ def export(
     precisions: Annotated[
         str | None,
         typer.Option(
-            help="fp32,int8; of a language model fp32,int8-rows,int8,int4: each over a file of its own.", show_default=False
+            help="fp32, int8; of a language model fp32, int8-rows, int8, int4: with commas, each over a file of its own.",
+            show_default=False,
         ),
     ] = None,
     segments: Annotated[
@@ -80,29 +84,24 @@ def export(
 ) -> None:
     """Write a bundle: one ONNX graph per sub-model over one weights file, each compared with torch."""
     from exporter.bundle import Bundle, BundleError
-    from exporter.decoder.export import DecodingOptions, layers_of
-    from exporter.decoder.genai import write_genai
-    from exporter.run import export_run
-    from selector.choose.inspection import inspect as inspect_bundle
     from sortednet.formats import check_out, is_bundle
 
     names = submodels.split(",") if submodels is not None else None
-    given = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments and layers_of(segments)}
-    given |= {"speculation": speculation or None, "exits": exits and layers_of(exits, "exits"), "exit_tokens": exit_tokens}
-    if kind != "bundle" and is_bundle(run):
-        changing = {
-            **given,
-            "submodels": names,
-            "int8": int8,
-            "precisions": precisions,
-            "genai": genai,
-            "data": data,
-            "canary": canary,
-        }
+    given: dict[str, Any] = {"head_bits": head_bits, "quality_tokens": quality_tokens, "segments": segments}
+    given |= {"speculation": speculation or None, "exits": exits, "exit_tokens": exit_tokens}
+    if kind != "bundle" and is_bundle(run):  # which needs no torch
+        changing: dict[str, Any] = {**given, "submodels": names, "int8": int8, "precisions": precisions}
+        changing |= {"genai": genai, "data": data, "canary": canary}
         if ignored := [name for name, value in changing.items() if value]:
             raise BundleError(f"{ignored[0]}: stands beside --format and a bundle, which is written as it is")
         _write_as(kind, Bundle(run), out, overwrite=overwrite, as_json=as_json)
         return
+    from exporter.decoder.export import DecodingOptions, layers_of
+    from exporter.decoder.genai import write_genai
+    from exporter.run import export_run
+    from selector.choose.inspection import inspect as inspect_bundle
+
+    given |= {"segments": segments and layers_of(segments), "exits": exits and layers_of(exits, "exits")}
     if kind != "bundle":
         check_out(out, kind, overwrite=overwrite)
     with TemporaryDirectory(prefix="sortednet-") as temporary:
@@ -113,7 +112,7 @@ def export(
             int8=int8,
             int8_range=int8_range,
             precisions=precisions.split(",") if precisions is not None else (),
-            decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
+            decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),
             data=data,
             canary=canary,
             overwrite=overwrite,
@@ -128,9 +127,9 @@ def export(
     if as_json:
         print_json(inspect_bundle(bundle))
         return
-    typer.echo(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {_compared(bundle)}.")
+    say(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {_compared(bundle)}.")
     if genai is not None:
-        typer.echo(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
+        say(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
     typer.echo(f"Next: sortednet profile {out}")
 
 
@@ -155,7 +154,7 @@ def _write_as(kind: Literal["hf", "ortpackage", "oci"], bundle: Bundle, out: Pat
     if as_json:
         print_json({"format": kind, "out": str(out), "submodels": list(bundle.submodels), "left_out": absent})
         return
-    typer.echo(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
+    say(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
     if absent:
         again = f"; sortednet sign {out} --key PRIVATE.pem signs it" if kind == "hf" and is_signed(bundle.path) else ""
         tell(f"Not in it: {', '.join(absent)}{again}")

@@ -54,7 +54,7 @@ def generate(
         float | None, typer.Option(help="Say a token unverified where an exit is so sure: another text.", show_default=False)
     ] = None,
     ms_per_token: Annotated[
-        float | None, typer.Option("--ms-per-token", help="At most this many milliseconds per token.")
+        float | None, typer.Option("--ms-per-token", "--token-ms", help="At most this many milliseconds per token.")
     ] = None,
     first_token_ms: FirstTokenOption = None,
     energy_mj: EnergyOption = None,

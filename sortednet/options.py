@@ -24,7 +24,9 @@ LengthOption = Annotated[
     int | None,
     typer.Option("--length", help="For inputs so long, such as a text's tokens. Default: as long as the longest measured."),
 ]
-TokenOption = Annotated[float | None, typer.Option("--token-ms", help="Of text: at most this many milliseconds per token.")]
+TokenOption = Annotated[
+    float | None, typer.Option("--token-ms", "--ms-per-token", help="Of text: at most this many milliseconds per token.")
+]
 FirstTokenOption = Annotated[
     float | None, typer.Option("--first-token-ms", help="Of text: at most this many milliseconds to the first token.")
 ]

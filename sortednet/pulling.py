@@ -39,7 +39,7 @@ def pull_command(
     if bundle is not None and named is not None and bundle != named:
         raise BudgetError(f"bundle = {bundle!r}: the url names {named!r}")
     columns = (TextColumn("pulling"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, disable=quiet) as bar:
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:  # what was fetched is said afterwards
         task = bar.add_task("", total=None)
 
         def wait(seconds: float, why: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sortednet.console import fail, messages, print_json, tell
+from sortednet.console import fail, messages, print_json, say, tell
 from sortednet.options import (
     AccuracyOption,
     BundlePath,
@@ -131,6 +131,11 @@ def run(
         print_json({**_document(result), **trial_document(runtime)})
     else:
         _show(result, output)
+    if result.selection.feasible and latency_ms is not None and result.latency_ms > latency_ms:
+        tell(
+            f"note: it took longer than the {latency_ms:g} ms asked for: the first run of a process reads weights and takes "
+            "memory; --watch shows what later ones take"
+        )
     if not result.selection.feasible:
         raise typer.Exit(3)
 
@@ -177,7 +182,7 @@ def _document(result: RunResult) -> dict[str, Any]:
 
 def _show(result: RunResult, output: Path | None) -> None:
     """For people. `output`: the file that has the outputs."""
-    typer.echo(f"{result.selection.submodel} in {result.latency_ms:.3f} ms, {result.energy.words}: {result.selection.reason}")
+    say(f"{result.selection.submodel} in {result.latency_ms:.3f} ms, {result.energy.words}: {result.selection.reason}")
     answers = result.answers()
     if len(answers) == 1:  # of a classification: more than its logits say
         said = [[(answer.label, answer.probability) for answer in answers[0]]]
@@ -190,7 +195,7 @@ def _show(result: RunResult, output: Path | None) -> None:
     for number, one in enumerate(said, start=1):
         place = f"text {number}: " if len(said) > 1 else ""
         for name, probability in one:
-            typer.echo(f"  {place}{name} {probability:.1%}")
+            say(f"  {place}{name} {probability:.1%}")
     for name, array in result.outputs.items():
         if output is not None or not said:
             typer.echo(f"{name} {array.shape}: {array[0] if output is None else output}")

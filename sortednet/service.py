@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sortednet.console import messages, print_json, show, tell
+from sortednet.console import messages, print_json, say, show, tell
 from sortednet.options import (
     AccuracyOption,
     ContextOption,
@@ -175,7 +175,7 @@ def serve(
                 )
 
         def ready() -> None:
-            typer.echo(f"Dashboard: {url}   API: {url}docs   Ctrl-C ends it.")
+            say(f"Dashboard: {url}   API: {url}docs   Ctrl-C ends it.")
 
         service.serve(
             application,
@@ -272,13 +272,11 @@ def pull(
         print_json(done)
         return
     if not done["changed"]:
-        typer.echo(f"{out} is up to date: {', '.join(done['submodels'][:4])}{' …' if len(done['submodels']) > 4 else ''}")
+        say(f"{out} is up to date: {', '.join(done['submodels'][:4])}{' …' if len(done['submodels']) > 4 else ''}")
         return
-    typer.echo(
-        f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already."
-    )
+    say(f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already.")
     if done["trial"]:
-        typer.echo("On trial: sortednet run, generate and serve try it beside the one before; sortednet versions shows it.")
+        say("On trial: sortednet run, generate and serve try it beside the one before; sortednet versions shows it.")
     typer.echo(f"Next: sortednet verify {out}{f' --key {key}' if key else ''}")
 
 
@@ -337,4 +335,4 @@ def token_revoke(
     if as_json:
         print_json(token.document())
     else:
-        typer.echo(f"Token {token.id} of {token.name} is refused from now on.")
+        say(f"Token {token.id} of {token.name} is refused from now on.")

@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sortednet.console import print_json, show, tell
+from sortednet.console import print_json, say, show, tell
 from sortednet.options import BundlePath, JsonOption
 
 
@@ -47,7 +47,7 @@ def rollback(
     if as_json:
         print_json({"id": id_of(done), "number": number, "submodels": list(done.submodels)})
         return
-    typer.echo(f"{bundle} is {id_of(done)}{f' (version {number})' if number is not None else ''} again.")
+    say(f"{bundle} is {id_of(done)}{f' (version {number})' if number is not None else ''} again.")
     tell("What was there is kept: sortednet versions shows it, pull --older takes it again.")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sortednet.console import print_json
+from sortednet.console import print_json, say
 from sortednet.options import BundlePath, JsonOption
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def sign_command(
     if as_json:
         print_json({"version": signed.version, "files": len(signed.content.files), "ranges": ranges})
         return
-    typer.echo(f"Signed version {signed.version}: {len(signed.content.files)} files, {ranges} ranges of the weights.")
+    say(f"Signed version {signed.version}: {len(signed.content.files)} files, {ranges} ranges of the weights.")
     typer.echo(f"Next: sortednet verify {bundle} --key PUBLIC.pem    ({SIGNATURE_FILE} is the signature)")
 
 

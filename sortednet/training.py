@@ -12,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Column, Table
 
-from sortednet.console import print_json, right, show, tell
+from sortednet.console import print_json, right, say, show, tell
 from sortednet.options import JsonOption, OutOption
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def train(
     qualities: Mapping[str, float] = summary["validation_quality"]
     metric = metric_name(summary["metric"])
     what = "the full model alone" if update == "full" else f"{len(qualities)} sub-models"
-    typer.echo(f"Trained {what} in {summary['seconds']:.0f} s. Validation {metric}:")
+    say(f"Trained {what} in {summary['seconds']:.0f} s. Validation {metric}:")
     table = Table(Column("sub-model", no_wrap=True), *right(metric, "of the full model"), box=box.SIMPLE_HEAD)
     full = qualities[summary["largest"]]
     for name, quality in qualities.items():

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.data.dataset import Examples, as_inputs
 from trainer.data.loading import Asked, read
+from trainer.interruption import progress_bar
 from trainer.nested import NestedModel, batchnorm_names
 from trainer.speed.layout import laid_out, suits_channels_last
 from trainer.speed.sharing import sharing
@@ -36,7 +37,11 @@ def calibration_batches(examples: Examples, limit: int | None = None, workers: i
 
 @torch.no_grad()
 def calibrate(
-    nested: NestedModel, batches: Iterable[Tensor | Mapping[str, Tensor]], submodels: Iterable[SubModel] | None = None
+    nested: NestedModel,
+    batches: Iterable[Tensor | Mapping[str, Tensor]],
+    submodels: Iterable[SubModel] | None = None,
+    *,
+    show_progress: bool = False,
 ) -> None:
     """Fills `nested.calibration` for the given sub-models (default: the whole grid).
 
@@ -51,12 +56,15 @@ def calibrate(
     nested.eval()
     seen = 0
     try:
-        for seen, inputs in enumerate(batches, 1):  # noqa: B007
-            placed = laid_out(as_inputs(inputs, nested.input_names), device, as_channels_last)
-            shared = sharing(device)
-            for sub in chosen:
-                with shared:
-                    _measure(nested, sub, placed, entered[sub])
+        with progress_bar(show_progress and bool(chosen), transient=True) as progress:
+            shown = progress.add_task("calibrating", total=None, loss="")
+            for seen, inputs in enumerate(batches, 1):  # noqa: B007
+                placed = laid_out(as_inputs(inputs, nested.input_names), device, as_channels_last)
+                shared = sharing(device)
+                for sub in chosen:
+                    with shared:
+                        _measure(nested, sub, placed, entered[sub])
+                    progress.update(shown, advance=1)
     finally:
         nested.train(was_training)
     if not seen:

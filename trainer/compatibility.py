@@ -50,6 +50,14 @@ def check_fits(nested: NestedModel, train: Examples, validation: Examples | None
     return task
 
 
+def check_inputs(nested: NestedModel, examples: Examples, what: str) -> None:
+    """Raises TrainerError, which begins with `what`, where the first two examples are not what the model takes."""
+    with _told_of(what):
+        with own("data"):
+            batch = examples.batch(torch.arange(min(2, len(examples))))
+        _check_shapes(nested, as_inputs(batch.inputs, nested.input_names))
+
+
 @contextmanager
 def _told_of(what: str) -> Iterator[None]:
     try:

@@ -37,7 +37,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Raises TrainerError when the folder holds no run."""
     path = folder / RUN_FILE
     if not path.is_file():
-        raise TrainerError(f"{str(folder)!r} is no run: it has no {RUN_FILE}; make one with `sortednet train`")
+        bundle = (folder / "manifest.json").is_file()  # as `exporter.bundle` writes it
+        how = "it is a bundle, which was exported already" if bundle else "make one with `sortednet train`"
+        raise TrainerError(f"{str(folder)!r} is no run: it has no {RUN_FILE}; {how}")
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -32,9 +32,10 @@ def drop_log_after(path: Path, step: int) -> None:
     path.write_text("".join(kept), encoding="utf-8")
 
 
-def progress_bar(show: bool) -> Progress:
+def progress_bar(show: bool, transient: bool = False) -> Progress:
+    """`transient`: it is gone when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show)
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show, transient=transient)
 
 
 @contextmanager

@@ -162,7 +162,8 @@ def train_run(
         )
     if result.kept < 1:
         say(f"Of the way {result.kept:.0%} are kept: the full model would have lost more than {chosen.may_lose:.2%}.")
-    results = _results(nested, asked.data, chosen, result, begun.get("results", {}))
+    shown = show_progress and ranks.first
+    results = _results(nested, asked.data, chosen, result, begun.get("results", {}), shown)
     if ranks.first:
         save_run(folder, nested)
         write_record(folder, {**record, "results": results, "sha256": hashes_of(folder)})
@@ -237,13 +238,20 @@ def _write_beside(folder: Path, asked: _Asked, orders: Orders | None) -> None:
 
 
 def _results(
-    nested: NestedModel, data: DataSet, options: FitOptions, result: FitResult, before: Mapping[str, Any]
+    nested: NestedModel,
+    data: DataSet,
+    options: FitOptions,
+    result: FitResult,
+    before: Mapping[str, Any],
+    show_progress: bool,
 ) -> dict[str, Any]:
     """What the training took, and what its sub-models are worth. `before`: the results of a run that was gone on with."""
     task = nested.family.task
     trained = make_rule(options.update, nested.submodels, options.samples_per_step).trained
-    validation = scores_of(nested, trained, data.validation, options.workers)
-    test = scores_of(nested, trained, data.test, options.workers)
+    validation, test = (
+        scores_of(nested, trained, part, options.workers, what if show_progress else "")
+        for part, what in ((data.validation, "validating"), (data.test, "testing"))
+    )
     results = {
         "largest": nested.family.largest.id,
         "steps": result.steps,
@@ -282,10 +290,11 @@ def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
     begun, asked = _comparable(begun), _comparable(asked)
     for name in ("family", "config", "grid", "task", "data", "options", "init", "start"):
         if begun.get(name) != asked[name]:
-            differing = asked[name]
-            if isinstance(asked[name], Mapping) and isinstance(begun.get(name), Mapping):
-                differing = {k: v for k, v in asked[name].items() if begun[name].get(k) != v}
-            raise TrainerError(f"resume: {name} = {differing}: the run was begun with something else; see its {RUN_FILE}")
+            differing, had = asked[name], begun.get(name)
+            if isinstance(asked[name], Mapping) and isinstance(had, Mapping):
+                differing = {k: v for k, v in asked[name].items() if had.get(k) != v}
+                had = {k: had.get(k) for k in differing}
+            raise TrainerError(f"resume: {name} = {differing}, but the run was begun with {had}; allowed are the same options")
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:

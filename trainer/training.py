@@ -110,7 +110,8 @@ def fit(
             result = training.run(stopped, show_progress, watch)
         nested.eval()
         result = replace(result, kept=training.take_back())
-        calibrate(nested, calibration_batches(examples, workers=chosen.workers))
+        shown = show_progress and training.ranks.first
+        calibrate(nested, calibration_batches(examples, workers=chosen.workers), show_progress=shown)
     return result
 
 

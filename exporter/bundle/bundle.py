@@ -265,7 +265,9 @@ class Bundle:
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST_FILE
     if not path.is_file():
-        raise BundleError(f"{str(root)!r} is no bundle: it has no {MANIFEST_FILE}; make one with `sortednet export`")
+        run = (root / "run.json").is_file()  # as `trainer.folder` writes it
+        how = f"it is a run; make one of it with `sortednet export {root}`" if run else "make one with `sortednet export`"
+        raise BundleError(f"{str(root)!r} is no bundle: it has no {MANIFEST_FILE}; {how}")
     try:
         document = json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from device_profiles.atomic import text_of
 from device_profiles.schema import Share
+from device_profiles.wrong import first_wrong
 from selector.choose.budget import BudgetError, Objective
 
 _SHORT = ("low_percent", "keep_quality", "keep_accuracy")
@@ -123,14 +124,12 @@ def read_policy(path: str | Path) -> BatteryPolicy:
     try:
         return BatteryPolicy.model_validate_json(text_of(Path(path).read_bytes()))
     except UnicodeDecodeError:
-        raise BudgetError(f"policy {Path(path).name}: document: is no text; allowed is JSON in UTF-8") from None
+        raise BudgetError(f"policy {str(path)!r}: document: is no text; allowed is JSON in UTF-8") from None
     except OSError as error:
         raise BudgetError(f"policy {str(path)!r}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        shown = "" if isinstance(first["input"], dict) or not place else f" = {first['input']!r}"
-        raise BudgetError(f"policy {Path(path).name}: {place or 'document'}{shown}: {first['msg'].lower()}") from None
+        what = first_wrong(error, "document", tuple(BatteryPolicy.model_fields))
+        raise BudgetError(f"policy {str(path)!r}: {what}") from None
 
 
 def make_battery(percent: float | None, discharging: bool) -> Battery | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from device_profiles.schema import Length, NotNegative, Positive, Share
+from device_profiles.wrong import first_wrong
 
 Objective = Literal["quality", "accuracy", "energy", "latency"]
 ACCURACY = "accuracy"
@@ -227,10 +228,7 @@ def make_budget(**fields: Any) -> Budget:
     try:
         return Budget(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        place = f"{name} = {first['input']!r}: " if name else ""
-        raise BudgetError(f"budget: {place}{first['msg'].removeprefix('Value error, ').lower()}") from None
+        raise BudgetError(f"budget: {first_wrong(error)}") from None
 
 
 def parse_plan(items: Iterable[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from device_profiles.atomic import check_writable, text_of
 from device_profiles.schema import Share
 from device_profiles.seal import check_seal, write_sealed
+from device_profiles.wrong import first_wrong
 from exporter.bundle import CASCADES_FILE, Bundle
 from exporter.bundle.written import recording
 from selector.choose.budget import ACCURACY, BudgetError
@@ -75,10 +76,7 @@ def read_cascades(bundle: Bundle) -> list[Cascade]:
     except OSError as error:
         raise BudgetError(f"{CASCADES_FILE}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        shown = f" = {first['input']!r}" if isinstance(first["input"], (str, float)) and place else ""
-        raise BudgetError(f"{CASCADES_FILE}: {place or 'document'}{shown}: {first['msg'].lower()}") from None
+        raise BudgetError(f"{CASCADES_FILE}: {first_wrong(error, 'document')}") from None
     if found and bundle.metric != ACCURACY:
         raise BudgetError(f"{CASCADES_FILE}: cascades keep an accuracy, the metric of this bundle is {bundle.metric}")
     names: set[str] = set()

@@ -123,13 +123,17 @@ def pull(
 
 def find_bundle(client: Client) -> str:
     """The name of the only bundle that is served. Raises PullError where there are several."""
-    document = client.document("/v1/bundles")
+    try:
+        document = client.document("/v1/bundles")
+    except GoneError:
+        allowed = "allowed is its address, such as http://HOST:8080, perhaps with /v1/bundles/NAME"
+        raise PullError(f"{client.shown}: no sortednet service answers there; {allowed}", 2) from None
     try:
         names = [str(entry["name"]) for entry in document["bundles"]]
     except (KeyError, TypeError):
         raise PullError(f"{client.shown}: is no sortednet service", 2) from None
     if len(names) != 1:
-        raise PullError(f"bundle: which one? {client.shown} serves {', '.join(names) or 'none'}", 2)
+        raise PullError(f"bundle: which one? --bundle NAME says it; {client.shown} serves {', '.join(names) or 'none'}", 2)
     return names[0]
 
 

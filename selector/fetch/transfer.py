@@ -219,7 +219,8 @@ class Client:
             if error.code not in _AGAIN:
                 raise PullError(f"{self.shown}{path}: {why}", 2 if error.code < 500 else 1)
         else:
-            why = str(getattr(error, "reason", "") or error) or type(error).__name__
+            cause = getattr(error, "reason", None) or error
+            why = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
         if failed >= self.tries:
             raise PullError(f"{self.shown}{path}: {why} ({failed} tries); what has arrived is kept for the next pull")
         doubling = FIRST_WAIT_S * 2 ** (failed - 1) * (0.5 + random.random() / 2)  # a fleet must not come back all at once
@@ -292,8 +293,9 @@ def _problem(error: urllib.error.HTTPError) -> str:
     """What a problem document says, in a line."""
     try:
         document = json.loads(_content(error))
-        fields = [f"{item['field']} {item['message']}" for item in document.get("errors", ())]
-        return " ".join(f"{document['detail']} {'; '.join(fields)}".split())[:1000]
+        detail = str(document["detail"])
+        fields = [f"{item['field']}: {item['message']}" for item in document.get("errors", ()) if item["message"] not in detail]
+        return " ".join(": ".join(filter(None, (detail, "; ".join(fields)))).split())[:1000]
     except (*_BROKEN, ValueError, KeyError, TypeError, AttributeError):
         return f"HTTP {error.code} {error.reason}"
 

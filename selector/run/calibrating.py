@@ -133,6 +133,13 @@ def split(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return order[: n // 3], order[n // 3 :]
 
 
+def check_floor(floor: float, confidence: float) -> None:
+    """Raises BudgetError where one of them is no share."""
+    for name, value in (("floor", floor), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise BudgetError(f"{name} = {value}: allowed are values between 0 and 1")
+
+
 def find_cascade(
     logits: Mapping[str, Logits], labels: NDArray[np.int64], costs: Mapping[str, float], floor: float, confidence: float
 ) -> Cascade:
@@ -140,8 +147,7 @@ def find_cascade(
 
     Raises BudgetError when no sub-model can be certified for that floor with so many examples.
     """
-    if not 0 < floor < 1 or not 0 < confidence < 1:
-        raise BudgetError(f"floor = {floor}, confidence = {confidence}: allowed are values between 0 and 1")
+    check_floor(floor, confidence)
     if narrow := [name for name, found in logits.items() if found.ndim != 2 or found.shape[1] < 2]:
         raise BudgetError(
             f"logits of {narrow[0]}: shape {logits[narrow[0]].shape}; allowed is (N, classes), of two classes or more"

@@ -42,9 +42,13 @@ def read_inputs(path: Path, bundle: Bundle | None = None) -> dict[str, NDArray[A
             file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise InputError(f"input {str(path)!r}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file raises whatever numpy, zipfile and zlib each have, MemoryError included
         why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"input {str(path)!r}: cannot be read as .npy or .npz{_nor(bundle)}: {why}") from None
+        takes = [] if bundle is None else [spec.get("kind") for spec in bundle.manifest.preprocessing.values()]
+        hint = "; texts are given as --text TEXT" if "text" in takes else ""
+        raise InputError(f"input {str(path)!r}: cannot be read as .npy or .npz{_nor(bundle)}: {why}{hint}") from None
 
 
 def _instead(beginning: bytes) -> str:

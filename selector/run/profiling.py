@@ -27,7 +27,7 @@ from device_profiles.energy import EnergyMeter, find_meter
 from device_profiles.estimate import Estimator, predict
 from device_profiles.harness import progress_bar
 from device_profiles.lengths import series
-from device_profiles.schema import MAX_LENGTH, MAX_LENGTHS, Sustained
+from device_profiles.schema import MAX_LENGTH, MAX_LENGTHS, NAME_ALLOWED, Sustained
 from device_profiles.sustain import check_minutes, sustain
 from exporter.bundle import Bundle
 from exporter.bundle.session import CPU, SessionOptions, provider_named
@@ -106,7 +106,8 @@ def profile_bundle(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise ProfileError(f"{first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+        allowed = NAME_ALLOWED if first["type"] == "string_pattern_mismatch" else first["msg"]
+        raise ProfileError(f"{first['loc'][0]} = {first['input']!r}: {allowed}") from None
     before(info, measuring, longest)
 
     settings = SessionOptions(info.threads, info.execution_provider, spinning)

@@ -57,7 +57,8 @@ def listening(host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         hint = "; is it running already? --port takes another" if error.errno == errno.EADDRINUSE else ""
-        raise ListenError(f"host = {host!r}, port = {port}: {error.strerror}{hint}") from None
+        why = (error.strerror or str(error)).partition(" (while ")[0]  # Python says the address again
+        raise ListenError(f"host = {host!r}, port = {port}: {why}{hint}") from None
 
 
 def shown_url(listener: socket.socket, *, tls: bool = False) -> str:

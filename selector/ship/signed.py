@@ -197,7 +197,10 @@ def is_signed(bundle: Path) -> bool:
 
 
 def _no_key(key: object, kind: str, error: Exception) -> SignatureError:
-    found = SignatureError(f"key = {str(key)!r}: allowed is the {kind} key of an elliptic curve in PEM{_because(error)}")
+    unread = isinstance(error, OSError) and error.strerror is not None
+    why = f"cannot be read: {error.strerror}; " if unread else ""  # type: ignore[attr-defined]
+    end = "" if unread else _because(error)
+    found = SignatureError(f"key = {str(key)!r}: {why}allowed is the {kind} key of an elliptic curve in PEM{end}")
     found.exit_code = 2
     return found
 

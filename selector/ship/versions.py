@@ -186,6 +186,8 @@ def rollback(
     Raises VersionError where no such version is kept, BundleError where it is damaged or cannot be put there.
     """
     target = check_place(path, overwrite=True)
+    if not folder_of(target).exists():  # what is refused makes none
+        _find(target, Bundle(target, verify=False), version)
     with alone(target):
         current = _current(target)
         found = _find(target, current, version)

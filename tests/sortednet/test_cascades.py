@@ -85,6 +85,11 @@ def test_it_is_offered_where_the_profile_knows_both_sub_models(with_cascade: tup
     assert document("select", bundle.path, "--min-accuracy", "0.995", code=3)["submodel"] in some
 
 
+def test_a_floor_that_is_none_is_refused_before_anything_is_read(bundle_path: Path) -> None:
+    line = refused("cascade", bundle_path, "--data", "nowhere", "--floor", "1.5")
+    assert line == "error: floor = 1.5: allowed are values between 0 and 1"
+
+
 def test_a_damaged_file_is_one_line_on_the_command_line_and_a_problem_over_rest(with_cascade: tuple[Bundle, Cascade]) -> None:
     bundle, cascade = with_cascade
     client = create_app([bundle]).test_client()

@@ -21,7 +21,7 @@ from tests.helpers.commands import SELECTION, call, commands, document, refused
 
 BUDGET = {"--latency-ms", "--energy-mj", "--memory-mb", "--min-quality", "--min-accuracy", "--percentile", "--objective"}
 TRUST = {"--key", "--identity", "--issuer"}
-TOKENS = {"--token-ms", "--first-token-ms", "--prompt-tokens", "--context"}
+TOKENS = {"--token-ms", "--ms-per-token", "--first-token-ms", "--prompt-tokens", "--context"}
 
 # What scripts rely on (CONTRACT.md). Nothing leaves this table without a note in CHANGELOG.md.
 CONTRACT: dict[str, set[str]] = {
@@ -81,6 +81,7 @@ SURFACE: dict[str, set[str]] = CONTRACT | {
         "--sustained",
     },
     "generate": CONTRACT["generate"]
+    | {"--token-ms"}
     | {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed", "--stop"}
     | {"--ignore-eos", "--energy-mj", "--memory-mb", "--min-quality", "--percentile", "--objective", "--device", "--threads"}
     | {"--battery", "--policy", "--feedback", "--spinning", "--watch", "--speculative", "--early-exit", "--sustained"},
@@ -238,7 +239,7 @@ def test_wrong_usage_exits_with_2(bundle_path: Path, arguments: list[str]) -> No
         (["select", "BUNDLE", "--device", "phone"], ["'phone'", DEVICE, "sortednet profile"]),
         (["select", "/no/bundle"], ["/no/bundle", "manifest.json"]),
         (["profile", "BUNDLE", "--submodels", "w9"], ["'w9'", "w0.50-d1"]),
-        (["profile", "BUNDLE", "--device", "../up"], ["'../up'", "A-Za-z0-9"]),
+        (["profile", "BUNDLE", "--device", "../up"], ["'../up'", "1 to 128 of A-Z a-z 0-9 . _ -"]),
         (["run", "BUNDLE", "--input", "/no/file.npy"], ["/no/file.npy"]),
         (["run", "BUNDLE", "--input", "/"], ["'/'"]),
         (["report", "BUNDLE", "--out", "/no/folder/x.html"], ["/no/folder/x.html"]),

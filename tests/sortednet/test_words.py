@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from device_profiles.schema import NAME_ALLOWED
 from exporter.bundle import Bundle
 from selector.choose.battery import Battery
 from selector.choose.cascades import Cascade
-from sortednet import console
+from selector.run.results import RunResult
+from sortednet import Runtime, console
 from sortednet.commands import EXAMPLES
 from tests.helpers.commands import call, commands, document, refused
 
@@ -114,6 +121,102 @@ def test_a_picture_where_arrays_are_wanted_is_called_so(bundle_path: Path, tmp_p
                 line = refused(*arguments, tmp_path / name)
                 assert what in line
                 assert "pickle" not in line
+
+
+def test_what_is_no_file_of_arrays_is_named_without_the_systems_numbers(bundle_path: Path, tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "no.npy", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert refused("run", bundle_path, "--input", path) == f"error: input {str(path)!r}: cannot be read: {why}"
+
+
+def test_a_rollback_that_is_refused_leaves_nothing(bundle_path: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(bundle_path, tmp_path / "mine"))
+    assert "no version before this one is kept here" in refused("rollback", mine)
+    assert "is no bundle" in refused("rollback", tmp_path / "none")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_limit_for_a_token_has_one_name_in_all_commands(bundle_path: Path) -> None:
+    for name in ("--token-ms", "--ms-per-token"):
+        assert "token_ms = -1" in refused("select", bundle_path, name, "-1")
+        assert "generates no text" in refused("generate", bundle_path, "--prompt", "a", name, "1")
+
+
+def test_a_working_directory_that_was_removed_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in (["inspect", "bundle"], ["verify", "bundle"]):
+        assert "the working directory is not there any more" in refused(*arguments)
+
+
+@pytest.mark.parametrize(("took", "said"), [(1e9, True), (0.0, False)])
+def test_a_first_run_that_misses_its_deadline_is_explained(
+    bundle_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, took: float, said: bool
+) -> None:
+    run = Runtime.run
+
+    def slow(*given: Any, **named: Any) -> RunResult:
+        return replace(run(*given, **named), latency_ms=took)
+
+    monkeypatch.setattr(Runtime, "run", slow)
+    result = call("run", bundle_path, "--input", images, "--latency-ms", "1000")
+    assert result.exit_code == 0
+    assert ("longer than the 1000 ms" in result.stderr, "--watch shows" in result.stderr) == (said, said)
+
+
+def test_a_run_where_a_bundle_is_wanted_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    assert f"it is a run; make one of it with `sortednet export {tmp_path}`" in refused("profile", tmp_path)
+    assert "is a run" not in refused("profile", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["profile", "--threads", "0"], "Input should be greater than or equal to 1; it is '0'"),
+        (["select", "--latency-ms", "five"], "unable to parse string as a number; it is 'five'"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_shown(bundle_path: Path, arguments: list[str], said: str) -> None:
+    result = call(arguments[0], bundle_path, *arguments[1:])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_device_whose_name_is_none_is_told_what_names_are_made_of(bundle_path: Path) -> None:
+    line = refused("profile", bundle_path, "--device", "my phone")
+    assert line == "error: name = 'my phone': " + NAME_ALLOWED
+
+
+def test_a_moment_that_is_none_is_shown_once_and_what_is_allowed_as_it_is_written(bundle_path: Path, images: Path) -> None:
+    line = refused("run", bundle_path, "--input", images, "--plan", "until=25:00")
+    assert line.startswith("error: budget: plan.until = '25:00': allowed are a time of day such as 18:00")
+    assert line.endswith("2026-11-26T18:00+01:00")
+
+
+def test_a_field_that_a_policy_does_not_have_comes_with_those_that_it_has(bundle_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text('{"level": []}')
+    line = refused("select", bundle_path, "--battery", "10", "--policy", tmp_path / "policy.json")
+    assert f"policy {str(tmp_path / 'policy.json')!r}: level = []: there is no such field; allowed are " in line
+    assert "levels" in line
+
+
+def test_on_a_terminal_an_error_breaks_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "messages", Console(file=screen, force_terminal=True, width=30, no_color=True))
+    with pytest.raises(console.typer.Exit):
+        console.fail("nothing here is a bundle, make one of it", 2)
+    assert [line.rstrip() for line in screen.getvalue().splitlines()] == ["error: nothing here is a", "bundle, make one of it"]
+
+
+def test_what_a_command_says_breaks_between_words_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    for terminal, lines in ((False, ["the smallest is chosen"]), (True, ["the smallest is", "chosen"])):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        console.say("the smallest is chosen")
+        assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == lines
 
 
 def test_tables_are_never_cut_off(with_cascade: tuple[Bundle, Cascade], monkeypatch: pytest.MonkeyPatch) -> None:

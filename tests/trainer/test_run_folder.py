@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 import trainer.making
 from exporter.run import export_run
@@ -130,3 +133,23 @@ def test_runs_of_earlier_versions_are_read(run: Path) -> None:
     record = {name: value for name, value in read_record(run).items() if name != "sha256"}
     (run / "run.json").write_text(json.dumps(record))
     assert load_run(run).record == record
+
+
+def test_what_comes_after_the_last_step_is_seen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many sub-models the statistics and the scores take longer than a short training."""
+    screen = io.StringIO()
+    monkeypatch.setattr("trainer.interruption.Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
+    train(tmp_path / "run", options={"update": "sorted"}, show_progress=True)
+    for word in ("training", "calibrating", "validating", "testing"):
+        assert word in screen.getvalue(), word
+
+
+def test_an_export_looks_at_other_data_before_it_begins(run: Path, bundle_path: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "wide.npz", input=np.zeros((100, 1, 9, 9), np.float32), targets=np.arange(100) % 10)
+    with pytest.raises(
+        TrainerError, match=r"data '.*wide.npz': input 'input' has examples of shape \(1, 9, 9\); the model takes"
+    ):
+        export_run(run, tmp_path / "bundle", data=f"arrays:{tmp_path / 'wide.npz'}")
+    with pytest.raises(TrainerError, match=r"it has no run\.json; it is a bundle, which was exported already"):
+        export_run(bundle_path, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

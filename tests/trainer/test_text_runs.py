@@ -144,7 +144,8 @@ def test_a_run_goes_on_with_its_checkpoint_in_another_place_and_with_no_other_la
     train(tmp_path / "run", tmp_path / "texts", moved, said, resume=True)
     (tmp_path / "texts" / "bread").rename(tmp_path / "texts" / "buns")
     with pytest.raises(
-        TrainerError, match=r"resume: data = .*'class_names': \['buns', 'rivers', 'stars'\].*begun with something else"
+        TrainerError,
+        match=r"resume: data = .*class_names.*'buns', 'rivers'.*begun with .*class_names.*'bread', 'rivers'.*the same options",
     ):
         train(tmp_path / "run", tmp_path / "texts", moved, said, resume=True)
     run, data = load_run(tmp_path / "run"), load_data(f"text-folder:{tmp_path / 'texts'}", {"tokenizer": str(moved)})

@@ -7,7 +7,7 @@ import re
 from flask import request
 from pydantic import TypeAdapter, ValidationError
 
-from device_profiles.schema import Name
+from device_profiles.schema import NAME_ALLOWED, Name
 from selector.service.web.problems import wrong_field
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -18,7 +18,7 @@ def checked_name(field: str, value: str) -> str:
     try:
         return _NAME.validate_python(value)
     except ValidationError:
-        message = "allowed are 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+        message = NAME_ALLOWED
         raise wrong_field(field, value, message) from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from flask import Flask, Response, current_app, request
 from pydantic import BaseModel, ValidationError
@@ -128,8 +128,11 @@ def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -
     for item in error.errors(include_url=False, include_context=False)[:MAX_FIELD_ERRORS]:
         parts = [str(part) for part in item["loc"]]
         field, message = ".".join(p for n, p in enumerate(parts) if n == 0 or not _KIND.fullmatch(p)), item["msg"]
-        if model is not None and item["type"] == "extra_forbidden" and (place := _place_of(item["loc"], model)):
-            message = f"belongs in {place}"
+        if model is not None and item["type"] == "extra_forbidden":
+            if place := _place_of(item["loc"], model):
+                message = f"belongs in {place}"
+            elif names := _names_at(item["loc"], model):
+                message = f"there is no such field; allowed are {', '.join(names)}"
         found.append({"field": field, "value": _shown(item["input"]), "message": message})
     return found
 
@@ -143,6 +146,17 @@ def _place_of(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     if name in parts:
         found.append("the document itself")
     return " or ".join(part for part in found if location[:-1] != (part,))
+
+
+def _names_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """The fields that there are where this one stands; empty where that is not one known document."""
+    for part in location[:-1]:
+        kind = model.model_fields[part].annotation if part in model.model_fields else None
+        kinds = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if len(kinds) != 1:
+            return []
+        (model,) = kinds
+    return list(model.model_fields)
 
 
 def _shown(value: Any) -> str | float | bool | None:

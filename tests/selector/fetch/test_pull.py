@@ -17,6 +17,7 @@ from exporter.bundle import Bundle, atomic
 from exporter.bundle.verify import self_test
 from exporter.subset import subset
 from selector.choose.cascades import Cascade, read_cascades, write_cascades
+from selector.fetch.transfer import Client, PullError
 from tests.conftest import DEVICE
 from tests.helpers.disks import read_only
 from tests.helpers.proxy import Proxy
@@ -128,8 +129,8 @@ def test_another_choice_keeps_what_is_common_and_what_was_measured_here(proxy: P
         (["URL", "--out", "OUT", "--device", "phone", "--latency-ms", "1"], 2, ["'phone'", DEVICE]),
         (["URL", "--out", "OUT", "--latency-ms", "-1"], 2, ["latency_ms", "-1"]),
         (["URL", "--out", "OUT", "--submodels", SMALL, "--latency-ms", "1"], 2, ["submodels", "latency_ms"]),
-        (["URL/healthz", "--out", "OUT"], 2, ["/healthz"]),
-        (["http://127.0.0.1:9", "--out", "OUT"], 1, ["127.0.0.1:9", "refused"]),
+        (["URL/healthz", "--out", "OUT"], 2, ["/healthz: no sortednet service answers there; allowed is"]),
+        (["http://127.0.0.1:9", "--out", "OUT"], 1, ["http://127.0.0.1:9/v1/bundles: Connection refused (6 tries)"]),
     ],
 )
 def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
@@ -139,6 +140,12 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
     line = pulled(*given, code=code)
     assert [part for part in named if part not in line] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_service_says_is_said_once(server: Server) -> None:
+    with pytest.raises(PullError, match="allowed are 1 to 128 of") as caught:
+        Client(server.url).document("/v1/bundles/digits/profiles?after=my%20phone")
+    assert str(caught.value).count("allowed are") == 1
 
 
 def test_a_link_to_a_bundle_stays_one(server: Server, tmp_path: Path) -> None:

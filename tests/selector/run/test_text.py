@@ -322,6 +322,7 @@ def test_the_command_takes_pairs_writes_outputs_and_watches(pairs: Path, sentenc
         (["--input", "a.npy", "--text", "bread"], "input = 'a.npy': allowed without --text and --text-pair"),
         (["--text-pair", "bread"], "input: none given"),
         (["--text", "a", "--text-pair", "b", "--text-pair", "c"], "text-pair: given 2 times; allowed is once for each of 1"),
+        (["--input", __file__], "it does not begin as one does; texts are given as --text TEXT"),
         (["--text", "a\udcff"], "text[0]: character 1 is '\\udcff', half of a surrogate pair or a byte that is no UTF-8"),
     ],
 )

@@ -190,6 +190,9 @@ def test_keys_that_are_none_are_wrong_input(mine: Path, tmp_path: Path, keys: Ke
             open_signed(mine, Trust(tmp_path / path))
         assert caught.value.exit_code == 2
     assert "the private key of an elliptic curve" in refused("sign", mine, "--key", keys.public)
+    unread = f"key = '{tmp_path / 'no.pem'}': cannot be read: No such file or directory; allowed is the"
+    assert unread in refused("sign", mine, "--key", tmp_path / "no.pem")
+    assert unread in refused("verify", mine, "--key", tmp_path / "no.pem", code=1)
     assert "one of --key PRIVATE.pem and --sigstore" in refused("sign", mine)
     assert "--identity and --issuer" in refused("verify", mine, "--identity", "me@example.org", code=1)
 
