@@ -313,6 +313,9 @@ def token_list(store: StoreOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"tokens": found})
         return
+    if not found:
+        say("There are no tokens: sortednet token create NAME")
+        return
     columns = ("name", "scopes", "bundle", "device", "created", "expires", "revoked")
     table = Table(Column("id", no_wrap=True), *columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for token in found:

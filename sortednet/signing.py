@@ -43,9 +43,7 @@ def sign_command(
     from selector.ship import SignatureError
 
     if (key is None) == (not sigstore):
-        wrong = SignatureError("allowed is one of --key PRIVATE.pem and --sigstore")
-        wrong.exit_code = 2
-        raise wrong
+        raise SignatureError("allowed is one of --key PRIVATE.pem and --sigstore", 2)
     options = None
     if sigstore:
         options = {"identity_token": identity_token} if identity_token else {"use_ambient_credentials": True}
@@ -78,7 +76,9 @@ def sign(
     before = _version_here(bundle.path)
     chosen = max(int(time.time()), before + 1) if version is None else version
     if chosen < before:
-        raise SignatureError(f"version = {chosen}: the signature that is here has {before}; allowed is that or a greater one")
+        raise SignatureError(
+            f"version = {chosen}: the signature that is here has {before}; allowed is that or a greater one", 2
+        )
     text = (json.dumps(described(bundle, chosen), separators=(",", ":")) + "\n").encode()
     signed = read_signed(text)
     signature = signature_of(text, key=key, options=sigstore)

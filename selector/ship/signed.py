@@ -32,9 +32,12 @@ PASSWORD_VARIABLE = "SORTEDNET_KEY_PASSWORD"
 
 
 class SignatureError(BundleError):
-    """A signature that is missing, wrong or somebody else's, or a bundle that is not what was signed."""
+    """A signature that is missing, wrong or somebody else's, or a bundle that is not what was signed. `exit_code`: 2 where what
+    was asked for is wrong."""
 
-    exit_code = 1
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,7 @@ def _no_key(key: object, kind: str, error: Exception) -> SignatureError:
     unread = isinstance(error, OSError) and error.strerror is not None
     why = f"cannot be read: {error.strerror}; " if unread else ""  # type: ignore[attr-defined]
     end = "" if unread else _because(error)
-    found = SignatureError(f"key = {str(key)!r}: {why}allowed is the {kind} key of an elliptic curve in PEM{end}")
-    found.exit_code = 2
-    return found
+    return SignatureError(f"key = {str(key)!r}: {why}allowed is the {kind} key of an elliptic curve in PEM{end}", 2)
 
 
 def _because(error: Exception) -> str:

@@ -276,13 +276,14 @@ def test_while_the_database_is_gone_what_is_known_is_still_answered(bundle_path:
 
 def test_tokens_are_listed_without_their_texts(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
-    text = token_of(url, "--device", "phone", "--days", "30")
 
     def call(*arguments: str, code: int = 0) -> Any:
         result = CliRunner().invoke(sortednet.app, ["token", *arguments, "--store", url])
         assert result.exit_code == code, result.stderr
         return result
 
+    assert "There are no tokens" in call("list").stdout
+    text = token_of(url, "--device", "phone", "--days", "30")
     (listed,) = json.loads(call("list", "--json").stdout)["tokens"]
     assert (listed["name"], listed["device"], listed["scopes"]) == ("fleet", "phone", ["profiles:write"])
     assert text.split("_", 2)[2] not in call("list").stdout + call("list", "--json").stdout
