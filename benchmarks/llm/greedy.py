@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.llm.measured import Measured, measured, prompts
+from benchmarks.llm.measured import WORK, Measured, measured, prompts
 from benchmarks.llm.turns import Figures
+from benchmarks.pieces import Pieces, hash_of
 from exporter.bundle.session import SessionOptions, open_session
+from selector.run import decode
 from selector.run.decode import Decoder, GenerationOptions
 from selector.run.generate.described import Described
 from trainer import SubModel
@@ -45,8 +47,11 @@ def measure(names: Sequence[str] = (), count: int = PROMPTS, tokens: int = TOKEN
     tokenizer = Tokenizer.from_str(given.files["tokenizer.json"].decode())
     asked = [tokenizer.encode(text).ids for text in prompts(count)]
     found: list[Compared] = []
+    done = Pieces(
+        WORK / "pieces" / "greedy.jsonl", hash_of(given.bundle("fp32").manifest.sha256, str(asked), str(tokens), decode)
+    )
     for name in names or given.sizes:
-        own = at_size(given, name, asked, tokens)
+        own = [Compared(*one) for one in done.of(name, lambda name=name: at_size(given, name, asked, tokens))]  # type: ignore[misc]
         print(name, f"{sum(one.equal for one in own)} of {len(own)} equal, {sum(one.ties for one in own)} ties", flush=True)
         found += own
     return figures(found)

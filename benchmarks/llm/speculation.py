@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.llm import speculation_drawn, speculation_peers
+from benchmarks.pieces import Pieces, hash_of
 from benchmarks.summary import run_parts
 from exporter.bundle import Bundle
 from exporter.bundle.session import SessionOptions, open_session
+from selector.run import decode
 from selector.run.decode import Decoder, GenerationOptions
 from selector.run.decode.opening import DecoderOpener, DecodingProgram, decoder_spec
 from selector.run.decode.speculation import Speculation
@@ -142,15 +144,18 @@ def _options() -> GenerationOptions:
 
 def identical() -> dict[str, float]:
     """Texts with guesses against texts without, of the graph that verifies."""
-    same, count = 0, 0
-    for precision, threads in product(PRECISIONS, (1, 2)):
-        one = opened(precision, threads)
-        for kind in KINDS:
-            for ids in asked(kind):
-                plain = [step.token for step in one.padded.generate(ids, _options())]
-                guessed = [step.token for step in one.padded.generate(ids, _options(), speculation=_speculation(one))]
-                same, count = same + (plain == guessed), count + 1
-    return {"spec_identical": same / count, "spec_identical_prompts": count}
+    done = Pieces(WORK / "pieces" / "identical.jsonl", hash_of(bundle().manifest.sha256, f"{EACH} {TOKENS}", decode))
+    found: list[bool] = []
+    for precision, threads, kind in product(PRECISIONS, (1, 2), KINDS):
+        name = f"{precision}, {threads}, {kind}"
+        found += done.of(name, lambda p=precision, t=threads, k=kind: [_is_identical(p, t, ids) for ids in asked(k)])  # type: ignore[misc]
+    return {"spec_identical": sum(found) / len(found), "spec_identical_prompts": len(found)}
+
+
+def _is_identical(precision: str, threads: int, ids: list[int]) -> bool:
+    one = opened(precision, threads)
+    plain = [step.token for step in one.padded.generate(ids, _options())]
+    return plain == [step.token for step in one.padded.generate(ids, _options(), speculation=_speculation(one))]
 
 
 def _timed(steps: Iterator[Any], clock: Callable[[], float]) -> tuple[float, list[Any]]:
