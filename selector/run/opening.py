@@ -37,17 +37,26 @@ def opener(
         openers[device] = program_opener(version, its, options.cache, cascades)
         decoders[device] = DecoderOpener(version, its, options.speculative)
 
+    def from_its_folder(name: str, device: str) -> Program:
+        if bundle.decoder is not None and options.speculative != "off":
+            return decoders[device](name, partial(openers[device], name))
+        return openers[device](name)
+
     def opened(key: Key) -> Program:
         name, device = key
-        version.path = place_of(bundle)
-        try:
-            if bundle.decoder is not None and options.speculative != "off":
-                return decoders[device](name, partial(openers[device], name))
-            return openers[device](name)
-        except SessionError:
-            raise
-        except Exception as error:  # ONNX Runtime has one exception type per status code
-            raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
+        while True:
+            place = version.path = place_of(bundle)
+            try:
+                program = from_its_folder(name, device)
+            except SessionError:
+                raise
+            except Exception as error:  # ONNX Runtime has one exception type per status code
+                if place_of(bundle) == place:
+                    raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
+            else:
+                if place_of(bundle) == place:
+                    return program
+            # Another version came in the middle: what was read may be of both. This one is kept elsewhere now.
 
     return opened
 

@@ -14,6 +14,7 @@ from exporter.bundle import Bundle, BundleError
 from exporter.bundle.session import open_session, run_session
 from selector.fetch.pull import PullOptions
 from selector.run import Runtime
+from selector.run import opening as opening_module
 from selector.service import create_app, served
 from selector.ship.state import Figures, folder_of, id_of, trial_of
 from selector.ship.versions import accept, rollback
@@ -55,6 +56,27 @@ def test_what_is_opened_later_is_of_the_version_that_runs(
     rollback(mine)
     with Runtime(mine, cache=cache, sensors=False) as runtime:
         said = runtime.program(SMALL).run(inputs).outputs
+    assert all(np.allclose(said[name], expected[name], atol=1e-5) for name in expected)
+
+
+def test_what_is_opened_while_another_version_comes_is_of_the_version_that_runs(
+    first: Path, far: Path, options: PullOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    inputs, expected = outputs(mine)
+    opening, coming = opening_module.place_of, [lambda: fetched(far, mine, options)]
+
+    def place_of(bundle: Bundle) -> Path:
+        found = opening(bundle)
+        if coming:
+            coming.pop()()  # just after the folder was looked at
+        return found
+
+    monkeypatch.setattr(opening_module, "place_of", place_of)
+    with Runtime(mine, sensors=False, load_ahead=False) as runtime:
+        said = runtime.program(SMALL).run(inputs).outputs
+    assert not coming
     assert all(np.allclose(said[name], expected[name], atol=1e-5) for name in expected)
 
 
