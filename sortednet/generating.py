@@ -26,7 +26,6 @@ from sortednet.options import (
 from sortednet.shipping import trial_document
 
 if TYPE_CHECKING:
-    from selector.run.decode.speculation import Figures
     from selector.run.generate import Generation
 
 
@@ -141,24 +140,9 @@ def figures(text: Generation) -> str:
     rate = "" if text.tokens_per_second is None else f", then {text.tokens_per_second:.1f} tokens/s"
     begun = text.selections[0]
     why = f"{begun.submodel}: {begun.reason}"
-    said = guesses_in_words(text.guesses)
+    said = text.guesses.words
     told, energy = f"\n{said}" if said else "", text.energy.words
     return f"{len(text.tokens)} tokens ({text.finish or 'interrupted'}), {read}{first}{rate}, {energy}\n{why}{switches}{told}"
-
-
-def guesses_in_words(found: Figures) -> str:
-    """What was guessed, and what came of it; empty where nothing was."""
-    if found.problem:
-        return f"nothing guessed: {found.problem}"
-    if found.exited:
-        lost = (
-            f", of {found.checked} of which the whole model would have said {found.differed} otherwise" if found.checked else ""
-        )
-        return f"{found.exited} tokens said by an exit{lost}"
-    if not found.drafted:
-        return ""
-    by = ", ".join(f"{who} {count}" for who, count in found.by.items())
-    return f"{found.accepted} of {found.drafted} guesses came{f' ({by})' if by else ''}, in {found.calls} calls"
 
 
 def _streamed(text: Generation) -> str:

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from selector.choose.budget import Budget
 from selector.run.generate import Generation, Generator, Piece
-from sortednet.generating import guesses_in_words
 
 RECENT = 20
 """Tokens that the figures are of."""
@@ -86,7 +85,7 @@ def picture(
         table.add_row(
             "tokens", f"{len(text.tokens)}, lately {1e3 * len(took) / sum(took):.1f}/s, {median(took):.1f} ms each{limit}"
         )
-    if guessed := guesses_in_words(text.guesses):
+    if guessed := text.guesses.words:
         table.add_row("guesses", guessed)
     if pace is not None:
         table.add_row("slow-down", f"{pace:.2f} times the profile")

@@ -51,6 +51,23 @@ class Figures:
         """The share of guesses that came."""
         return self.accepted / self.drafted if self.drafted else None
 
+    @property
+    def words(self) -> str:
+        """What was guessed, and what came of it; empty where nothing was."""
+        if self.problem:
+            return f"nothing guessed: {self.problem}"
+        if self.exited:
+            lost = (
+                f", of {self.checked} of which the whole model would have said {self.differed} otherwise"
+                if self.checked
+                else ""
+            )
+            return f"{self.exited} tokens said by an exit{lost}"
+        if not self.drafted:
+            return ""
+        by = ", ".join(f"{who} {count}" for who, count in self.by.items())
+        return f"{self.accepted} of {self.drafted} guesses came{f' ({by})' if by else ''}, in {self.calls} calls"
+
 
 @dataclass(frozen=True)
 class Proved:
