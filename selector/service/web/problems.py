@@ -100,8 +100,8 @@ def store_unavailable(error: StoreUnavailable) -> Problem:
 
 def without_folder(error: Exception, bundle: Bundle) -> str:
     """What an error of the command line says, for clients: the bundle by its name, not by where it lies on the server."""
-    folder = re.escape(str(bundle.path))
-    return re.sub(rf"(?<![\w./-]){folder}(?![\w.-])", lambda found: bundle.name, str(error))  # not where it is part of a word
+    folder, begins = re.escape(str(bundle.path)), "" if bundle.path.is_absolute() else r"(?<![\w./-])"
+    return re.sub(rf"{begins}{folder}(?![\w-]|\.\w)", lambda found: bundle.name, str(error))  # not where it is part of a word
 
 
 def problem_details(status: int, detail: str, more: Mapping[str, Any]) -> Response:

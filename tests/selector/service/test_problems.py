@@ -14,6 +14,11 @@ from selector.service.web.problems import without_folder
     ("folder", "said", "told"),
     [
         ("/srv/models/demo", "/srv/models/demo: is damaged", "pets: is damaged"),
+        (
+            "/srv/models/demo",
+            "nothing in file:///srv/models/demo. Look at /srv/models/demo-2.",
+            "nothing in file://pets. Look at /srv/models/demo-2.",
+        ),
         ("models/demo", "models/demo/manifest.json is no JSON", "pets/manifest.json is no JSON"),
         ("demo", "demo holds w0.5, demo-2 does not", "pets holds w0.5, demo-2 does not"),
         (".", "models/w1.onnx: 0.5 MB at most. Nothing", "models/w1.onnx: 0.5 MB at most. Nothing"),
