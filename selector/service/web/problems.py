@@ -16,6 +16,7 @@ from exporter.bundle import Bundle
 from selector.choose.budget import Budget, BudgetError
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.web.access import LOGGED, request_id
+from selector.ship.state import folder_of
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_ERRORS = 32
@@ -100,8 +101,11 @@ def store_unavailable(error: StoreUnavailable) -> Problem:
 
 def without_folder(error: Exception, bundle: Bundle) -> str:
     """What an error of the command line says, for clients: the bundle by its name, not by where it lies on the server."""
-    folder, begins = re.escape(str(bundle.path)), "" if bundle.path.is_absolute() else r"(?<![\w./-])"
-    return re.sub(rf"{begins}{folder}(?![\w-]|\.\w)", lambda found: bundle.name, str(error))  # not where it is part of a word
+    told = str(error)
+    for folder in (bundle.path, folder_of(bundle.path)):  # in the latter are versions that were replaced
+        begins = "" if folder.is_absolute() else r"(?<![\w./-])"  # not where it is part of a word
+        told = re.sub(rf"{begins}{re.escape(str(folder))}(?![\w-]|\.\w)", lambda found: bundle.name, told)
+    return told
 
 
 def problem_details(status: int, detail: str, more: Mapping[str, Any]) -> Response:

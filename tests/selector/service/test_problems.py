@@ -19,6 +19,7 @@ from selector.service.web.problems import without_folder
             "nothing in file:///srv/models/demo. Look at /srv/models/demo-2.",
             "nothing in file://pets. Look at /srv/models/demo-2.",
         ),
+        ("/srv/models/demo", "/srv/models/.demo.versions/8fa0/w1.onnx: no graph", "pets/8fa0/w1.onnx: no graph"),
         ("models/demo", "models/demo/manifest.json is no JSON", "pets/manifest.json is no JSON"),
         ("demo", "demo holds w0.5, demo-2 does not", "pets holds w0.5, demo-2 does not"),
         (".", "models/w1.onnx: 0.5 MB at most. Nothing", "models/w1.onnx: 0.5 MB at most. Nothing"),
