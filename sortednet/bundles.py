@@ -72,7 +72,8 @@ def _table(bundle: Bundle, profile: Profile | None, cascades: Sequence[Cascade],
     offered = Candidates.of(bundle, [profile] if profile else [], cascades)
     expected = {offer.submodel: offer.costs for offer in (offered if at is None else offered.at_length(at))}
     best = max((s.quality or 0.0) for s in bundle.submodels.values())
-    figures = right("params", "MACs", metric_name(bundle.metric), "of best", "bytes", "p50 ms", "RAM MB")
+    metric = metric_name(bundle.metric).replace(" ", "\n")  # which may be wider than its figures
+    figures = right("params", "MACs", metric, "of best", "bytes", *(("p50 ms", "RAM MB") if profile else ()))
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, entry in bundle.submodels.items():
         cost = profile.submodels.get(name) if profile else None
@@ -85,15 +86,12 @@ def _table(bundle: Bundle, profile: Profile | None, cascades: Sequence[Cascade],
             shown(entry.quality),
             f"{entry.quality / best:.1%}" if entry.quality is not None and best else "",
             short(bundle.manifest.files[entry.graph].bytes),
-            _figure(cost, "latency_ms", 3),
-            _figure(cost, "memory_mb", 2),
+            *(_costs(cost) if profile else ()),
         )
     for one in cascades:
-        cost = expected.get(one.id)
         quality = one.quality(bundle.qualities)
         share = f"{quality / best:.1%}" if best else ""
-        costs = [_figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)]
-        table.add_row(one.id, "", "", shown(quality), share, "", *costs)
+        table.add_row(one.id, "", "", shown(quality), share, "", *(_costs(expected.get(one.id)) if profile else ()))
     return table
 
 
@@ -257,6 +255,10 @@ def _certified(cascade: Cascade) -> str:
 
 def _from_fp32(result: SelfTestResult) -> str:
     return "" if result.largest_int8_to_fp32 is None else f"; from fp32 {result.largest_int8_to_fp32:.1%} (RMS)"
+
+
+def _costs(cost: Measurement | None) -> tuple[str, str]:
+    return _figure(cost, "latency_ms", 3), _figure(cost, "memory_mb", 2)
 
 
 def _figure(cost: Measurement | None, name: Literal["latency_ms", "memory_mb"], digits: int) -> str:

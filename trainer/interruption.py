@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class TrainingInterrupted(Exception):
     """Training was stopped by a signal after writing a checkpoint; `--resume` goes on from there."""
 
-    exit_code = 1
+    exit_code = 130
 
 
 def drop_log_after(path: Path, step: int) -> None:

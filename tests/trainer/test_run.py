@@ -84,7 +84,7 @@ def check_same_run(run: Path, wanted: Path) -> None:
 
 def test_an_interrupted_process_says_how_to_go_on_and_does_so_to_the_bit(whole: Path, tmp_path: Path) -> None:
     code, messages = stopped(tmp_path / "run", signal.SIGINT)
-    assert code == 1
+    assert code == 130
     assert re.search(r"error: stopped after step \d+ of 144; .*--resume", messages)
     assert "Traceback" not in messages
     with pytest.raises(TrainerError, match=r"not finished: go on with .*--resume"):

@@ -175,14 +175,21 @@ def _as_in_the_checkpoint(classes: Sequence[str], known: Sequence[str]) -> tuple
 
 def _doubts(texts: Texts) -> list[str]:
     """What was read, and is hardly what was meant."""
-    counts = {
+    seconds = texts.seconds or [""] * len(texts.texts)
+    broken = [one for pair in zip(texts.texts, seconds, strict=True) if "\ufffd" in (one := " ".join(pair))]
+    doubts = {
         "are empty: the network sees of them what the tokenizer adds": sum(not text.strip() for text in texts.texts),
-        "hold U+FFFD, which stands for bytes that are no UTF-8": sum(
-            "\ufffd" in text or "\ufffd" in second
-            for text, second in zip(texts.texts, texts.seconds or [""] * len(texts.texts), strict=True)
-        ),
+        f"hold U+FFFD, which stands for bytes that are no UTF-8{_around(broken)}": len(broken),
     }
-    return [f"{count} of {len(texts.texts)} texts {what}." for what, count in counts.items() if count]
+    return [f"{count} of {len(texts.texts)} texts {what}." for what, count in doubts.items() if count]
+
+
+def _around(broken: Sequence[str]) -> str:
+    """Where the first of these is broken, so that it can be found."""
+    if not broken:
+        return ""
+    place = broken[0].index("\ufffd")
+    return f", such as {broken[0][max(0, place - 20) : place + 20].strip()!r}"
 
 
 def _for_a_device(read: Pretrained, length: int) -> bytes:
