@@ -160,7 +160,7 @@ def select(
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
     from selector.choose.lengths import as_cut
-    from selector.choose.metrics import metric_name
+    from selector.choose.metrics import metric_name, shown
     from selector.choose.profiles import selector_for
     from sortednet.hints import without_effect
 
@@ -197,7 +197,7 @@ def select(
         print_json(selection.document())
     else:
         say(f"{selection.submodel}: {selection.reason}")
-        quality = f"{metric_name(selection.metric)} {selection.quality:.4f}"
+        quality = f"{metric_name(selection.metric)} {shown(selection.quality)}"
         if selection.token_ms is not None:
             first, token = f"first token {selection.first_token_ms:.4g} ms", f"{selection.token_ms:.4g} ms per token"
             prompt = prompt_tokens or choosing.offered.prompts[-1]

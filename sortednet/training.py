@@ -159,7 +159,7 @@ def train(
     # How often torch's threads look for each other before they sleep (GNU OpenMP). By default so often that a training of small
     # networks beside busy processes takes twenty to two hundred times as long; with this ten, and on a quiet machine the same.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    from selector.choose.metrics import metric_name
+    from selector.choose.metrics import metric_name, shown
     from trainer.making import train_run
     from trainer.parsing import parse_grid, parse_settings
 
@@ -199,7 +199,7 @@ def train(
     table = Table(Column("sub-model", no_wrap=True), *right(metric, "of the full model"), box=box.SIMPLE_HEAD)
     full = qualities[summary["largest"]]
     for name, quality in qualities.items():
-        table.add_row(name, f"{quality:.4f}", f"{quality / full:.1%}" if full else "")
+        table.add_row(name, shown(quality), f"{quality / full:.1%}" if full else "")
     show(table)
     if update == "full":
         again = [] if task is None else ["--task", task]

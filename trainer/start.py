@@ -228,10 +228,10 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
     _calibrated(nested, data.train)
     nested.eval()  # without dropout, and with its statistics
     (score,) = scores_of(nested, [largest], data.validation).values()
-    say(f"The full model before training: {task.metric} {score.quality:.4f} on the validation split.")
+    say(f"The full model before training: {task.metric} {score.quality:.4g} on the validation split.")
     if start.expect_quality is not None and score.quality < start.expect_quality:
         raise TrainerError(
-            f"expect_quality = {start.expect_quality}: the weights reach {score.quality:.4f} on the validation split; look at "
+            f"expect_quality = {start.expect_quality}: the weights reach {score.quality:.4g} on the validation split; look at "
             "what was begun anew, at the inputs' mean and deviation, and at the order of the classes"
         )
     found: dict[str, Any] = {"quality": round(score.quality, 6)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 _NAMES = {
     "mean_iou": "mean IoU",
     "r2": "R²",
@@ -20,4 +22,6 @@ def metric_name(metric: str) -> str:
 
 def shown(quality: float | None) -> str:
     """A quality as people read it, and as limits are given: 0 to 1, whatever the metric. Empty where it is not known."""
-    return "" if quality is None else f"{quality:.4f}"
+    if quality is None:
+        return ""
+    return f"{quality:.4f}" if quality >= 0.01 or not quality else f"{Decimal(f'{quality:.3g}'):f}"

@@ -8,6 +8,7 @@ import pytest
 
 from selector import Battery, BatteryPolicy, Budget, BudgetError, Candidates, Cascade, PowerLevel, Selector
 from selector.choose.budget import make_budget
+from selector.choose.metrics import shown
 from tests.helpers.costs import flat, selector_of
 
 COSTS = {"small": flat(1.0, 0.61, 1.0), "middle": flat(2.0, 0.71, 2.0), "large": flat(4.0, 0.75, 4.0)}
@@ -24,6 +25,15 @@ def test_the_names_of_accuracy_mean_the_same_where_the_metric_is_that(budget: di
     assert accurate == selector("accuracy").select(Budget(**budget, min_quality=floor, objective="quality"))
     assert accurate == selector("accuracy").select(Budget(**budget, min_quality=floor))
     assert accurate.accuracy == accurate.quality
+
+
+@pytest.mark.parametrize(
+    ("quality", "text"),
+    [(0.71, "0.7100"), (1.0, "1.0000"), (0.01234, "0.0123"), (0.000336123, "0.000336"), (0.0, "0.0000"), (None, "")],
+)
+def test_what_a_small_quality_is_can_be_read(quality: float | None, text: str) -> None:
+    """A language model's are 1 / perplexity."""
+    assert shown(quality) == text
 
 
 def test_reasons_name_the_metric() -> None:
