@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from device_profiles import Measurement, Profile
     from exporter.bundle import Bundle
     from exporter.bundle.verify import SelfTestResult
+    from exporter.bundle.written import Written
     from selector.choose.cascades import Cascade
 
 
@@ -176,22 +177,27 @@ def verify(
             }
         )
     else:
-        say(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
-        if signature != "none":
-            say(f"The signature {'holds' if trust is not None else 'was not checked: that needs --key PUBLIC.pem'}.")
-        for one in documents:
-            unsealed = "" if one.sealed else ": unsealed, from before there were checksums; an altered figure would not show"
-            say(f"{one.name} is whole{unsealed}.")
-        if any(entry.precision == "int8" for entry in opened.manifest.submodels):
-            say(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
-        if result.speculation:
-            exact = [name for name, problem in result.speculation.items() if not problem]
-            say(f"{len(exact)} of {len(result.speculation)} verify guessed tokens exactly on this device.")
-            for name, problem in result.speculation.items():
-                if problem:
-                    say(f"{name} guesses nothing here: {problem}.")
-        if result.int8_saturates:
-            tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
+        _tell_of_test(opened, result, documents, signature)
+
+
+def _tell_of_test(bundle: Bundle, result: SelfTestResult, documents: Sequence[Written], signature: str) -> None:
+    """What `verify` has found where all is well."""
+    say(f"All {result.submodels} sub-models are whole; largest difference {result.largest_error:.1e}.")
+    if signature != "none":
+        say(f"The signature {'holds' if signature == 'holds' else 'was not checked: that needs --key PUBLIC.pem'}.")
+    for one in documents:
+        unsealed = "" if one.sealed else ": unsealed, from before there were checksums; an altered figure would not show"
+        say(f"{one.name} is whole{unsealed}.")
+    if any(entry.precision == "int8" for entry in bundle.manifest.submodels):
+        say(f"int8: largest difference {result.largest_int8_error:.1e}{_from_fp32(result)}.")
+    if result.speculation:
+        exact = [name for name, problem in result.speculation.items() if not problem]
+        say(f"{len(exact)} of {len(result.speculation)} verify guessed tokens exactly on this device.")
+        for name, problem in result.speculation.items():
+            if problem:
+                say(f"{name} guesses nothing here: {problem}.")
+    if result.int8_saturates:
+        tell("The int8 weights use all 8 bits, with which this processor's kernels saturate: export them again.")
 
 
 def report(bundle: BundlePath, out: OutOption, device: DeviceOption = None, overwrite: OverwriteOption = False) -> None:
