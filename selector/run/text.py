@@ -37,6 +37,15 @@ MOST_TOKENS = 8192
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def check_text(name: str, text: str) -> None:
+    """Raises InputError for a text that UTF-8 cannot write, which a tokenizer refuses. `name`: of what it was given as."""
+    if wrong := _SURROGATE.search(text):
+        raise InputError(
+            f"{name}: character {wrong.start()} is {wrong[0]!a}, half of a surrogate pair or a byte that is no UTF-8; "
+            "allowed is text that UTF-8 can write"
+        )
+
+
 class Word(NamedTuple):
     """One word of a text, or one piece of a word."""
 
@@ -160,11 +169,7 @@ class TextReader:
         for name, part in zip(("text", "text_pair"), parts, strict=False):
             if not isinstance(part, str):
                 raise InputError(f"{name}[{place}]: is {type(part).__name__}; allowed is a text (str)")
-            if wrong := _SURROGATE.search(part):
-                raise InputError(
-                    f"{name}[{place}]: character {wrong.start()} is {wrong[0]!a}, half of a surrogate pair or a byte that is "
-                    "no UTF-8; allowed is text that UTF-8 can write"
-                )
+            check_text(f"{name}[{place}]", part)
         return parts[0], parts[1] if two else None
 
 

@@ -7,7 +7,6 @@ whether it was used or not: so nothing has to be tried to know whether it would 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MARGIN = 1.03
@@ -155,8 +154,3 @@ class Adaptive:
         slope = (above[-1] - above[0]) / (self.costs.rows[-1] - 1)
         ms = self.costs.call(1, 0, below) + self.costs.head + slope
         return chance / ms > max(1.0, self.exits[below].gain) / self.costs.call(1)
-
-
-def shares(figures: Mapping[str, tuple[Rate, Rate]]) -> dict[str, float]:
-    """How often the first guess of each kind is right of late."""
-    return {kind: round(first.value, 3) for kind, (first, _) in sorted(figures.items())}

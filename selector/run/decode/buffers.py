@@ -38,14 +38,19 @@ class DecoderSpec:
         """Of keys and values, for each token of a text."""
         return 2 * 4 * self.layers * self.kv_heads * self.head_size
 
+    def most(self, memory_mb: float | None, texts: int = 1) -> int:
+        """Tokens of each of so many texts, that fit the context and this memory."""
+        if memory_mb is None:
+            return self.context
+        return min(self.context, int(memory_mb * 2**20 // (texts * self.token_bytes)) - self.spare)
+
 
 class Cache:
     """Of one text, or of several side by side. `memory_mb`: the most that its buffers take."""
 
     def __init__(self, spec: DecoderSpec, memory_mb: float | None = None, texts: int = 1) -> None:
         self.spec, self.texts = spec, texts
-        most = spec.context if memory_mb is None else int(memory_mb * 2**20 // (texts * spec.token_bytes)) - spec.spare
-        self.most = min(spec.context, most)
+        self.most = spec.most(memory_mb, texts)
         """Tokens of a text that fit the context and the memory."""
         self.room = 0
         self.buffers: list[NDArray[Any]] = [self._empty(0) for _ in range(2 * spec.layers)]
@@ -68,10 +73,12 @@ class Cache:
             return False
         if tokens > self.most:
             raise InputError(f"tokens = {tokens}: allowed are {self.most}, which fit the context and the memory")
-        had, self.room = self.room, min(-(-needed // BLOCK) * BLOCK, self.most + self.spec.spare)
+        had, room = self.room, min(-(-needed // BLOCK) * BLOCK, self.most + self.spec.spare)
         for place, old in enumerate(self.buffers):  # one after the other: no more than one of them is there twice
-            self.buffers[place] = self._empty(self.room)
-            self.buffers[place][:, :, :had] = old
+            grown = self._empty(room)
+            grown[:, :, :had] = old[:, :, :had]
+            self.buffers[place] = grown
+        self.room = room  # only now: where there was no memory for one of them, the next text tries again
         return True
 
     def keep(self, tokens: Sequence[int], layers: int) -> int:

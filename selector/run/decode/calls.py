@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from selector.run.inputs import InputError
+from exporter.bundle import BundleError
 
 Array = NDArray[Any]
 
@@ -77,7 +77,8 @@ class PartCall:
             self._bind(bind.bind_ortvalue_output, f"present.{name}", buffers[place])
 
     def __call__(self, lengths: Array, options: ort.RunOptions | None) -> Array:
-        """The answer. `lengths` (B,): of each text, after the call. Raises Halted where the options' flag is set."""
+        """The answer. `lengths` (B,): of each text, after the call. Raises Halted where the options' flag is set, BundleError
+        where ONNX Runtime cannot compute it: what it was given was looked at before."""
         np.subtract(lengths, 1, out=self._last)
         self._total[...] = lengths.max()
         try:
@@ -85,7 +86,7 @@ class PartCall:
         except Exception as error:  # ONNX Runtime has one exception type per status code
             if options is not None and options.terminate:
                 raise Halted from None
-            raise InputError(f"input: this graph cannot compute it: {error}") from error
+            raise BundleError(f"this graph could not be computed: {error}") from error
         return self.answer
 
     def _bind(self, bind: Any, name: str, array: Array) -> None:

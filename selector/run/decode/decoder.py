@@ -148,6 +148,9 @@ class Decoder:
             call.ids[0] = block
             place += len(block)
             call.lengths[0] = place
+            if alone:  # a call that is not finished may have written behind the block too, where lower layers knew more
+                layers, begins = self.spec.layers, place - len(block)
+                cache.known[:layers] = [min(known, begins) for known in cache.known[:layers]]
             call(halt.shrinking if place == len(ids) and len(block) > 1 else halt.plain)
             if alone:
                 cache.tokens[place - len(block) :] = block

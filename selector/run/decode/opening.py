@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from exporter.bundle import Bundle
 from exporter.bundle.manifest import SubModelEntry
-from exporter.bundle.session import SessionOptions, give_back_memory, open_session
+from exporter.bundle.session import SessionError, SessionOptions, give_back_memory, open_session
 from selector.run.decode.adaptive import Adaptive
 from selector.run.decode.buffers import DecoderSpec
 from selector.run.decode.calls import Part
@@ -54,35 +54,38 @@ def decoder_spec(bundle: Bundle, submodel: str, spare: int = 0) -> DecoderSpec:
 
 @dataclass
 class DecoderOpener:
-    """Opens sub-models for a mode of guessing. What was found out about one is remembered: opened again, it is not tested, and
-    goes on with what it has learnt."""
+    """Opens sub-models for a mode of guessing. What was found out about one is remembered, as long as the bundle lies where it
+    does: opened again, it is not tested, and goes on with what it has learnt."""
 
     bundle: Bundle
     options: SessionOptions
     mode: Mode
-    _known: dict[str, Adaptive] = field(default_factory=dict)
-    _problems: dict[str, str] = field(default_factory=dict)
+    _known: dict[tuple[Path, str], Adaptive] = field(default_factory=dict)
+    _problems: dict[tuple[Path, str], str] = field(default_factory=dict)
 
     def __call__(self, submodel: str, plain: Callable[[], Program]) -> Program:
         """`plain`: opens the graph that guesses nothing. Raises what ONNX Runtime raises."""
         entry = self.bundle.submodel(submodel)
         if self.mode == "off" or entry.speculation is None:
             return plain()
-        if submodel not in self._problems:
+        key = self.bundle.path, submodel
+        problem = self._problems.get(key)
+        if problem is None:
             try:
                 program = self._opened(entry)
-            except Exception as error:  # ONNX Runtime has one exception type per status code
+            except SessionError:
+                raise
+            except Exception as error:  # ONNX Runtime has one exception type per status code; the next opening tries again
                 problem = f"the graphs that verify guesses do not run on this device: {error}"
             else:
                 if not program.problem:
                     return program
-                problem = program.problem
+                problem = self._problems[key] = program.problem
                 del program  # its weights, before the others are read
-            self._problems[submodel] = problem
             log.warning("%s guesses no tokens: %s", submodel, problem)
         unguessing = plain()
         assert isinstance(unguessing, GraphProgram)
-        return DecodingProgram(submodel, unguessing.session, None, self._problems[submodel])
+        return DecodingProgram(submodel, unguessing.session, None, problem)
 
     def _opened(self, entry: SubModelEntry) -> DecodingProgram:
         found = entry.speculation
@@ -95,11 +98,12 @@ class DecoderOpener:
         session = opened(found.parts[0].graph if in_parts else found.graph)
         above = tuple(Part(opened(part.graph), part.first, part.last) for part in found.parts[1:]) if in_parts else ()
         head = opened(found.head) if in_parts and found.head is not None else None
-        adaptive = self._known.get(entry.id)
+        key = self.bundle.path, entry.id
+        adaptive = self._known.get(key)
         if adaptive is None:
             tested = proved(Decoder(session, decoder_spec(self.bundle, entry.id, 1), above=above), head)
             give_back_memory()  # what the test took
             if tested.problem:
                 return DecodingProgram(entry.id, session, None, tested.problem)
-            adaptive = self._known[entry.id] = Adaptive(tested.costs)
+            adaptive = self._known[key] = Adaptive(tested.costs)
         return DecodingProgram(entry.id, session, Verifier(adaptive, above, head))

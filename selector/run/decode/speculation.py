@@ -47,11 +47,6 @@ class Figures:
     problem: str = ""  # why nothing is guessed
 
     @property
-    def acceptance(self) -> float | None:
-        """The share of guesses that came."""
-        return self.accepted / self.drafted if self.drafted else None
-
-    @property
     def words(self) -> str:
         """What was guessed, and what came of it; empty where nothing was."""
         if self.problem:

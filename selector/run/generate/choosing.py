@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from device_profiles.lengths import bucket
 from exporter.bundle import BundleError
+from exporter.bundle.session import SessionError
 from selector.adapt.energy import NONE_YET, added
 from selector.choose.budget import Budget, Selection
 from selector.choose.candidates import Key
@@ -24,6 +25,7 @@ from selector.run.decode.speculation import Speculation
 from selector.run.generate.described import Described
 from selector.run.generate.guessing import Guessing
 from selector.run.generate.slots import Slot
+from selector.run.inputs import InputError
 from selector.run.program import GraphProgram, Program
 from selector.run.runtime import Runtime
 
@@ -53,7 +55,7 @@ class Choice:
     ) -> None:
         """`ids`: of the prompt. Raises what `Runtime.choose` raises."""
         self._runtime, self._described, self.guessing = runtime, described, guessing
-        self._budget = budget
+        self._budget, self._slot = budget, slot
         self._knows_tokens = bool(runtime.candidates.contexts)
         self._prompt_tokens: int | None = None
         self._stays = False
@@ -74,7 +76,16 @@ class Choice:
         budget = self._budget
         if self._knows_tokens:
             budget = budget.model_copy(update={"prompt_tokens": max(1, computed), "context": len(ids)})
-        return self.guessing.choose(self._runtime, budget, None, ahead=self._ahead)
+        return self.guessing.choose(self._runtime, budget, self._with_room(len(ids)), ahead=self._ahead)
+
+    def _with_room(self, tokens: int) -> list[Key] | None:
+        """What has memory for the keys and values of so many and of those to come; of none has, for these. None: any."""
+        keys = [offer.key for offer in self._runtime.candidates]
+        for needed in (tokens + min(self.guessing.most_tokens or HORIZON, HORIZON), tokens + 1):
+            found = [key for key in keys if key[0] not in self._described.specs or self._slot.most(key[0]) >= needed]
+            if found:
+                return found if len(found) < len(keys) else None
+        return None
 
     def _first_tokens_within(self, computed: int) -> list[Key] | None:
         """What is no larger than the limit of the first token allowed: when that is there, nothing else makes the text larger.
@@ -113,29 +124,38 @@ class Choice:
             if computed is None and known and self._runtime.options.feedback:
                 controller.observe(self.selection, ms, seconds(), length=length)
 
-    def again(self, slot: Slot, ids: Sequence[int], left: int | None) -> bool:
+    def again(self, ids: Sequence[int], left: int | None) -> bool:
         """Chooses for the rest of a text of these tokens; whether it is another size now. `left`: tokens to come at most."""
         if self._runtime.controller is None or self._stays or not self._due(len(ids)):
             return False
         try:
             budget = self._budget_at(len(ids))
             wanted, program = self.guessing.choose(self._runtime, budget, self._in_time, ahead=self._ahead)
-            if wanted.submodel == self.selection.submodel:
-                self.selection = wanted
+            if self._goes_on(wanted):
                 return False
-            if len(ids) - slot.known(wanted.submodel, ids) > 1:
-                wanted, program = self._worth_it(wanted, program, slot, ids, HORIZON if left is None else left)
-        except BundleError as error:  # the other one cannot be opened: no reason to end the text
+            if len(ids) - self._slot.known(wanted.submodel, ids) > 1:
+                wanted, program = self._worth_it(wanted, program, ids, HORIZON if left is None else left)
+            if self._goes_on(wanted):
+                return False
+            to_come = len(ids) + (HORIZON if left is None else left)
+            if self._slot.most(wanted.submodel) < min(to_come, self._slot.most(self.selection.submodel)):
+                return False  # its larger keys and values would end the text
+            decoder, speculation = self._opened(wanted.submodel, program)
+        except (BundleError, SessionError, InputError, MemoryError) as error:  # of the other one: no reason to end the text
             log.warning("%s goes on: %s", self.selection.submodel, error)
             self._stays = True
             return False
-        if wanted.submodel == self.selection.submodel or len(ids) >= slot.most(wanted.submodel):
-            return False
         if self.speculation is not None:
             self.speculation.end()
-        self.selection = wanted
-        self.decoder, self.speculation = self._opened(wanted.submodel, program)
+        self.selection, self.decoder, self.speculation = wanted, decoder, speculation
         return True
+
+    def _goes_on(self, wanted: Selection) -> bool:
+        """Whether it is the present one, in the same profile: then it is the selection, for what it says of this moment."""
+        same = (wanted.submodel, wanted.device) == (self.selection.submodel, self.selection.device)
+        if same:
+            self.selection = wanted
+        return same
 
     def _opened(self, submodel: str, program: Program) -> tuple[Decoder, Speculation | None]:
         """Of a sub-model that is open: what generates, and what guesses."""
@@ -163,25 +183,23 @@ class Choice:
             self._later = end, self._budget.model_copy(update={**changed, **at})
         return self._later[1]
 
-    def _worth_it(
-        self, wanted: Selection, program: Program, slot: Slot, ids: Sequence[int], left: int
-    ) -> tuple[Selection, Program]:
+    def _worth_it(self, wanted: Selection, program: Program, ids: Sequence[int], left: int) -> tuple[Selection, Program]:
         """This one, which lacks keys and values, or the best of those that lack none."""
         curves = self._runtime.candidates.decoding.get((wanted.submodel, wanted.device))
         limit, controller = self._budget.run_ms, self._runtime.controller
         if curves is None or controller is None or wanted.latency_ms is None or limit is None:
             return wanted, program
-        lacking = len(ids) - slot.known(wanted.submodel, ids)
+        lacking = len(ids) - self._slot.known(wanted.submodel, ids)
         wait = controller.slow_down(wanted.device) * curves.prefill.at(lacking)
         total = wait + left * wanted.latency_ms
         if wait <= max(WAIT, WAIT_SHARE * left) * limit and total <= left * limit:
             return wanted, program
-        free, its = self._runtime.choose(self._budget_at(len(ids)), self._lacking_nothing(slot, ids), ahead=self._ahead)
+        free, its = self._runtime.choose(self._budget_at(len(ids)), self._lacking_nothing(ids), ahead=self._ahead)
         if free.feasible or free.latency_ms is None or left * free.latency_ms <= total:
             return free, its
         return wanted, program
 
-    def _lacking_nothing(self, slot: Slot, ids: Sequence[int]) -> list[Key]:
+    def _lacking_nothing(self, ids: Sequence[int]) -> list[Key]:
         """The present one, and those whose layers are the lower ones of one that has all of the text but its last token."""
         keys = self._in_time or [offer.key for offer in self._runtime.candidates]
-        return [key for key in keys if key[0] in self._described.specs and slot.known(key[0], ids) >= len(ids) - 1]
+        return [key for key in keys if key[0] in self._described.specs and self._slot.known(key[0], ids) >= len(ids) - 1]

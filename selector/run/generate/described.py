@@ -65,7 +65,6 @@ class Described:
         with self._lock:
             if submodel in self._proved:
                 return
-            self._proved.add(submodel)
             cache, kind = decoder.cache(), self.kinds[submodel]
             tokens = [token % decoder.spec.vocabulary for token in range(1, 4)]
             decoder.start(tokens, cache)
@@ -79,6 +78,7 @@ class Described:
                 self.widest[kind] = decoder.spec
             elif len(found) > len(before):
                 self._proofs[kind] = found
+            self._proved.add(submodel)
 
 
 def _template(bundle: Bundle) -> str | None:

@@ -18,28 +18,31 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._decode = tokenizer.decode
         self._window: list[int] = []  # tokens from the last but one border of characters on: a first one loses its space
-        self._given = 0  # characters of the window's text that were handed on
+        self._said = ""  # of the window's text, what was handed on
         self._border = 0  # how many of the window's tokens end with a whole character
 
     def push(self, token: int) -> str:
         """What can be said after this token, without the beginning of a character whose end is still to come."""
         self._window.append(token)
         text = self._decode(self._window)
+        if text.endswith(_UNFINISHED) and not text.startswith(self._said):
+            return ""  # byte tokens: with the last character unfinished, those of the whole run are shown so
         whole = len(text)
         while whole > 0 and len(text) - whole < _MOST and text[whole - 1] == _UNFINISHED:
             whole -= 1
-        new = text[self._given : whole]
-        self._given = max(self._given, whole)
+        new = text[len(self._said) : whole]
+        if new:
+            self._said = text[:whole]
         if whole == len(text) and new:
             self._window = self._window[self._border :]
             self._border = len(self._window)
-            self._given = len(self._decode(self._window))
+            self._said = self._decode(self._window)
         return new
 
     def finish(self) -> str:
         """What is left: bytes of a character that never came to its end, as the tokenizer shows them."""
-        text: str = self._decode(self._window)[self._given :]
-        self._given += len(text)
+        text: str = self._decode(self._window)[len(self._said) :]
+        self._said += text
         return text
 
 

@@ -136,8 +136,8 @@ class Generation(Iterator[Piece]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_freeing"):
-            self._free()
+        if hasattr(self, "_freeing"):  # in any thread, in the middle of anything: it takes no lock that others hold for long
+            self._free(remember=False)
 
     def _advance(self) -> Piece:
         if self._steps is None:
@@ -191,17 +191,18 @@ class Generation(Iterator[Piece]):
         assert self._slot is not None
         left = None if self._options.max_tokens is None else self._options.max_tokens - len(self.tokens)
         before = self._choice.selection.submodel
-        if not self._choice.again(self._slot, self._ids, left):
+        if not self._choice.again(self._ids, left):
             return
         selection = self._choice.selection
-        lacking = len(self._ids) - self._slot.known(selection.submodel, self._ids)
-        self.switches.append(Switch(len(self.tokens), before, selection.submodel, lacking, selection.reason))
+        if selection.submodel != before:  # else it is the same one, as another profile has it
+            lacking = len(self._ids) - self._slot.known(selection.submodel, self._ids)
+            self.switches.append(Switch(len(self.tokens), before, selection.submodel, lacking, selection.reason))
         self.selections.append(selection)
         self._steps = None
 
-    def _free(self) -> None:
+    def _free(self, *, remember: bool = True) -> None:
         with self._freeing:
             slot, self._slot, self._steps = self._slot, None, None
         if slot is not None:
-            self._choice.guessing.ended(self._choice.speculation, self.tokens)
+            self._choice.guessing.ended(self._choice.speculation, self.tokens if remember else ())
             self._release(slot)

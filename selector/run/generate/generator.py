@@ -66,7 +66,7 @@ class Generator:
         memory_mb = named.get("memory_mb", options.memory_mb if options else None)
         if isinstance(memory_mb, int | float) and memory_mb > 0:
             if cache_mb is None:
-                full = max(spec.context * spec.token_bytes for spec in self.described.specs.values()) / 2**20
+                full = max((spec.context + spec.spare) * spec.token_bytes for spec in self.described.specs.values()) / 2**20
                 cache_mb = min(slots * full, _CACHE_SHARE * memory_mb)
             if cache_mb >= memory_mb:
                 raise BudgetError(f"cache_mb = {cache_mb:g}: allowed is less than memory_mb = {memory_mb:g}")

@@ -54,6 +54,11 @@ class Guessing:
             early_exit=options.early_exit,
         )
 
+    @property
+    def most_tokens(self) -> int | None:
+        """That the text may have, behind its prompt; None where nobody says."""
+        return self._options.max_tokens
+
     def gain_of(self, submodel: str) -> float:
         """Tokens of late, for the cost of one, where this size's graphs verify guesses: it is the text that decides, not the
         size."""

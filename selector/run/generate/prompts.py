@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from selector.run.generate.chat import ChatTemplate, Message
 from selector.run.generate.described import Described
 from selector.run.generate.detokenize import Detokenizer
 from selector.run.inputs import InputError
+from selector.run.text import check_text
 from selector.ship.standing import place_of
 
 if TYPE_CHECKING:  # the library comes with the extra `text`
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # the library comes with the extra `text`
 
 Prompt = str | Sequence[int] | Sequence[Message]
 """A text that goes on, token ids, or messages whose answer is wanted."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Prompts:
@@ -80,11 +79,7 @@ class Prompts:
         return self._encoded("messages", text, special=False)  # the template has them
 
     def _encoded(self, name: str, text: str, *, special: bool) -> list[int]:
-        if wrong := _SURROGATE.search(text):
-            raise InputError(
-                f"{name}: character {wrong.start()} is {wrong[0]!a}, half of a surrogate pair or a byte that is no UTF-8; "
-                "allowed is text that UTF-8 can write"
-            )
+        check_text(name, text)
         if not text:
             raise InputError(f"{name}: is empty; allowed is a text")
         (encoding,) = self.tokenizer.encode_batch([text], add_special_tokens=special)  # lets other threads run meanwhile

@@ -45,7 +45,7 @@ class Slot:
 
     def most(self, submodel: str) -> int:
         """Tokens of a text, that fit the context and the memory."""
-        return Cache(self._described.widest[self._described.kinds[submodel]], self._memory_mb).most
+        return self._described.widest[self._described.kinds[submodel]].most(self._memory_mb)
 
     def known(self, submodel: str, tokens: Sequence[int]) -> int:
         """How many of these tokens, from the first on, the sub-model need not compute."""

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selector.run.decode import Decoder, GenerationOptions
-from selector.run.decode.calls import Halt
+from exporter.bundle import BundleError
+from selector.run.decode import Cache, Decoder, GenerationOptions
+from selector.run.decode.calls import Call, Halt, Halted
 from selector.run.inputs import InputError
 from tests.helpers.decoders import Tiny
 
@@ -172,3 +173,48 @@ def test_how_probable_a_token_was(tiny: Tiny, decoder: Decoder) -> None:
     (step,) = decoder.generate(PROMPT, GenerationOptions(max_tokens=1, temperature=2.0, seed=1, logprobs=True))
     logits = tiny.logits(PROMPT)[-1]
     assert step.logprob == pytest.approx(logits[step.token] - np.log(np.exp(logits).sum()), abs=1e-4)
+
+
+def test_an_error_of_the_runtime_is_no_fault_of_the_input(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> None:
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession.run_with_iobinding", full)
+    with pytest.raises(BundleError, match=r"could not be computed: std::bad_alloc"):
+        list(decoder.generate(PROMPT))
+
+
+def test_buffers_that_could_not_all_grow_do_so_the_next_time(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, plain, asked = tiny.decoder().cache(), Cache._empty, []
+
+    def empty(self: Cache, room: int) -> Any:
+        asked.append(room)
+        if len(asked) == 3:
+            raise MemoryError
+        return plain(self, room)
+
+    monkeypatch.setattr(Cache, "_empty", empty)
+    with pytest.raises(MemoryError):
+        cache.grow(20)
+    assert cache.grow(20)
+    assert {buffer.shape for buffer in cache.buffers} == {(1, tiny.groups, cache.room, tiny.head_size)}
+    assert cache.room >= 20
+
+
+def test_what_a_call_that_was_ended_has_written_is_not_taken_for_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deeper size catches up: its graph writes a row of zeros behind each block, where the lower layers knew the text."""
+    deep, shallow = (Tiny(layers=n, context=700, eos=()).decoder(padded=True) for n in (3, 1))
+    ids = np.random.default_rng(3).integers(0, 64, 600).tolist()
+    wanted = shallow.start(ids, deep.cache()).copy()
+    cache, call = deep.cache(), Call.__call__
+    shallow.start(ids, cache)
+    with monkeypatch.context() as patch:
+
+        def ended(self: Call, options: Any) -> None:
+            call(self, options)
+            raise Halted
+
+        patch.setattr(Call, "__call__", ended)
+        with pytest.raises(Halted):
+            deep.start(ids, cache)
+    np.testing.assert_allclose(shallow.start(ids, cache), wanted, atol=1e-5)

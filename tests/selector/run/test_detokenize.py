@@ -56,6 +56,17 @@ def test_spaces_and_single_bytes_of_a_sentence_piece_tokenizer() -> None:
     assert streamed(made, ids) == ["a", " b", "c", " ", "", "", "", "😀", " b", ""]
 
 
+@given(st.text(st.sampled_from("abc é中😀"), max_size=8))
+def test_characters_of_single_bytes_side_by_side(text: str) -> None:
+    """While one is unfinished the tokenizer shows those before it as unfinished too."""
+    made = sentence_pieces()
+    ids = made.encode(text).ids
+    pieces = streamed(made, ids)
+    assert "".join(pieces) == made.decode(ids)
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert pieces[-1] == ""
+
+
 def test_special_tokens_are_no_text() -> None:
     ids = [*BYTE_LEVEL.encode("a").ids, EOS, *BYTE_LEVEL.encode("b").ids]
     assert streamed(BYTE_LEVEL, ids) == ["a", "", "b", ""]

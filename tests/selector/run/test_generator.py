@@ -192,7 +192,7 @@ def test_memory_is_of_sub_models_and_texts_together(path: Path) -> None:
         assert generation.finish == "memory"
         assert 0 < generator.cache_used_mb <= 0.04
         with pytest.raises(InputError, match="which is the memory for keys and values"):
-            generator.generate("x" * 100)
+            generator.generate("x" * 400)
     with pytest.raises(BudgetError, match="cache_mb = 300: allowed is less than memory_mb = 200"):
         Generator(path, memory_mb=200.0, cache_mb=300.0, **QUIET)
     with pytest.raises(BudgetError, match=r"memory_mb = 0\.01, of which 0\.0025 for keys and values: no sub-model fits"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from exporter.bundle.session import SessionError
 from selector.choose.budget import Budget
 from selector.run.decode import GenerationOptions
 from selector.run.decode import opening as decode_opening
@@ -104,6 +105,59 @@ def test_a_device_that_cannot_open_what_verifies_generates_without(path: Path, m
     assert (text.tokens, same) == (plain.tokens, said)
     assert "do not run on this device: [ONNXRuntimeError]" in text.guesses.problem
     assert text.guesses.drafted == 0
+
+
+def test_what_could_not_be_opened_once_is_tried_again(path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failed = decode_opening.open_session, []
+
+    def once(graph: Path, options: Any) -> Any:
+        if not failed:
+            failed.append(graph)
+            raise RuntimeError("std::bad_alloc")
+        return real(graph, options)
+
+    monkeypatch.setattr(decode_opening, "open_session", once)
+    with Generator(path, **QUIET) as generator:
+        first = generator.generate(PROMPT, options(30))
+        list(first)
+        assert "std::bad_alloc" in first.guesses.problem
+        generator.rest()
+        second = generator.generate(PROMPT, options(30))
+        list(second)
+        assert (second.guesses.problem, second.tokens) == ("", first.tokens)
+        assert second.guesses.drafted > 0
+
+
+def test_a_device_without_threads_is_said_to_whoever_asks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that its graphs do not run here."""
+
+    def none_left(graph: Path, options: Any) -> Any:
+        raise SessionError("no more threads")
+
+    monkeypatch.setattr(decode_opening, "open_session", none_left)
+    with Generator(path, **QUIET) as generator, pytest.raises(SessionError, match="no more threads"):
+        generator.generate(PROMPT, options(3))
+
+
+def test_a_text_that_nobody_wants_any_more_is_not_remembered(path: Path) -> None:
+    """It ends wherever the garbage collector runs, in the middle of a text that is being remembered too."""
+    with Generator(path, earlier_tokens=1000, **QUIET) as generator:
+        store = generator._lately.store
+        assert store is not None
+        text = generator.generate(PROMPT, options(30))
+        next(text)
+        with store._adding:
+            del text
+        assert (generator.free_slots, store.automaton.tokens) == (1, [])
+        list(generator.generate(PROMPT, options(30)))
+        assert len(store.automaton.tokens) == 31
+
+
+def test_a_text_may_be_as_long_as_the_context_where_the_memory_allows_it(path: Path) -> None:
+    with Generator(path, memory_mb=2000.0, **QUIET) as generator:
+        text = generator.generate([7] * 250, options(30))
+        list(text)
+        assert (text.finish, len(text.tokens)) == ("context", 6)
 
 
 def test_guesses_are_counted_across_a_change_of_the_size(path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:

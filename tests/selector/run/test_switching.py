@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from exporter.bundle import BundleError
+from exporter.bundle.session import SessionError
 from selector.choose.budget import Budget
 from selector.run.decode.decoder import Rows
 from selector.run.generate import Generator
 from selector.run.generate.choosing import Choice
+from selector.run.generate.described import Described
 from selector.run.generate.guessing import Guessing
 from selector.run.generate.slots import Slot
-from tests.helpers.decoding import per_token
+from selector.run.inputs import InputError
+from tests.helpers.decoding import per_token, profile_of
 from tests.helpers.generators import QUIET, SIZES, WEIGHTS, options, tiny, tokenizer, write_bundle
 
 PROMPT = "Once upon a time"
@@ -113,16 +116,15 @@ def test_what_a_change_costs_is_weighed_against_what_is_left(path: Path) -> None
         generation = generator.generate(PROMPT, options(4), Budget(token_ms=12.0))
         list(generation)
         choice, ids = generation._choice, TOKENIZER.encode(PROMPT).ids + generation.tokens
-        slot = generator._slots.all[0]
         controller = generator.runtime.controller
         assert controller is not None
         for tick in range(12):
             controller.observe(choice.selection, 3.3 * per_token(1.0, 20), tick / 100, length=20)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("selector.run.runtime.seconds", lambda: 0.12)
-            assert choice.again(slot, ids, 1)
+            assert choice.again(ids, 1)
             assert choice.selection.submodel == "shallow"  # takes too long, but lacks nothing
-            assert choice.again(slot, ids, 100)
+            assert choice.again(ids, 100)
             assert choice.selection.submodel == "small"
 
 
@@ -138,8 +140,8 @@ def test_nothing_is_said_for_long_only_where_much_is_left(path: Path) -> None:
         choice = Choice(generator.runtime, generator.described, Budget(token_ms=3.0), [1] * 400, slot, Guessing(options()))
         assert choice.selection.submodel == "small"
         choice._budget = Budget(token_ms=14.0)
-        assert not choice.again(slot, [1] * 400, 150)
-        assert choice.again(slot, [1] * 400, 200)
+        assert not choice.again([1] * 400, 150)
+        assert choice.again([1] * 400, 200)
         assert choice.selection.submodel == "full"
 
 
@@ -161,3 +163,74 @@ def test_a_size_that_cannot_be_opened_is_no_reason_to_end_a_text(generator: Gene
     monkeypatch.setattr(generator.runtime, "choose", choose)
     list(generation)
     assert generation.tokens == tiny("middle", eos=()).greedy(TOKENIZER.encode(PROMPT).ids, 12)
+
+
+@pytest.mark.parametrize("error", [BundleError, SessionError, InputError, MemoryError])
+def test_a_size_that_fails_when_it_is_looked_at_is_no_reason_either(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    generation = generator.generate(PROMPT, options(12), Budget(token_ms=8.0))
+    next(generation)
+
+    def prove(described: Described, submodel: str, decoder: Any) -> None:
+        raise error("what it is")
+
+    monkeypatch.setattr(Described, "prove", prove)
+    generation._choice._budget = Budget()
+    list(generation)
+    assert generation.tokens == tiny("middle", eos=()).greedy(TOKENIZER.encode(PROMPT).ids, 12)
+    assert (generation.switches, generation.selection.submodel) == ([], "middle")
+
+
+def test_the_same_size_in_another_profile_is_what_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_bundle(tmp_path / "b")
+    bundle.save_profile(profile_of(WEIGHTS, bundle.fingerprint, device="other"))
+    with Generator(bundle, device=["bench", "other"], feedback=False, **QUIET) as generator:
+        generation = generator.generate(PROMPT, options(12))
+        next(generation)
+        first = generation.selection
+        other = "other" if first.device == "bench" else "bench"
+        program = generator.runtime.program("full", other)
+        monkeypatch.setattr(generator.runtime, "choose", lambda *given, **named: (first._replace(device=other), program))
+        list(generation)
+        assert generation.selection.device == other
+        assert [one.device for one in generation.selections] == [first.device, other]
+        assert generation._choice.decoder.session is program.session
+    assert generation.switches == []
+    assert generation.tokens == tiny("full", eos=()).greedy(TOKENIZER.encode(PROMPT).ids, 12)
+
+
+def test_no_size_is_taken_that_has_no_room_for_the_text(path: Path) -> None:
+    """Of the largest one's keys and values 60 tokens fit, of the smallest's 360."""
+    bound = 60 * tiny("full").spec.token_bytes / 2**20
+    with Generator(path, cache_mb=bound, memory_mb=500.0, feedback=False, **QUIET) as generator:
+        long = generator.generate("x" * 80, options(20))
+        assert long.selection.submodel == "small"
+        assert [piece.finish for piece in long][-1] == "length"
+        text = generator.generate(PROMPT, options(200), Budget(token_ms=3.0))
+        next(text)
+        text._choice._budget = Budget()  # with which the largest one would be taken
+        list(text)
+        assert (text.finish, len(text.tokens)) == ("length", 200)
+        assert "full" not in {one.submodel for one in text.selections}
+        short = generator.generate(PROMPT, options(20))
+        assert short.selection.submodel == "full"
+        short.close()
+
+
+def test_a_look_that_failed_is_none(tmp_path: Path) -> None:
+    """Whether a size has the keys and values of its kind is looked at again where that failed."""
+    described = Described.of(write_bundle(tmp_path / "b", odd="middle"))
+    full, middle = tiny("full").decoder(), tiny("middle", seed=9).decoder()
+
+    class Fails:
+        spec = full.spec
+
+        def cache(self) -> Any:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        described.prove("full", Fails())  # type: ignore[arg-type]
+    described.prove("full", full)
+    described.prove("middle", middle)
+    assert described.kinds["middle"] != described.kinds["full"]
