@@ -202,17 +202,20 @@ class Generating:
         """The bundle's generators in this process."""
         return [kept for (name, _), kept in list(self._kept.items()) if name == bundle.name]
 
+    def check_tokens(self, asked: int | None, field: str = "options.max_tokens") -> None:
+        """Raises Problem 422 where a text, by that field, is to have more than this service allows."""
+        most = self.options.max_tokens
+        if asked is not None and asked > most:
+            raise wrong_field(field, asked, f"allowed are 1 to {most} on this service")
+
     def _options(self, given: dict[str, Any]) -> GenerationOptions:
         """Raises Problem 422."""
         from selector.run.generate import GenerationOptions
         from selector.run.inputs import InputError
 
-        most = self.options.max_tokens
-        asked = given.get("max_tokens")
-        if asked is not None and asked > most:
-            raise wrong_field("options.max_tokens", asked, f"allowed are 1 to {most} on this service")
+        self.check_tokens(given.get("max_tokens"))
         try:
-            return GenerationOptions(**{"max_tokens": most, **given})
+            return GenerationOptions(**{"max_tokens": self.options.max_tokens, **given})
         except InputError as error:
             field = str(error).partition(" ")[0]
             raise wrong_field(f"options.{field}", given.get(field), str(error), str(error)) from None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from exporter.bundle import Bundle
 from selector.service import GenerateOptions, create_app
 from tests.helpers.generators import tiny, tokenizer, write_bundle
 from tests.helpers.server import Server, serving
@@ -28,8 +29,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(path: Path) -> FlaskClient:
-    from exporter.bundle import Bundle
-
     return create_app([Bundle(path)], generate=GenerateOptions(cores=1, max_tokens=64)).test_client()
 
 
@@ -110,6 +109,8 @@ def test_parts_and_either_name_of_the_limit(client: FlaskClient) -> None:
         ("completions", {"prompt": "x", "max_tokens": 65}, "max_tokens", "allowed are 1 to 64"),
         ("completions", {"prompt": "x", "temperature": float("nan")}, "temperature", "finite"),
         ("completions", {"prompt": "x", "shout": True}, "shout", "there is no such field; allowed are model"),
+        ("chat/completions", {"messages": CHAT, "max_completion_tokens": 65}, "max_completion_tokens", "allowed are 1 to 64"),
+        ("chat/completions", {"messages": CHAT, "max_tokens": 65}, "max_tokens", "allowed are 1 to 64"),
         ("chat/completions", {"messages": []}, "messages", "at least 1"),
         ("chat/completions", {"messages": [{"role": "king", "content": "x"}]}, "messages.0.role", "system"),
         ("chat/completions", {"messages": CHAT, "tools": [{"type": "function"}]}, None, "tools"),
@@ -126,6 +127,12 @@ def test_errors_have_that_interfaces_form(
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", param), error
     assert said in error["message"]
+
+
+@pytest.mark.parametrize(("place", "body"), [("completions", {"prompt": "x"}), ("chat/completions", {"messages": CHAT})])
+def test_who_says_no_number_of_tokens_gets_as_many_as_are_allowed(path: Path, place: str, body: dict[str, Any]) -> None:
+    client = create_app([Bundle(path)], generate=GenerateOptions(cores=1, max_tokens=3)).test_client()
+    assert post(client, place, seed=3, **body).json["usage"]["completion_tokens"] <= 3
 
 
 def test_models(client: FlaskClient) -> None:
