@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,10 +19,10 @@ from selector.choose.budget import Budget, BudgetError
 from selector.choose.profiles import find_profiles
 from selector.service.generate.text import Text
 from selector.service.predict.gate import Gate, Overloaded
-from selector.service.predict.predictor import RUNTIMES, SHORTEST_MS, Stamp, stamp_of, usable_cores
+from selector.service.predict.predictor import SHORTEST_MS, usable_cores
+from selector.service.predict.shelf import RUNTIMES, Shelf, Stamp
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
-from selector.ship.standing import in_use, stands
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run.generate import GenerationOptions, Generator
@@ -94,8 +93,7 @@ class Generating:
         cores = options.cores or max(1, usable_cores() // workers)
         self.gate = Gate(cores, min(4 * cores, 64) if options.waiting is None else options.waiting)
         self._metrics = metrics
-        self._kept: dict[tuple[str, str | None], Kept] = {}
-        self._opening = threading.Lock()
+        self._generators: Shelf[Kept] = Shelf(self._open, _retired, alone=options.memory_mb is not None)
         self.history: dict[str, deque[dict[str, Any]]] = {}
         """By bundle: the latest texts, as the dashboard shows them."""
         self.warming = False
@@ -125,19 +123,16 @@ class Generating:
         from selector.run.decode.decoder import check_prompt
 
         _check(bundle, budget)
-        kept = self._opened(bundle, device)
         drawing = self._options(options)
-        try:
-            ids = kept.generator.prompts.ids(prompt)
-            check_prompt(ids, next(iter(kept.generator.described.specs.values())))
-        except Exception as error:
-            raise _problem(error, bundle) from None
-        first_ms, until = budget.first_token_ms, time.monotonic() + self.options.wait_seconds
-        if first_ms is not None:
-            until = min(until, received + first_ms / 1e3)
-        with ExitStack() as stack:
+        with ExitStack() as stack, self._counted(bundle):
+            kept = stack.enter_context(self._generators.taken(bundle, device))
             try:
+                ids = kept.generator.prompts.ids(prompt)
+                check_prompt(ids, next(iter(kept.generator.described.specs.values())))
                 expected = min(drawing.max_tokens or GUESSED_TOKENS, GUESSED_TOKENS)
+                first_ms, until = budget.first_token_ms, time.monotonic() + self.options.wait_seconds
+                if first_ms is not None:
+                    until = min(until, received + first_ms / 1e3)
                 stack.callback(self.show_load)
                 stack.enter_context(self.gate.entered(expected, kept.cores, until))
                 self.show_load()
@@ -150,11 +145,7 @@ class Generating:
                 generation = kept.generator.generate(asked, drawing, budget, wait_seconds=SLOT_S)
                 stack.callback(generation.close)
                 first = next(generation)
-            except Overloaded as error:
-                self._metrics.text_refused(bundle.name, error.reason)
-                raise
-            except ClientGone:
-                self._metrics.text_refused(bundle.name, "gone")
+            except (Overloaded, ClientGone):
                 raise
             except Exception as error:
                 raise _problem(error, bundle) from None
@@ -186,11 +177,10 @@ class Generating:
         meanwhile. What cannot be opened is said to whoever asks for it."""
         try:
             for bundle in [one for one in bundles if generates(one)][:RUNTIMES]:
-                with suppress(Exception):
-                    generator = self._opened(bundle, None).generator
-                    chosen = generator.runtime.select(Budget())
-                    generator.runtime.program(chosen.submodel, chosen.device)
-                    generator.prompts.detokenizer()
+                with suppress(Exception), self._generators.taken(bundle, None) as kept:
+                    chosen = kept.generator.runtime.select(Budget())
+                    kept.generator.runtime.program(chosen.submodel, chosen.device)
+                    kept.generator.prompts.detokenizer()
         finally:
             self.warming = False
 
@@ -200,7 +190,7 @@ class Generating:
 
     def opened(self, bundle: Bundle) -> list[Kept]:
         """The bundle's generators in this process."""
-        return [kept for (name, _), kept in list(self._kept.items()) if name == bundle.name]
+        return self._generators.of(bundle.name)
 
     def check_tokens(self, asked: int | None, field: str = "options.max_tokens") -> None:
         """Raises Problem 422 where a text, by that field, is to have more than this service allows."""
@@ -220,30 +210,21 @@ class Generating:
             field = str(error).partition(" ")[0]
             raise wrong_field(f"options.{field}", given.get(field), str(error), str(error)) from None
 
-    def _opened(self, bundle: Bundle, device: str | None) -> Kept:
-        """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
-        key, stamp = (bundle.name, device), stamp_of(bundle)
-        kept = self._kept.get(key)
-        if kept is not None and kept.stamp == stamp:
-            return kept
-        with self._opening:
-            kept = self._kept.get(key)
-            # else another one stands there, which is being loaded: it goes on with what is open
-            if kept is None or kept.stamp[0] != stamp[0] or (kept.stamp != stamp and stands(bundle)):
-                before, kept = kept, self._open(bundle, device, stamp)
-                self._kept[key] = kept
-                if before is not None:
-                    before.generator.retire()  # texts that it generates are finished
-            return kept
+    @contextmanager
+    def _counted(self, bundle: Bundle) -> Iterator[None]:
+        """Who is refused."""
+        try:
+            yield
+        except Overloaded as error:
+            self._metrics.text_refused(bundle.name, error.reason)
+            raise
+        except ClientGone:
+            self._metrics.text_refused(bundle.name, "gone")
+            raise
 
-    def _open(self, bundle: Bundle, device: str | None, stamp: Stamp) -> Kept:
+    def _open(self, bundle: Bundle, used: Bundle, device: str | None, stamp: Stamp, _: Kept | None) -> Kept:
         from selector.run.generate.canary import opened
 
-        used = in_use(bundle)
-        if device is not None and device not in used.devices():
-            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(used.devices()) or 'none'}")
-        if (bundle.name, device) not in self._kept and len(self._kept) >= RUNTIMES:
-            raise Problem(422, f"this server generates with {RUNTIMES} bundles and devices at most")
         try:
             profiles = find_profiles(used, device) if device or used.devices() else []
             cores = min(profiles[0].device.threads if profiles else self.gate.slots, self.gate.slots)
@@ -252,6 +233,11 @@ class Generating:
             return Kept(stamp, profiles, opened(bundle, device=device, slots=slots, **more), max(1, cores))
         except Exception as error:
             raise _problem(error, bundle, opening=True) from None
+
+
+def _retired(_: str, kept: Kept) -> None:
+    """Texts that it generates are finished."""
+    kept.generator.retire()
 
 
 def generates(bundle: Bundle) -> bool:
