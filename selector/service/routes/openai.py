@@ -34,7 +34,7 @@ from selector.service.state import state
 from selector.service.web.access import request_id
 from selector.service.web.bodies import json_answer, model_answer, parsed_body
 from selector.service.web.openapi import Answer, describe
-from selector.service.web.problems import Problem, store_unavailable, wrong_field
+from selector.service.web.problems import Problem, store_unavailable, unexpected, wrong_field
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 
@@ -157,6 +157,11 @@ def unavailable(error: StoreUnavailable) -> Response:
 @blueprint.errorhandler(HTTPException)
 def http_error(error: HTTPException) -> Response:
     return _failed(error.code or 500, error.description or "", (), {})
+
+
+@blueprint.errorhandler(Exception)
+def unforeseen(error: Exception) -> Response:
+    return problem(unexpected(error))
 
 
 class _Chunks(NamedTuple):
