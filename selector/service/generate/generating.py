@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import deque
@@ -20,13 +21,15 @@ from selector.choose.profiles import find_profiles
 from selector.service.generate.text import Text
 from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.predictor import SHORTEST_MS, usable_cores
-from selector.service.predict.shelf import RUNTIMES, Shelf, Stamp
+from selector.service.predict.shelf import RUNTIMES, Shelf, Stamp, not_opened
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run.generate import GenerationOptions, Generator
     from selector.run.generate.prompts import Prompt
+
+log = logging.getLogger("sortednet.service")
 
 SLOT_S = 5.0
 """So long a text that has its turn waits for the one before it to give its slot back."""
@@ -231,8 +234,10 @@ class Generating:
             slots = max(1, self.gate.slots // max(1, cores))
             more: dict[str, Any] = {"spinning": self.options.spinning, "memory_mb": self.options.memory_mb}
             return Kept(stamp, profiles, opened(bundle, device=device, slots=slots, **more), max(1, cores))
+        except (BundleError, BudgetError) as error:
+            raise not_opened(error, bundle) from None
         except Exception as error:
-            raise _problem(error, bundle, opening=True) from None
+            raise _problem(error, bundle) from None
 
 
 def _retired(_: str, kept: Kept) -> None:
@@ -256,7 +261,7 @@ def _check(bundle: Bundle, budget: Budget) -> None:
             raise wrong_field(f"budget.{name}", value, why, f"budget.{name}: {why}")
 
 
-def _problem(error: Exception, bundle: Bundle, *, opening: bool = False) -> Exception:
+def _problem(error: Exception, bundle: Bundle) -> Exception:
     """What to raise in place of an error of the generator; the error itself where nobody can do anything about it."""
     from exporter.bundle.session import SessionError
     from selector.run.generate import BusyError
@@ -267,10 +272,11 @@ def _problem(error: Exception, bundle: Bundle, *, opening: bool = False) -> Exce
         return wrong_field(field[0] if field else "prompt", None, str(error), str(error))
     if isinstance(error, BusyError):
         return Overloaded("queue_full", "every slot has a text")
-    if isinstance(error, BudgetError) and not opening:
+    if isinstance(error, BudgetError):
         return wrong_field("budget", None, without_folder(error, bundle))
-    if isinstance(error, BundleError | BudgetError):
-        return Problem(404 if opening else 500, without_folder(error, bundle))
+    if isinstance(error, BundleError):
+        log.error("bundle %s: a text ended before its first token: %s", bundle.name, error)
+        return Problem(500, without_folder(error, bundle))
     if isinstance(error, SessionError):
         return Problem(503, without_folder(error, bundle))
     if isinstance(error, ModuleNotFoundError):

@@ -19,7 +19,7 @@ from selector.choose.saving import first_feasible
 from selector.service.predict.arrays import Array, ShapeLimits
 from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.schemas import PredictQuery
-from selector.service.predict.shelf import RUNTIMES, Shelf, Stamp
+from selector.service.predict.shelf import RUNTIMES, Shelf, Stamp, not_opened
 from selector.service.predict.texts import encoded
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, without_folder, wrong_field
@@ -233,7 +233,7 @@ class Predictor:
                 return kept._replace(stamp=stamp)
             return Kept(stamp, profiles, cascades, opened(bundle, device=device, spinning=self.options.spinning))
         except (BundleError, BudgetError) as error:
-            raise Problem(404, without_folder(error, bundle)) from None
+            raise not_opened(error, bundle) from None
         except SessionError as error:
             raise Problem(503, f"device {device!r}: {error}") from None
 

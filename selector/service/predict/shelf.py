@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from selector.choose.profiles import find_profile
 from selector.service.predict.gate import Overloaded
 from selector.service.web.problems import Problem, without_folder
 from selector.ship.standing import in_use, stands
+
+log = logging.getLogger("sortednet.service")
 
 RUNTIMES = 8  # at most in one process; each keeps sessions of its own
 Stamp = tuple[str, int, int]
@@ -121,7 +124,7 @@ class Shelf(Generic[O]):
         try:
             name = find_profile(used).device.name if used is bundle and used.devices() else None
         except (BundleError, BudgetError) as error:
-            raise Problem(404, without_folder(error, bundle)) from None
+            raise not_opened(error, bundle) from None
         self._defaults[bundle.name] = stamp, (bundle.name, name)
         return bundle.name, name
 
@@ -148,6 +151,14 @@ class Shelf(Generic[O]):
             kept = self._kept.pop(key, None)
         if kept is not None:
             self._close(key[0], kept)
+
+
+def not_opened(error: BundleError | BudgetError, bundle: Bundle) -> Problem:
+    """404 where it is not clear which of several profiles is meant; else it is nothing that a client did: 500."""
+    asked = isinstance(error, BudgetError) and str(error).startswith("device: ")
+    if not asked:
+        log.error("bundle %s cannot be opened: %s", bundle.name, error)
+    return Problem(404 if asked else 500, without_folder(error, bundle))
 
 
 def stamp_of(bundle: Bundle) -> Stamp:

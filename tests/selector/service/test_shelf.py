@@ -140,6 +140,20 @@ def test_the_memory_of_a_bundle_is_for_one_profile_at_a_time(talker: Bundle) -> 
     closed(app, talker)
 
 
+def test_what_the_service_itself_has_wrong_is_no_mistake_of_the_client(
+    talker: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    little = create_app([talker], predict=None, generate=GenerateOptions(memory_mb=2.0)).test_client()
+    assert "memory_mb = 2" in said(little, "one", 500).text
+    assert "memory_mb = 2" in caplog.text
+    client = create_app([talker], predict=None, generate=GenerateOptions()).test_client()
+    for name in DEVICES[1:]:
+        (talker.path / "profiles" / f"{name}.json").unlink()
+    (talker.path / "profiles" / "one.json").write_text("{}")
+    for device in (None, "one"):
+        said(client, device, 500)
+
+
 @pytest.fixture
 def pictures(bundle_path: Path, tmp_path: Path) -> Bundle:
     """With DEVICES beside its own profile."""
@@ -177,6 +191,10 @@ def test_predictions_do_the_same(pictures: Bundle, images: np.ndarray[Any, Any],
     assert not first.runtime.pool.loaded
     ask(None)
     ask("three")
+    (pictures.path / "profiles" / "one.json").write_text("{}")
+    ask("one", 500)
+    (pictures.path / "profiles" / "one.json").unlink()
+    ask(None)
     assert [kept.device for kept in predictor.opened(pictures)] == ["three"]
     for kept in predictor.opened(pictures):
         kept.runtime.close()
