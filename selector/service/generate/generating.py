@@ -151,7 +151,7 @@ class Generating:
             except (Overloaded, ClientGone):
                 raise
             except Exception as error:
-                raise _problem(error, bundle) from None
+                raise _problem(error, bundle, _field_of(prompt)) from None
             text = Text(self._metrics, bundle.name, generation, first, queued_ms, stack.pop_all())
             text.ended = partial(self._keep, bundle.name, kept, budget.token_ms)
             return text
@@ -261,15 +261,23 @@ def _check(bundle: Bundle, budget: Budget) -> None:
             raise wrong_field(f"budget.{name}", value, why, f"budget.{name}: {why}")
 
 
-def _problem(error: Exception, bundle: Bundle) -> Exception:
-    """What to raise in place of an error of the generator; the error itself where nobody can do anything about it."""
+def _field_of(prompt: Prompt) -> str:
+    """That it came in."""
+    return "prompt" if isinstance(prompt, str) or not any(isinstance(one, dict) for one in prompt) else "messages"
+
+
+def _problem(error: Exception, bundle: Bundle, sent: str = "prompt") -> Exception:
+    """What to raise in place of an error of the generator; the error itself where nobody can do anything about it. `sent`: the
+    field that the prompt came in."""
     from exporter.bundle.session import SessionError
-    from selector.run.generate import BusyError
+    from selector.run.generate import BusyError, GenerationOptions
     from selector.run.inputs import InputError
 
     if isinstance(error, InputError):
-        field = re.match(r"[a-z_]+", str(error))
-        return wrong_field(field[0] if field else "prompt", None, str(error), str(error))
+        said = re.sub(r"^prompt\b", sent, str(error))
+        found = re.match(r"[a-z_]+", said)
+        field = found[0] if found else sent
+        return wrong_field(f"options.{field}" if hasattr(GenerationOptions, field) else field, None, said, said)
     if isinstance(error, BusyError):
         return Overloaded("queue_full", "every slot has a text")
     if isinstance(error, BudgetError):

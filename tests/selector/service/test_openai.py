@@ -112,6 +112,7 @@ def test_parts_and_either_name_of_the_limit(client: FlaskClient) -> None:
         ("completions", {"prompt": "x", "shout": True}, "shout", "there is no such field; allowed are model"),
         ("chat/completions", {"messages": CHAT, "max_completion_tokens": 65}, "max_completion_tokens", "allowed are 1 to 64"),
         ("chat/completions", {"messages": CHAT, "max_tokens": 65}, "max_tokens", "allowed are 1 to 64"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x" * 600}]}, "messages", "allowed are less than 512"),
         ("chat/completions", {"messages": []}, "messages", "at least 1"),
         ("chat/completions", {"messages": [{"role": "king", "content": "x"}]}, "messages.0.role", "system"),
         ("chat/completions", {"messages": CHAT, "tools": [{"type": "function"}]}, None, "tools"),
