@@ -84,6 +84,17 @@ def test_a_profile_has_one_generator_named_or_not(tmp_path: Path, first: str | N
     closed(app, bundle)
 
 
+def test_while_a_version_is_on_trial_no_name_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another profile of each of the two versions."""
+    bundle = write_bundle(tmp_path / "talker")
+    monkeypatch.setattr(shelf, "in_use", lambda one: Bundle(one.path, name=one.name))  # the version before
+    app = create_app([bundle], predict=None, generate=GenerateOptions(cores=1))
+    for device in (None, "bench", None):
+        said(app.test_client(), device)
+    assert len(generating(app).opened(bundle)) == 2
+    closed(app, bundle)
+
+
 def test_what_was_asked_for_longest_ago_makes_room(app: Flask, talker: Bundle) -> None:
     client = app.test_client()
     for device in ("one", "two", "one"):
