@@ -24,7 +24,7 @@ from device_profiles.models import model_of
 from selector.service.fleet import database
 from selector.service.fleet.database import StoreError, StoreUnavailable, migrate
 from selector.service.fleet.device_models import aggregate
-from selector.service.fleet.rates import CLEAN_S, RateLimit
+from selector.service.fleet.rates import RateLimit
 from selector.service.fleet.store import Store, Stored, VersionConflict, canonical
 from selector.service.fleet.tables import hits, metadata
 from tests.conftest import DATABASES, NO_POSTGRESQL, device_info, empty_store, latency
@@ -276,21 +276,6 @@ def test_a_rate_is_counted_by_all_that_use_the_store(store: Store, url: str) -> 
         connection.execute(hits.update().values(expires_at=hits.c.expires_at - 3600))  # as after an hour
     assert two[1].wait_s("token") is None
     beside.close()
-
-
-def test_of_who_asked_once_nothing_is_kept_for_ever(store: Store) -> None:
-    limit, now = limits.parse("20 per hour"), time.time()
-    for name in ("there once", "there lately"):
-        assert RateLimit(store.engine, limit).wait_s(name) is None
-    with store.engine.begin() as connection:
-        connection.execute(hits.update().where(hits.c.key.contains("once")).values(expires_at=now - 2 * CLEAN_S))
-    again = RateLimit(store.engine, limit)
-    assert [again.wait_s("another"), again.wait_s("another")] == [None, None]
-    with store.engine.begin() as connection:
-        keys = sorted(connection.execute(sa.select(hits.c.key)).scalars())
-    assert len(keys) == 2
-    assert "another" in keys[0]
-    assert "lately" in keys[1]
 
 
 def test_a_database_that_is_gone_is_an_error_of_its_own() -> None:
