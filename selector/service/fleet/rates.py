@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from selector.service.fleet.database import StoreUnavailable, reading, writing
 from selector.service.fleet.tables import hits
+
+CLEAN_S = 3600.0
+"""After so many seconds each process removes the windows that ended as long ago."""
 
 
 class RateLimit:
@@ -37,6 +41,7 @@ class _Storage(Storage):
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__()
         self._engine = engine
+        self._clean_at = 0.0
         self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
     @property
@@ -57,7 +62,12 @@ class _Storage(Storage):
             },
         )
         with writing(self._engine) as connection:
-            return int(connection.execute(statement.returning(hits.c.count)).scalar_one())
+            count = int(connection.execute(statement.returning(hits.c.count)).scalar_one())
+        if time.monotonic() >= self._clean_at:  # else each address that ever came keeps a row
+            self._clean_at = time.monotonic() + CLEAN_S
+            with suppress(StoreUnavailable), writing(self._engine) as connection:  # two at once may be in each other's way
+                connection.execute(hits.delete().where(hits.c.expires_at < now - CLEAN_S))  # other clocks may be slower
+        return count
 
     def get(self, key: str) -> int:
         now = time.time()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,14 +20,16 @@ from selector.choose.budget import Budget, BudgetError
 from selector.choose.profiles import find_profiles
 from selector.service.generate.text import Text
 from selector.service.predict.gate import Gate, Overloaded
-from selector.service.predict.predictor import RUNTIMES, SHORTEST_MS, Stamp, stamp_of, usable_cores
+from selector.service.predict.predictor import SHORTEST_MS, usable_cores
+from selector.service.predict.shelf import RUNTIMES, Shelf, Stamp, not_opened
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, without_folder, wrong_field
-from selector.ship.standing import in_use, stands
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run.generate import GenerationOptions, Generator
     from selector.run.generate.prompts import Prompt
+
+log = logging.getLogger("sortednet.service")
 
 SLOT_S = 5.0
 """So long a text that has its turn waits for the one before it to give its slot back."""
@@ -94,8 +96,7 @@ class Generating:
         cores = options.cores or max(1, usable_cores() // workers)
         self.gate = Gate(cores, min(4 * cores, 64) if options.waiting is None else options.waiting)
         self._metrics = metrics
-        self._kept: dict[tuple[str, str | None], Kept] = {}
-        self._opening = threading.Lock()
+        self._generators: Shelf[Kept] = Shelf(self._open, _retired, alone=options.memory_mb is not None)
         self.history: dict[str, deque[dict[str, Any]]] = {}
         """By bundle: the latest texts, as the dashboard shows them."""
         self.warming = False
@@ -125,19 +126,16 @@ class Generating:
         from selector.run.decode.decoder import check_prompt
 
         _check(bundle, budget)
-        kept = self._opened(bundle, device)
         drawing = self._options(options)
-        try:
-            ids = kept.generator.prompts.ids(prompt)
-            check_prompt(ids, next(iter(kept.generator.described.specs.values())))
-        except Exception as error:
-            raise _problem(error, bundle) from None
-        first_ms, until = budget.first_token_ms, time.monotonic() + self.options.wait_seconds
-        if first_ms is not None:
-            until = min(until, received + first_ms / 1e3)
-        with ExitStack() as stack:
+        with ExitStack() as stack, self._counted(bundle):
+            kept = stack.enter_context(self._generators.taken(bundle, device))
             try:
+                ids = kept.generator.prompts.ids(prompt)
+                check_prompt(ids, next(iter(kept.generator.described.specs.values())))
                 expected = min(drawing.max_tokens or GUESSED_TOKENS, GUESSED_TOKENS)
+                first_ms, until = budget.first_token_ms, time.monotonic() + self.options.wait_seconds
+                if first_ms is not None:
+                    until = min(until, received + first_ms / 1e3)
                 stack.callback(self.show_load)
                 stack.enter_context(self.gate.entered(expected, kept.cores, until))
                 self.show_load()
@@ -150,14 +148,10 @@ class Generating:
                 generation = kept.generator.generate(asked, drawing, budget, wait_seconds=SLOT_S)
                 stack.callback(generation.close)
                 first = next(generation)
-            except Overloaded as error:
-                self._metrics.text_refused(bundle.name, error.reason)
-                raise
-            except ClientGone:
-                self._metrics.text_refused(bundle.name, "gone")
+            except (Overloaded, ClientGone):
                 raise
             except Exception as error:
-                raise _problem(error, bundle) from None
+                raise _problem(error, bundle, _field_of(prompt)) from None
             text = Text(self._metrics, bundle.name, generation, first, queued_ms, stack.pop_all())
             text.ended = partial(self._keep, bundle.name, kept, budget.token_ms)
             return text
@@ -186,11 +180,10 @@ class Generating:
         meanwhile. What cannot be opened is said to whoever asks for it."""
         try:
             for bundle in [one for one in bundles if generates(one)][:RUNTIMES]:
-                with suppress(Exception):
-                    generator = self._opened(bundle, None).generator
-                    chosen = generator.runtime.select(Budget())
-                    generator.runtime.program(chosen.submodel, chosen.device)
-                    generator.prompts.detokenizer()
+                with suppress(Exception), self._generators.taken(bundle, None) as kept:
+                    chosen = kept.generator.runtime.select(Budget())
+                    kept.generator.runtime.program(chosen.submodel, chosen.device)
+                    kept.generator.prompts.detokenizer()
         finally:
             self.warming = False
 
@@ -200,55 +193,56 @@ class Generating:
 
     def opened(self, bundle: Bundle) -> list[Kept]:
         """The bundle's generators in this process."""
-        return [kept for (name, _), kept in list(self._kept.items()) if name == bundle.name]
+        return self._generators.of(bundle.name)
+
+    def check_tokens(self, asked: int | None, field: str = "options.max_tokens") -> None:
+        """Raises Problem 422 where a text, by that field, is to have more than this service allows."""
+        most = self.options.max_tokens
+        if asked is not None and asked > most:
+            raise wrong_field(field, asked, f"allowed are 1 to {most} on this service")
 
     def _options(self, given: dict[str, Any]) -> GenerationOptions:
         """Raises Problem 422."""
         from selector.run.generate import GenerationOptions
         from selector.run.inputs import InputError
 
-        most = self.options.max_tokens
-        asked = given.get("max_tokens")
-        if asked is not None and asked > most:
-            raise wrong_field("options.max_tokens", asked, f"allowed are 1 to {most} on this service")
+        self.check_tokens(given.get("max_tokens"))
         try:
-            return GenerationOptions(**{"max_tokens": most, **given})
+            return GenerationOptions(**{"max_tokens": self.options.max_tokens, **given})
         except InputError as error:
             field = str(error).partition(" ")[0]
             raise wrong_field(f"options.{field}", given.get(field), str(error), str(error)) from None
 
-    def _opened(self, bundle: Bundle, device: str | None) -> Kept:
-        """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
-        key, stamp = (bundle.name, device), stamp_of(bundle)
-        kept = self._kept.get(key)
-        if kept is not None and kept.stamp == stamp:
-            return kept
-        with self._opening:
-            kept = self._kept.get(key)
-            # else another one stands there, which is being loaded: it goes on with what is open
-            if kept is None or kept.stamp[0] != stamp[0] or (kept.stamp != stamp and stands(bundle)):
-                before, kept = kept, self._open(bundle, device, stamp)
-                self._kept[key] = kept
-                if before is not None:
-                    before.generator.retire()  # texts that it generates are finished
-            return kept
+    @contextmanager
+    def _counted(self, bundle: Bundle) -> Iterator[None]:
+        """Who is refused."""
+        try:
+            yield
+        except Overloaded as error:
+            self._metrics.text_refused(bundle.name, error.reason)
+            raise
+        except ClientGone:
+            self._metrics.text_refused(bundle.name, "gone")
+            raise
 
-    def _open(self, bundle: Bundle, device: str | None, stamp: Stamp) -> Kept:
+    def _open(self, bundle: Bundle, used: Bundle, device: str | None, stamp: Stamp, _: Kept | None) -> Kept:
         from selector.run.generate.canary import opened
 
-        used = in_use(bundle)
-        if device is not None and device not in used.devices():
-            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(used.devices()) or 'none'}")
-        if (bundle.name, device) not in self._kept and len(self._kept) >= RUNTIMES:
-            raise Problem(422, f"this server generates with {RUNTIMES} bundles and devices at most")
         try:
             profiles = find_profiles(used, device) if device or used.devices() else []
             cores = min(profiles[0].device.threads if profiles else self.gate.slots, self.gate.slots)
             slots = max(1, self.gate.slots // max(1, cores))
             more: dict[str, Any] = {"spinning": self.options.spinning, "memory_mb": self.options.memory_mb}
             return Kept(stamp, profiles, opened(bundle, device=device, slots=slots, **more), max(1, cores))
+        except (BundleError, BudgetError) as error:
+            raise not_opened(error, bundle) from None
         except Exception as error:
-            raise _problem(error, bundle, opening=True) from None
+            raise _problem(error, bundle) from None
+
+
+def _retired(_: str, kept: Kept) -> None:
+    """Texts that it generates are finished."""
+    kept.generator.retire()
 
 
 def generates(bundle: Bundle) -> bool:
@@ -267,21 +261,30 @@ def _check(bundle: Bundle, budget: Budget) -> None:
             raise wrong_field(f"budget.{name}", value, why, f"budget.{name}: {why}")
 
 
-def _problem(error: Exception, bundle: Bundle, *, opening: bool = False) -> Exception:
-    """What to raise in place of an error of the generator; the error itself where nobody can do anything about it."""
+def _field_of(prompt: Prompt) -> str:
+    """That it came in."""
+    return "prompt" if isinstance(prompt, str) or not any(isinstance(one, dict) for one in prompt) else "messages"
+
+
+def _problem(error: Exception, bundle: Bundle, sent: str = "prompt") -> Exception:
+    """What to raise in place of an error of the generator; the error itself where nobody can do anything about it. `sent`: the
+    field that the prompt came in."""
     from exporter.bundle.session import SessionError
-    from selector.run.generate import BusyError
+    from selector.run.generate import BusyError, GenerationOptions
     from selector.run.inputs import InputError
 
     if isinstance(error, InputError):
-        field = re.match(r"[a-z_]+", str(error))
-        return wrong_field(field[0] if field else "prompt", None, str(error), str(error))
+        said = re.sub(r"^prompt\b", sent, str(error))
+        found = re.match(r"[a-z_]+", said)
+        field = found[0] if found else sent
+        return wrong_field(f"options.{field}" if hasattr(GenerationOptions, field) else field, None, said, said)
     if isinstance(error, BusyError):
         return Overloaded("queue_full", "every slot has a text")
-    if isinstance(error, BudgetError) and not opening:
+    if isinstance(error, BudgetError):
         return wrong_field("budget", None, without_folder(error, bundle))
-    if isinstance(error, BundleError | BudgetError):
-        return Problem(404 if opening else 500, without_folder(error, bundle))
+    if isinstance(error, BundleError):
+        log.error("bundle %s: a text ended before its first token: %s", bundle.name, error)
+        return Problem(500, without_folder(error, bundle))
     if isinstance(error, SessionError):
         return Problem(503, without_folder(error, bundle))
     if isinstance(error, ModuleNotFoundError):

@@ -193,6 +193,11 @@ class ChatRequest(_Sampling):
         given = [one for one in (self.max_tokens, self.max_completion_tokens) if one is not None]
         return min(given, default=None)
 
+    @property
+    def most_by(self) -> str:
+        """The name that says `most`."""
+        return "max_tokens" if self.max_tokens is not None and self.max_tokens == self.most else "max_completion_tokens"
+
 
 class Usage(BaseModel):
     """Numbers of tokens; and, which is not of that interface, what the prompt and the text took of the battery, estimated by

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,29 +11,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_profiles import Profile
-from exporter.bundle import PROFILES_FOLDER, Bundle, BundleError
+from exporter.bundle import Bundle, BundleError
 from selector.choose.budget import Budget, BudgetError, Selection
-from selector.choose.cascades import CASCADES_FILE, Cascade, read_cascades
+from selector.choose.cascades import Cascade, read_cascades
 from selector.choose.profiles import find_profiles
 from selector.choose.saving import first_feasible
 from selector.service.predict.arrays import Array, ShapeLimits
 from selector.service.predict.gate import Gate, Overloaded
 from selector.service.predict.schemas import PredictQuery
+from selector.service.predict.shelf import RUNTIMES, Shelf, Stamp, not_opened
 from selector.service.predict.texts import encoded
 from selector.service.web.metrics import Metrics
 from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, without_folder, wrong_field
-from selector.ship.standing import in_use, stands
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which must not be there before the server forks
     from selector.run import Encoded, RunResult, Runtime, TextReader
 
-RUNTIMES = 8  # at most in one process; each keeps sessions of its own
 GAUGES_S = 1.0  # after so long a run says anew how this process is doing
 SHORTEST_MS = 1e-6
 READING_S = 0.005  # so much of what a request took before its run is the service's own work, and not waiting
 NEAREST_S = 0.1  # so long a request may wait whose deadline nothing meets even without waiting
-Stamp = tuple[str, int, int]
-"""Of the manifest, of the folder of profiles and of the cascades' file."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +84,8 @@ class Predictor:
         self.gate = Gate(cores, min(4 * cores, 64) if options.waiting is None else options.waiting)
         self.deadlines: dict[str, Counter[str]] = defaultdict(Counter)  # by bundle: met, missed, refused
         self._metrics = metrics
-        self._runtimes: dict[tuple[str, str | None], Kept] = {}
+        self._runtimes: Shelf[Kept] = Shelf(self._open, self._close)
         self._readers: dict[str, tuple[str, TextReader]] = {}  # of the manifest with that hash
-        self._opening = threading.Lock()
         self._gauges_until = 0.0
         self.warming = False
 
@@ -113,7 +108,7 @@ class Predictor:
         nearest, as one that nothing meets. Raises Overloaded where that cannot be in time, Problem for wrong inputs or an
         unknown device.
         """
-        from selector.run.inputs import InputError, check_inputs, examples_in
+        from selector.run.inputs import InputError, check_inputs
 
         _refuse_text(bundle)
         try:
@@ -123,40 +118,54 @@ class Predictor:
         refuse_other_metric(query.budget, bundle.metric)
         refuse_tokens(query.budget, "is of text that is generated, not of inputs that are run; allowed is latency_ms")
         limit = query.budget.latency_ms
-        now = time.monotonic()
-        begun = now if begun is None else begun
+        begun = time.monotonic() if begun is None else begun
         try:
-            kept = self._kept(bundle, query.device)
-            lengths = kept.runtime.lengths
-            longest = feed if isinstance(feed, Mapping) else feed.rows(feed.batches()[-1])
-            query = query.model_copy(update={"budget": lengths.budget(query.budget, lengths.of_feed(longest))})
-            cores = kept.profiles[0].device.threads if kept.profiles else self.gate.slots  # that a run keeps busy
-            examples = examples_in(bundle, feed) if isinstance(feed, Mapping) else len(feed)
-            until = now + self.options.wait_seconds
-            if limit is not None:
-                reading_ms = min(now - begun, READING_S) * 1e3
-                least_ms = _least_ms(kept.runtime, query.budget, examples)
-                if least_ms == 0 or limit - reading_ms < least_ms:  # the nearest will do, where it need not wait
-                    until = min(until, now + NEAREST_S)
-                elif now >= received + limit / 1e3:
-                    raise Overloaded("deadline_passed", "the deadline had passed before the request could be looked at")
-                else:  # less what even the fastest takes: to begin later is in vain
-                    until = min(until, max(received + (limit - least_ms) / 1e3, now + READING_S))
-            asked = time.monotonic()
-            with self.gate.entered(examples, max(1, cores), until):
-                entered = time.monotonic()
-                queued_ms = (entered - received) * 1e3
-                own_ms = min(entered - begun - (entered - asked), READING_S) * 1e3
-                try:
-                    result = self._run(kept.runtime, query, feed, examples, queued_ms, own_ms)
-                except BudgetError as error:
-                    raise wrong_field("budget", None, without_folder(error, bundle)) from None
+            with self._runtimes.taken(bundle, query.device) as kept:
+                result, examples, queued_ms = self._in_turn(kept, bundle, query, feed, received, begun)
         except Overloaded as error:
             self.deadlines[bundle.name]["refused"] += 1
             self._metrics.refused(bundle.name, error.reason)
             raise
         self._note(bundle.name, result, examples, queued_ms, limit)
         return Prediction(result.outputs, result.selection, result.latency_ms, queued_ms, result.texts, *result.energy)
+
+    def _in_turn(
+        self,
+        kept: Kept,
+        bundle: Bundle,
+        query: PredictQuery,
+        feed: dict[str, Array] | Encoded,
+        received: float,
+        begun: float,
+    ) -> tuple[RunResult, int, float]:
+        """The result, of how many examples, and how long they waited (ms). Raises Overloaded and Problem."""
+        from selector.run.inputs import examples_in
+
+        limit, now = query.budget.latency_ms, time.monotonic()
+        lengths = kept.runtime.lengths
+        longest = feed if isinstance(feed, Mapping) else feed.rows(feed.batches()[-1])
+        query = query.model_copy(update={"budget": lengths.budget(query.budget, lengths.of_feed(longest))})
+        cores = kept.profiles[0].device.threads if kept.profiles else self.gate.slots  # that a run keeps busy
+        examples = examples_in(bundle, feed) if isinstance(feed, Mapping) else len(feed)
+        until = now + self.options.wait_seconds
+        if limit is not None:
+            reading_ms = min(now - begun, READING_S) * 1e3
+            least_ms = _least_ms(kept.runtime, query.budget, examples)
+            if least_ms == 0 or limit - reading_ms < least_ms:  # the nearest will do, where it need not wait
+                until = min(until, now + NEAREST_S)
+            elif now >= received + limit / 1e3:
+                raise Overloaded("deadline_passed", "the deadline had passed before the request could be looked at")
+            else:  # less what even the fastest takes: to begin later is in vain
+                until = min(until, max(received + (limit - least_ms) / 1e3, now + READING_S))
+        asked = time.monotonic()
+        with self.gate.entered(examples, max(1, cores), until):
+            entered = time.monotonic()
+            queued_ms = (entered - received) * 1e3
+            own_ms = min(entered - begun - (entered - asked), READING_S) * 1e3
+            try:
+                return self._run(kept.runtime, query, feed, examples, queued_ms, own_ms), examples, queued_ms
+            except BudgetError as error:
+                raise wrong_field("budget", None, without_folder(error, bundle)) from None
 
     def encoded(self, bundle: Bundle, texts: Sequence[Any]) -> Encoded:
         """The texts, or pairs of them, for `predict`. Raises Problem."""
@@ -173,23 +182,6 @@ class Predictor:
             self._readers[bundle.name] = bundle.manifest.sha256, kept
         return kept
 
-    def _kept(self, bundle: Bundle, device: str | None) -> Kept:
-        """Opened at the first call for the bundle and profile, and again when the profile was measured anew. Raises Problem."""
-        key = (bundle.name, device)
-        stamp = stamp_of(bundle)
-        kept = self._runtimes.get(key)
-        if kept is not None and kept.stamp == stamp:
-            return kept
-        with self._opening:
-            kept = self._runtimes.get(key)
-            # else another one stands there, which is being loaded: it goes on with what is open
-            if kept is None or kept.stamp[0] != stamp[0] or (kept.stamp != stamp and stands(bundle)):
-                before, kept = kept, self._opened(bundle, device, stamp, kept)
-                self._runtimes[key] = kept
-                if before is not None and before.runtime is not kept.runtime:
-                    before.runtime.close()  # its runs in flight finish
-            return kept
-
     def warm(self, bundles: Sequence[Bundle]) -> None:
         """Opens of each bundle what a request without limits gets, so that the first one does not wait for that; `warming` is
         true meanwhile. What cannot be opened is said to whoever asks for it."""
@@ -197,10 +189,9 @@ class Predictor:
 
         try:
             for bundle in [one for one in bundles if one.manifest.decoder is None][:RUNTIMES]:
-                with suppress(Problem, BundleError, BudgetError):
-                    runtime = self._kept(bundle, None).runtime
-                    chosen = runtime.select(Budget())
-                    runtime.program(chosen.submodel, chosen.device)
+                with suppress(Problem, BundleError, BudgetError), self._runtimes.taken(bundle, None) as kept:
+                    chosen = kept.runtime.select(Budget())
+                    kept.runtime.program(chosen.submodel, chosen.device)
                 if any(spec.get("kind") == "text" for spec in bundle.manifest.preprocessing.values()):
                     with suppress(InputError, BundleError, ModuleNotFoundError):
                         self._reader(bundle)
@@ -209,19 +200,17 @@ class Predictor:
 
     def opened(self, bundle: Bundle) -> list[Kept]:
         """The bundle's runtimes in this process."""
-        return [kept for (name, _), kept in list(self._runtimes.items()) if name == bundle.name]
+        return self._runtimes.of(bundle.name)
 
     def update_gauges(self) -> None:
         """What can change without a request: of this process, whose gauges the other workers show as it left them."""
         self._gauges_until = time.monotonic() + GAUGES_S
         self._metrics.load(self.gate.running, self.gate.queued)
-        by_bundle: dict[str, list[Runtime]] = defaultdict(list)
-        for (name, _), kept in list(self._runtimes.items()):
-            by_bundle[name].append(kept.runtime)
-        for name, runtimes in by_bundle.items():
+        for name in self._runtimes.bundles():
+            runtimes = [kept.runtime for kept in self._runtimes.of(name)]
             pools = [runtime.pool for runtime in runtimes]
             self._metrics.sessions(name, sum(len(p.loaded) for p in pools), sum(p.memory_used_mb for p in pools) * 2**20)
-            battery = runtimes[0].battery()
+            battery = runtimes[0].battery() if runtimes else None
             if battery is not None:
                 self._metrics.battery(name, battery.percent)
             for runtime in runtimes:
@@ -229,19 +218,10 @@ class Predictor:
                     for device in runtime.controller.slow_downs:
                         self._metrics.slow_down(name, device, runtime.controller.slow_down(device))
 
-    def _opened(self, bundle: Bundle, device: str | None, stamp: Stamp, kept: Kept | None) -> Kept:
+    def _open(self, bundle: Bundle, used: Bundle, device: str | None, stamp: Stamp, kept: Kept | None) -> Kept:
         from exporter.bundle.session import SessionError
         from selector.run.canary import opened
 
-        used = in_use(bundle)
-        if device is not None and device not in used.devices():
-            if kept is not None:
-                del self._runtimes[bundle.name, device]
-                kept.runtime.close()
-            raise Problem(404, f"device {device!r}: no profile; there are {', '.join(used.devices()) or 'none'}")
-        if kept is None and len(self._runtimes) >= RUNTIMES:
-            known = ", ".join(sorted(str(other) for name, other in self._runtimes if name == bundle.name))
-            raise Problem(422, f"this server runs {RUNTIMES} bundles and devices at most; of this bundle: {known or 'none'}")
         try:
             cascades = read_cascades(used)
         except BudgetError as error:
@@ -253,9 +233,17 @@ class Predictor:
                 return kept._replace(stamp=stamp)
             return Kept(stamp, profiles, cascades, opened(bundle, device=device, spinning=self.options.spinning))
         except (BundleError, BudgetError) as error:
-            raise Problem(404, without_folder(error, bundle)) from None
+            raise not_opened(error, bundle) from None
         except SessionError as error:
             raise Problem(503, f"device {device!r}: {error}") from None
+
+    def _close(self, bundle: str, kept: Kept) -> None:
+        """Unless what is in its place is the same runtime; its runs in flight finish."""
+        runtimes = [other.runtime for other in self._runtimes.of(bundle)]
+        if all(runtime is not kept.runtime for runtime in runtimes):
+            kept.runtime.close()
+        if not runtimes:
+            self._metrics.sessions(bundle, 0, 0)
 
     def _run(
         self,
@@ -331,18 +319,6 @@ def _per_example(budget: Budget, queued_ms: float, examples: int) -> Budget:
         return budget
     left = budget.latency_ms - queued_ms
     return budget.model_copy(update={"latency_ms": max(left / examples, SHORTEST_MS)})
-
-
-def stamp_of(bundle: Bundle) -> Stamp:
-    """Changes when the bundle is another one, or when a profile's file or that of the cascades comes, goes or is replaced."""
-
-    def changed(name: str) -> int:
-        try:
-            return (bundle.path / name).stat().st_mtime_ns
-        except OSError:
-            return 0
-
-    return bundle.manifest.sha256, changed(PROFILES_FOLDER), changed(CASCADES_FILE)
 
 
 def usable_cores() -> int:

@@ -34,7 +34,7 @@ from selector.service.state import state
 from selector.service.web.access import request_id
 from selector.service.web.bodies import json_answer, model_answer, parsed_body
 from selector.service.web.openapi import Answer, describe
-from selector.service.web.problems import Problem, store_unavailable, wrong_field
+from selector.service.web.problems import Problem, store_unavailable, unexpected, wrong_field
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 
@@ -65,7 +65,9 @@ def completions() -> Response:
     query = parsed_body(CompletionRequest, generating().options.body_bytes)
     if (prompt := query.text) is None:
         raise wrong_field("prompt", None, "several given; allowed is one")
-    most = COMPLETION_TOKENS if query.max_tokens is None else query.max_tokens
+    most = query.max_tokens
+    if most is None:  # nobody said it: no reason to refuse anything
+        most = min(COMPLETION_TOKENS, generating().options.max_tokens)
     bundle = _model(query.model)
     admitted(bundle, query.device)
     gone = client_gone()
@@ -99,6 +101,7 @@ def chat_completions() -> Response:
     query = parsed_body(ChatRequest, generating().options.body_bytes)
     bundle = _model(query.model)
     admitted(bundle, query.device)
+    generating().check_tokens(query.most, query.most_by)
     gone, messages = client_gone(), [one.message().model_dump() for one in query.messages]
     text = generating().begin(bundle, query.device, messages, query.options(query.most), query.budget, g.received, gone)
     top = head("chatcmpl", request_id(), bundle.name)
@@ -154,6 +157,11 @@ def unavailable(error: StoreUnavailable) -> Response:
 @blueprint.errorhandler(HTTPException)
 def http_error(error: HTTPException) -> Response:
     return _failed(error.code or 500, error.description or "", (), {})
+
+
+@blueprint.errorhandler(Exception)
+def unforeseen(error: Exception) -> Response:
+    return problem(unexpected(error))
 
 
 class _Chunks(NamedTuple):

@@ -159,15 +159,16 @@ def runtimes() -> Response:
         assert generating is not None
         texts = list(generating.history.get(bundle.name, ()))[-RUNS:]
         if texts:
-            sensors = generating.opened(bundle)[0].generator.runtime.sensors
-            found[bundle.name] = {"history": texts, "sensors": sensors.shown()}
+            opened = generating.opened(bundle)
+            sensors = opened[0].generator.runtime.sensors.shown() if opened else {}  # none where it made room for others
+            found[bundle.name] = {"history": texts, "sensors": sensors}
     for bundle in state().bundles.values() if "sortednet.predictor" in current_app.extensions else ():
-        opened = [kept.runtime for kept in predictor().opened(bundle)]
-        if opened:
-            runs = sorted((run for runtime in opened for run in list(runtime.history)[-RUNS:]), key=lambda run: run.at)
+        runtimes = [kept.runtime for kept in predictor().opened(bundle)]
+        if runtimes:
+            runs = sorted((run for runtime in runtimes for run in list(runtime.history)[-RUNS:]), key=lambda run: run.at)
             found[bundle.name] = {
                 "history": [_run(run) for run in runs[-RUNS:]],
-                "sensors": opened[0].sensors.shown(),
+                "sensors": runtimes[0].sensors.shown(),
             }
     return json_answer({"bundles": found})
 

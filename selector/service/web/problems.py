@@ -82,15 +82,20 @@ def register(app: Flask) -> None:
         return response
 
     @app.errorhandler(Exception)
-    def unexpected(error: Exception) -> Response:
-        app.logger.exception("unexpected error", exc_info=error, extra=_about_the_request())
-        return problem_details(500, "unexpected error; the service's log says more under this request_id", {})
+    def unforeseen(error: Exception) -> Response:
+        return problem(unexpected(error))
 
 
 def _about_the_request() -> dict[str, str | None]:
     """For the log: `access.LOGGED`."""
     path = request.url_rule.rule if request.url_rule else None
     return dict(zip(LOGGED, (request_id(), request.method, path), strict=True))
+
+
+def unexpected(error: Exception) -> Problem:
+    """Says all of it in the log, and nothing to the client."""
+    current_app.logger.exception("unexpected error", exc_info=error, extra=_about_the_request())
+    return Problem(500, "unexpected error; the service's log says more under this request_id")
 
 
 def store_unavailable(error: StoreUnavailable) -> Problem:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from exporter.bundle import Bundle, BundleError
+from selector.run.generate.generation import Generation
 from selector.service import GenerateOptions, create_app
 from tests.helpers.generators import tiny, tokenizer, write_bundle
 from tests.helpers.server import Server, serving
@@ -28,8 +30,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(path: Path) -> FlaskClient:
-    from exporter.bundle import Bundle
-
     return create_app([Bundle(path)], generate=GenerateOptions(cores=1, max_tokens=64)).test_client()
 
 
@@ -110,6 +110,9 @@ def test_parts_and_either_name_of_the_limit(client: FlaskClient) -> None:
         ("completions", {"prompt": "x", "max_tokens": 65}, "max_tokens", "allowed are 1 to 64"),
         ("completions", {"prompt": "x", "temperature": float("nan")}, "temperature", "finite"),
         ("completions", {"prompt": "x", "shout": True}, "shout", "there is no such field; allowed are model"),
+        ("chat/completions", {"messages": CHAT, "max_completion_tokens": 65}, "max_completion_tokens", "allowed are 1 to 64"),
+        ("chat/completions", {"messages": CHAT, "max_tokens": 65}, "max_tokens", "allowed are 1 to 64"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x" * 600}]}, "messages", "allowed are less than 512"),
         ("chat/completions", {"messages": []}, "messages", "at least 1"),
         ("chat/completions", {"messages": [{"role": "king", "content": "x"}]}, "messages.0.role", "system"),
         ("chat/completions", {"messages": CHAT, "tools": [{"type": "function"}]}, None, "tools"),
@@ -126,6 +129,45 @@ def test_errors_have_that_interfaces_form(
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", param), error
     assert said in error["message"]
+
+
+@pytest.mark.parametrize(("place", "body"), [("completions", {"prompt": "x"}), ("chat/completions", {"messages": CHAT})])
+def test_who_says_no_number_of_tokens_gets_as_many_as_are_allowed(path: Path, place: str, body: dict[str, Any]) -> None:
+    client = create_app([Bundle(path)], generate=GenerateOptions(cores=1, max_tokens=3)).test_client()
+    assert post(client, place, seed=3, **body).json["usage"]["completion_tokens"] <= 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("kind", [BundleError, RuntimeError])
+@pytest.mark.parametrize(("place", "body"), [("completions", {"prompt": "x"}), ("chat/completions", {"messages": CHAT})])
+def test_what_fails_here_is_said_as_the_servers_error(
+    client: FlaskClient,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    body: dict[str, Any],
+    kind: type[Exception],
+    after: int,
+    stream: bool,
+) -> None:
+    advance = Generation._advance
+
+    def breaks(text: Generation) -> Any:
+        if len(text.tokens) == after:
+            raise kind("the graph computes no more")
+        return advance(text)
+
+    monkeypatch.setattr(Generation, "_advance", breaks)
+    answer = client.post(f"/v1/{place}", json={"model": "talker", "stream": stream, **body, **GREEDY})
+    if stream and after:  # the status is out
+        *_, last = events(answer.data)
+        assert last.name == ""
+        error = last.document["error"]
+    else:
+        assert (answer.status_code, answer.mimetype) == (500, "application/json")
+        error = answer.json["error"]  # type: ignore[index]
+    assert (error["type"], error["param"], error["code"]) == ("server_error", None, None)
+    assert client.application.extensions["sortednet.generating"].gate.running == 0
 
 
 def test_models(client: FlaskClient) -> None:
