@@ -99,9 +99,9 @@ class Shelf(Generic[O]):
     def _opened(self, bundle: Bundle, device: str | None, stamp: Stamp) -> tuple[Key, O]:
         used = in_use(bundle)
         key = (bundle.name, device) if device is not None else self._default(bundle, used, stamp)
-        before = self._kept.get(key)
-        if before is not None and self._goes_on(before.stamp, bundle, stamp):
-            with self._lock:
+        with self._lock:
+            before = self._kept.get(key)
+            if before is not None and self._goes_on(before.stamp, bundle, stamp):
                 return self._take(key, before)
         if key[1] is not None and key[1] not in used.devices():
             self._remove(key)
