@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "genai": rates.of_genai,
     "llamacpp": rates.of_llamacpp,
     "sizes": sizes.measure,
+    "span": sizes.span,
     "greedy": greedy.measure,
     "switch": switching.step,
     "reuse": switching.reuse,

@@ -19,6 +19,7 @@ NOTES = {
     f"fp32; contexts {' and '.join(map(str, CONTEXTS))}, processor time of one thread and wall time of two; of each of these "
     "the median of the sizes, and the one that is farthest from 1; _min and _max are over sizes and all of these",
     "cost_span": "milliseconds of a token of the costliest size over the least, fp32, context 256, processor time of 1 thread",
+    "cost_span.int4": "the same in this precision, the worst of contexts, processor time of one thread and wall time of two",
     "bundle_ratio": "bytes of the bundle of all sizes over that of the full one alone, the worst of the precisions",
 }
 
@@ -37,6 +38,21 @@ def measure(names: Sequence[str] = (), rounds: int = ROUNDS, contexts: Sequence[
                     taken[name][f"{what}.{threads}"] = rounds_of
         print(name, *(f"{p} {times_as_fast(r, 'ours', 'alone'):.3f}" for p, r in taken[name].items()), flush=True)
     return {"sizes": len(given.sizes), **speeds(taken, str(contexts[0])), **bytes_of(given)}
+
+
+def span(rounds: int = ROUNDS, contexts: Sequence[int] = CONTEXTS, precisions: Sequence[str] = PRECISIONS[1:]) -> Figures:
+    """What the sizes span where weights are fewer bytes."""
+    given, found = measured(), {}
+    least, *_ = given.sizes
+    for precision in precisions:
+        entrants = {"full": ours(given, precision), "least": ours(given, precision, least)}
+        ratios = [
+            times_as_fast(taken, "least", "full")
+            for threads in THREADS
+            for taken in compare(entrants, threads, contexts, None, rounds).values()
+        ]
+        found[f"cost_span.{precision}"] = min(ratios)
+    return found
 
 
 def speeds(taken: Mapping[str, Mapping[str, list[Seconds]]], context: str) -> Figures:

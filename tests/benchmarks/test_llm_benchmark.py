@@ -112,6 +112,14 @@ def test_speeds_are_over_sizes(given: Measured) -> None:
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
+def test_what_sizes_span_in_a_precision(given: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "measured", lambda: given)
+    monkeypatch.setattr(
+        sizes, "compare", lambda entrants, threads, *rest: {"8": [{name: (threads, 3.0)[name == "full"] for name in entrants}]}
+    )
+    assert sizes.span(1, (8,), ("fp32",)) == {"cost_span.fp32": 1.5}  # the worst, of two threads
+
+
 def test_greedy_text_is_compared_with_torch_at_every_place(given: Measured) -> None:
     prompts = [[5, 9, 11], [3, 40, 7, 8]]
     for name in given.sizes:
