@@ -90,7 +90,8 @@ def picture(
     if pace is not None:
         table.add_row("slow-down", f"{pace:.2f} times the profile")
     for switch in text.switches[-3:]:
-        table.add_row(f"after {switch.token}", f"{switch.before} → {switch.after}, {switch.computed} tokens computed for it")
+        tokens = f"{switch.computed} token{'' if switch.computed == 1 else 's'} computed for it"
+        table.add_row(f"after {switch.token}", f"{switch.before} → {switch.after}, {tokens}")
     table.add_row("sensors", ", ".join(f"{name.replace('_', ' ')} {said}" for name, said in readings.items()) or "none")
     lines = shown.split("\n", allow_blank=True)
     tail = Text("\n").join(lines[-LINES:])

@@ -3,13 +3,12 @@
     python -m benchmarks.llm.picture BUNDLE [PROMPT]
 
 The bundle has a profile of this machine (`sortednet profile`). The limit per token is what the best size keeps while nothing
-else runs; after LOADED tokens three processes for each core begin to count, after FREE they end.
+else runs; after LOADED tokens another process begins to count, after FREE it ends.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import sys
 from pathlib import Path
 
@@ -27,10 +26,9 @@ SLACK = 1.3
 WIDTH = 104
 
 
-def record(bundle: Path, prompt: str = PROMPT, tokens: int = TOKENS, beside: int = 3) -> Group:
-    """What is on the screen at the end."""
-    count = beside * (os.cpu_count() or 1)
-    with Generator(bundle, battery=lambda: None) as generator, Competitors(SPINNING, count) as others:
+def record(bundle: Path, prompt: str = PROMPT, tokens: int = TOKENS, beside: int = 1) -> Group:
+    """What is on the screen at the end. `beside`: so many processes."""
+    with Generator(bundle, battery=lambda: None) as generator, Competitors(SPINNING, beside) as others:
         best = generator.runtime.select(Budget())
         assert best.latency_ms is not None  # of a bundle with a profile
         budget = Budget(token_ms=round(SLACK * best.latency_ms, 1))
@@ -41,7 +39,7 @@ def record(bundle: Path, prompt: str = PROMPT, tokens: int = TOKENS, beside: int
             for number, piece in enumerate(text, 1):
                 screen.add(piece)
                 if number in (LOADED, FREE):
-                    others.set(count if number == LOADED else 0)
+                    others.set(beside if number == LOADED else 0)
             return screen.picture()
 
 
