@@ -140,7 +140,8 @@ def _measured(run: Run, data: str | None, folder: Path) -> _Measured:
     record = run.record["data"]
     options = record.get("options")
     if data is not None:  # other texts are read with the run's own tokenizer
-        loaded = load_data(data, options if data == record["name"] else data_options_of(None, data, {}, folder))
+        needed = run.nested.family.task.data_options
+        loaded = load_data(data, options if data == record["name"] else data_options_of(None, data, {}, folder, needed))
         check_same_vocabulary(folder, loaded)
         if run.nested.family.task.logits:  # others, such as embedding, ask for no classes
             check_same_classes(run.record.get("labels") or (), folder, loaded)

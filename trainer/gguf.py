@@ -41,19 +41,31 @@ def is_gguf(path: Path) -> bool:
 
 def gguf_config(path: Path) -> dict[str, Any]:
     """As a checkpoint's `config.json`. Raises TrainerError for a damaged file, and an architecture that is not carried."""
-    found: dict[str, Any] = json.loads(_config(str(path.resolve()), path.stat().st_mtime_ns))
+    found: dict[str, Any] = json.loads(_config(str(path.resolve()), path.stat().st_mtime_ns))["config"]
     return {name: value for name, value in found.items() if not name.startswith("_")}  # where the file lay
 
 
 def gguf_tensors(path: Path) -> Mapping[str, Tensor]:
-    """The weights in single precision, by the names of transformers. Raises TrainerError as `gguf_config`."""
-    gguf_config(path)
+    """The weights in single precision, by the names of transformers. Raises TrainerError as `gguf_config`, and where the file
+    lacks one of the model's or has one that the model does not."""
+    there = json.loads(_config(str(path.resolve()), path.stat().st_mtime_ns))["tensors"]
     with _reading(path), redirect_stderr(StringIO()):  # progress of pieces that nobody asked for
         import accelerate  # noqa: F401  # which transformers wants for it
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+        )
+    model, info = loaded
+    parameters = dict(model.named_parameters())
+    if lacking := sorted(info["missing_keys"]):  # transformers gives them random numbers
+        raise TrainerError(f"{path}: has no {', '.join(lacking[:3])}, {len(lacking)} in all; allowed is the whole model")
+    if len(there) > len(parameters):  # of a bias that the architecture has not, for example
+        raise TrainerError(
+            f"{path}: has {len(there)} tensors, of which transformers reads {len(parameters)}; the file's are "
+            f"{', '.join(sorted({name.split('.', 2)[-1] for name in there}))}; allowed is the folder that it was made from"
+        )
+    return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
 def gguf_tokenizer(path: Path) -> GgufTokenizer:
@@ -91,6 +103,10 @@ def _config(name: str, _written: int) -> str:
     kind = said.get("general.architecture")
     if kind not in ARCHITECTURES:
         raise TrainerError(f"{path}: general.architecture is {kind!r}; allowed are {', '.join(ARCHITECTURES)}")
+    if int(said.get("split.count") or 1) > 1:
+        raise TrainerError(
+            f"{path}: split.count is {said['split.count']}; allowed is a model in one file (llama-gguf-split --merge)"
+        )
     if int(said.get(f"{kind}.expert_count") or 0):
         raise TrainerError(f"{path}: {kind}.expert_count is {said[f'{kind}.expert_count']}; allowed are models without experts")
     scaling = said.get(f"{kind}.rope.scaling.type", "none")
@@ -103,7 +119,7 @@ def _config(name: str, _written: int) -> str:
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
-    return json.dumps(config.to_dict())
+    return json.dumps({"config": config.to_dict(), "tensors": sorted(names)})
 
 
 @contextmanager

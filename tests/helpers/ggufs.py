@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.helpers.language import SIZES, TEMPLATE, language_tokenizer
 
 
-def write_gguf(path: Path, architecture: str = "llama", **keys: Any) -> Any:
-    """A file as llama.cpp's converter writes it, of a random model that is returned."""
+def write_gguf(path: Path, architecture: str = "llama", *, without: str = "", extra: str = "", **keys: Any) -> Any:
+    """A file as llama.cpp's converter writes it, of a random model that is returned. `without`: tensors that are left out, by
+    the beginning of their names; `extra`: one that the model does not have."""
     tokenizer = language_tokenizer()
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     torch.manual_seed(1)
@@ -61,7 +62,10 @@ def write_gguf(path: Path, architecture: str = "llama", **keys: Any) -> Any:
         )
         for ours, its in names.items():
             theirs = theirs.replace(f".{ours}.", f".{its}.")
-        writer.add_tensor(theirs, tensor.contiguous().numpy())
+        if not without or not theirs.startswith(without):
+            writer.add_tensor(theirs, tensor.contiguous().numpy())
+    if extra:
+        writer.add_tensor(extra, torch.zeros(config.hidden_size).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

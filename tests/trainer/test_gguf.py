@@ -37,6 +37,7 @@ def test_a_file_says_what_its_model_said(tmp_path: Path) -> None:
     [
         ("gptneox", {}, "general.architecture is 'gptneox'; allowed are llama, mistral, qwen2, qwen3"),
         ("llama", {"llama__expert_count": 8}, "llama.expert_count is 8; allowed are models without experts"),
+        ("llama", {"split__count": 2}, r"split.count is 2; allowed is a model in one file"),
         ("llama", {"llama__rope__scaling__type": "yarn"}, r"its rotary positions are scaled \(yarn\)"),
     ],
 )
@@ -44,6 +45,20 @@ def test_what_is_not_carried_is_refused_by_name(architecture: str, keys: dict[st
     write_gguf(tmp_path / "other.gguf", architecture, **keys)
     with pytest.raises(TrainerError, match=message):
         read_weights(tmp_path / "other.gguf")
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"without": "blk.1."}, r"has no model\.layers\.1\..*, 9 in all; allowed is the whole model"),
+        ({"extra": "blk.0.attn_q.bias"}, r"has \d+ tensors, of which transformers reads \d+; the file's are .*attn_q\.bias"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused(written: dict[str, str], message: str, tmp_path: Path) -> None:
+    """transformers gives those that lack random numbers, and leaves others out."""
+    write_gguf(tmp_path / "part.gguf", **written)
+    with pytest.raises(TrainerError, match=message):
+        read_weights(tmp_path / "part.gguf")
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

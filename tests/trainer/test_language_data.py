@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
+from exporter.run import _measured
 from tests.helpers.language import POEMS, language_checkpoint, write_poems
 from trainer import TrainerError
 from trainer.data import load_data
@@ -89,6 +91,44 @@ def test_of_conversations_the_answers_alone_are_learnt(form: str, tmp_path: Path
         assert "?" in tokenizer.decode(ids.tolist())
 
 
+def test_answers_that_the_template_writes_otherwise_later_are_counted(tmp_path: Path) -> None:
+    """As one that writes what was thought before the last answer alone."""
+    template = (
+        "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' and loop.last %} {{ strftime_now('%Y')[:0] }}think"
+        "{% endif %}{{ m.content }}.{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    language_checkpoint(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "chat_template.jinja").write_text(template)
+    turns = [{"role": r, "content": c} for r, c in (("user", "sun?"), ("assistant", " rose")) * 2]
+    options = {**LATER, "tokenizer": str(tmp_path / "checkpoint"), "messages": "chat"}
+    data = load_data(rows(tmp_path / "rows.jsonl", *[{"chat": turns}] * 6), options)
+    assert data.notes == ("6 answers are not learnt: the chat template writes them otherwise once they are not the last.",)
+
+
+def test_the_end_that_a_tokenizer_writes_itself_is_learnt_once(tmp_path: Path) -> None:
+    language_checkpoint(tmp_path / "checkpoint", template=False)
+    file = tmp_path / "checkpoint" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer.save(str(file))
+    options = {**LATER, "tokenizer": str(tmp_path / "checkpoint"), "prompt": "q", "answer": "a"}
+    data = load_data(rows(tmp_path / "rows.jsonl", *[{"q": "sun?", "a": " rose"}] * 6), options)
+    batch = data.train.batch(torch.arange(1))
+    assert isinstance(batch.targets, torch.Tensor)
+    assert [*batch.inputs["input_ids"][0].tolist(), int(batch.targets[0, -1])].count(0) == 1
+    assert int(batch.targets[0, -1]) == 0
+
+
+def test_pieces_are_learnt_from_the_training_part_of_conversations(tmp_path: Path) -> None:
+    told = [{"q": "sun?", "a": " rose \ud800"}] * 8
+    later = rows(tmp_path / "later.jsonl", *[{"q": "zzyzx zzyzx?", "a": " zzyzx"}] * 4).removeprefix("jsonl:")
+    options = {**LATER, "tokenizer": "learn", "prompt": "q", "answer": "a", "validation": later, "test": later}
+    data = load_data(rows(tmp_path / "rows.jsonl", *told), options)
+    pieces = Tokenizer.from_str(data.files["tokenizer.json"].decode()).get_vocab()
+    assert "rose" in str(pieces)
+    assert "zzy" not in str(pieces)
+
+
 CHAT = [{"chat": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 5
 
 
@@ -150,6 +190,10 @@ def test_from_a_checkpoint_to_a_run_that_knows_how_to_write_and_that_a_run_begin
     assert record["task"]["config"] == {"positions": 5}
     assert record["options"]["lr"] == 5e-5
     assert (run / "files" / "chat_template.jinja").is_file()
+    assert load_data(source, {**LATER, "tokenizer": str(run)}).record["max_tokens"] == 12  # not as many as there are positions
+    others = _measured(load_run(run), f"text-folder:{write_poems(tmp_path / 'others')}", run).data
+    assert others is not None
+    assert others.record["max_tokens"] == 12
     assert load_run(run).nested.outputs({"input_ids": torch.tensor([[5, 6]])})["logits"].shape[:2] == (1, 2)
     again = train_run(
         "llama", source, tmp_path / "again", options={"epochs": 1, "accelerator": "cpu"}, start=Start(run), **given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from trainer.submodel import TrainerError
@@ -21,6 +22,7 @@ class Written:
 
     text: str
     answers: tuple[tuple[int, int], ...]  # first character of each, and the one after its end
+    lost: int = 0  # answers that cannot be told from the rest
 
 
 def plain(prompt: str, answer: str) -> Written:
@@ -60,7 +62,7 @@ class Template:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], keep_trailing_newline=False
         )
         environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-        environment.globals["raise_exception"] = refuse
+        environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
         self.marks = dict(marks)
         try:
             self._template = environment.from_string(source)
@@ -89,4 +91,4 @@ class Template:
             raise TrainerError(
                 f"{place()}: the chat template writes no answer behind what it asks with; give prompt and answer"
             )
-        return Written(whole, tuple(answers))
+        return Written(whole, tuple(answers), sum(message["role"] == ANSWERING for message in messages) - len(answers))

@@ -59,12 +59,13 @@ def instruction_set(
     Without a template a prompt is followed by its answer and an end of text. A conversation is cut at `max_tokens`; one without
     an answer before that is left out, and said. Raises TrainerError as `packed_set`, and where the template gives no answer.
     """
-    read = _pretrained([message["content"] for one in conversations for message in one], options)
+    read = _pretrained([whole(said["content"]) for i in parts["train"] for said in conversations[int(i)]], options)
     length = _length(read, options)
     template = _template(read)
-    rows, targets = [], []
+    rows, targets, lost = [], [], 0
     for number, messages in enumerate(conversations):
         written = _written(template, messages, lambda n=number: place(n))  # type: ignore[misc]
+        lost += written.lost
         ids, wanted = _marked(read, written, templated=template is not None)
         rows.append(ids[:-1][:length])
         targets.append(wanted[1:][:length])
@@ -77,6 +78,8 @@ def instruction_set(
     notes: tuple[str, ...] = ()
     if left_out := len(answers) - int(answers.sum()):
         notes = (f"{left_out} of {len(answers)} conversations have no answer within max_tokens = {length} and are left out.",)
+    if lost:
+        notes += (f"{lost} answers are not learnt: the chat template writes them otherwise once they are not the last.",)
     return _data_set(name, read, length, kept, split, record, notes)
 
 
@@ -133,9 +136,11 @@ def _marked(read: Pretrained, written: Written, *, templated: bool) -> tuple[lis
         token if end > begin and any(first <= begin < last for first, last in written.answers) else IGNORED
         for token, (begin, end) in zip(ids, encoding.offsets, strict=True)
     ]
-    if not templated and read.marks.eos_ids:
-        ids.append(read.marks.eos_ids[0])
-        answers.append(read.marks.eos_ids[0])
+    if not templated and (end := read.marks.eos_ids[:1]):
+        if ids[-1:] != list(end):  # the tokenizer has not written it itself
+            ids.extend(end)
+            answers.extend(end)
+        answers[-1] = end[0]
     return ids, answers
 
 

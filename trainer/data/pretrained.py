@@ -128,12 +128,12 @@ def read_pretrained(place: str) -> Pretrained:
     if made is not None:
         said = made.said
         types = bool(said.get("types")) if said.get("pair") else None
-        pad_id, most = _whole(said.get("pad_id"), 0), _whole(said.get("max_tokens"), USUAL_MOST)
+        pad_id = _whole(said.get("pad_id"), 0)
         template = made.file.with_name(TEMPLATE_FILE)
         marks = Marks(
             said.get("bos_id"), tuple(said.get("eos_ids") or ()), template.read_text("utf-8") if template.is_file() else ""
         )
-        return Pretrained(tokenizer, source, pad_id, vocabulary, positions, most, types, made.labels, marks)
+        return Pretrained(tokenizer, source, pad_id, vocabulary, positions, made.usual, types, made.labels, marks)
     about = json_object(file.parent / TOKENIZER_CONFIG_FILE)
     most = _whole(about.get("model_max_length"), 0)
     usual = min(n for n in (USUAL_MOST, positions, most) if n)
@@ -186,6 +186,7 @@ class _Made:
     said: Mapping[str, Any]  # how it reads texts with a checkpoint's tokenizer; empty where it does not
     labels: tuple[str, ...]
     config: Mapping[str, Any]  # of the checkpoint that a run's family was built from, where it keeps that
+    usual: int  # tokens that are kept where nobody says how many: as many as it was trained on
 
 
 def _made(folder: Path) -> _Made | None:
@@ -202,7 +203,12 @@ def _made(folder: Path) -> _Made | None:
     inputs = preprocessing.values() if isinstance(preprocessing, Mapping) else ()
     said = next((one for one in inputs if isinstance(one, Mapping) and one.get("kind") == "text" and _of_checkpoint(one)), {})
     config = described.get("config") if isinstance(described, Mapping) else None
-    return _Made(file, said, tuple(map(str, labels or ())), config if isinstance(config, Mapping) else {})
+    most = _whole(said.get("max_tokens"), USUAL_MOST)  # of what goes on: the positions that there are
+    data = record.get("data")
+    usual = _whole(data.get("max_tokens"), most) if isinstance(data, Mapping) else most
+    if record.get("decoder") is not None:  # a bundle, which does not say how long its windows were
+        usual = min(usual, USUAL_MOST)
+    return _Made(file, said, tuple(map(str, labels or ())), config if isinstance(config, Mapping) else {}, usual)
 
 
 def _of_checkpoint(said: Mapping[str, Any]) -> bool:
