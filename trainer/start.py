@@ -247,23 +247,33 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
     return found, orders
 
 
-def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> NestedModel:
-    """The model of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of a run's
-    folder, None for any other place. Raises TrainerError for weights without a head for these data, and for a run of other
-    classes."""
+def teacher_of(
+    family: Family,
+    data: DataSet,
+    path: Path,
+    run_of: Callable[[Path], NestedModel | None],
+    begun: Path | None = None,
+) -> NestedModel:
+    """The model of a run, whatever its family, or weights in this family's full network, its answers in the order of the data's
+    classes. `run_of`: the nested model of a run's folder, None for any other place. `begun`: the weights that the model begins
+    with, of whose classes the user has been told. Raises TrainerError for weights without a head for these data, or of other
+    classes, and for a run of other classes or in another order."""
     nested = run_of(path)
+    otherwise = "; or another teacher: --teacher none, or one with these classes"
     if nested is not None:
         if family.task.logits:
-            labels = read_record(path).get("labels") or ()
-            check_same_classes(labels, path, data, "; or another teacher: --teacher none, or one with these classes")
+            check_same_classes(read_record(path).get("labels") or (), path, data, otherwise)
     else:
+        weights = read_weights(path, "teacher")
         nested = NestedModel(family)
-        loaded = load_weights(nested, read_weights(path, "teacher"), data.spec.outputs)
+        loaded = load_weights(nested, weights, data.spec.outputs, data.labels)
         if loaded.anew:
             raise TrainerError(
                 f"teacher = {str(path)!r}: it has no head for these data ({', '.join(loaded.anew)}), so that it cannot answer; "
                 "train the full model on them first (--update full) and begin with that run, or say --teacher none"
             )
+        if loaded.classes and not loaded.ordered and path != begun:
+            check_same_classes(weights.labels, path, data, otherwise)
         _calibrated(nested, data.train)
     return nested.eval()
 
