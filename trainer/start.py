@@ -256,8 +256,9 @@ def teacher_of(
 ) -> NestedModel:
     """The model of a run, whatever its family, or weights in this family's full network, its answers in the order of the data's
     classes. `run_of`: the nested model of a run's folder, None for any other place. `begun`: the weights that the model begins
-    with, of whose classes the user has been told. Raises TrainerError for weights without a head for these data, or of other
-    classes, and for a run of other classes or in another order."""
+    with, of whose classes the user has been told. A teacher's mean and deviation of pictures are its own. Raises TrainerError
+    for weights without a head for these data, or of other classes, for a run of other classes or in another order, and where
+    the family has no mean and deviation that could be the teacher's."""
     nested = run_of(path)
     otherwise = "; or another teacher: --teacher none, or one with these classes"
     if nested is not None:
@@ -265,7 +266,7 @@ def teacher_of(
             check_same_classes(read_record(path).get("labels") or (), path, data, otherwise)
     else:
         weights = read_weights(path, "teacher")
-        nested = NestedModel(family)
+        nested = NestedModel(family if path == begun else _seeing_as(family, weights, data.spec))
         loaded = load_weights(nested, weights, data.spec.outputs, data.labels)
         if loaded.anew:
             raise TrainerError(
@@ -276,6 +277,23 @@ def teacher_of(
             check_same_classes(weights.labels, path, data, otherwise)
         _calibrated(nested, data.train)
     return nested.eval()
+
+
+def _seeing_as(family: Family, weights: Weights, spec: DataSpec) -> Family:
+    """The family with mean and deviation of pictures as the weights were trained with, where they say them."""
+    said = data_spec(weights, spec)
+    stated: dict[str, Any] = {"mean": list(said.mean), "std": list(said.std)}
+    config = family.config()
+    has = {name: list(config.get(name, getattr(spec, name))) for name in stated}
+    if said is spec or has == stated:
+        return family
+    if not stated.keys() <= config.keys():
+        raise TrainerError(
+            f"teacher = {str(weights.source)!r}: is for pictures of mean {stated['mean']} and deviation {stated['std']}, the "
+            f"model's have {has['mean']} and {has['std']}, and {type(family).__name__}.config() has neither to be set; allowed "
+            "are a teacher of the same, or --teacher none"
+        )
+    return type(family).configured({**config, **stated}).with_grid(family.axes).with_task(family.task)
 
 
 def _calibrated(nested: NestedModel, train: Examples) -> None:
