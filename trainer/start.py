@@ -22,7 +22,7 @@ from trainer.importance import AUTO, CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
 from trainer.order import Orders
 from trainer.submodel import TrainerError
-from trainer.weights import Weights, load_weights, read_weights
+from trainer.weights import AS_THEY_ARE, Weights, load_weights, read_weights
 
 Say = Callable[[str], None]
 NONE = "none"
@@ -161,12 +161,17 @@ def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
     mean, std = weights.preprocessing.get("mean"), weights.preprocessing.get("std")
     if mean is None or std is None:
         return spec
+    as_they_are = {"mean": mean, "std": std} == AS_THEY_ARE
+    if len(spec.input_shape) != 3 and as_they_are:
+        return spec
     if len(spec.input_shape) != 3:
         raise TrainerError(
             f"{weights.source}: is for pictures (it says their mean and deviation), the data have examples of shape "
             f"{spec.input_shape}; allowed are pictures (C, H, W)"
         )
     channels = spec.input_shape[0]
+    if as_they_are:
+        mean, std = channels * mean, channels * std
     if len(mean) != channels or len(std) != channels:
         raise TrainerError(
             f"{weights.source}: says a mean and deviation of {len(mean)} channels, the data have {channels}; "

@@ -37,6 +37,9 @@ INSIDE = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_em
 _HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w+(-[\w.]+)+")
 """How models are called there, `google/bert` or, the older ones, `bert-base-uncased`."""
 
+AS_THEY_ARE: Mapping[str, list[float]] = {"mean": [0.0], "std": [1.0]}
+"""Of pictures that are not normalised, however many channels they have."""
+
 SHOWN = 6  # names that a message lists
 
 
@@ -180,8 +183,8 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0, labels
 def preprocessing_of(folder: Path) -> dict[str, Any]:
     """How a checkpoint of timm (`config.json`: `pretrained_cfg`) or Hugging Face (`preprocessor_config.json`) wants pictures.
 
-    Size (H, W), resize (shorter side), mean and std of each channel, interpolation, crop; what is not said is left out. A run
-    of ours says so of its network (`mean`, `std`) and of its data.
+    Size (H, W), resize (shorter side), mean and std of each channel (`AS_THEY_ARE` where they are not normalised),
+    interpolation, crop; what is not said is left out. A run of ours says so of its network (`mean`, `std`) and of its data.
     """
     if (folder / RUN_FILE).is_file():
         return _of_run(read_record(folder))
@@ -207,6 +210,8 @@ def _of_transformers(place: str, said: Mapping[str, Any]) -> dict[str, Any]:
     if said.get("do_normalize", True):
         names = {"mean": "image_mean", "std": "image_std"}
         found |= {o: _numbers(f"{place}{its}", said[its], zero=o == "mean") for o, its in names.items() if its in said}
+    else:
+        found |= AS_THEY_ARE
     cropped = "crop_size" if said.get("do_center_crop") else "size"
     if sides := _sides(f"{place}{cropped}", said.get(cropped)):
         found["size"] = sides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,17 @@ def test_classes_of_a_checkpoint_for_pictures_are_answered_in_the_order_of_the_d
     assert teacher_of(family, others, tmp_path, lambda path: None, tmp_path) is not None
 
 
-def test_a_teacher_sees_pictures_normalised_as_it_was_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_teacher_sees_pictures_normalised_as_it_was_trained(normalised: bool, tmp_path: Path) -> None:
     model = checkpoint("vit", tmp_path, AutoModelForImageClassification)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5], "image_std": [0.25]}))
+    said = {"image_mean": [0.5], "image_std": [0.25], "do_normalize": normalised}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     data = pets(DataSpec((1, 8, 8), 3, mean=(0.1,), std=(0.3,)))
     family = ViT.for_data(data.spec, checkpoint=tmp_path).with_grid({"num_hidden_layers": [1]})
     teacher = teacher_of(family, data, tmp_path, lambda path: None)
     assert teacher.submodels == family.grid()
     pixels = family.example_inputs(4)
-    wanted = model(pixel_values=(pixels["pixel_values"] - 0.5) / 0.25).logits
+    wanted = model(pixel_values=(pixels["pixel_values"] - 0.5) / 0.25 if normalised else pixels["pixel_values"]).logits
     torch.testing.assert_close(teacher.outputs(pixels)["logits"], wanted, rtol=1e-5, atol=1e-6)
     assert family.config()["mean"] == [0.1]  # the pupil's own
 
@@ -91,7 +94,10 @@ def test_a_teacher_sees_pictures_normalised_as_it_was_trained(tmp_path: Path) ->
             return {name: value for name, value in super().config().items() if name not in ("mean", "std")}
 
     family = Own.for_data(data.spec, checkpoint=tmp_path)
-    with pytest.raises(TrainerError, match=r"of mean \[0.5\] and deviation \[0.25\], the model\'s have \[0.1\] and \[0.3\]"):
+    stated = "mean [0.5] and deviation [0.25]" if normalised else "mean [0.0] and deviation [1.0]"
+    with pytest.raises(
+        TrainerError, match=re.escape(f"is for pictures of {stated}, the model's have [0.1] and [0.3], and Own.")
+    ):
         teacher_of(family, data, tmp_path, lambda path: None)
 
 

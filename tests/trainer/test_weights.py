@@ -295,7 +295,7 @@ def test_what_cannot_be_taken_over_is_refused(
         (
             "preprocessor_config.json",
             {"do_normalize": False, "image_mean": [0.1], "size": 96},
-            {"size": [96, 96], "crop": "none"},
+            {"mean": [0.0], "std": [1.0], "size": [96, 96], "crop": "none"},
         ),
         ("config.json", {"model_type": "bert"}, {}),
     ],
