@@ -103,18 +103,23 @@ def data_options_of(
     needed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The options of the data source with what the weights' checkpoint says of pictures, and its tokenizer, where nobody says
-    otherwise and the source has such an option. `needed`: what the task's targets need (`Task.data_options`)."""
+    otherwise and the source has such an option. `needed`: what the task's targets need (`Task.data_options`).
+
+    Raises TrainerError where a checkpoint of texts has no tokenizer and none is named: a vocabulary learnt from the texts would
+    be another one, and padded with an id that the checkpoint's network may take for a word.
+    """
     said = {**(weights.preprocessing if weights is not None else {}), **(needed or {})}
     if checkpoint is not None and (place := tokenizer_place(checkpoint)) is not None:
         said["tokenizer"] = str(place)
-    lacking = weights is not None and checkpoint is not None and "tokenizer" not in given and _without_tokenizer(checkpoint)
+    lacking = checkpoint is not None and "tokenizer" not in given and _without_tokenizer(checkpoint)
     if not said and not lacking:
         return dict(given)
     allowed = options_of(source)
-    if lacking and "tokenizer" in allowed:  # a vocabulary learnt from the texts would be another one
+    if lacking and "tokenizer" in allowed:
         assert checkpoint is not None
         raise TrainerError(
-            f"tokenizer: none for {checkpoint}, {missing_tokenizer(checkpoint)}; tokenizer=… names one elsewhere"
+            f"tokenizer: none for {checkpoint}, {missing_tokenizer(checkpoint)}; tokenizer=… names one elsewhere, "
+            "tokenizer=learn makes one of the texts"
         )
     return {**{name: value for name, value in said.items() if name in allowed}, **given}
 

@@ -174,11 +174,12 @@ def test_weights_without_their_tokenizer_do_not_learn_another_vocabulary_unasked
     source = f"text-folder:{tmp_path / 'texts'}"
     (checkpoint / "tokenizer.json").rename(checkpoint / "vocab.txt")
     weights = Weights(checkpoint, {})
-    with pytest.raises(
-        TrainerError, match=r"^tokenizer: none for .*checkpoint, a folder with vocab\.txt, without tokenizer\.json;"
-    ):
-        data_options_of(weights, source, {}, checkpoint)
-    assert data_options_of(weights, "arrays:x", {}, checkpoint) == data_options_of(None, source, {}, checkpoint) == {}
+    for begun in (weights, None):  # None: `--set checkpoint=FOLDER`, whose padding would be another id than the texts'
+        with pytest.raises(
+            TrainerError, match=r"^tokenizer: none for .*checkpoint, a folder with vocab\.txt, without tokenizer\.json;.*=learn"
+        ):
+            data_options_of(begun, source, {}, checkpoint)
+        assert data_options_of(begun, "arrays:x", {}, checkpoint) == {}
     (checkpoint / "config.json").write_text(json.dumps({"vocab_size": 500}))
     asked = load_data(source, data_options_of(weights, source, {"tokenizer": "learn"}, checkpoint))
     (note,) = check_tokenizer(checkpoint, None, asked)
