@@ -200,7 +200,7 @@ def _with_targets(asked: _Asked, start: Start, accelerator: Accelerator, show_pr
     if not needs_targets(asked.family.task, asked.data):
         return asked
     say(f"Targets are what {start.original} answers.")
-    original = teacher_of(asked.family, with_targets(asked.data, {}), start.original, _nested_of)
+    original = teacher_of(asked.family, with_targets(asked.data, {}), start.original, _nested_of, start.weights)
     network = original.extract(original.family.largest).to(accelerator.device)
     data, targets = answered(asked.data, network, asked.family.task, show_progress)
     return replace(asked, data=data, targets=targets)
@@ -216,7 +216,7 @@ def _record(asked: _Asked, options: FitOptions, init: Path | None, start: Start)
 def _teacher(asked: _Asked, nested: NestedModel, start: Start, options: FitOptions) -> NestedModel | None:
     """Who teaches. Raises TrainerError, before anything is written, for one that does not fit."""
     path = start.teacher_path
-    found = None if path is None else teacher_of(asked.family, asked.data, path, _nested_of)
+    found = None if path is None else teacher_of(asked.family, asked.data, path, _nested_of, start.weights)
     with torch.random.fork_rng(devices=[]):
         fits = teacher_for(nested, _full(found), options)
     if fits is not None and options.teacher_views and asked.data.augment is not None:

@@ -22,7 +22,7 @@ from trainer.importance import AUTO, CRITERIA, sort_by_importance
 from trainer.nested import NestedModel
 from trainer.order import Orders
 from trainer.submodel import TrainerError
-from trainer.weights import Weights, load_weights, read_weights
+from trainer.weights import AS_THEY_ARE, Weights, load_weights, read_weights
 
 Say = Callable[[str], None]
 NONE = "none"
@@ -103,18 +103,23 @@ def data_options_of(
     needed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The options of the data source with what the weights' checkpoint says of pictures, and its tokenizer, where nobody says
-    otherwise and the source has such an option. `needed`: what the task's targets need (`Task.data_options`)."""
+    otherwise and the source has such an option. `needed`: what the task's targets need (`Task.data_options`).
+
+    Raises TrainerError where a checkpoint of texts has no tokenizer and none is named: a vocabulary learnt from the texts would
+    be another one, and padded with an id that the checkpoint's network may take for a word.
+    """
     said = {**(weights.preprocessing if weights is not None else {}), **(needed or {})}
     if checkpoint is not None and (place := tokenizer_place(checkpoint)) is not None:
         said["tokenizer"] = str(place)
-    lacking = weights is not None and checkpoint is not None and "tokenizer" not in given and _without_tokenizer(checkpoint)
+    lacking = checkpoint is not None and "tokenizer" not in given and _without_tokenizer(checkpoint)
     if not said and not lacking:
         return dict(given)
     allowed = options_of(source)
-    if lacking and "tokenizer" in allowed:  # a vocabulary learnt from the texts would be another one
+    if lacking and "tokenizer" in allowed:
         assert checkpoint is not None
         raise TrainerError(
-            f"tokenizer: none for {checkpoint}, {missing_tokenizer(checkpoint)}; tokenizer=… names one elsewhere"
+            f"tokenizer: none for {checkpoint}, {missing_tokenizer(checkpoint)}; tokenizer=… names one elsewhere, "
+            "tokenizer=learn makes one of the texts"
         )
     return {**{name: value for name, value in said.items() if name in allowed}, **given}
 
@@ -161,12 +166,17 @@ def data_spec(weights: Weights, spec: DataSpec) -> DataSpec:
     mean, std = weights.preprocessing.get("mean"), weights.preprocessing.get("std")
     if mean is None or std is None:
         return spec
+    as_they_are = {"mean": mean, "std": std} == AS_THEY_ARE
+    if len(spec.input_shape) != 3 and as_they_are:
+        return spec
     if len(spec.input_shape) != 3:
         raise TrainerError(
             f"{weights.source}: is for pictures (it says their mean and deviation), the data have examples of shape "
             f"{spec.input_shape}; allowed are pictures (C, H, W)"
         )
     channels = spec.input_shape[0]
+    if as_they_are:
+        mean, std = channels * mean, channels * std
     if len(mean) != channels or len(std) != channels:
         raise TrainerError(
             f"{weights.source}: says a mean and deviation of {len(mean)} channels, the data have {channels}; "
@@ -247,25 +257,53 @@ def begin(nested: NestedModel, data: DataSet, weights: Weights, start: Start, sa
     return found, orders
 
 
-def teacher_of(family: Family, data: DataSet, path: Path, run_of: Callable[[Path], NestedModel | None]) -> NestedModel:
-    """The model of a run, whatever its family, or weights in this family's full network. `run_of`: the nested model of a run's
-    folder, None for any other place. Raises TrainerError for weights without a head for these data, and for a run of other
-    classes."""
+def teacher_of(
+    family: Family,
+    data: DataSet,
+    path: Path,
+    run_of: Callable[[Path], NestedModel | None],
+    begun: Path | None = None,
+) -> NestedModel:
+    """The model of a run, whatever its family, or weights in this family's full network, its answers in the order of the data's
+    classes. `run_of`: the nested model of a run's folder, None for any other place. `begun`: the weights that the model begins
+    with, of whose classes the user has been told. A teacher's mean and deviation of pictures are its own. Raises TrainerError
+    for weights without a head for these data, or of other classes, for a run of other classes or in another order, and where
+    the family has no mean and deviation that could be the teacher's."""
     nested = run_of(path)
+    otherwise = "; or another teacher: --teacher none, or one with these classes"
     if nested is not None:
         if family.task.logits:
-            labels = read_record(path).get("labels") or ()
-            check_same_classes(labels, path, data, "; or another teacher: --teacher none, or one with these classes")
+            check_same_classes(read_record(path).get("labels") or (), path, data, otherwise)
     else:
-        nested = NestedModel(family)
-        loaded = load_weights(nested, read_weights(path, "teacher"), data.spec.outputs)
+        weights = read_weights(path, "teacher")
+        nested = NestedModel(family if path == begun else _seeing_as(family, weights, data.spec))
+        loaded = load_weights(nested, weights, data.spec.outputs, data.labels)
         if loaded.anew:
             raise TrainerError(
                 f"teacher = {str(path)!r}: it has no head for these data ({', '.join(loaded.anew)}), so that it cannot answer; "
                 "train the full model on them first (--update full) and begin with that run, or say --teacher none"
             )
+        if loaded.classes and not loaded.ordered and path != begun:
+            check_same_classes(weights.labels, path, data, otherwise)
         _calibrated(nested, data.train)
     return nested.eval()
+
+
+def _seeing_as(family: Family, weights: Weights, spec: DataSpec) -> Family:
+    """The family with mean and deviation of pictures as the weights were trained with, where they say them."""
+    said = data_spec(weights, spec)
+    stated: dict[str, Any] = {"mean": list(said.mean), "std": list(said.std)}
+    config = family.config()
+    has = {name: list(config.get(name, getattr(spec, name))) for name in stated}
+    if said is spec or has == stated:
+        return family
+    if not stated.keys() <= config.keys():
+        raise TrainerError(
+            f"teacher = {str(weights.source)!r}: is for pictures of mean {stated['mean']} and deviation {stated['std']}, the "
+            f"model's have {has['mean']} and {has['std']}, and {type(family).__name__}.config() has neither to be set; allowed "
+            "are a teacher of the same, or --teacher none"
+        )
+    return type(family).configured({**config, **stated}).with_grid(family.axes).with_task(family.task)
 
 
 def _calibrated(nested: NestedModel, train: Examples) -> None:

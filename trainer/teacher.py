@@ -115,10 +115,7 @@ class Teacher:
     ) -> bool:
         """Computes the answers for all examples, always in the same batches, so that a resumed training has the same ones.
         Returns whether it did: they must have one shape, be few, and the examples be the same every time."""
-        uneven = getattr(examples, "lengths", None) is not None  # then answers for each token have no one shape
-        each_token = any(set(free) - {0} for free in self.family.task.outputs.values())
-        size = 4 * len(examples) * sum(shape.numel() for shape in self._shapes.values())
-        if self.hidden or not stays_the_same(examples) or (uneven and each_token) or size > REMEMBERED_BYTES:
+        if not stays_the_same(examples) or self._not_remembered(examples, len(examples)):
             return False
         device = next(self.module.parameters(), torch.empty(0)).device
         parts: list[Mapping[str, Tensor]] = []
@@ -146,15 +143,21 @@ class Teacher:
 
     def check_views(self, examples: Examples, places: int) -> None:
         """Raises TrainerError where the answers of so many examples that come again have no one shape, or are many."""
-        size = 4 * places * sum(shape.numel() for shape in self._shapes.values())
-        each_token = any(set(free) - {0} for free in self.family.task.outputs.values())
-        if self.hidden or (each_token and getattr(examples, "lengths", None) is not None) or size > REMEMBERED_BYTES:
-            why = (
-                "teacher_hidden" if self.hidden else "answers for each token" if each_token else f"{size >> 20} MiB of answers"
-            )
+        if why := self._not_remembered(examples, places):
             raise TrainerError(
                 f"teacher_views: {why} cannot be remembered; allowed are up to {REMEMBERED_BYTES >> 20} MiB of logits"
             )
+
+    def _not_remembered(self, examples: Examples, places: int) -> str:
+        """Why the answers for so many examples cannot be held; empty where they can."""
+        uneven = getattr(examples, "lengths", None) is not None  # then answers for each token have no one shape
+        each_token = any(set(free) - {0} for free in self.family.task.outputs.values())
+        size = 4 * places * sum(shape.numel() for shape in self._shapes.values())
+        if self.hidden:
+            return "teacher_hidden"
+        if each_token and uneven:
+            return "answers for each token"
+        return f"{size >> 20} MiB of answers" if size > REMEMBERED_BYTES else ""
 
     def to(self, device: torch.device) -> None:
         self.module.to(device).eval().requires_grad_(False)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import load_tensors
+from trainer.data.pretrained import class_names
 from trainer.folder import RUN_FILE, check_unaltered, read_record
 from trainer.gguf import SUFFIX, gguf_tensors, is_gguf
 from trainer.nested import NestedModel, batchnorm_names
@@ -36,6 +37,9 @@ INSIDE = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_em
 _HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w+(-[\w.]+)+")
 """How models are called there, `google/bert` or, the older ones, `bert-base-uncased`."""
 
+AS_THEY_ARE: Mapping[str, list[float]] = {"mean": [0.0], "std": [1.0]}
+"""Of pictures that are not normalised, however many channels they have."""
+
 SHOWN = 6  # names that a message lists
 
 
@@ -46,7 +50,8 @@ class Weights:
     source: Path
     tensors: Mapping[str, Tensor]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # size, mean, std, interpolation, crop; empty: not known
-    labels: Sequence[str] = ()  # names of the classes that a run's head answers; empty: not known
+    labels: Sequence[str] = ()  # names of the classes that the head answers, in order; empty: not known
+    of_run: bool = False  # whether these names are of the data that it was trained on; a checkpoint may call its own otherwise
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Loaded:
     anew: Sequence[str]  # parameters of the head that were missing or of other classes, and keep their initial values
     left_over: Sequence[str]  # tensors that the model has no place for
     converted: str  # half-precision type that they were stored in; empty: none
+    classes: Sequence[str] = ()  # theirs, where the head was taken over and the data's are other names, or in another order
+    ordered: bool = False  # whether the head has been put in the order of the data's classes
 
     def __str__(self) -> str:
         parts = [f"{self.parameters:,} parameters taken over"]
@@ -67,6 +74,13 @@ class Loaded:
             parts.append(f"{self.converted} made fp32")
         if self.anew:
             parts.append(f"begun anew, not there or of other classes: {_listed(self.anew)}")
+        if self.classes:
+            done = (
+                "was put in the order of the data's"
+                if self.ordered
+                else "begins with what it has learnt of those, in this order"
+            )
+            parts.append(f"the weights' classes are {_listed(self.classes)}: the head {done}")
         if self.left_over:
             parts.append(f"left over: {_listed(self.left_over)}")
         return "; ".join(parts)
@@ -84,12 +98,13 @@ def read_weights(path: Path, given: str = "weights") -> Weights:
             raise TrainerError(
                 f"{given} = {str(path)!r}: a folder without weights; allowed are folders with {' or '.join(FILES)}"
             )
-        labels: Sequence[str] = ()
-        if (path / RUN_FILE).is_file():
+        if of_run := (path / RUN_FILE).is_file():
             check_unaltered(path, record := read_record(path))
             labels = record.get("labels") or ()
+        else:
+            labels = class_names(json_object(path / "config.json"))
         tensors = _of_index(file) if file.suffix == ".json" else _of_file(file)
-        return Weights(path, _checked(path, tensors), preprocessing_of(path), labels)
+        return Weights(path, _checked(path, tensors), preprocessing_of(path), labels, of_run)
     if is_gguf(path):
         return Weights(path, _checked(path, gguf_tensors(path)))
     if path.suffix.lower() not in SUFFIXES:
@@ -103,10 +118,10 @@ def read_weights(path: Path, given: str = "weights") -> Weights:
 def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0, labels: Sequence[str] = ()) -> Loaded:
     """Puts them into the full model; BatchNorm statistics among them become the full model's.
 
-    `outputs`: numbers that the head gives, `labels`: of which classes. Its parameters are begun anew where only their number of
-    outputs is another, or where the weights answer other classes or in another order; with what the family counts to it, where
-    they are missing altogether. Raises TrainerError for weights of another
-    network: naming parameters that are missing, or of another shape.
+    `outputs`: numbers that the head gives, `labels`: of which classes. Where the weights answer the same ones in another order
+    it is put in this order. Its parameters are begun anew where only their number of outputs is another, or where a run's
+    classes are others; with what the family counts to it, where they are missing altogether. Raises TrainerError for weights of
+    another network: naming parameters that are missing, or of another shape.
     """
     wanted = dict(nested.full.named_parameters())
     buffers = dict(nested.full.named_buffers())
@@ -121,8 +136,11 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0, labels
     answering = [name for name in wanted if _is_of_the_head(name, wanted, outputs)]
     head = [*answering, *(name for name in wanted if nested.family.of_the_head(name))]
     resized = [name for name in other if name in head and given[name].shape[1:] == wanted[name].shape[1:]]
-    same = not weights.labels or not labels or list(weights.labels) == list(labels)
-    renamed = [] if same else [name for name in answering if name.rpartition(".")[0] == answering[-1].rpartition(".")[0]]
+    last = [name for name in answering if name.rpartition(".")[0] == answering[-1].rpartition(".")[0]]
+    known = list(weights.labels)
+    same = not known or not labels or known == list(labels)
+    turned = not same and bool(nested.family.task.logits) and len(known) == outputs and sorted(known) == sorted(set(labels))
+    renamed = last if weights.of_run and not same and not turned else []
     anew = list(dict.fromkeys([*resized, *renamed, *(name for name in missing if name in head)]))
     wrong = [name for name in [*missing, *other] if name not in anew]
     if wrong:
@@ -146,24 +164,27 @@ def load_weights(nested: NestedModel, weights: Weights, outputs: int = 0, labels
                 f"{weights.source}: {name!r} is of whole numbers ({given[name].dtype}), as quantised weights are; allowed are "
                 "weights in fp32, bf16 or fp16"
             )
+    kept = bool(outputs and nested.family.task.logits) and not same and not set(last) & set(anew)
+    ordered = last if kept and turned else []
+    places = [known.index(label) for label in labels] if ordered else []
     halves = sorted({str(given[n].dtype).removeprefix("torch.") for n in wanted if n not in anew} - {"float32", "float64"})
     with torch.no_grad():
         for name, parameter in wanted.items():
             if name not in anew:
-                parameter.copy_(given[name])
+                parameter.copy_(given[name][places] if name in ordered else given[name])
     if running and all(name in given for name in running):
         nested.calibration[nested.family.largest] = {name: given[name].to(buffers[name].dtype) for name in running}
     used = {prefix + name for name in [*wanted, *buffers]}
     left_over = [name for name in tensors if name not in used]
     taken = sum(p.numel() for name, p in wanted.items() if name not in anew)
-    return Loaded(taken, prefix, anew, left_over, ", ".join(halves))
+    return Loaded(taken, prefix, anew, left_over, ", ".join(halves), known if kept else (), bool(ordered))
 
 
 def preprocessing_of(folder: Path) -> dict[str, Any]:
     """How a checkpoint of timm (`config.json`: `pretrained_cfg`) or Hugging Face (`preprocessor_config.json`) wants pictures.
 
-    Size (H, W), resize (shorter side), mean and std of each channel, interpolation, crop; what is not said is left out. A run
-    of ours says so of its network (`mean`, `std`) and of its data.
+    Size (H, W), resize (shorter side), mean and std of each channel (`AS_THEY_ARE` where they are not normalised),
+    interpolation, crop; what is not said is left out. A run of ours says so of its network (`mean`, `std`) and of its data.
     """
     if (folder / RUN_FILE).is_file():
         return _of_run(read_record(folder))
@@ -189,6 +210,8 @@ def _of_transformers(place: str, said: Mapping[str, Any]) -> dict[str, Any]:
     if said.get("do_normalize", True):
         names = {"mean": "image_mean", "std": "image_std"}
         found |= {o: _numbers(f"{place}{its}", said[its], zero=o == "mean") for o, its in names.items() if its in said}
+    else:
+        found |= AS_THEY_ARE
     cropped = "crop_size" if said.get("do_center_crop") else "size"
     if sides := _sides(f"{place}{cropped}", said.get(cropped)):
         found["size"] = sides

@@ -32,6 +32,8 @@ def stream(kind: str, part: str) -> tuple[Tensor, Tensor]:
 class Windows:
     """Windows over one stream at any places, as `Examples`: input `input_ids` (N, T), targets the tokens that follow."""
 
+    repeats = True
+
     def __init__(self, ids: Tensor, counts: Tensor, begins: Tensor, length: int) -> None:
         self.ids, self.counts, self.begins, self.length = ids, counts, begins, length
         self.lengths = torch.full((len(begins),), length)

@@ -267,6 +267,8 @@ def drawn_updates(nested: NestedModel, given: Setting, options: Mapping[str, Any
 class Part:
     """So many of a split's examples, those of its first batches in a training with that seed."""
 
+    repeats = True
+
     def __init__(self, examples: Any, count: int, batch: int, seed: int) -> None:
         self.examples, self.places = examples, order_of_epoch(examples, batch, seed)[:count]
         self.lengths: Tensor = examples.lengths[self.places]

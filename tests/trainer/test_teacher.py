@@ -13,7 +13,11 @@ from torch.nn import functional as F
 from tests.helpers.runs import hard
 from trainer import NestedModel, TrainerError, fit
 from trainer.accelerator import Accelerator
+from trainer.data import TokenExamples
+from trainer.data.dataset import Batch, as_examples, stays_the_same
+from trainer.data.token_examples import Packed
 from trainer.options import FitOptions
+from trainer.targets import Targeted
 from trainer.tasks import Classification, Regression
 from trainer.teacher import Teacher
 
@@ -199,6 +203,36 @@ def test_its_answers_are_computed_once_where_they_are_few(bound: int, monkeypatc
     assert len(calls) == 1 + result.teacher_passes == (6 if bound else 16)
     for one, other in zip(nested.full.parameters(), asked.full.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class Drawn:
+    """Examples of unequal lengths that somebody draws anew at every reading, or says that they do not."""
+
+    def __init__(self, samples: Any, **says: bool) -> None:
+        self.samples, self.lengths = samples, torch.arange(len(samples)) % 7 + 1
+        vars(self).update(says)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, indices: Tensor) -> Batch:
+        inputs, targets = self.samples.batch(indices)
+        return Batch({name: t + torch.rand(t.shape) for name, t in inputs.items()}, targets)
+
+
+@pytest.mark.parametrize(("says", "passes"), [({}, 15), ({"repeats": False}, 15), ({"repeats": True}, 5)])
+def test_answers_are_remembered_for_what_is_said_to_be_the_same_every_time(says: dict[str, bool], passes: int) -> None:
+    """That examples have lengths does not say so; what we hold in memory ourselves does, whatever targets it is given."""
+    nested, data = hard()
+    examples = Drawn(data, **says)
+    result = fit(nested, examples, teacher=of(nested), epochs=3, batch_size=8, show_progress=False)
+    assert (result.teacher_passes, result.steps) == (passes, 15)
+    assert stays_the_same(Targeted(examples, torch.zeros(40))) == stays_the_same(examples) == (passes == 5)
+    ours = TokenExamples([[1], [2, 3]], torch.tensor([0, 1])), Packed(torch.arange(9), 4)
+    assert all(stays_the_same(one) and stays_the_same(Targeted(one, torch.zeros(2))) for one in ours)
+    mapped = Data(data)
+    vars(mapped).update(says)
+    assert stays_the_same(as_examples(mapped)) == (passes == 5)
 
 
 class Data(torch.utils.data.Dataset[Any]):

@@ -22,7 +22,7 @@ from trainer.making import train_run
 from trainer.parsing import parse_settings
 from trainer.run import load_run
 from trainer.start import Start, check_tokenizer, checkpoint_of, data_options_of, data_spec, teacher_of, with_checkpoint
-from trainer.weights import Weights
+from trainer.weights import Weights, preprocessing_of
 
 SIZE = 4 + len(WORDS)
 
@@ -174,11 +174,12 @@ def test_weights_without_their_tokenizer_do_not_learn_another_vocabulary_unasked
     source = f"text-folder:{tmp_path / 'texts'}"
     (checkpoint / "tokenizer.json").rename(checkpoint / "vocab.txt")
     weights = Weights(checkpoint, {})
-    with pytest.raises(
-        TrainerError, match=r"^tokenizer: none for .*checkpoint, a folder with vocab\.txt, without tokenizer\.json;"
-    ):
-        data_options_of(weights, source, {}, checkpoint)
-    assert data_options_of(weights, "arrays:x", {}, checkpoint) == data_options_of(None, source, {}, checkpoint) == {}
+    for begun in (weights, None):  # None: `--set checkpoint=FOLDER`, whose padding would be another id than the texts'
+        with pytest.raises(
+            TrainerError, match=r"^tokenizer: none for .*checkpoint, a folder with vocab\.txt, without tokenizer\.json;.*=learn"
+        ):
+            data_options_of(begun, source, {}, checkpoint)
+        assert data_options_of(begun, "arrays:x", {}, checkpoint) == {}
     (checkpoint / "config.json").write_text(json.dumps({"vocab_size": 500}))
     asked = load_data(source, data_options_of(weights, source, {"tokenizer": "learn"}, checkpoint))
     (note,) = check_tokenizer(checkpoint, None, asked)
@@ -197,6 +198,15 @@ def test_weights_for_pictures_are_refused_for_texts(tmp_path: Path) -> None:
     weights = Weights(tmp_path, {}, {"mean": [0.5] * 3, "std": [0.5] * 3})
     with pytest.raises(TrainerError, match=r"is for pictures .*, the data have examples of shape \(16,\)"):
         data_spec(weights, DataSpec((16,), 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_that_a_checkpoint_does_not_normalise_stay_as_they_are(channels: int, tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False, "size": 8}))
+    weights = Weights(tmp_path, {}, preprocessing_of(tmp_path))
+    found = data_spec(weights, DataSpec((channels, 8, 8), 2, mean=(0.47,) * channels, std=(0.31,) * channels))
+    assert (found.mean, found.std) == ((0.0,) * channels, (1.0,) * channels)
+    assert data_spec(weights, texts := DataSpec((16,), 2)) == texts
 
 
 def test_the_tokenizer_is_handed_over_where_the_source_has_the_option(checkpoint: Path, tmp_path: Path) -> None:

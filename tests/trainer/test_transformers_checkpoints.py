@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +15,12 @@ from transformers import AutoModel, AutoModelForImageClassification
 from tests.helpers.checkpoints import BERT, OTHERS, TEXTS, checkpoint, family
 from tests.helpers.hugging_face import TINY
 from tests.helpers.texts import write_texts
-from trainer import DataSpec, NestedModel, SubModel
+from trainer import DataSpec, NestedModel, Samples, SubModel, TrainerError
+from trainer.data import DataSet
 from trainer.families import Bert, Transformers, ViT
 from trainer.making import train_run
 from trainer.run import load_run
-from trainer.start import Start
+from trainer.start import Start, begin, teacher_of
 from trainer.weights import load_weights, read_weights
 
 OF_TEXTS = sorted(set(TINY) - {"vit"})
@@ -43,6 +47,58 @@ def test_a_checkpoint_for_pictures_answers_as_it_did_with_pixels_normalised_with
     pixels = found.example_inputs(4)["pixel_values"]
     wanted = model(pixel_values=(pixels - 0.5) / 0.25).logits
     torch.testing.assert_close(nested.outputs({"pixel_values": pixels})["logits"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def pets(spec: DataSpec, labels: tuple[str, ...] = ("cat", "cow", "dog")) -> DataSet:
+    samples = Samples(torch.rand(6, *spec.input_shape), torch.arange(6) % 3)
+    return DataSet("pets", spec, samples, samples, samples, None, {}, labels=labels)
+
+
+def test_classes_of_a_checkpoint_for_pictures_are_answered_in_the_order_of_the_data(tmp_path: Path) -> None:
+    """As the beginning of a run and as a teacher; one of other classes is refused unless it is what the run begins with."""
+    model = checkpoint("vit", tmp_path, AutoModelForImageClassification, id2label={0: "dog", 1: "cat", 2: "cow"})
+    data = pets(DataSpec((1, 8, 8), 3, mean=(0.5,), std=(0.25,)))
+    family = ViT.for_data(data.spec, checkpoint=tmp_path)
+    nested, said = NestedModel(family), list[str]()
+    begin(nested, data, read_weights(tmp_path), Start(tmp_path, sort="none"), said.append)
+    assert "the weights' classes are dog, cat, cow: the head was put in the order of the data's" in said[0]
+    teacher = teacher_of(family, data, tmp_path, lambda path: None)
+    pixels = family.example_inputs(4)
+    wanted = model(pixel_values=(pixels["pixel_values"] - 0.5) / 0.25).logits[:, [1, 2, 0]]
+    for found in (nested, teacher):
+        torch.testing.assert_close(found.outputs(pixels)["logits"], wanted, rtol=1e-5, atol=1e-6)
+    others = pets(data.spec, ("a", "b", "c"))
+    with pytest.raises(
+        TrainerError, match=r"its classes are a, b, c; allowed are those of .*: dog, cat, cow; or another teacher"
+    ):
+        teacher_of(family, others, tmp_path, lambda path: None)
+    assert teacher_of(family, others, tmp_path, lambda path: None, tmp_path) is not None
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_teacher_sees_pictures_normalised_as_it_was_trained(normalised: bool, tmp_path: Path) -> None:
+    model = checkpoint("vit", tmp_path, AutoModelForImageClassification)
+    said = {"image_mean": [0.5], "image_std": [0.25], "do_normalize": normalised}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    data = pets(DataSpec((1, 8, 8), 3, mean=(0.1,), std=(0.3,)))
+    family = ViT.for_data(data.spec, checkpoint=tmp_path).with_grid({"num_hidden_layers": [1]})
+    teacher = teacher_of(family, data, tmp_path, lambda path: None)
+    assert teacher.submodels == family.grid()
+    pixels = family.example_inputs(4)
+    wanted = model(pixel_values=(pixels["pixel_values"] - 0.5) / 0.25 if normalised else pixels["pixel_values"]).logits
+    torch.testing.assert_close(teacher.outputs(pixels)["logits"], wanted, rtol=1e-5, atol=1e-6)
+    assert family.config()["mean"] == [0.1]  # the pupil's own
+
+    class Own(ViT):
+        def config(self) -> dict[str, Any]:
+            return {name: value for name, value in super().config().items() if name not in ("mean", "std")}
+
+    family = Own.for_data(data.spec, checkpoint=tmp_path)
+    stated = "mean [0.5] and deviation [0.25]" if normalised else "mean [0.0] and deviation [1.0]"
+    with pytest.raises(
+        TrainerError, match=re.escape(f"is for pictures of {stated}, the model's have [0.1] and [0.3], and Own.")
+    ):
+        teacher_of(family, data, tmp_path, lambda path: None)
 
 
 @TEXT

@@ -114,17 +114,61 @@ def test_a_head_of_another_number_of_classes_is_begun_anew_and_said(tmp_path: Pa
     assert load_weights(nested, read_weights(as_pth(tmp_path, headless)), outputs=3).anew == loaded.anew
 
 
-@pytest.mark.parametrize("labels", [("cat", "dog", "owl"), ("dog", "cat", "cow"), ("cat", "dog", "cow")])
-def test_the_head_of_a_run_of_other_classes_is_begun_anew(labels: Sequence[str], tmp_path: Path) -> None:
-    """Their number alone does not tell: its first output is no longer the first class."""
+@pytest.mark.parametrize(
+    ("labels", "of_run", "done"),
+    [
+        (("cat", "dog", "cow"), True, "kept"),
+        (("cow", "cat", "dog"), True, "ordered"),
+        (("cat", "dog", "owl"), True, "anew"),
+        (("cat", "dog", "cow"), False, "kept"),
+        (("cow", "cat", "dog"), False, "ordered"),
+        (("cat", "dog", "owl"), False, "said"),
+    ],
+)
+def test_a_head_answers_in_the_order_of_the_datas_classes_or_says_that_it_does_not(
+    labels: Sequence[str], of_run: bool, done: str, tmp_path: Path
+) -> None:
+    """Their number alone does not tell: its first output need not be the first class. A checkpoint may name its own anew."""
     trained, nested = network(1, classes=3), network(2, classes=3)
+    known = ["cat", "dog", "cow"]
     initial = nested.full.get_parameter("classifier.weight").clone()
-    write_record(tmp_path, {**describe_run(trained.family, {"name": "pets"}, {}, None), "labels": ["cat", "dog", "cow"]})
-    save_run(tmp_path, trained)
+    if of_run:
+        write_record(tmp_path, {**describe_run(trained.family, {"name": "pets"}, {}, None), "labels": known})
+        save_run(tmp_path, trained)
+    else:
+        as_folder(tmp_path, state_of(trained))
+        (tmp_path / "config.json").write_text(json.dumps({"id2label": {str(n): name for n, name in enumerate(known)}}))
     loaded = load_weights(nested, read_weights(tmp_path), 3, labels)
-    same = labels == ("cat", "dog", "cow")
-    assert loaded.anew == ([] if same else ["classifier.weight", "classifier.bias"])
-    assert torch.equal(nested.full.get_parameter("classifier.weight"), initial) != same
+    assert loaded.anew == (["classifier.weight", "classifier.bias"] if done == "anew" else [])
+    pixels = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        wanted, found = (model.outputs(pixels)["logits"] for model in (trained, nested))
+    if done == "anew":
+        assert torch.equal(nested.full.get_parameter("classifier.weight"), initial)
+    else:
+        places = [known.index(label) for label in labels] if done == "ordered" else [0, 1, 2]
+        torch.testing.assert_close(found, wanted[:, places])
+    notes = {
+        "ordered": "the weights' classes are cat, dog, cow: the head was put in the order of the data's",
+        "said": "the weights' classes are cat, dog, cow: the head begins with what it has learnt of those, in this order",
+    }
+    assert [kind for kind, note in notes.items() if note in str(loaded)] == [done] * (done in notes)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"id2label": {"1": "b", "0": "a", "10": "c"}}, ("a", "b", "c")),
+        ({"label_names": ["a", "b"]}, ("a", "b")),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, ()),
+        ({"id2label": {"a": "0"}}, ()),
+        ({}, ()),
+    ],
+)
+def test_names_of_classes_are_read_from_a_checkpoint(said: dict[str, Any], found: Sequence[str], tmp_path: Path) -> None:
+    as_folder(tmp_path, state_of(network(1)))
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert read_weights(tmp_path).labels == found
 
 
 class _Runs:
@@ -251,7 +295,7 @@ def test_what_cannot_be_taken_over_is_refused(
         (
             "preprocessor_config.json",
             {"do_normalize": False, "image_mean": [0.1], "size": 96},
-            {"size": [96, 96], "crop": "none"},
+            {"mean": [0.0], "std": [1.0], "size": [96, 96], "crop": "none"},
         ),
         ("config.json", {"model_type": "bert"}, {}),
     ],

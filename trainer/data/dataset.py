@@ -36,7 +36,8 @@ class Examples(Protocol):
     TrainerError naming a file that cannot be read. A method `packed_batch` beside it may leave pixels as unsigned bytes:
     workers call that one, so that a quarter of the bytes pass between processes, and a split that is small is read once and
     held in memory. An attribute `lengths`, a tensor (N,), says how long each is where they differ: batches are then made of
-    like lengths, and `batch` pads to the longest of them.
+    like lengths, and `batch` pads to the longest of them. An attribute `repeats = True` says that an example is the same every
+    time it is read, nothing in it drawn at random: a teacher's answers for it are remembered then.
     """
 
     def __len__(self) -> int: ...
@@ -69,12 +70,7 @@ class Samples:
 
 def stays_the_same(examples: Examples) -> bool:
     """Whether examples are known to be the same at every reading: somebody's own dataset may draw at random."""
-    return (
-        isinstance(examples, Samples)
-        or hasattr(examples, "packed_batch")
-        or getattr(examples, "lengths", None) is not None  # token ids, grouped by length
-        or bool(getattr(examples, "repeats", False))
-    )
+    return isinstance(examples, Samples) or hasattr(examples, "packed_batch") or bool(getattr(examples, "repeats", False))
 
 
 def by_length(examples: Examples) -> Tensor:
@@ -102,6 +98,10 @@ class FromDataset:
     @property
     def reads_files(self) -> bool:
         return bool(getattr(self.dataset, "reads_files", False))
+
+    @property
+    def repeats(self) -> bool:
+        return bool(getattr(self.dataset, "repeats", False))
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]

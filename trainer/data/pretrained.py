@@ -139,7 +139,7 @@ def read_pretrained(place: str) -> Pretrained:
     usual = min(n for n in (USUAL_MOST, positions, most) if n)
     types = _whole(config.get("type_vocab_size"), 0) > 1 if config.get("model_type") else None
     pad_id, marks = _pad_id(tokenizer, config), _marks(tokenizer, file.parent, config, about)
-    return Pretrained(tokenizer, source, pad_id, vocabulary, positions, usual, types, _labels(config), marks)
+    return Pretrained(tokenizer, source, pad_id, vocabulary, positions, usual, types, class_names(config), marks)
 
 
 def _of_gguf(source: str, path: Path) -> Pretrained:
@@ -256,8 +256,11 @@ def _positions(config: Mapping[str, Any]) -> int:
     return max(0, found)
 
 
-def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    named = config.get("id2label")
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the classes that a checkpoint's head tells apart, in order; none where nothing says so, or they are only numbers."""
+    named = config.get("id2label", config.get("label_names"))  # the latter is timm's
+    if isinstance(named, list):
+        named = dict(enumerate(named))
     if not isinstance(named, Mapping) or not all(str(key).isdecimal() for key in named):
         return ()
     found = tuple(str(named[key]) for key in sorted(named, key=int))

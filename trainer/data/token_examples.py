@@ -45,6 +45,8 @@ class Packed:
     `lengths` (N,): tokens of each window that have a target. Raises TrainerError where there is none.
     """
 
+    repeats = True
+
     def __init__(self, ids: Tensor, length: int, pad_id: int = 0) -> None:
         self.ids, self.length, self.pad_id = ids, length, pad_id
         count = -(-(len(ids) - 1) // length)
@@ -75,6 +77,8 @@ class TokenExamples:
     `lengths` (N,): how many tokens each has, by which batches are made of examples of like length. Raises TrainerError where
     counts or lengths differ, and for an example without a token.
     """
+
+    repeats = True
 
     def __init__(
         self,

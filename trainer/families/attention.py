@@ -150,5 +150,4 @@ def _allowed(found: Architecture, axis: str, value: int, full: int) -> set[tuple
     if axis != HEADS:
         return {(value, full)} if axis in (INNER, HIDDEN, DEPTH) else set()
     dim, group = found.head_dim, found.group
-    units = {1: 1, dim: 1}
-    return {(value // g * unit, full // g * unit) for unit in units for g in (1, group)}
+    return {(value // g * unit, full // g * unit) for unit in {1, dim} for g in (1, group)}
