@@ -27,7 +27,7 @@ from trainer.families.architecture import (
     from_scratch,
     read_config,
 )
-from trainer.families.attention import Layout, blocks_of, find_layout, fit_heads
+from trainer.families.attention import Layout, blocks_of, find_layout, fit_biases, fit_heads
 from trainer.families.causal import at_positions, final_norm, leaving_at
 from trainer.families.encoders import (
     CAUSAL,
@@ -138,10 +138,13 @@ class Transformers(Family):
     def build(self, sub: SubModel) -> nn.Module:
         found = self.architecture
         config, heads = found.config(sub), int(sub.axes.get(HEADS, found.sizes[HEADS]))  # type: ignore[arg-type]
-        if getattr(config, HIDDEN) % heads:  # what some modules refuse; their projections are replaced
+        divides = getattr(config, HIDDEN) % heads == 0
+        if not divides:  # what some modules refuse; what depends on it is replaced
             setattr(config, HEADS, 1)
         module = build_module(config, self.head, self.labels)
         fit_heads(module, heads, found)
+        if not divides:
+            fit_biases(module, heads, self._full_on_meta, found.sizes[HEADS])
         setattr(config, HEADS, heads)
         if self._takes_pixels:
             if self.mean:
