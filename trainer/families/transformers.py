@@ -34,6 +34,7 @@ from trainer.families.encoders import (
     HEADS_OF,
     build_module,
     check_outputs,
+    check_pooling,
     encoder_of,
     head_for,
     mask_padding,
@@ -226,6 +227,10 @@ class Transformers(Family):
 
     def renamed(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return names_of_transformers(module, tensors)
+
+    def check_checkpoint(self, folder: Path) -> None:
+        if self.head == "embedding":
+            check_pooling(folder)
 
     def hidden_states(self, module: nn.Module) -> AbstractContextManager[list[Tensor]]:
         """Within: each call of a module of this family (at any size) puts what its layers give, (N, T, D) each and the first
