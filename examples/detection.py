@@ -65,6 +65,11 @@ class Detection(Task):
         total: Tensor = (-(hit + miss).sum() + self.size_weight * size + offset) / max(1, len(n))
         return total
 
+    def mean_over(self, targets: Any, distilled: bool = False) -> Tensor:
+        """The boxes, of parts of a batch (--micro-batches)."""
+        found: Tensor = (targets["labels"] >= 0).sum()
+        return found
+
     def check(self, outputs: Mapping[str, Tensor], targets: Any) -> None:
         if not isinstance(targets, Mapping) or set(targets) != {"boxes", "labels"}:
             raise TrainerError("targets: allowed are 'boxes' (N, M, 4) and 'labels' (N, M) by name")

@@ -28,6 +28,11 @@ def check_fits(nested: NestedModel, train: Examples, validation: Examples | None
     when they are read. Loss and score are computed once, so that a mistake in the user's own code shows now.
     """
     task = _task_of(nested, options)
+    if options.micro_batches > 1 and options.teacher_hidden:
+        raise TrainerError(
+            f"micro_batches = {options.micro_batches}: teacher_hidden = {options.teacher_hidden} is a distance as a share of a "
+            "length that is the whole batch's, which a part does not know; allowed is 1, or teacher_hidden 0"
+        )
     for name, split in (("training", train), ("validation", validation)):
         if split is None:
             continue

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -90,6 +91,11 @@ class Family(ABC):
     def of_the_head(self, name: str) -> bool:
         """Whether a parameter is begun anew where a checkpoint has none, beside layers that give the outputs themselves."""
         return False
+
+    def check_checkpoint(self, folder: Path) -> None:
+        """Raises TrainerError where a checkpoint's folder, which is begun with or teaches, says that it answers otherwise than
+        this network would with its weights. Asked when the task is known; by default nothing is looked at."""
+        return
 
     @classmethod
     def for_data(cls, spec: DataSpec, **settings: Any) -> Self:

@@ -119,6 +119,9 @@ def train_run(
         with own(f"task {of_task.kind}"):
             asked.family.with_task(of_task.configured(task_settings or {}))
     asked.family.with_task(asked.family.task.with_labels(asked.data.labels))
+    for folder_of in dict.fromkeys((checkpoint_of(start, settings), start.teacher_path)):
+        if folder_of is not None and folder_of.is_dir():
+            asked.family.check_checkpoint(folder_of)
     asked = _with_targets(asked, start, accelerator, show_progress, say)
     record = _record(asked, chosen, init, start)
     if resume:

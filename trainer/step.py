@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,9 @@ from trainer.updates import UpdateRule
 class Gradients:
     """Adds the mean gradient of a step's sub-models to the full parameters'.
 
-    A batch is computed in `micro_batches` parts, whose losses count as much as they have positions that count: the memory of a
-    part, the gradient of the whole. Sub-models that one pass gives together (`Family.passes`) cost that one.
+    A batch is computed in `micro_batches` parts, whose losses weigh as many as they are the mean of (`Task.mean_over`): the
+    memory of a part, the gradient of the whole, but for BatchNorm, whose statistics are a part's. Sub-models that one pass
+    gives together (`Family.passes`) cost that one.
     """
 
     def __init__(
@@ -66,51 +67,61 @@ class Gradients:
         that are looked at. `indices`: of the examples, where the teacher remembers them. `check`: of the first outputs.
         `what`: stands before the sub-model's name in errors."""
         device = next(iter(inputs.values())).device
-        looked_at = self.task.looked_at(given, seed)
+        looked_at = self.task.looked_at(given, seed) if self.nested.family.narrows else None
         whole = _Part(dict(inputs), each(given, lambda t: to_device(t, device)), None, indices)
         if looked_at is not None:
             whole = whole._replace(looked_at=to_device(looked_at, device))
         total = torch.zeros((), device=device)
-        for part, weight in self._parts(whole):
+        for part, task, weight in self._parts(whole):
             answers = Answers({})
             if self.teacher:  # once for all sub-models of the step
-                positions = part.looked_at if self.nested.family.narrows else None
-                answers = self.teacher.answers(part.inputs, self.accelerator, part.indices, positions)
+                answers = self.teacher.answers(part.inputs, self.accelerator, part.indices, part.looked_at)
             earlier: dict[SubModel, Outputs] = {}
             for group in self.nested.family.passes(list(shares)):
                 with own(f"{what}sub-model {group[0].id}"):
-                    total += self._pass({sub: shares[sub] for sub in group}, part, answers, earlier, weight, check)
+                    total += self._pass({sub: shares[sub] for sub in group}, part, task, answers, earlier, weight, check)
                 check = None
         self.passes += len(self.nested.family.passes(list(shares)))
         return float(total)
 
-    def _parts(self, whole: _Part) -> Iterator[tuple[_Part, Tensor | float]]:
-        """Of the batch, each with the share that it has in the loss."""
+    def _parts(self, whole: _Part) -> Iterator[tuple[_Part, Task, float]]:
+        """Of the batch, each with the task as it is to be asked, and its share of the examples."""
         count = len(next(iter(whole.inputs.values())))
         parts = min(self.options.micro_batches, count)
         if parts == 1:
-            yield whole, 1.0
+            yield whole, self.task, 1.0
             return
-        total = None if whole.looked_at is None else whole.looked_at.sum().clamp_min(1)
+        of_whole = self._mean_over(whole)
         for begin, end in pairwise([count * i // parts for i in range(parts + 1)]):
             rows = slice(begin, end)
             part = _Part(*(None if field is None else each(field, itemgetter(rows)) for field in whole))  # type: ignore[arg-type]
-            yield part, (end - begin) / count if part.looked_at is None or total is None else part.looked_at.sum() / total
+            share = (end - begin) / count
+            loss, distil = (_share(mine, all_of) / share for mine, all_of in zip(self._mean_over(part), of_whole, strict=True))
+            alike = isinstance(loss, float) and loss == distil == 1
+            yield part, self.task if alike else cast(Task, _Weighted(self.task, loss, distil)), share
+
+    def _mean_over(self, part: _Part) -> tuple[Tensor | int, Tensor | int]:
+        """Of how many things the loss is the mean, and of how many the distillation."""
+        if part.looked_at is not None:
+            return part.looked_at.sum(), part.looked_at.sum()
+        with own(f"task {self.task.kind}: mean_over"):
+            return self.task.mean_over(part.targets), self.task.mean_over(part.targets, distilled=True)
 
     def _pass(
         self,
         shares: Mapping[SubModel, float],
         part: _Part,
+        task: Task,
         answers: Answers,
         earlier: dict[SubModel, Outputs],
-        weight: Tensor | float,
+        weight: float,
         check: Callable[[Outputs, Targets], None] | None,
     ) -> Tensor:
         """One forward and backward pass of the first of these sub-models, which gives the outputs of all; returns what it adds
         to the loss."""
         family, teacher, group = self.nested.family, self.teacher, list(shares)
         module = self.nested.skeleton(group[0])
-        narrow = part.looked_at is not None and family.narrows
+        narrow = part.looked_at is not None
         targets = part.narrowed() if narrow else part.targets
         added: list[Tensor] = []
 
@@ -121,11 +132,11 @@ class Gradients:
                 if check is not None and place == 0:
                     check(mine, targets)
                 if teacher is None or teacher.share < 1:
-                    loss = self.rule.loss(self.task, mine, targets, earlier)
+                    loss = self.rule.loss(task, mine, targets, earlier)
                 else:
                     loss = torch.zeros((), device=part.device)
                 if teacher is not None:
-                    loss = teacher.loss(self.task, mine, answers.outputs, loss, None if narrow else targets)
+                    loss = teacher.loss(task, mine, answers.outputs, loss, None if narrow else targets)
                     if place == 0:  # the others have its layers
                         loss = loss + teacher.of_hidden(states, answers, part.inputs)
                 added.append(loss * (shares[sub] * weight))
@@ -135,7 +146,7 @@ class Gradients:
 
         with ExitStack() as within:
             states = within.enter_context(teacher.states_of(module)) if teacher else []
-            if narrow and part.looked_at is not None:
+            if part.looked_at is not None:
                 within.enter_context(family.at_positions(module, part.looked_at))
             within.enter_context(family.leaving_at(module, group))
             if self.options.recompute:
@@ -149,7 +160,7 @@ class _Part(NamedTuple):
 
     inputs: dict[str, Tensor]
     targets: Targets
-    looked_at: Tensor | None = None
+    looked_at: Tensor | None = None  # where a network gives no other positions
     indices: Tensor | None = None
 
     @property
@@ -160,6 +171,27 @@ class _Part(NamedTuple):
         """The targets that count, (1, M)."""
         found: Targets = each(self.targets, lambda t: t[self.looked_at][None])
         return found
+
+
+class _Weighted:
+    """A task whose `loss` and `distil` are multiplied: beside its share of the examples, by which everything of a part counts,
+    each counts as much as it is the mean of."""
+
+    def __init__(self, task: Task, loss: Tensor | float, distil: Tensor | float) -> None:
+        self._task, self._loss, self._distil = task, loss, distil
+
+    def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
+        return self._task.loss(outputs, targets) * self._loss
+
+    def distil(self, outputs: Outputs, teacher: Outputs) -> Tensor:
+        return self._task.distil(outputs, teacher) * self._distil
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+
+def _share(part: Tensor | int, whole: Tensor | int) -> Tensor | float:
+    return part / (whole.clamp_min(1) if isinstance(whole, Tensor) else max(1, whole))
 
 
 @contextmanager

@@ -97,6 +97,14 @@ class Task(ABC):
         be fewer; a network that can (`Family.at_positions`) then gives no others."""
         return None
 
+    def mean_over(self, targets: Targets, distilled: bool = False) -> Tensor | int:
+        """Of how many things `loss`, or with `distilled` `distil`, is the mean for these targets; parts of a batch weigh as
+        many (`micro_batches`). By default the positions that count (`looked_at`), where that says so, else the examples."""
+        found = self.looked_at(targets)
+        if found is not None:
+            return found.sum()
+        return len(next(iter(targets.values())) if isinstance(targets, Mapping) else targets)
+
     def importance(self, outputs: Outputs, targets: Targets) -> Tensor:
         """Scalar whose change without a unit tells how much that one matters, when units are sorted: the loss."""
         return self.loss(outputs, targets)

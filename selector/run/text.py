@@ -249,11 +249,14 @@ def _tokenizer(bundle: Bundle, spec: TextPreprocessing) -> Tokenizer:
 
 
 def _words(text: str, encoding: Encoding) -> tuple[Word, ...]:
-    """Those of a text, or of the first of a pair, as the tokenizer splits it, as far as tokens were kept."""
+    """Those of a text, or of the first of a pair, as the tokenizer splits it, as far as tokens were kept.
+
+    A piece of white space alone (a `▁` or `Ġ` by itself) begins no word: the training has learnt nothing of it.
+    """
     spans: dict[int, Word] = {}
     tokens = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
     for token, (sequence, word, (start, end)) in enumerate(tokens):
-        if sequence == 0 and word is not None:
+        if sequence == 0 and word is not None and text[start:end].strip():
             begun = spans.get(word)
             spans[word] = Word("", start, end, token) if begun is None else begun._replace(end=end)
     return tuple(_without_space(text, span) for span in spans.values())

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exporter import export
 from exporter.bundle.session import relative_error
@@ -18,6 +18,7 @@ from tests.helpers.hugging_face import TINY
 from trainer import DataSpec, Family, NestedModel, Samples, SubModel, TrainerError, fit
 from trainer.compatibility import check_fits
 from trainer.families import Bert, Transformers
+from trainer.families.attention import fit_biases
 from trainer.importance import sort_by_importance
 from trainer.options import FitOptions
 from trainer.submodel import AxisValue
@@ -52,21 +53,44 @@ def test_heads_and_inner_units_that_are_cut_are_those_that_the_full_model_would_
     """The full model with zeros where the smaller one has nothing answers the same: a head is a head, fused projections too."""
     found = family(name)
     nested = filled(found).eval()
-    inputs = found.example_inputs(3)
     kept = {axis: values[-1] for axis, values in found.axes.items()}
     for cut in ({"num_attention_heads": 0}, {"intermediate_size": 0}, {"num_attention_heads": 0, "intermediate_size": 0}):
         sub = SubModel(**{**kept, **{axis: found.axes[axis][index] for axis, index in cut.items()}})
-        full = nested.extract(found.largest)
-        for parameter, segments in nested.segments(sub).items():
-            tensor = full.get_parameter(parameter).data
-            for axis, slices in enumerate(segments):
-                gone = torch.ones(tensor.shape[axis], dtype=torch.bool)
-                for part in slices:
-                    gone[part] = False
-                tensor.index_fill_(axis, gone.nonzero().flatten(), 0.0)
-        with torch.no_grad():
-            wanted = nested.applied(full, inputs)["logits"]
-            torch.testing.assert_close(nested.outputs(inputs, sub)["logits"], wanted, rtol=1e-4, atol=1e-5)
+        answers_as_the_full_one_without(nested, sub)
+
+
+def answers_as_the_full_one_without(nested: NestedModel, sub: SubModel) -> None:
+    """Whether what the sub-model lacks could be zeros in the full model."""
+    found = nested.family
+    inputs = found.example_inputs(3)
+    full = nested.extract(found.largest)
+    for parameter, segments in nested.segments(sub).items():
+        tensor = full.get_parameter(parameter).data
+        for axis, slices in enumerate(segments):
+            gone = torch.ones(tensor.shape[axis], dtype=torch.bool)
+            for part in slices:
+                gone[part] = False
+            tensor.index_fill_(axis, gone.nonzero().flatten(), 0.0)
+    with torch.no_grad():
+        wanted = nested.applied(full, inputs)["logits"]
+        torch.testing.assert_close(nested.outputs(inputs, sub)["logits"], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["electra", "camembert", "mpnet", "albert", "modernbert"])
+def test_so_are_heads_whose_number_does_not_divide_the_hidden_size(name: str) -> None:
+    """Each with the bias that it has in the full model, where heads have one each (MPNet)."""
+    found = family(name).with_grid({"num_attention_heads": [3]})
+    nested = filled(found).eval()
+    for parameter in nested.full.parameters():
+        parameter.data.mul_(2)  # so that a bias tells
+    answers_as_the_full_one_without(nested, SubModel(**{**found.largest.axes, "num_attention_heads": 3}))
+
+
+def test_what_has_a_number_for_each_head_and_is_built_for_one_is_refused_by_name() -> None:
+    full, module = nn.Module(), nn.Module()
+    full.gates, module.gates = nn.Linear(8, 4), nn.Linear(8, 1)
+    with pytest.raises(TrainerError, match=r"'num_attention_heads' = 3: parameter 'gates\.weight' .* allowed"):
+        fit_biases(module, 3, full, 4)
 
 
 @TEXT

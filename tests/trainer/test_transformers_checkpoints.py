@@ -21,6 +21,7 @@ from trainer.families import Bert, Transformers, ViT
 from trainer.making import train_run
 from trainer.run import load_run
 from trainer.start import Start, begin, teacher_of
+from trainer.tasks import Embedding
 from trainer.weights import load_weights, read_weights
 
 OF_TEXTS = sorted(set(TINY) - {"vit"})
@@ -141,6 +142,95 @@ def test_an_embedding_is_the_mean_over_the_tokens_of_length_one(name: str, tmp_p
     hidden = model.base_model(**inputs).last_hidden_state
     rows = [row[kept == 1].mean(dim=0) for row, kept in zip(hidden, inputs["attention_mask"], strict=True)]
     torch.testing.assert_close(answers, F.normalize(torch.stack(rows), dim=1), rtol=1e-4, atol=1e-6)
+
+
+def pooled(folder: Path, kinds: str, pooling: dict[str, Any], encoder: str = "") -> Path:
+    """What sentence-transformers writes beside a checkpoint; the folder of the encoder."""
+    paths = [encoder, *(f"{place}_{kind}" for place, kind in enumerate(kinds.split()[1:], 1))]
+    modules = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for place, (kind, path) in enumerate(zip(kinds.split(), paths, strict=True))
+    ]
+    for path in paths:
+        (folder / path).mkdir(parents=True, exist_ok=True)
+    (folder / "modules.json").write_text(json.dumps(modules))
+    if "Pooling" in kinds.split():
+        (folder / paths[kinds.split().index("Pooling")] / "config.json").write_text(json.dumps(pooling))
+    return folder / encoder
+
+
+MEAN = {
+    "word_embedding_dimension": 32,
+    "pooling_mode_cls_token": False,
+    "pooling_mode_mean_tokens": True,
+    "include_prompt": True,
+}
+CLS = {**MEAN, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+USUAL = "Transformer Pooling Normalize"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pooling", "encoder", "message"),
+    [
+        (USUAL, MEAN, "", None),
+        ("Transformer Pooling", MEAN, "", None),
+        (USUAL, {"embedding_dimension": 32, "pooling_mode": "mean"}, "0_Transformer", None),
+        (USUAL, CLS, "", r"1_Pooling/config\.json says pooling_mode cls_token; allowed for --task embedding is the mean"),
+        (USUAL, CLS, "0_Transformer", r"says pooling_mode cls_token; allowed"),
+        (USUAL, {**CLS, "pooling_mode_mean_tokens": True}, "", "says pooling_mode cls_token, mean_tokens; allowed"),
+        (USUAL, {"pooling_mode": "lasttoken"}, "", "says pooling_mode lasttoken; allowed"),
+        (USUAL, {}, "", "says pooling_mode nothing; allowed"),
+        (
+            "Transformer Pooling Dense Normalize",
+            MEAN,
+            "",
+            "says Transformer, Pooling, Dense, Normalize; allowed",
+        ),
+        ("Transformer", MEAN, "", r"modules\.json says Transformer; allowed"),
+    ],
+)
+def test_a_checkpoint_whose_vectors_are_no_mean_is_refused(
+    kinds: str, pooling: dict[str, Any], encoder: str, message: str | None, tmp_path: Path
+) -> None:
+    folder = pooled(tmp_path / "original", kinds, pooling, encoder)
+    family("bert").check_checkpoint(folder)  # with another head it is an encoder like any other
+    found = family("bert").with_task(Embedding())
+    if message is None:
+        found.check_checkpoint(folder)
+        return
+    with pytest.raises(TrainerError, match=message) as caught:
+        found.check_checkpoint(folder)
+    assert f"checkpoint = {str(folder)!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["weights", "teacher"])
+def test_nothing_is_computed_from_a_checkpoint_whose_vectors_are_no_mean(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_texts(tmp_path / "texts")
+    for name, pooling in (("mean", MEAN), ("cls", CLS)):
+        checkpoint("bert", tmp_path / name, AutoModel, vocab_size=500)
+        pooled(tmp_path / name, USUAL, pooling)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("targets were computed")
+
+    monkeypatch.setattr("trainer.making.answered", never)
+    weights, teacher = ("cls", None) if role == "weights" else ("mean", str(tmp_path / "cls"))
+    with pytest.raises(TrainerError, match=r"cls'.*1_Pooling/config\.json says pooling_mode cls_token"):
+        train_run(
+            "bert",
+            f"text-folder:{tmp_path / 'texts'}",
+            tmp_path / "run",
+            grid={},
+            settings={},
+            options={"epochs": 1},
+            task="embedding",
+            data_options={"max_tokens": 12, "tokenizer": "learn"},
+            start=Start(tmp_path / weights, teacher),
+            show_progress=False,
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_numbers_are_single_precision_whatever_a_checkpoint_was_stored_in() -> None:

@@ -56,6 +56,26 @@ def fit_heads(module: nn.Module, heads: int, found: Architecture) -> None:
                 setattr(part, attribute, value)
 
 
+def fit_biases(module: nn.Module, heads: int, full: nn.Module, of_full: int) -> None:
+    """Gives each embedding that has one number for each head that many, in place, where the module was built for one head.
+    `full`: the full model, which has `of_full` heads.
+
+    Raises TrainerError for another parameter that has a number for each head: one number would go for all of them.
+    """
+    for name, part in list(module.named_modules()):
+        theirs: Any = full.get_submodule(name)
+        if isinstance(part, nn.Embedding) and part.embedding_dim == 1 < theirs.embedding_dim == of_full:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, nn.Embedding(part.num_embeddings, heads))
+    of_all = dict(full.named_parameters())
+    for name, parameter in module.named_parameters():
+        if any(size == 1 < of_full == whole for size, whole in zip(parameter.shape, of_all[name].shape, strict=True)):
+            raise TrainerError(
+                f"axis {HEADS!r} = {heads}: parameter {name!r} has a number for each head; allowed are numbers of heads that "
+                f"divide {HIDDEN}"
+            )
+
+
 def _projections(part: nn.Module) -> Sequence[str]:
     fused = next(((leaf,) for leaf in FUSED if isinstance(getattr(part, leaf, None), nn.Linear)), ())
     return fused or next((row for row in SEPARATE if all(isinstance(getattr(part, n, None), nn.Linear) for n in row)), ())

@@ -6,8 +6,10 @@ Shapes: N batch, T tokens, D hidden size, C classes, H height, W width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 
 from trainer.families.causal import refuse_both_ways
 from trainer.families.images import NormalizePixels
+from trainer.parsing import json_object
 from trainer.submodel import TrainerError
 from trainer.task import Task, find_task
 
@@ -71,6 +74,47 @@ class SentenceEmbedding(nn.Module):
         counts = torch.ones_like(hidden[:, :, :1]) if attention_mask is None else attention_mask[:, :, None].to(hidden.dtype)
         mean = (hidden * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1e-9)
         return F.normalize(mean, dim=1)
+
+
+def check_pooling(folder: Path) -> None:
+    """Raises TrainerError, naming the folder, the file and what that says, for a checkpoint of sentence-transformers that makes
+    a vector otherwise than `SentenceEmbedding`. One without `modules.json`, in it or around it, says nothing."""
+    for root in dict.fromkeys((folder, folder.parent)):
+        modules = _modules(root / "modules.json")
+        if not modules or (root != folder and modules[0].get("path") != folder.name):
+            continue
+        kinds = [str(one.get("type")).rpartition(".")[2] for one in modules]
+        if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+            raise TrainerError(
+                f"checkpoint = {str(folder)!r}: {root / 'modules.json'} says {', '.join(kinds)}; allowed for --task embedding "
+                "are Transformer, Pooling and Normalize"
+            )
+        file = root / str(modules[1].get("path")) / "config.json"
+        if (found := _pooled(json_object(file))) not in (["mean"], ["mean_tokens"]):
+            raise TrainerError(
+                f"checkpoint = {str(folder)!r}: {file} says pooling_mode {', '.join(found) or 'nothing'}; allowed for --task "
+                "embedding is the mean of the tokens (pooling_mode_mean_tokens) alone"
+            )
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    """What a text goes through, in order; none where there is no such file."""
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise TrainerError(f"{path}: says {str(found)[:80]}; allowed is a list of modules")
+    return found
+
+
+def _pooled(said: Mapping[str, Any]) -> Sequence[str]:
+    """What of the tokens makes the vector, in the spelling of either generation of the file."""
+    if (named := said.get("pooling_mode")) is not None:
+        return [named] if isinstance(named, str) else [str(one) for one in named]
+    return [name.removeprefix("pooling_mode_") for name, on in said.items() if name.startswith("pooling_mode_") and on]
 
 
 def build_module(config: Any, head: str, labels: int) -> nn.Module:

@@ -27,13 +27,14 @@ from trainer.families.architecture import (
     from_scratch,
     read_config,
 )
-from trainer.families.attention import Layout, blocks_of, find_layout, fit_heads
+from trainer.families.attention import Layout, blocks_of, find_layout, fit_biases, fit_heads
 from trainer.families.causal import at_positions, final_norm, leaving_at
 from trainer.families.encoders import (
     CAUSAL,
     HEADS_OF,
     build_module,
     check_outputs,
+    check_pooling,
     encoder_of,
     head_for,
     mask_padding,
@@ -138,10 +139,13 @@ class Transformers(Family):
     def build(self, sub: SubModel) -> nn.Module:
         found = self.architecture
         config, heads = found.config(sub), int(sub.axes.get(HEADS, found.sizes[HEADS]))  # type: ignore[arg-type]
-        if getattr(config, HIDDEN) % heads:  # what some modules refuse; their projections are replaced
+        divides = getattr(config, HIDDEN) % heads == 0
+        if not divides:  # what some modules refuse; what depends on it is replaced
             setattr(config, HEADS, 1)
         module = build_module(config, self.head, self.labels)
         fit_heads(module, heads, found)
+        if not divides:
+            fit_biases(module, heads, self._full_on_meta, found.sizes[HEADS])
         setattr(config, HEADS, heads)
         if self._takes_pixels:
             if self.mean:
@@ -223,6 +227,10 @@ class Transformers(Family):
 
     def renamed(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return names_of_transformers(module, tensors)
+
+    def check_checkpoint(self, folder: Path) -> None:
+        if self.head == "embedding":
+            check_pooling(folder)
 
     def hidden_states(self, module: nn.Module) -> AbstractContextManager[list[Tensor]]:
         """Within: each call of a module of this family (at any size) puts what its layers give, (N, T, D) each and the first

@@ -41,6 +41,11 @@ class Segmentation(Task):
         """Cross-entropy against the teacher's probabilities at every pixel."""
         return F.cross_entropy(outputs["logits"], teacher["logits"].softmax(dim=1))
 
+    def mean_over(self, targets: Targets, distilled: bool = False) -> Tensor | int:
+        """Pixels: a teacher is asked about all of them."""
+        labels = checks.single(targets).long()
+        return labels.numel() if distilled else (labels != self.ignored).sum()
+
     def check(self, outputs: Outputs, targets: Targets) -> None:
         logits, labels = checks.output(outputs, "logits", 4, "(N, classes, height, width)"), checks.single(targets)
         checks.whole_numbers(labels, logits.shape[1])

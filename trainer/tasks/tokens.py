@@ -165,6 +165,11 @@ class QuestionAnswering(Task):
         start, end = (F.cross_entropy(outputs[name], teacher[name].softmax(dim=1)) for name in self.logits)
         return (start + end) / 2
 
+    def mean_over(self, targets: Targets, distilled: bool = False) -> Tensor | int:
+        """Answers: a teacher is asked for those too that were cut off."""
+        start = _edges(targets)["start"]
+        return len(start) if distilled else (start != self.ignored).sum()
+
     def check(self, outputs: Outputs, targets: Targets) -> None:
         tokens = min(checks.output(outputs, name, 2, "(N, tokens)").shape[1] for name in self.logits)
         wanted = _edges(targets)
