@@ -140,6 +140,7 @@ def test_a_head_answers_in_the_order_of_the_datas_classes_or_says_that_it_does_n
         (tmp_path / "config.json").write_text(json.dumps({"id2label": {str(n): name for n, name in enumerate(known)}}))
     loaded = load_weights(nested, read_weights(tmp_path), 3, labels)
     assert loaded.anew == (["classifier.weight", "classifier.bias"] if done == "anew" else [])
+    nested.calibration.update(trained.calibration)  # which a run has beside its weights
     pixels = torch.rand(4, 1, 8, 8)
     with torch.no_grad():
         wanted, found = (model.outputs(pixels)["logits"] for model in (trained, nested))
