@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -64,8 +63,9 @@ def fit_biases(module: nn.Module, heads: int, full: nn.Module, of_full: int) -> 
     Raises TrainerError for another parameter that has a number for each head: one number would go for all of them.
     """
     for name, part in list(module.named_modules()):
-        theirs: Any = full.get_submodule(name)
-        if isinstance(part, nn.Embedding) and part.embedding_dim == 1 < theirs.embedding_dim == of_full:
+        if not isinstance(part, nn.Embedding) or part.embedding_dim != 1:
+            continue
+        if full.get_parameter(f"{name}.weight").shape[1] == of_full:
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, nn.Embedding(part.num_embeddings, heads))
     of_all = dict(full.named_parameters())
@@ -171,4 +171,5 @@ def _allowed(found: Architecture, axis: str, value: int, full: int) -> set[tuple
     if axis != HEADS:
         return {(value, full)} if axis in (INNER, HIDDEN, DEPTH) else set()
     dim, group = found.head_dim, found.group
-    return {(value // g * unit, full // g * unit) for unit in {1, dim} for g in (1, group)}
+    units = {1: 1, dim: 1}
+    return {(value // g * unit, full // g * unit) for unit in units for g in (1, group)}
