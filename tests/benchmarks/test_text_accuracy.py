@@ -186,6 +186,13 @@ def test_figures_are_what_they_are_called(tmp_path: Path) -> None:
     assert "gap_share_mean" not in figures
     assert Runs([], "bbc").figures() == {}
     assert {row["method"] for row in accuracy_rows(found)} == {"full", "ours", "truncated", "unsorted", "early-exit", "alone"}
+    longer = {**next(one for one in found if one["method"] == "full" and one["seed"] == 0), "method": "full-equal"}
+    longer["accuracy"] = {name: 2 * value for name, value in longer["accuracy"].items()}
+    against = Runs([*found, longer], "bbc").figures()  # which was trained for as long as all sizes
+    assert against["full_accuracy"] == pytest.approx(2 * against["teacher_accuracy"])
+    assert against["smallest_retention"] == pytest.approx(
+        Runs([f for f in found if f["seed"] == 0], "bbc").figures()["smallest_retention"] / 2
+    )
     plot({"bbc": runs, "gloss": Runs(found, "gloss")}, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
