@@ -1,7 +1,6 @@
 """One experiment: a task's network fine-tuned by a method from a seed, then the quality of every size that it gives.
 
-full        the full model alone, as it is when it begins to teach
-full-equal  the full model alone, with as many updates as all sizes together had
+full        the full model alone, with as many updates as all sizes together will have; then it teaches them
 ours        all sizes together, from the fine-tuned and sorted full model, which is the teacher
 truncated   sizes cut from the fine-tuned full model, not trained: unsorted, and in the order of importance
 alone       each of NAMED cut from the sorted full model and fine-tuned alone, with as many updates as all sizes together had
@@ -49,15 +48,15 @@ GRID = {
 FIXED = ("hidden_size",)
 TOKENS = {"bbc": 48, "gloss": 32}
 WITHOUT_DROPOUT = {"config.hidden_dropout_prob": 0.0, "config.attention_probs_dropout_prob": 0.0}
-EPOCHS = {"bbc": {"full": 3, "ours": 3}, "gloss": {"full": 2, "ours": 8}}
+EPOCHS = {"bbc": 3, "gloss": 8}
 BATCH = {"bbc": 16, "gloss": 32}
 COMMON = {"optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.1}
 LR = {"bbc": {"full": 1e-4, "ours": 2e-4}, "gloss": {"full": 1e-4, "ours": 4e-4}}
 PER_STEP = 4  # sizes of the nested run whose gradients make one update
-LEARNING = {"temperature": 2.0}  # from the teacher
+LEARNING = {"bbc": {"temperature": 2.0}, "gloss": {"temperature": 2.0, "teacher_hidden": 1.0}}  # from the teacher
 NAMED = 6
 SORT = "saliency"
-METHODS = ("full", "full-equal", "ours", "truncated", "alone", "alone-share", "early-exit")
+METHODS = ("full", "ours", "truncated", "alone", "alone-share", "early-exit")
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,6 @@ def run(experiment: Experiment, given: Setting, work: Path = WORK / "runs") -> d
     """The accuracies of the method's sizes on the test split, and what they cost in updates."""
     methods = {
         "full": _full_result,
-        "full-equal": _full_result,
         "ours": _ours_result,
         "truncated": _truncated,
         "alone": _alone,
@@ -138,12 +136,12 @@ def run(experiment: Experiment, given: Setting, work: Path = WORK / "runs") -> d
     }
 
 
-def full(experiment: Experiment, given: Setting, work: Path, method: str = "full") -> tuple[NestedModel, int]:
+def full(experiment: Experiment, given: Setting, work: Path) -> tuple[NestedModel, int]:
     """The fine-tuned full model, its units as they were, and its updates."""
     torch.manual_seed(experiment.seed)
     nested = NestedModel(given.family)
     load_weights(nested, read_weights(checkpoint()), given.data.spec.outputs)
-    steps = _fit(nested, given.data.train, work / experiment.of(method).name, options_of(experiment, method))
+    steps = _fit(nested, given.data.train, work / experiment.of("full").name, options_of(experiment, "full"))
     return nested, steps
 
 
@@ -161,20 +159,18 @@ def ours(experiment: Experiment, given: Setting, work: Path) -> tuple[NestedMode
     nested, _ = full(experiment, given, work)
     teacher = nested.extract(given.family.largest)
     ordered(nested, given)
-    options = {**options_of(experiment, "ours"), **LEARNING}
-    steps = _fit(nested, given.data.train, work / experiment.of("ours").name, options, teacher)
+    steps = _fit(nested, given.data.train, work / experiment.of("ours").name, options_of(experiment, "ours"), teacher)
     return nested, steps
 
 
 def options_of(experiment: Experiment, method: str) -> dict[str, Any]:
-    alone = method.startswith("full")
     return {
         **COMMON,
-        "update": "full" if alone else "sorted",
-        "epochs": EPOCHS[experiment.task]["full" if method == "full" else "ours"],
+        "update": "full" if method == "full" else "sorted",
+        "epochs": EPOCHS[experiment.task],
         "batch_size": BATCH[experiment.task],
-        "lr": LR[experiment.task]["full" if alone else "ours"],
-        **({} if alone else {"samples_per_step": PER_STEP}),
+        "lr": LR[experiment.task][method],
+        **({} if method == "full" else {"samples_per_step": PER_STEP, **LEARNING[experiment.task]}),
         "seed": experiment.seed,
     }
 
@@ -189,15 +185,15 @@ def _fit(
 
 
 def _full_result(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
-    nested, steps = full(experiment, given, work, experiment.method)
+    nested, steps = full(experiment, given, work)
     found = accuracies(nested, [given.family.largest], given.data.test)
-    return {"options": options_of(experiment, experiment.method), "updates": steps, "accuracy": found}
+    return {"options": options_of(experiment, "full"), "updates": steps, "accuracy": found}
 
 
 def _ours_result(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
     nested, steps = ours(experiment, given, work)
     found = accuracies(nested, nested.submodels, given.data.test)
-    return {"options": {**options_of(experiment, "ours"), **LEARNING, "sort": SORT}, "updates": steps, "accuracy": found}
+    return {"options": {**options_of(experiment, "ours"), "sort": SORT}, "updates": steps, "accuracy": found}
 
 
 def _truncated(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
@@ -210,9 +206,11 @@ def _truncated(experiment: Experiment, given: Setting, work: Path) -> dict[str, 
 def _alone(experiment: Experiment, given: Setting, work: Path) -> dict[str, Any]:
     """Each begins as the sub-model does, and learns from the same teacher."""
     start, _ = full(experiment, given, work)
-    teacher = Remembering(start.extract(given.family.largest))
+    options = options_of(experiment, "ours")
+    teacher: nn.Module = start.extract(given.family.largest)
+    if not options.get("teacher_hidden"):  # what it has between its layers comes of a pass
+        teacher = Remembering(teacher)
     ordered(start, given)
-    options = {**options_of(experiment, "ours"), **LEARNING}
     shares = drawn_updates(start, given, options) if experiment.method == "alone-share" else {}
     options |= {"update": "full", "samples_per_step": 1}
     found, updates = {}, {}

@@ -22,8 +22,8 @@ SHOWN = {
 }
 NOTES = {
     "min_retention": "test accuracy of the least accurate of all sub-models and seeds, relative to the full model that was "
-    "fine-tuned by itself from the same seed, with as many updates as all sizes together; full_accuracy: of that one, mean "
-    "over seeds; teacher_accuracy: of the one that teaches, with fewer where that is enough to begin with",
+    "fine-tuned by itself from the same seed, with as many updates as all sizes together (it is their teacher); "
+    "full_accuracy: of that one, mean over seeds",
     "mac_span": "multiply-accumulates of the largest over the smallest sub-model, for the longest texts, head included",
     "gain_over_truncated_mean": "points over the same sizes cut from the sorted full model without training, mean over sizes "
     "and seeds; _depth_min: of the depth where that mean is least",
@@ -47,11 +47,6 @@ class Runs:
         self.macs: Mapping[str, int] = first["macs"] if first else {}
         self.submodels = sorted(self.macs, key=lambda name: self.macs[name])
 
-    @property
-    def longest(self) -> str:
-        """The full model that was fine-tuned alone for as long as the nested run; where that is one with the teacher, this."""
-        return "full-equal" if self.by_method["full-equal"] else "full"
-
     def seeds(self, *methods: str) -> list[int]:
         return sorted(set.intersection(*(set(self.by_method[method]) for method in methods)))
 
@@ -64,15 +59,14 @@ class Runs:
     def figures(self) -> dict[str, float]:
         """What there are results for. Gains and gaps in points."""
         found: dict[str, float] = {}
-        if seeds := self.seeds("ours", self.longest):
-            reached = self.accuracies(self.longest, seeds, self.submodels[-1:])
+        if seeds := self.seeds("ours", "full"):
+            reached = self.accuracies("full", seeds, self.submodels[-1:])
             retention = self.accuracies("ours", seeds, self.submodels) / reached
             found = {
                 "seeds": len(seeds),
                 "submodels": len(self.submodels),
                 "mac_span": self.macs[self.submodels[-1]] / self.macs[self.submodels[0]],
                 "full_accuracy": float(reached.mean()),
-                "teacher_accuracy": float(self.accuracies("full", seeds, self.submodels[-1:]).mean()),
                 "min_retention": float(retention.min()),
                 "mean_retention": float(retention.mean()),
                 "smallest_retention": float(retention[:, 0].mean()),
@@ -166,7 +160,7 @@ def plot(runs: Mapping[str, Runs], path: Path) -> None:
 
 
 def _panel(axis: Any, runs: Runs) -> None:
-    reached = 100 * float(runs.accuracies(runs.longest, runs.seeds(runs.longest), runs.submodels[-1:]).mean())
+    reached = 100 * float(runs.accuracies("full", runs.seeds("full"), runs.submodels[-1:]).mean())
     axis.axhline(reached, color="#111111", lw=1, label="the full model alone, as many updates")
     axis.axhline(0.96 * reached, color="#111111", lw=1, ls="--", label="96 % of it: the bar")
     for name, (label, colour, style) in SHOWN.items():
