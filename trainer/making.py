@@ -39,6 +39,8 @@ from trainer.start import (
     ASKED,
     Start,
     begin,
+    check_same_classes,
+    check_same_vocabulary,
     check_tokenizer,
     checkpoint_of,
     data_options_of,
@@ -132,7 +134,7 @@ def train_run(
     torch.manual_seed(chosen.seed)  # the initial weights
     nested = NestedModel(asked.family)
     if init is not None:
-        load_parameters(nested, dict(read_weights(init, "init").tensors), init)
+        _initialise(nested, init, asked.data)
     check_fits(nested, asked.data.train, asked.data.validation, chosen)  # before anything is written
     check_rebuilds(nested, record)
     teacher = _teacher(asked, nested, start, chosen)
@@ -214,6 +216,16 @@ def _record(asked: _Asked, options: FitOptions, init: Path | None, start: Start)
     data = asked.data
     record = describe_run(asked.family, data.record, asdict(options), init)
     return record | {"labels": list(data.labels), "preprocessing": dict(data.preprocessing), "start": start.record()}
+
+
+def _initialise(nested: NestedModel, init: Path, data: DataSet) -> None:
+    """Puts the weights into the model as they are. Raises TrainerError for others, and for a run's whose classes or words stand
+    in other places."""
+    weights = read_weights(init, "init")
+    if weights.of_run:
+        check_same_vocabulary(init, data)
+        check_same_classes(weights.labels, init, data, "; or --from, which begins the head anew")
+    load_parameters(nested, dict(weights.tensors), init)
 
 
 def _teacher(asked: _Asked, nested: NestedModel, start: Start, options: FitOptions) -> NestedModel | None:

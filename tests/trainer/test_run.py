@@ -239,6 +239,38 @@ def test_init_starts_from_the_weights_of_a_run(tmp_path: Path) -> None:
         train(tmp_path / "other", init=tmp_path / "first", settings={**SETTINGS, "channels": [12, 16]})
 
 
+def test_init_takes_the_place_of_a_class_or_word_for_no_other(tmp_path: Path) -> None:
+    def trained(name: str, classes: dict[str, str], init: Path | None = None, **options: str) -> Path:
+        for label, text in classes.items():
+            (tmp_path / f"{name} texts" / label).mkdir(parents=True)
+            for i in range(12):
+                (tmp_path / f"{name} texts" / label / f"{i}.txt").write_text(f"{text} {i}")
+        train_run(
+            "tests.helpers.user_families:TextEncoder",
+            f"text-folder:{tmp_path / f'{name} texts'}",
+            tmp_path / name,
+            grid={},
+            settings={},
+            show_progress=False,
+            init=init,
+            data_options=options,
+            options={"epochs": 1, "batch_size": 8, "optimizer": "adamw"},
+        )
+        return tmp_path / name
+
+    first = trained("first", {"bread": "warm bread of", "soup": "hot soup of"})
+    words = str(first / "files" / "tokenizer.json")
+    trained("again", {"bread": "warm bread of", "soup": "hot soup of"}, init=first)
+    with pytest.raises(
+        TrainerError, match=r"its classes are broth, loaf; allowed are those of .*first, in this order: bread, soup; or --from"
+    ):
+        trained("renamed", {"loaf": "warm bread of", "broth": "hot soup of"}, init=first, tokenizer=words)
+    with pytest.raises(TrainerError, match=r"are read with another vocabulary than .*first"):
+        trained("others", {"bread": "dark rye of", "soup": "cold stew of"}, init=first)
+    assert not (tmp_path / "renamed").exists()
+    assert not (tmp_path / "others").exists()
+
+
 def test_init_takes_a_state_dict_as_torch_saves_it(tmp_path: Path) -> None:
     torch.save({"stem.weight": torch.rand(4)}, tmp_path / "weights.pth")
     with pytest.raises(TrainerError, match=r"weights\.pth: parameter 'stem\.weight' is of shape \(4,\); this model needs"):
