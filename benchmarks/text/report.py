@@ -160,6 +160,8 @@ def plot(runs: Mapping[str, Runs], path: Path) -> None:
 
 
 def _panel(axis: Any, runs: Runs) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     reached = 100 * float(runs.accuracies("full", runs.seeds("full"), runs.submodels[-1:]).mean())
     axis.axhline(reached, color="#111111", lw=1, label="the full model alone, as many updates")
     axis.axhline(0.96 * reached, color="#111111", lw=1, ls="--", label="96 % of it: the bar")
@@ -172,6 +174,9 @@ def _panel(axis: Any, runs: Runs) -> None:
         line = "-" if style.endswith("-") else ""
         axis.plot([runs.macs[size] / 1e6 for size in sizes], found, style[0] + line, color=colour, ms=4, lw=1, label=label)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4, 6)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("million multiply-accumulates per text")
     axis.set_ylabel("test accuracy (%)")
     axis.grid(alpha=0.25)
