@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,8 @@ def _read(
         say(note)
     if weights is not None:
         data = replace(data, spec=data_spec(weights, data.spec))
+    if data.spec.target_shape and getattr(wanted or type(kind.task), "class_per_target", False):
+        data = replace(data, spec=replace(data.spec, classes=prod(data.spec.target_shape)))
     with own(f"family {name!r}"):
         family = kind.for_data(data.spec, **with_checkpoint(kind, start, settings))
     return _Asked(family, data, weights)

@@ -112,8 +112,8 @@ def picture_set(
 ) -> DataSet:
     """Pictures with targets (N, …), in parts, as a data set. `count`: of the classes, where they have no names.
 
-    `record`: what is to be remembered beside how pictures are read. Raises TrainerError naming a picture that cannot be read, and
-    for an augmentation that would move pictures away from their targets.
+    `record`: what is to be remembered beside how pictures are read. Raises TrainerError naming a picture that cannot be read,
+    and for an augmentation that moves pictures away from their targets.
     """
     count = len(classes) if count is None else count
     augment, notes = _augmentation(options.augment, targets, count)
