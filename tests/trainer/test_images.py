@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -249,6 +250,11 @@ def rename(root: Path, old: str, new: str) -> None:
         (lambda root: shutil.copy(root / "cat" / "0.png", root), r"0\.png lies in no class folder"),
         (lambda root: write_pictures(root / "dog"), "dog': holds the folder cat/"),
         (lambda root: [p.unlink() for p in root.glob("owl/[2-9].png")], "cannot be split by class"),
+        (
+            lambda root: (root / "dog" / "x.png").symlink_to("far"),
+            r"dog/x\.png': is a link to 'far', where nothing is; allowed",
+        ),
+        (lambda root: (root / "test").symlink_to("far"), r"test': is a link to 'far', where nothing is; allowed are files"),
         (lambda root: write_pictures(root / "train"), "train': holds the folder|has cat/ beside train/"),
     ],
 )
@@ -274,6 +280,12 @@ def test_folders_of_parts_by_other_names_are_not_taken_for_classes(part: str, tm
         write_pictures(tmp_path / each)
     with pytest.raises(TrainerError, match=r"testing': holds the folder cat/.*train/, validation/ and test/"):
         load(tmp_path)
+
+
+def test_a_file_name_may_be_of_any_bytes(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "cat" / "0.png").rename(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/caf\xe9.png"))
+    assert load(tmp_path).record["sizes"] == {"train": 19, "validation": 5, "test": 6}
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Shapes: N documents, T tokens. Input `input` (N, T) int64, token ids; targets (N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ def _text_folder(
     """Options: those of `TokenOptions`. With `next_token` there are no classes: texts in any folders below."""
     options = TokenOptions(max_tokens, vocabulary, lowercase, tokenizer, next_token)
     if next_token:
-        documents, parts, words = documents_of(Path(path), _is_text)
+        documents, parts, words, notes = documents_of(Path(path), _is_text)
         texts = Texts.of([_read(path) for path in documents], lambda i: f"text {str(documents[i])!r}")
-        return packed_set(name, texts, parts, options, {"split": dict(words)})
+        packed = packed_set(name, texts, parts, options, {"split": dict(words)})
+        return replace(packed, notes=(*notes, *packed.notes))
     files = class_files(Path(path), what="text", suffixes=())
     contents = [_read(path) for path in files.paths]
     of_folders = any(words.endswith("/") for words in files.split.values())
