@@ -16,6 +16,7 @@ from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, replacing
 from trainer.compatibility import check_fits
 from trainer.data.dataset import DataSet
 from trainer.data.sources import load_data
+from trainer.data.splits import as_recorded
 from trainer.distributed import joined
 from trainer.evaluate import scores_of
 from trainer.family import Family, find_family
@@ -305,6 +306,7 @@ def _rounded(score: Score) -> dict[str, Any]:
 
 
 def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    asked = {**asked, "data": as_recorded(asked["data"], begun["data"])}
     begun, asked = _comparable(begun), _comparable(asked)
     for name in ("family", "config", "grid", "task", "data", "options", "init", "start"):
         if begun.get(name) != asked[name]:

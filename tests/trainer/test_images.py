@@ -286,6 +286,9 @@ def test_a_file_name_may_be_of_any_bytes(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     (tmp_path / "cat" / "0.png").rename(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/caf\xe9.png"))
     assert load(tmp_path).record["sizes"] == {"train": 19, "validation": 5, "test": 6}
+    (tmp_path / "cat").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(TrainerError, match=r"class 'caf\\udce9': allowed are names in UTF-8"):
+        load(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -51,6 +51,15 @@ def samples_of(inputs: Array, labels: Array, indices: Array) -> Samples:
     return Samples(torch.from_numpy(inputs[indices]), torch.from_numpy(labels[indices]))
 
 
+LATER = ("max_tokens", "truncated")
+"""What records of texts lack that were written by earlier versions; it follows from what they have."""
+
+
+def as_recorded(record: Mapping[str, Any], begun: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run would have recorded of these data when it was begun, to be compared with what it did."""
+    return {name: value for name, value in record.items() if name in begun or name not in LATER}
+
+
 def description(
     name: str, parts: Mapping[str, Array], split: Mapping[str, Samples | TokenExamples | Packed], files: Mapping[str, bytes]
 ) -> dict[str, Any]:

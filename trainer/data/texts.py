@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.data import augment
 from trainer.data.dataset import INPUT, DataSet
-from trainer.data.encoded import Texts, token_set
+from trainer.data.encoded import Texts, cut_there, doubts, token_set
 from trainer.data.folders import class_files, documents_of, has_class_files
 from trainer.data.language import packed_set
 from trainer.data.sources import Source, register_source
@@ -71,10 +71,13 @@ def text_set(
         return token_set(name, texts, targets, classes, parts, options, record, count=count)
     if targets is None:
         raise TrainerError(f"data {name!r}: no column of labels; allowed with tokenizer=…, for a task that needs none")
-    tokens, vocabulary, tokenizer = tokenize(texts.texts, parts["train"], options)
+    tokens, longer, vocabulary, tokenizer = tokenize(texts.texts, parts["train"], options)
     split = {part: samples_of(tokens, targets, indices) for part, indices in parts.items()}
     files = {TOKENIZER_FILE: tokenizer}
     count = len(classes) if count is None else count
+    cut = {part: int(longer[indices].sum()) for part, indices in parts.items()}
+    own = {"class_names": list(classes), "max_tokens": options.length, "truncated": cut}
+    notes = [*doubts(texts, "padding alone"), *cut_there(cut, len(texts.texts), options.length)]
     return DataSet(
         name,
         DataSpec(tokens.shape[1:], count, vocabulary=vocabulary, target_shape=targets.shape[1:]),
@@ -82,10 +85,11 @@ def text_set(
         split["validation"],
         split["test"],
         augment.mask_tokens(MASKED_SHARE),
-        {**description(name, parts, split, files), "class_names": list(classes), **record},
+        {**description(name, parts, split, files), **own, **record},
         files,
         tuple(classes),
         {INPUT: options.preprocessing()},
+        tuple(notes),
     )
 
 
