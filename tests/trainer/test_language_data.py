@@ -60,7 +60,9 @@ def test_documents_are_packed_and_none_is_in_two_parts(tmp_path: Path) -> None:
 
 def test_documents_that_are_no_utf_8_are_said(tmp_path: Path) -> None:
     write_poems(tmp_path / "poems")
-    next(path for path in sorted((tmp_path / "poems").rglob("*")) if path.is_file()).write_bytes(b"caf\xe9 and the bread of many rivers")
+    next(path for path in sorted((tmp_path / "poems").rglob("*")) if path.is_file()).write_bytes(
+        b"caf\xe9 and the bread of many rivers"
+    )
     (note,) = load_data(f"text-folder:{tmp_path / 'poems'}", LATER).notes
     assert "texts hold U+FFFD, which stands for bytes that are no UTF-8, such as 'caf" in note
 
