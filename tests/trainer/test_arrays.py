@@ -150,8 +150,8 @@ class _Anything:
             "60 examples cannot be split by class: class 0 has 1; allowed are 2 and more of every class",
         ),
         (
-            {"x": IMAGES[:12], "targets": np.arange(12) // 3},
-            "12 examples cannot be split by class: 20% of them for 4 classes; allowed are 16 examples and more",
+            {"x": IMAGES[:12], "targets": np.arange(12) % 4},
+            "12 examples of 4 classes cannot be split; allowed are 22 examples and more",
         ),
     ],
 )

@@ -79,21 +79,24 @@ def class_files(root: Path, *, what: str, suffixes: Sequence[str]) -> ClassFiles
         paths += found.paths
         labels.append(np.array([training.classes.index(found.classes[i]) for i in found.labels], dtype=np.int64))
     both = np.concatenate(labels)
-    parts, split = completed(parts, both, {part: f"{folder.name}/" for part, folder in given.items()})
+    words = {part: f"{folder.name}/" for part, folder in given.items()}
+    parts, split = completed(parts, both, words, training.classes)
     return replace(training, paths=paths, labels=both, parts=parts, split=split)
 
 
-def completed(parts: Mapping[str, Array], labels: Array, split: Mapping[str, str]) -> tuple[dict[str, Array], dict[str, str]]:
+def completed(
+    parts: Mapping[str, Array], labels: Array, split: Mapping[str, str], names: Sequence[str] = ()
+) -> tuple[dict[str, Array], dict[str, str]]:
     """The parts, with those that are missing split off the training part by class; and in words where each comes from.
 
-    A test part takes 20 %, a validation part 15 % of what there is for training.
+    A test part takes 20 %, a validation part 15 % of what there is for training. `names`: of the classes, for errors.
     """
     train, missing = parts["train"], [part for part in ("validation", "test") if part not in parts]
     if len(missing) == 2:
-        places = split_by_class(labels[train])
+        places = split_by_class(labels[train], names)
         parts = {part: train[chosen] for part, chosen in zip(PARTS, places, strict=True)}
     elif missing:
-        rest, taken = stratified(train, labels[train], 0.15 if missing == ["validation"] else 0.2)
+        rest, taken = stratified(train, labels[train], 0.15 if missing == ["validation"] else 0.2, names)
         parts = {**parts, "train": rest, missing[0]: taken}
     words = {"train": "the rest", **dict.fromkeys(missing, "split off, by class"), **split}
     return {part: parts[part] for part in PARTS}, {part: words[part] for part in PARTS}

@@ -201,7 +201,7 @@ def _table(
         labels = None if columns.label is None else values(columns.label)
         targets, names, count = _targets(labels, columns.label or "", parts["train"], place, written=written)
         strata = targets if targets is not None and count and targets.ndim == 1 else np.zeros(len(rows), dtype=np.int64)
-    whole, words = completed(parts, strata, split)
+    whole, words = completed(parts, strata, split, names if strata is targets else ())
     if strata is not targets:
         words = {part: said.replace("by class", "at random") for part, said in words.items()}
     return text_set(name, texts, targets, names, whole, options, {**record, "split": words}, count=count)
