@@ -135,6 +135,19 @@ def test_pictures_of_several_sizes_or_large_ones_get_the_usual_size(tmp_path: Pa
     assert load(tmp_path / "large", size=[8, 513]).spec.input_shape == (3, 8, 513)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_that_a_turned_camera_stored_have_the_size_that_they_are_seen_in(suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    write_pictures(tmp_path, size=(30, 40), suffix=suffix)
+    for i, path in enumerate(sorted(tmp_path.rglob(f"*{suffix}"))):
+        with Image.open(path) as picture:
+            turned = picture.transpose(Image.Transpose.ROTATE_90)
+        if i % 2:
+            turned.save(path, exif=exif)
+    assert load(tmp_path).spec.input_shape == (3, 30, 40)
+
+
 def test_normalisation_is_learned_from_the_training_pictures(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     data = load(tmp_path)

@@ -46,13 +46,10 @@ def test_a_class_of_one_is_named() -> None:
         stratified(np.arange(31), labels_of(30, 1), 0.15)
 
 
-@given(st.lists(st.integers(2, 30), min_size=1, max_size=8))
-def test_whatever_is_taken_is_split_whole(counts: list[int]) -> None:
-    labels = labels_of(*counts)
-    try:
-        parts = split_by_class(labels)
-    except TrainerError as error:
-        assert "examples and more" in str(error)
-        return
-    assert sorted(np.concatenate(parts)) == list(range(len(labels)))
-    assert {*labels[parts[0]]} == set(range(len(counts)))
+@given(st.lists(st.integers(2, 30), max_size=8))
+def test_classes_of_any_sizes_are_learnt_and_nothing_is_lost(counts: list[int]) -> None:
+    labels = labels_of(7 * (len(counts) + 1), *counts)
+    train, validation, test = split_by_class(labels)
+    assert sorted(np.concatenate([train, validation, test])) == list(range(len(labels)))
+    assert {*labels[train]} == {*labels}
+    assert min(len(validation), len(test)) > 0

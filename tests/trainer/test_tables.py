@@ -132,6 +132,7 @@ TAGGED = [{"tokens": ["a", "b"], "tags": ["O", "B"]} for _ in range(20)]
     ("rows", "options", "message"),
     [
         ([*GOOD, {"text": "a"}], {}, "line 21: no 'label'; allowed is a value for it in every row"),
+        ([{"text": "a"}, *GOOD], {}, "line 1: no 'label'; allowed is a value for it in every row"),
         ([*GOOD, {"text": "a", "label": None}], {}, "line 21: no 'label'"),
         ([*GOOD, {"text": 5, "label": 1}], {}, "line 21: 'text' holds a int; allowed are texts"),
         ([*GOOD, {"text": "a", "label": "1"}], {}, "line 21: 'label' holds a str, .*line 1 a int; allowed are names, numbers"),
