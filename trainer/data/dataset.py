@@ -168,7 +168,7 @@ def as_examples(data: Data) -> Examples:
     if isinstance(data, Examples) and not _makes_batches(data):
         return data
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return FromDataset(data)
+        return FromDataset(data)  # type: ignore[arg-type]
     raise TrainerError(f"data of type {type(data).__name__}: allowed are Samples, (inputs, targets) or a map-style Dataset")
 
 
