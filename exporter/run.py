@@ -18,6 +18,7 @@ from exporter.writer import ExportError, export
 from trainer.compatibility import check_inputs
 from trainer.data.dataset import DataSet, Examples
 from trainer.data.sources import load_data
+from trainer.data.splits import as_recorded
 from trainer.run import Run, load_run
 from trainer.start import check_same_classes, check_same_vocabulary, data_options_of
 from trainer.submodel import TrainerError
@@ -157,7 +158,7 @@ def _measured(run: Run, data: str | None, folder: Path) -> _Measured:
         if not recorded:
             raise
         return _Measured(None, None, recorded, f"its data are not at hand ({error})")
-    if loaded.record != record:
+    if as_recorded(loaded.record, record) != record:
         raise TrainerError(f"data set {loaded.name!r} has changed since the training: it was split or read otherwise")
     loaded = run_data(folder, loaded)
     if "content_sha256" not in record and {sub.id for sub in run.nested.submodels} <= recorded.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, replacing
 from trainer.compatibility import check_fits
 from trainer.data.dataset import DataSet
 from trainer.data.sources import load_data
+from trainer.data.splits import as_recorded
 from trainer.distributed import joined
 from trainer.evaluate import scores_of
 from trainer.family import Family, find_family
@@ -195,6 +197,8 @@ def _read(
         say(note)
     if weights is not None:
         data = replace(data, spec=data_spec(weights, data.spec))
+    if data.spec.target_shape and getattr(wanted or type(kind.task), "class_per_target", False):
+        data = replace(data, spec=replace(data.spec, classes=prod(data.spec.target_shape)))
     with own(f"family {name!r}"):
         family = kind.for_data(data.spec, **with_checkpoint(kind, start, settings))
     return _Asked(family, data, weights)
@@ -302,6 +306,7 @@ def _rounded(score: Score) -> dict[str, Any]:
 
 
 def _refuse_other_run(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    asked = {**asked, "data": as_recorded(asked["data"], begun["data"])}
     begun, asked = _comparable(begun), _comparable(asked)
     for name in ("family", "config", "grid", "task", "data", "options", "init", "start"):
         if begun.get(name) != asked[name]:

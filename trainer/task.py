@@ -72,6 +72,9 @@ class Task(ABC):
     data_options: ClassVar[Mapping[str, Any]] = {}
     """Options of a data source (`--data-option`) that its targets need, where the source has them."""
 
+    class_per_target: ClassVar[bool] = False
+    """Whether each number of a target is about a class of its own; else whole numbers tell the classes by their values."""
+
     answers_are_targets: ClassVar[bool] = False
     """Whether what the original model answers are the targets where the data have none of real numbers (`trainer.targets`)."""
 

@@ -131,9 +131,10 @@ class OpenedImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width as they are stored."""
+        """Height and width, upright."""
         width, height = self._image.size
-        return height, width
+        late = self._image.format == "PNG" and "exif" not in self._image.info  # behind the pixels, which would be read for it
+        return (height, width) if late or _orientation(self._image) < _SWAPPED else (width, height)
 
     @property
     def channels(self) -> int:

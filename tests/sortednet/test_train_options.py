@@ -46,6 +46,17 @@ def test_a_task_with_settings_and_arrays(tmp_path: Path) -> None:
     assert record["data"]["sizes"] == {"train": 39, "validation": 9, "test": 12}
 
 
+@pytest.mark.parametrize("kind", ["int64", "bool", "float32"])
+def test_several_labels_are_zeros_and_ones_of_any_kind(kind: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0)
+    inputs = values.random((60, 3, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "data.npz", input=inputs, targets=(values.random((60, 5)) > 0.5).astype(kind))
+    data = ("--data", f"arrays:{tmp_path / 'data.npz'}", "--task", "multi-label")
+    done = call("train", *SMALL, *data, *BRIEF, "--out", tmp_path / "run", "--json")
+    assert json.loads(done.stdout)["metric"] == "f1"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["classes"] == 5
+
+
 def test_options_of_the_data_and_how_they_are_read(tmp_path: Path) -> None:
     write_pictures(tmp_path / "photos", per_class=12)
     options = ("--data-option", "size=[8,12]", "--data-option", "crop=none", "--data-option", "augment=random-resized-crop")

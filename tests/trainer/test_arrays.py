@@ -134,6 +134,11 @@ class _Anything:
         ({"x": np.array(["a"] * N), "targets": LABELS}, "array 'x': dtype <U1; allowed are real and whole numbers"),
         ({"x": IMAGES.astype(complex), "targets": LABELS}, "array 'x': dtype complex128"),
         ({"x": np.float64(3), "targets": LABELS}, "array 'x': is a single number"),
+        (
+            {"x": IMAGES, "targets": np.zeros((N, 0), int)},
+            r"array 'targets': shape \(60, 0\), which is nothing of each example",
+        ),
+        ({"x": np.zeros((N, 3, 0, 4)), "targets": LABELS}, r"array 'x': shape \(60, 3, 0, 4\), .*; allowed are sizes from 1"),
         ({"x": IMAGES, "targets": LABELS, "targets/a": LABELS}, "allowed are targets or targets/NAME, not both"),
         ({"x": IMAGES.transpose(0, 2, 3, 1), "targets": LABELS}, r"pixels of shape \(6, 5, 3\) have their channels last"),
         ({"x": IMAGES, "targets": LABELS, "split": np.arange(N) % 4}, "array 'split': '3' at position 3; allowed are 0, 1, 2"),
@@ -145,8 +150,8 @@ class _Anything:
             "60 examples cannot be split by class: class 0 has 1; allowed are 2 and more of every class",
         ),
         (
-            {"x": IMAGES[:12], "targets": np.arange(12) // 3},
-            "12 examples cannot be split by class: 20% of them for 4 classes; allowed are 16 examples and more",
+            {"x": IMAGES[:12], "targets": np.arange(12) % 4},
+            "12 examples of 4 classes cannot be split; allowed are 22 examples and more",
         ),
     ],
 )

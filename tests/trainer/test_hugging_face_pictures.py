@@ -113,3 +113,36 @@ def test_a_gray_picture_among_others_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="column 'img', row 27: a picture with 1 channel among others with 3 channels"):
         load_data(place)
     assert load_data(place, {"channels": 3}).spec.input_shape == (3, 10, 12)
+
+
+def with_labels(labels: list[Any], folder: Path) -> str:
+    table, _ = pictures(len(labels), "L")
+    return saved(table.select_columns(["img"]).add_column("label", labels), folder)
+
+
+@pytest.mark.parametrize(
+    ("label", "augmented", "note"),
+    [
+        ([[0, 1] * 6] * 10, False, "the targets may say where something is."),  # a class for every pixel
+        ([0.5, 0.25], False, "where they do not: --data-option augment=flip-and-shift"),  # a point
+        (0.5, False, "where they do not: --data-option augment=flip-and-shift"),
+        ([0, 1, 1], True, ""),  # several classes of the whole picture
+        ("cat", True, ""),
+    ],
+)
+def test_pictures_are_moved_only_where_targets_do_not_say_where_something_is(
+    label: Any, augmented: bool, note: str, tmp_path: Path
+) -> None:
+    data = load_data(with_labels([label] * 30, tmp_path / "pictures"))
+    assert (data.augment is not None) == augmented
+    assert len(data.notes) == (not augmented)
+    assert all(note in one for one in data.notes)
+
+
+def test_an_augmentation_that_would_leave_masks_behind_is_refused(tmp_path: Path) -> None:
+    place = with_labels([[[0, 1] * 6] * 10] * 30, tmp_path / "pictures")
+    assert load_data(place, {"augment": "none"}).notes == ()
+    with pytest.raises(TrainerError, match=r"augment = 'shift': would move .* of shape \(10, 12\) each; allowed is none"):
+        load_data(place, {"augment": "shift"})
+    points = with_labels([[0.5, 0.25]] * 30, tmp_path / "points")
+    assert load_data(points, {"augment": "shift"}).augment is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from tests.helpers.tables import saved, texts
 from trainer import TrainerError
@@ -100,3 +100,10 @@ def test_splits_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         load_data(saved(DatasetDict({"train": named[0], "test": named[1]}), tmp_path / "values"))
     with pytest.raises(TrainerError, match="has splits a, b; say which is for training, such as train=a"):
         load_data(saved(DatasetDict({"a": texts(), "b": texts()}), tmp_path / "unnamed"))
+
+
+def test_lists_of_nothing_are_refused(tmp_path: Path) -> None:
+    features = Features({"x": List(Value("float32")), "label": List(Value("int64"))})
+    table = Dataset.from_dict({"x": [[0.5]] * 20, "label": [[]] * 20}, features=features)
+    with pytest.raises(TrainerError, match=r"column 'label' has shape \(0,\) in row 0; allowed are numbers in every row"):
+        load_data(saved(table, tmp_path / "rows"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -134,6 +135,19 @@ def test_pictures_of_several_sizes_or_large_ones_get_the_usual_size(tmp_path: Pa
     assert load(tmp_path / "large", size=[8, 513]).spec.input_shape == (3, 8, 513)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_that_a_turned_camera_stored_have_the_size_that_they_are_seen_in(suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    write_pictures(tmp_path, size=(30, 40), suffix=suffix)
+    for i, path in enumerate(sorted(tmp_path.rglob(f"*{suffix}"))):
+        with Image.open(path) as picture:
+            turned = picture.transpose(Image.Transpose.ROTATE_90)
+        if i % 2:
+            turned.save(path, exif=exif)
+    assert load(tmp_path).spec.input_shape == (3, 30, 40)
+
+
 def test_normalisation_is_learned_from_the_training_pictures(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     data = load(tmp_path)
@@ -248,7 +262,12 @@ def rename(root: Path, old: str, new: str) -> None:
         (lambda root: (root / "empty").mkdir(), "empty': holds no file"),
         (lambda root: shutil.copy(root / "cat" / "0.png", root), r"0\.png lies in no class folder"),
         (lambda root: write_pictures(root / "dog"), "dog': holds the folder cat/"),
-        (lambda root: [p.unlink() for p in root.glob("owl/[2-9].png")], "cannot be split by class"),
+        (lambda root: [p.unlink() for p in root.glob("owl/[1-9].png")], "by class: class owl has 1"),
+        (
+            lambda root: (root / "dog" / "x.png").symlink_to("far"),
+            r"dog/x\.png': is a link to 'far', where nothing is; allowed",
+        ),
+        (lambda root: (root / "test").symlink_to("far"), r"test': is a link to 'far', where nothing is; allowed are files"),
         (lambda root: write_pictures(root / "train"), "train': holds the folder|has cat/ beside train/"),
     ],
 )
@@ -273,6 +292,15 @@ def test_folders_of_parts_by_other_names_are_not_taken_for_classes(part: str, tm
     for each in ("training", "testing"):
         write_pictures(tmp_path / each)
     with pytest.raises(TrainerError, match=r"testing': holds the folder cat/.*train/, validation/ and test/"):
+        load(tmp_path)
+
+
+def test_a_file_name_may_be_of_any_bytes(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "cat" / "0.png").rename(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/caf\xe9.png"))
+    assert load(tmp_path).record["sizes"] == {"train": 19, "validation": 5, "test": 6}
+    (tmp_path / "cat").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(TrainerError, match=r"class 'caf\\udce9': allowed are names in UTF-8"):
         load(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,56 @@ def test_documents_are_packed_and_none_is_in_two_parts(tmp_path: Path) -> None:
     assert data.spec.next_token
     assert data.preprocessing["input_ids"]["eos_ids"] == [0]
     assert data.files["chat_template.jinja"]
+
+
+def test_documents_that_are_no_utf_8_are_said(tmp_path: Path) -> None:
+    write_poems(tmp_path / "poems")
+    next(path for path in sorted((tmp_path / "poems").rglob("*")) if path.is_file()).write_bytes(
+        b"caf\xe9 and the bread of many rivers"
+    )
+    (note,) = load_data(f"text-folder:{tmp_path / 'poems'}", LATER).notes
+    assert "texts hold U+FFFD, which stands for bytes that are no UTF-8, such as 'caf" in note
+
+
+def write_parts(root: Path) -> None:
+    """Ten documents for training and as many for each other part."""
+    for folder in ("train", "val", "test"):
+        (root / folder / "deep").mkdir(parents=True)
+        for i in range(10):
+            (root / folder / "deep" / f"{i}.txt").write_text(f"the bread of {folder} number {i}")
+
+
+def test_hidden_copies_of_documents_are_left_out_and_loose_ones_are_named(tmp_path: Path) -> None:
+    write_parts(tmp_path)
+    before = load_data(f"text-folder:{tmp_path}", LATER)
+    assert before.notes == ()
+    shutil.copytree(tmp_path / "test" / "deep", tmp_path / "train" / ".ipynb_checkpoints")
+    shutil.copytree(tmp_path / "test" / "deep", tmp_path / "train" / "deep" / ".git" / "refs")
+    (tmp_path / "loose.txt").write_text("the river")
+    after = load_data(f"text-folder:{tmp_path}", LATER)
+    assert after.record == before.record
+    assert [note.partition(":")[0] for note in after.notes] == ["loose.txt beside train/ are not read"]
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ("books", "has books/ beside train/; allowed are train, validation and test"),
+        ("valid", "has val/ and valid/; allowed is one validation part"),
+    ],
+)
+def test_folders_of_documents_that_are_of_no_part_are_refused(beside: str, message: str, tmp_path: Path) -> None:
+    write_parts(tmp_path)
+    shutil.copytree(tmp_path / "val", tmp_path / beside)
+    with pytest.raises(TrainerError, match=message):
+        load_data(f"text-folder:{tmp_path}", LATER)
+
+
+def test_a_document_that_was_not_fetched_is_named(tmp_path: Path) -> None:
+    write_parts(tmp_path)
+    (tmp_path / "train" / "deep" / "far.txt").symlink_to("../annex/far")
+    with pytest.raises(TrainerError, match=r"far\.txt': is a link to '\.\./annex/far', where nothing is"):
+        load_data(f"text-folder:{tmp_path}", LATER)
 
 
 @pytest.mark.parametrize("form", ["prompt", "messages", "plain"])

@@ -130,6 +130,41 @@ def test_classes_of_a_large_set_are_asked_for_or_known(module: Any, monkeypatch:
     assert data.spec.classes == 9
 
 
+def test_hugging_face_data_sets_are_read_row_by_row(module: Any) -> None:
+    data = module(
+        """
+        def data():
+            from datasets import Dataset
+            rows = {"x": [[0.5, float(i)] for i in range(12)], "label": [i % 3 for i in range(12)]}
+            return tuple(Dataset.from_dict(rows) for _ in range(3))
+        """
+    )
+    assert (data.spec.input_shape, data.spec.classes) == ((2,), 3)
+    batch = data.test.batch(torch.tensor([4, 5]))
+    assert torch.equal(batch.inputs["x"], torch.tensor([[0.5, 4], [0.5, 5]]))
+    assert torch.equal(batch.targets, torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize(
+    "targets",
+    ["{'start': torch.arange(32) % 4, 'end': torch.zeros(32)}", "['cat', 'dog'] * 16", "{'cat': 0, 'dog': 1}", "[7]"],
+)
+def test_what_else_a_dataset_calls_targets_is_not_asked(targets: str, module: Any) -> None:
+    assert module(f"def data():\n    Pictures.targets = property(lambda self: {targets})\n    return parts()").spec.classes == 4
+
+
+def test_samples_may_have_several_targets(module: Any) -> None:
+    data = module(
+        """
+        def data():
+            from trainer import Samples
+            targets = {"start": torch.arange(12) % 5, "end": torch.arange(12)}
+            return tuple(Samples(torch.zeros(12, 2), targets) for _ in range(3))
+        """
+    )
+    assert data.spec.classes == 5
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -160,6 +195,11 @@ def test_classes_of_a_large_set_are_asked_for_or_known(module: Any, monkeypatch:
         (
             "def data(): return parts(lambda index: ('text', 1))",
             "inputs are no numbers, or nested; allowed are an array or arrays",
+        ),
+        (
+            "class Own:\n    def __len__(self): return 2\n    def batch(self, indices): return 1 / 0\n"
+            "def data(): return Own(), Own(), Own()",
+            r"data 'own_data:data': ZeroDivisionError: .*\(in Own\.batch, .*own_data\.py, line 3\)",
         ),
         ("def date(): pass", "own_data has no data"),
         ("def data(): return parts()\nimport nothing_of_that_name", "No module named 'nothing_of_that_name'"),

@@ -80,6 +80,28 @@ def test_what_labels_become(
     assert data.record["split"]["test"] == ("split off, by class" if classes else "split off, at random")
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["1_1", "11", "1_2"], ("11", "1_1", "1_2")),
+        (["007", "7", "042"], ("007", "042", "7")),
+        (["\u0663", "3"], ("3", "\u0663")),
+        (["1.5", "1_0"], ("1.5", "1_0")),
+        (["-1", "+1"], ("-1", "1")),
+    ],
+)
+def test_names_that_only_look_like_numbers_stay_as_they_are(
+    labels: list[str], names: tuple[str, ...], tmp_path: Path, tokenizer: dict[str, Any]
+) -> None:
+    text = "text,label\n" + "".join(f"bread,{labels[i % len(labels)]}\n" for i in range(30))
+    assert load_data(comma(tmp_path, text), tokenizer).labels == names
+
+
+def test_tags_that_only_look_like_numbers_stay_as_they_are(tmp_path: Path, tokenizer: dict[str, Any]) -> None:
+    text = "tokens,tags\n" + "".join(f"the bread,{'1_1 11' if i % 2 else '007 7'}\n" for i in range(20))
+    assert load_data(comma(tmp_path, text), tokenizer).labels == ("007", "11", "1_1", "7")
+
+
 def test_a_vector_is_a_target(tmp_path: Path, tokenizer: dict[str, Any]) -> None:
     data = load_data(jsonl(tmp_path, [{"text": "bread", "label": [0.25, i]} for i in range(20)]), tokenizer)
     assert (data.spec.classes, data.spec.target_shape) == (0, (2,))
@@ -110,6 +132,7 @@ TAGGED = [{"tokens": ["a", "b"], "tags": ["O", "B"]} for _ in range(20)]
     ("rows", "options", "message"),
     [
         ([*GOOD, {"text": "a"}], {}, "line 21: no 'label'; allowed is a value for it in every row"),
+        ([{"text": "a"}, *GOOD], {}, "line 1: no 'label'; allowed is a value for it in every row"),
         ([*GOOD, {"text": "a", "label": None}], {}, "line 21: no 'label'"),
         ([*GOOD, {"text": 5, "label": 1}], {}, "line 21: 'text' holds a int; allowed are texts"),
         ([*GOOD, {"text": "a", "label": "1"}], {}, "line 21: 'label' holds a str, .*line 1 a int; allowed are names, numbers"),
@@ -117,6 +140,16 @@ TAGGED = [{"tokens": ["a", "b"], "tags": ["O", "B"]} for _ in range(20)]
         ([*GOOD, [1]], {}, "line 21: is a list; allowed is an object with named columns"),
         ([{"text": "a", "label": [1, 2]}, {"text": "a", "label": [1]}], {}, r"line 2: 'label' is \[1\]; allowed are 2 numbers"),
         ([{"text": "a", "label": 1.0}, {"text": "a", "label": float("nan")}], {}, "line 2: 'label' is nan; allowed are finite"),
+        (
+            [{"text": "a", "label": 1.5}, {"text": "a", "label": 10**400}],
+            {},
+            "line 2: 'label' is 10+; allowed are numbers in fl",
+        ),
+        (
+            [{"text": "a", "label": [1]}, {"text": "a", "label": [10**30]}],
+            {},
+            r"line 2: 'label' is \[10+\]; .* numbers in int64",
+        ),
         ([], {}, "holds no row"),
         (GOOD, {"text": "body"}, r"text = 'body': .*rows\.jsonl has columns 'text', 'label'"),
         (GOOD, {"text_pair": "text"}, "columns: 'text', 'text', 'label'; allowed is each for one thing"),

@@ -47,7 +47,8 @@ def test_what_the_original_answers_is_learnt_and_still_known_at_export(texts: Pa
     said: list[str] = []
     results = of(texts, tmp_path / "run", say=said.append)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert said[0] == f"Targets are what {texts / 'original.pth'} answers."
+    assert said[0].startswith("21 of 60 texts are longer than max_tokens = 12")
+    assert said[1] == f"Targets are what {texts / 'original.pth'} answers."
     assert record["start"]["quality"] == pytest.approx(1, abs=1e-6)
     assert (record["labels"], results["metric"]) == ([], "cosine")
     assert 0 < record["start"]["sorted"] == 2  # within the blocks; the vector's numbers stay where they are

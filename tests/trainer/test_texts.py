@@ -10,11 +10,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from exporter.run import export_run
 from tests.helpers.texts import CLASSES, write_texts
 from tests.helpers.user_families import TextEncoder
 from trainer import NestedModel, TrainerError, fit
 from trainer.data import DataSet, Samples, load_data
 from trainer.families import ResNet
+from trainer.making import train_run
 
 
 def tokens_of(examples: Any) -> torch.Tensor:
@@ -74,6 +76,35 @@ def test_options_say_how_long_and_of_which_words(tmp_path: Path) -> None:
     assert usual.spec.vocabulary == tokenizer_of(usual).get_vocab_size()
     assert tokenizer_of(usual).encode("BREAD").tokens[:2] == ["bread", "[PAD]"]
     assert tokenizer_of(data).encode("BREAD").tokens[0] != "bread"
+
+
+def test_what_is_cut_empty_or_no_utf_8_is_said_and_what_is_cut_recorded(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    assert load_data(str(tmp_path)).notes == ()
+    (tmp_path / "bread" / "0.txt").write_text("bread " * 200)
+    (tmp_path / "bread" / "1.txt").write_text(" \n")
+    (tmp_path / "bread" / "2.txt").write_bytes(b"caf\xe9")
+    data = load_data(str(tmp_path))
+    assert data.record["max_tokens"] == 128
+    assert sum(data.record["truncated"].values()) == 1
+    empty, broken, cut = data.notes
+    assert empty == "1 of 60 texts are empty: the network sees of them padding alone."
+    assert broken.startswith("1 of 60 texts hold U+FFFD")
+    assert cut.startswith("1 of 60 texts are longer than max_tokens = 128 and are cut there (train ")
+
+
+def test_a_run_that_did_not_record_what_is_cut_goes_on_and_can_be_exported(tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts", words=8)
+    given: dict[str, Any] = {"grid": {}, "settings": {}, "data_options": {"max_tokens": 6}, "show_progress": False}
+    source = ("tests.helpers.user_families:TextEncoder", f"text-folder:{tmp_path / 'texts'}", tmp_path / "run")
+    train_run(*source, options={"epochs": 1}, **given)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    assert sum(record["data"].pop("truncated").values()) == 60
+    del record["data"]["max_tokens"]
+    path.write_text(json.dumps(record))
+    export_run(tmp_path / "run", tmp_path / "bundle")
+    train_run(*source, options={"epochs": 2}, resume=True, **given)
 
 
 def test_the_device_gets_no_token_that_the_model_does_not_know(tmp_path: Path) -> None:

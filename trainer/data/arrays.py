@@ -106,6 +106,8 @@ def as_tensor(field: str, array: Array) -> Tensor:
         raise TrainerError(f"{field}: dtype {array.dtype}; allowed are real and whole numbers, and bool")
     if not array.ndim:
         raise TrainerError(f"{field}: is a single number; allowed are arrays with the examples along axis 0")
+    if 0 in array.shape[1:]:
+        raise TrainerError(f"{field}: shape {array.shape}, which is nothing of each example; allowed are sizes from 1")
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
     elif array.dtype.kind == "u" and array.dtype.itemsize > 1:

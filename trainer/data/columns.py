@@ -184,6 +184,10 @@ def numbers(name: str, table: Dataset, column: str) -> Array:
         raise TrainerError(
             f"data {name!r}: column {column!r} has shape {shapes[odd]} in row {odd}, {shapes[0]} in row 0; allowed is one shape"
         )
+    if 0 in array.shape[1:]:
+        raise TrainerError(
+            f"data {name!r}: column {column!r} has shape {array.shape[1:]} in row 0; allowed are numbers in every row"
+        )
     if array.dtype.kind == "f" and np.isnan(array).any():
         row = int(np.isnan(array).reshape(len(array), -1).any(axis=1).argmax())
         raise TrainerError(f"data {name!r}: column {column!r} has no number in row {row}; allowed are numbers without gaps")

@@ -5,6 +5,7 @@ Shapes: N examples.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -164,11 +165,19 @@ def as_examples(data: Data) -> Examples:
     if isinstance(data, tuple) and len(data) == 2:
         inputs, targets = (each(part, torch.as_tensor) if isinstance(part, Mapping) else torch.as_tensor(part) for part in data)
         return Samples(inputs, targets)
-    if isinstance(data, Examples):
+    if isinstance(data, Examples) and not _makes_batches(data):
         return data
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return FromDataset(data)
+        return FromDataset(data)  # type: ignore[arg-type]
     raise TrainerError(f"data of type {type(data).__name__}: allowed are Samples, (inputs, targets) or a map-style Dataset")
+
+
+def _makes_batches(data: Any) -> bool:
+    """Whether its `batch` is another thing: that of a Hugging Face data set takes a size, and gives a data set."""
+    try:
+        return "batch_size" in inspect.signature(data.batch).parameters
+    except (TypeError, ValueError):  # written in C
+        return False
 
 
 @dataclass(frozen=True)

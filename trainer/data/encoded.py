@@ -84,13 +84,11 @@ def token_set(
         notes.append("The texts have no labels: that is for tasks that need none, such as embedding.")
     tokenizer = _for_a_device(read, length)
     encoded = _encoded(read, replace(texts, tags=tags))
-    notes += _doubts(texts)
+    notes += doubts(texts, "what the tokenizer adds")
     types = TYPES if texts.seconds is not None and read.tells_types() else None
     split = {part: _examples(encoded, targets, indices, types is not None, read.pad_id) for part, indices in parts.items()}
     cut = {part: int(encoded.cut[indices].sum()) for part, indices in parts.items()}
-    if total := sum(cut.values()):
-        each = ", ".join(f"{part} {number}" for part, number in cut.items())
-        notes.append(f"{total} of {len(texts.texts)} texts are longer than max_tokens = {length} and are cut there ({each}).")
+    notes += cut_there(cut, len(texts.texts), length)
     files = {TOKENIZER_FILE: tokenizer}
     about = {
         "kind": "text",
@@ -173,15 +171,22 @@ def _as_in_the_checkpoint(classes: Sequence[str], known: Sequence[str]) -> tuple
     return same, None, [f"{note}its head is begun anew."]
 
 
-def _doubts(texts: Texts) -> list[str]:
-    """What was read, and is hardly what was meant."""
+def cut_there(cut: Mapping[str, int], count: int, length: int) -> list[str]:
+    """How many of the texts are longer than that, by part."""
+    each = ", ".join(f"{part} {number}" for part, number in cut.items())
+    total = sum(cut.values())
+    return [f"{total} of {count} texts are longer than max_tokens = {length} and are cut there ({each})."] if total else []
+
+
+def doubts(texts: Texts, instead: str) -> list[str]:
+    """What was read, and is hardly what was meant. `instead`: what the network sees of an empty text."""
     seconds = texts.seconds or [""] * len(texts.texts)
     broken = [one for pair in zip(texts.texts, seconds, strict=True) if "\ufffd" in (one := " ".join(pair))]
-    doubts = {
-        "are empty: the network sees of them what the tokenizer adds": sum(not text.strip() for text in texts.texts),
+    found = {
+        f"are empty: the network sees of them {instead}": sum(not text.strip() for text in texts.texts),
         f"hold U+FFFD, which stands for bytes that are no UTF-8{_around(broken)}": len(broken),
     }
-    return [f"{count} of {len(texts.texts)} texts {what}." for what, count in doubts.items() if count]
+    return [f"{count} of {len(texts.texts)} texts {what}." for what, count in found.items() if count]
 
 
 def _around(broken: Sequence[str]) -> str:

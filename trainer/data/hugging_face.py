@@ -97,7 +97,7 @@ def _hugging_face(
         return _tagged_set(name, table, columns, parts, words, options)
     wanted = wanted_of(name, table, columns.label, parts["train"])
     strata = wanted.targets if wanted.classes and wanted.targets.ndim == 1 else np.zeros(len(table), dtype=np.int64)
-    parts, words = completed(parts, strata, words)
+    parts, words = completed(parts, strata, words, wanted.names if strata is wanted.targets else ())
     if strata is not wanted.targets:
         words = {part: said.replace("by class", "at random") for part, said in words.items()}
     record = {"split": words, "columns": {"inputs": list(columns.inputs), "label": columns.label}}

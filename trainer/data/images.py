@@ -43,6 +43,9 @@ AUGMENTATIONS: Mapping[str, Callable[[int], Augmentation | None]] = {
 }
 """By name: the augmentation of pictures whose shorter side is so long."""
 
+USUAL_AUGMENTATION = "flip-and-shift"
+"""Of pictures whose targets are classes, where none is asked for."""
+
 
 @dataclass(frozen=True)
 class PictureOptions:
@@ -52,7 +55,7 @@ class PictureOptions:
     resize: int | None = None
     crop: str = "center"
     interpolation: str = "bilinear"
-    augment: str = "flip-and-shift"
+    augment: str | None = None  # None: the usual one where the targets are classes of the whole picture, else "none"
     channels: int | None = None
 
 
@@ -76,7 +79,7 @@ def _image_folder(
     resize: int | None = None,
     crop: str = "center",
     interpolation: str = "bilinear",
-    augment: str = "flip-and-shift",
+    augment: str | None = None,
     channels: int | None = None,
 ) -> DataSet:
     """Options: those of `PictureOptions`."""
@@ -90,7 +93,7 @@ def _image_folder(
 
 def check_options(options: PictureOptions) -> None:
     """Before anything is read. Raises TrainerError naming a wrong value."""
-    if options.augment not in AUGMENTATIONS:
+    if options.augment is not None and options.augment not in AUGMENTATIONS:
         raise TrainerError(f"data option augment = {options.augment!r}: allowed are {', '.join(AUGMENTATIONS)}")
     if options.size is not None:
         _size(options.size)
@@ -109,8 +112,11 @@ def picture_set(
 ) -> DataSet:
     """Pictures with targets (N, …), in parts, as a data set. `count`: of the classes, where they have no names.
 
-    `record`: what is to be remembered beside how pictures are read. Raises TrainerError naming a picture that cannot be read.
+    `record`: what is to be remembered beside how pictures are read. Raises TrainerError naming a picture that cannot be read,
+    and for an augmentation that moves pictures away from their targets.
     """
+    count = len(classes) if count is None else count
+    augment, notes = _augmentation(options.augment, targets, count)
     found_channels, found_size = _headers(pictures, options.channels)
     spec = _preprocessing(
         size=found_size if options.size is None else _size(options.size),
@@ -124,18 +130,33 @@ def picture_set(
     train = split["train"]
     mean, std = channel_statistics(train, workers=-1 if len(train) > FEW else 0)
     described = spec.model_dump(mode="json")
-    count = len(classes) if count is None else count
     return DataSet(
         name,
         DataSpec((spec.channels, *spec.size), count, mean, std, target_shape=tuple(targets.shape[1:])),
         train,
         split["validation"],
         split["test"],
-        AUGMENTATIONS[options.augment](min(spec.size)),
+        AUGMENTATIONS[augment](min(spec.size)),
         {**record, "preprocessing": described},
         labels=tuple(classes),
         preprocessing={INPUT: described},
+        notes=notes,
     )
+
+
+def _augmentation(asked: str | None, targets: Tensor, classes: int) -> tuple[str, tuple[str, ...]]:
+    """Its name, and what the user should know. All of them move what is in a picture: a mask or points would stay behind."""
+    if asked is not None:
+        if asked != "none" and targets.ndim > 2:
+            raise TrainerError(
+                f"data option augment = {asked!r}: would move the pictures and not their targets, of shape "
+                f"{tuple(targets.shape[1:])} each; allowed is none"
+            )
+        return asked, ()
+    if (targets.ndim == 1 and classes > 0) or (targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())):
+        return USUAL_AUGMENTATION, ()
+    where = f"; where they do not: --data-option augment={USUAL_AUGMENTATION}" if targets.ndim <= 2 else ""
+    return "none", (f"Pictures are not augmented: the targets may say where something is{where}.",)
 
 
 class PicturePaths:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainer.data.chat import Message, Template, Written, as_messages, plain
 from trainer.data.dataset import DataSet
-from trainer.data.encoded import CHUNK, Texts, whole
+from trainer.data.encoded import CHUNK, Texts, doubts, whole
 from trainer.data.pretrained import TEMPLATE_FILE, Marks, Pretrained, read_pretrained
 from trainer.data.splits import Array, description
 from trainer.data.token_examples import IDS, Packed, TokenExamples
@@ -42,7 +42,9 @@ def packed_set(
         for part, indices in parts.items()
     }
     counts = {part: int(examples.lengths.sum()) for part, examples in split.items()}
-    notes = () if end else ("The tokenizer names no end of a text: documents follow each other without one.",)
+    notes = doubts(texts, "an end of text alone")
+    if not end:
+        notes.append("The tokenizer names no end of a text: documents follow each other without one.")
     return _data_set(name, read, length, parts, split, {**record, "tokens": counts}, notes)
 
 

@@ -46,8 +46,9 @@ def _from_function(name: str, rest: str, /, **options: Any) -> DataSet:
     augment = given.get("augment")
     if augment is not None and not callable(augment):
         raise TrainerError(f"data {name!r}: augment is a {type(augment).__name__}; allowed is a function")
-    record = {"name": name, "sizes": sizes, "test_sample_sha256": _sample_hash(parts["test"]), "class_names": list(labels)}
-    spec = _spec(name, parts["train"], getattr(given["train"], "targets", None), len(labels))
+    with own(f"data {name!r}"):
+        record = {"name": name, "sizes": sizes, "test_sample_sha256": _sample_hash(parts["test"]), "class_names": list(labels)}
+        spec = _spec(name, parts["train"], getattr(given["train"], "targets", None), len(labels))
     return DataSet(name, spec, parts["train"], parts["validation"], parts["test"], augment, record, labels=labels)
 
 
@@ -90,14 +91,24 @@ def _spec(name: str, train: Examples, all_targets: Any, classes: int) -> DataSpe
 
 def _count(name: str, train: Examples, all_targets: Any) -> int:
     """One more than the largest of the targets."""
-    if all_targets is not None:
-        return int(torch.as_tensor(all_targets).max()) + 1
+    known = _all_of(all_targets, len(train))
+    if known is not None:
+        return max(0, int(known.max()) + 1)
     if len(train) > SCANNED_EXAMPLES:
         raise TrainerError(
             f"data {name!r}: {len(train)} examples are not read to count the classes; return a dict with 'labels', their names"
         )
     batches = batches_of(train, 64)
     return max(0, max(int(next(iter(named_targets(batch.targets).values())).max()) for batch in batches) + 1)
+
+
+def _all_of(targets: Any, count: int) -> Tensor | None:
+    """The targets of so many examples, of several the first; None for what else a dataset may call so."""
+    try:
+        found = torch.as_tensor(next(iter(targets.values())) if isinstance(targets, Mapping) else targets)
+    except (TypeError, ValueError, RuntimeError, StopIteration):
+        return None
+    return found.long() if found.numel() and found.ndim and len(found) == count and _whole(found) else None
 
 
 def _whole(tensor: Tensor) -> bool:

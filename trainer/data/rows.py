@@ -19,7 +19,7 @@ LARGEST_FIELD = 2**31 - 1
 class Rows:
     """What a file holds, and where each row is from."""
 
-    columns: tuple[str, ...]  # of all rows; of JSON those of the first
+    columns: tuple[str, ...]  # of all rows; one of JSON may lack some
     rows: Sequence[Mapping[str, Any]]
     lines: Sequence[int]
     file: str
@@ -73,7 +73,7 @@ def read_jsonl(path: Path) -> Rows:
             raise TrainerError(f"{path}, line {number}: is a {type(row).__name__}; allowed is an object with named columns")
         rows.append(row)
         lines.append(number)
-    return _some(Rows(tuple(rows[0]) if rows else (), rows, lines, str(path)))
+    return _some(Rows(tuple(dict.fromkeys(name for row in rows for name in row)), rows, lines, str(path)))
 
 
 def _content(path: Path) -> str:

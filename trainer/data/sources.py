@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -75,6 +75,7 @@ def load_data(name: str, options: Mapping[str, Any] | None = None, folder: Path 
     try:
         placed = {n: _place(v, folder) if n in source.paths and isinstance(v, str) and folder else v for n, v in given.items()}
         loaded = source.load(name, rest, **placed)
+        _check_labels(name, loaded.labels)
         record = {**loaded.record, **({"options": given} if given else {})}
         if folder and isinstance(split := record.get("split"), Mapping):  # which names files: as they were given at first
             said = {str(Path(there)): str(Path(given[n])) for n, there in placed.items() if there != given[n]}
@@ -85,6 +86,15 @@ def load_data(name: str, options: Mapping[str, Any] | None = None, folder: Path 
         raise
     except TypeError as error:
         raise TrainerError(f"data {name!r}: {where(error)}") from error
+
+
+def _check_labels(name: str, labels: Sequence[str]) -> None:
+    """Names of folders may be any bytes, those in a run and a bundle not."""
+    for label in labels:
+        try:
+            label.encode()
+        except UnicodeEncodeError:
+            raise TrainerError(f"data {name!r}: class {label!r}: allowed are names in UTF-8") from None
 
 
 def options_of(name: str) -> list[str]:

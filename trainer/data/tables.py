@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from trainer.data.tokens import VOCABULARY, TokenOptions
 from trainer.submodel import TrainerError
 
 PATHS = ("validation", "test", "tokenizer")
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
+REAL = re.compile(r"[+-]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*|nan|inf(inity)?)(e[+-]?[0-9]+)?", re.IGNORECASE)
+"""What is a number where all values are written: Python takes 007, 1_1 and other alphabets' digits for one too."""
 
 
 def _csv(
@@ -197,7 +201,7 @@ def _table(
         labels = None if columns.label is None else values(columns.label)
         targets, names, count = _targets(labels, columns.label or "", parts["train"], place, written=written)
         strata = targets if targets is not None and count and targets.ndim == 1 else np.zeros(len(rows), dtype=np.int64)
-    whole, words = completed(parts, strata, split)
+    whole, words = completed(parts, strata, split, names if strata is targets else ())
     if strata is not targets:
         words = {part: said.replace("by class", "at random") for part, said in words.items()}
     return text_set(name, texts, targets, names, whole, options, {**record, "split": words}, count=count)
@@ -257,10 +261,9 @@ def _lists(values: Sequence[str], column: str, place: Callable[[int], str]) -> l
 
 def _as_numbers(tags: list[list[Any]]) -> list[list[Any]]:
     """Tags that are whole numbers in every row, as such."""
-    try:
-        return [[tag if type(tag) is int else int(tag) for tag in row] for row in tags]
-    except (TypeError, ValueError):
+    if not all(type(tag) is int or (isinstance(tag, str) and WHOLE.fullmatch(tag.strip())) for row in tags for tag in row):
         return tags
+    return [[int(tag) for tag in row] for row in tags]
 
 
 def _targets(
@@ -272,7 +275,7 @@ def _targets(
     given = _parsed(labels, place, column) if written else list(labels)
     kinds = {type(value) for value in given}
     if kinds <= {float, int} and float in kinds:
-        return _finite(np.array(given, dtype=np.float32), column, place), (), 0
+        return _finite(_array(given, "float32", column, place), column, place), (), 0
     if kinds == {list}:
         return _vectors(given, column, place), (), 0
     if kinds not in ({str}, {int}, {bool}):
@@ -297,11 +300,12 @@ def _parsed(labels: Sequence[str], place: Callable[[int], str], column: str) -> 
     for row, label in enumerate(labels):
         if not label.strip():
             raise TrainerError(f"{place(row)}: no {column!r}; allowed is a value for it in every row")
-    for kind in (int, float):
-        try:
-            return [kind(label) for label in labels]
-        except ValueError:
-            continue
+    for written, kind in ((WHOLE, int), (REAL, float)):
+        if all(written.fullmatch(label.strip()) for label in labels):
+            try:
+                return [kind(label) for label in labels]
+            except ValueError:  # a point alone; more digits than Python makes a whole number of
+                continue
     return list(labels)
 
 
@@ -313,7 +317,19 @@ def _vectors(values: Sequence[Any], column: str, place: Callable[[int], str]) ->
                 f"{place(row)}: {column!r} is {str(value)[:60]}; allowed are {len(values[0])} numbers in every row"
             )
     whole = all(type(number) is int for value in values for number in value)
-    return _finite(np.array(values, dtype=np.int64 if whole else np.float32), column, place)
+    return _finite(_array(values, "int64" if whole else "float32", column, place), column, place)
+
+
+def _array(values: Sequence[Any], dtype: str, column: str, place: Callable[[int], str]) -> Array:
+    try:
+        return np.array(values, dtype=dtype)
+    except OverflowError:
+        for row, value in enumerate(values):
+            try:
+                np.array(value, dtype=dtype)
+            except OverflowError:
+                raise TrainerError(f"{place(row)}: {column!r} is {str(value)[:60]}; allowed are numbers in {dtype}") from None
+        raise
 
 
 def _finite(values: Array, column: str, place: Callable[[int], str]) -> Array:

@@ -7,12 +7,13 @@ Shapes: N documents, T tokens. Input `input` (N, T) int64, token ids; targets (N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainer.data import augment
 from trainer.data.dataset import INPUT, DataSet
-from trainer.data.encoded import Texts, token_set
+from trainer.data.encoded import Texts, cut_there, doubts, token_set
 from trainer.data.folders import class_files, documents_of, has_class_files
 from trainer.data.language import packed_set
 from trainer.data.sources import Source, register_source
@@ -37,9 +38,10 @@ def _text_folder(
     """Options: those of `TokenOptions`. With `next_token` there are no classes: texts in any folders below."""
     options = TokenOptions(max_tokens, vocabulary, lowercase, tokenizer, next_token)
     if next_token:
-        documents, parts, words = documents_of(Path(path), _is_text)
+        documents, parts, words, notes = documents_of(Path(path), _is_text)
         texts = Texts.of([_read(path) for path in documents], lambda i: f"text {str(documents[i])!r}")
-        return packed_set(name, texts, parts, options, {"split": dict(words)})
+        packed = packed_set(name, texts, parts, options, {"split": dict(words)})
+        return replace(packed, notes=(*notes, *packed.notes))
     files = class_files(Path(path), what="text", suffixes=())
     contents = [_read(path) for path in files.paths]
     of_folders = any(words.endswith("/") for words in files.split.values())
@@ -69,10 +71,13 @@ def text_set(
         return token_set(name, texts, targets, classes, parts, options, record, count=count)
     if targets is None:
         raise TrainerError(f"data {name!r}: no column of labels; allowed with tokenizer=…, for a task that needs none")
-    tokens, vocabulary, tokenizer = tokenize(texts.texts, parts["train"], options)
+    tokens, longer, vocabulary, tokenizer = tokenize(texts.texts, parts["train"], options)
     split = {part: samples_of(tokens, targets, indices) for part, indices in parts.items()}
     files = {TOKENIZER_FILE: tokenizer}
     count = len(classes) if count is None else count
+    cut = {part: int(longer[indices].sum()) for part, indices in parts.items()}
+    own = {"class_names": list(classes), "max_tokens": options.length, "truncated": cut}
+    notes = [*doubts(texts, "padding alone"), *cut_there(cut, len(texts.texts), options.length)]
     return DataSet(
         name,
         DataSpec(tokens.shape[1:], count, vocabulary=vocabulary, target_shape=targets.shape[1:]),
@@ -80,10 +85,11 @@ def text_set(
         split["validation"],
         split["test"],
         augment.mask_tokens(MASKED_SHARE),
-        {**description(name, parts, split, files), "class_names": list(classes), **record},
+        {**description(name, parts, split, files), **own, **record},
         files,
         tuple(classes),
         {INPUT: options.preprocessing()},
+        tuple(notes),
     )
 
 

@@ -66,8 +66,9 @@ class TokenOptions:
         return {"kind": "text", "tokenizer": TOKENIZER_FILE, "max_tokens": self.length}
 
 
-def tokenize(documents: Sequence[str], train: Array, options: TokenOptions) -> tuple[Array, int, bytes]:
-    """Token ids (N, T) int64, padded with PADDING; the size of the vocabulary; the tokenizer as JSON for the device.
+def tokenize(documents: Sequence[str], train: Array, options: TokenOptions) -> tuple[Array, Array, int, bytes]:
+    """Token ids (N, T) int64, padded with PADDING; whether a document was longer, (N,) bool; the size of the vocabulary; the
+    tokenizer as JSON for the device.
 
     A WordPiece vocabulary learned from the training documents alone, the same every time: a run and its export each read
     the documents anew.
@@ -79,8 +80,10 @@ def tokenize(documents: Sequence[str], train: Array, options: TokenOptions) -> t
     tokenizer.add_special_tokens(["[PAD]", "[UNK]"])
     tokenizer.enable_truncation(options.length)
     tokenizer.enable_padding(length=options.length, pad_id=PADDING, pad_token="[PAD]")
-    ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(documents))], dtype=np.int64)
-    return ids, tokenizer.get_vocab_size(), tokenizer.to_str().encode()
+    encodings = tokenizer.encode_batch(list(documents))
+    ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
+    cut = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
+    return ids, cut, tokenizer.get_vocab_size(), tokenizer.to_str().encode()
 
 
 def learnt_tokenizer(documents: Sequence[str], options: TokenOptions) -> Tokenizer:

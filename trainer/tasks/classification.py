@@ -75,6 +75,7 @@ class MultiLabel(Task):
     metric: ClassVar[str] = "f1"
     outputs: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}  # type: ignore[misc]
     logits: ClassVar[Sequence[str]] = ("logits",)
+    class_per_target: ClassVar[bool] = True
 
     def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
         logits = outputs["logits"]
