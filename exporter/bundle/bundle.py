@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,9 +111,11 @@ class Bundle:
         """Of the manifest and all files that it lists."""
         return (self.path / MANIFEST_FILE).stat().st_size + sum(f.bytes for f in self.manifest.files.values())
 
-    def verify_files(self) -> None:
-        """Compares size and hash of every file with the manifest. Raises BundleError naming the first that differs."""
-        for name, entry in self.manifest.files.items():
+    def verify_files(self, names: Collection[str] | None = None) -> None:
+        """Compares size and hash of these files, default: of every one, with the manifest. Raises BundleError naming the first
+        that differs."""
+        for name in self.manifest.files if names is None else names:
+            entry = self.manifest.files[name]
             path = self._locate(name)
             if path.stat().st_size != entry.bytes:
                 raise BundleError(
