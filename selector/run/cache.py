@@ -74,8 +74,8 @@ class ModelCache:
         self._failed: set[Path] = set()
 
     def open_session(self, bundle: Bundle, submodel: str, options: SessionOptions | None = None) -> ort.InferenceSession:
-        """A session from the sub-model's copy, which is made if there is none. Raises BundleError for an unknown id, and where the
-        files that a copy is to be made of are not this bundle's: another one may have been put in its place."""
+        """A session from the sub-model's copy, which is made if there is none. Raises BundleError for an unknown id, and where
+        what a copy is to be made of is not this bundle's: another one may have been put in its place."""
         chosen = options or SessionOptions()
         graph = bundle.graph_path(submodel)
         entry = self.folder / _key(bundle, submodel)
