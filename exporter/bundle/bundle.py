@@ -217,10 +217,16 @@ class Bundle:
         return self.path / name
 
     def check_profile(
-        self, device: DeviceInfo, measured: Sequence[str], length: int | None = None, *, overwrite: bool = False
+        self,
+        device: DeviceInfo,
+        measured: Sequence[str],
+        length: int | None = None,
+        prompt: int | None = None,
+        *,
+        overwrite: bool = False,
     ) -> None:
-        """Looks before the measuring, at most at this length, whether its profile will be kept. Raises ProfileError as
-        `save_profile` would."""
+        """Looks before the measuring, at most at this length and prompt, whether its profile will be kept. Raises ProfileError
+        as `save_profile` would."""
         try:
             check_writable(self.path / PROFILES_FOLDER)
         except OSError as error:
@@ -228,7 +234,7 @@ class Bundle:
             raise ProfileError(f"profile {path!r}: cannot be written: {error.strerror}") from None
         old = None if overwrite else self._standing(device.name)
         if old is not None:
-            check_merge(old, device, measured, length)
+            check_merge(old, device, measured, length, prompt)
 
     def _profile_path(self, device: str) -> Path:
         return self.path / PROFILES_FOLDER / f"{device}.json"
