@@ -6,6 +6,7 @@ battery. A declared wattage counts the processor time of this process alone.
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,13 +94,14 @@ class RaplCounters:
 
 @dataclass
 class DischargingBattery:
-    """The power that the device's batteries give, summed up from one reading to the next.
+    """The power that the device's batteries give, summed up from one reading to the next; two may give in turn.
 
     `power_now` in microwatts, or `voltage_now` (microvolts) times `current_now` (microamperes, negative on some machines).
     Drivers renew these about once a second.
     """
 
-    batteries: list[Path]
+    root: Path
+    batteries: list[Path]  # that gave at first
     source: Source = "measured"
     window_s: float = 2.0
     _total: float = 0.0
@@ -107,21 +109,19 @@ class DischargingBattery:
 
     @classmethod
     def find(cls, root: Path = POWER_SUPPLY) -> DischargingBattery | None:
-        giving = []
-        for battery in system_batteries(root):
-            try:
-                if (battery / "status").read_text().strip() == "Discharging" and _watts(battery) > 0:
-                    giving.append(battery)
-            except (OSError, ValueError):
-                continue
-        return cls(giving) if giving else None
+        giving = _giving(root)
+        return cls(root, list(giving)) if giving else None
 
     @property
     def name(self) -> str:
         return f"discharge of {', '.join(battery.name for battery in self.batteries)}"
 
     def watts(self) -> float:
-        return sum(map(_watts, self.batteries))
+        """Raises OSError when none is discharging any more, or one is being charged."""
+        giving = _giving(self.root)
+        if not giving:
+            raise OSError(errno.ENODATA, "the device does not run on its battery any more", str(self.root))
+        return sum(giving.values())
 
     def joules(self) -> float:
         now, watts = time.monotonic(), self.watts()
@@ -150,6 +150,21 @@ class DeclaredPower:
 
     def joules(self) -> float:
         return self.watts * time.process_time()
+
+
+def _giving(root: Path) -> dict[Path, float]:
+    """The batteries that are discharging, and their watts; none while one is being charged: the device is plugged in."""
+    found = {}
+    for battery in system_batteries(root):
+        try:
+            status = (battery / "status").read_text().strip()
+            if status == "Charging":
+                return {}
+            if status == "Discharging" and (watts := _watts(battery)) > 0:
+                found[battery] = watts
+        except (OSError, ValueError):
+            continue
+    return found
 
 
 def _watts(battery: Path) -> float:

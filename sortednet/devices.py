@@ -75,7 +75,7 @@ def profile(
     from device_profiles import ProfileError, profile_document, read_profile
     from device_profiles.lengths import lengths_of
     from device_profiles.sustained import in_words
-    from exporter.bundle import Bundle
+    from exporter.bundle import Bundle, BundleError
     from selector.run.profiling import profile_bundle
 
     opened = Bundle(bundle)
@@ -100,7 +100,7 @@ def profile(
     )
     try:
         kept = read_profile(opened.save_profile(measured, overwrite=overwrite))
-    except ProfileError as refused:  # what took minutes is not lost for that
+    except (BundleError, ProfileError) as refused:  # what took minutes is not lost for that
         print_json(measured.model_dump(mode="json"))
         fail(f"{refused}; what was measured is on stdout", refused.exit_code)
     if as_json:

@@ -131,7 +131,7 @@ def run(
         print_json({**_document(result), **trial_document(runtime)})
     else:
         _show(result, output)
-    if result.selection.feasible and latency_ms is not None and result.latency_ms > latency_ms:
+    if result.selection.feasible and latency_ms is not None and result.each_ms > latency_ms:
         tell(
             f"note: it took longer than the {latency_ms:g} ms asked for: the first run of a process reads weights and takes "
             "memory; --watch shows what later ones take"
@@ -221,5 +221,5 @@ def _finite(name: str, output: Any) -> Any:
 
         wrong = output.size - np.count_nonzero(np.isfinite(output))
         if wrong:
-            fail(f"output {name!r}: {wrong} of {output.size} values are NaN or infinite; --output FILE.npy keeps them", 1)
+            fail(f"output {name!r}: {wrong} of {output.size} values are NaN or infinite; --output FILE.npz keeps them", 1)
     return output

@@ -13,6 +13,7 @@ from exporter.bundle.bundle import (
     SIGNED_FILE,
     Bundle,
     BundleError,
+    manifest_hash,
 )
 from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER
 
@@ -27,4 +28,5 @@ __all__ = [
     "SIGNED_FILE",
     "Bundle",
     "BundleError",
+    "manifest_hash",
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from device_profiles.host import readable
 from device_profiles.merge import check_merge, merged
 from device_profiles.seal import SealError
 from exporter.bundle.manifest import DecoderEntry, Manifest, SubModelEntry, checked, inside
-from exporter.bundle.written import PROFILES_FOLDER, recording
+from exporter.bundle.written import PROFILES_FOLDER, locked, recording
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
     from numpy.typing import NDArray
@@ -111,9 +111,16 @@ class Bundle:
         """Of the manifest and all files that it lists."""
         return (self.path / MANIFEST_FILE).stat().st_size + sum(f.bytes for f in self.manifest.files.values())
 
-    def verify_files(self) -> None:
-        """Compares size and hash of every file with the manifest. Raises BundleError naming the first that differs."""
-        for name, entry in self.manifest.files.items():
+    @property
+    def stands(self) -> bool:
+        """Whether it is still the one in its folder: another may have been put there since it was opened."""
+        return manifest_hash(self.path) == self.manifest.sha256
+
+    def verify_files(self, names: Collection[str] | None = None) -> None:
+        """Compares size and hash of these files, default: of every one, with the manifest. Raises BundleError naming the first
+        that differs."""
+        for name in self.manifest.files if names is None else names:
+            entry = self.manifest.files[name]
             path = self._locate(name)
             if path.stat().st_size != entry.bytes:
                 raise BundleError(
@@ -189,27 +196,37 @@ class Bundle:
         """Keeps what a device has measured, and returns the file. What a profile of the same device and conditions says of
         other sub-models stays; with `overwrite` the file holds this profile alone.
 
-        Raises BundleError when it was measured on another bundle; ProfileError when the profile of that name is damaged or of
+        Raises BundleError when it was measured on another bundle, or one of other networks was put in this one's place;
+        ProfileError when the profile of that name is damaged or of
         other conditions, or when it cannot be written.
         """
         if profile.bundle != self.fingerprint:
             name = f"profile of {profile.device.name}"
             raise BundleError(f"{name}: was measured on another bundle ({profile.bundle[:8]}, this is {self.fingerprint[:8]})")
-        old = None if overwrite else self._standing(profile.device.name)
-        kept = merged(old, profile) if old else profile
         name = f"{PROFILES_FOLDER}/{profile.device.name}.json"
         try:
-            with recording(self.path, name, profile_document(kept)):
-                write_profile(kept, self.path / name)
+            with locked(self.path):
+                if _read_manifest(self.path).fingerprint != self.fingerprint:
+                    raise BundleError(f"profile {name!r}: another bundle was put in {str(self.path)!r}; measure again")
+                old = None if overwrite else self._standing(profile.device.name)
+                kept = merged(old, profile) if old else profile
+                with recording(self.path, name, profile_document(kept)):
+                    write_profile(kept, self.path / name)
         except (OSError, SealError) as error:
             raise ProfileError(f"profile {name!r}: cannot be written to {str(self.path)!r}: {_words(error)}") from None
         return self.path / name
 
     def check_profile(
-        self, device: DeviceInfo, measured: Sequence[str], length: int | None = None, *, overwrite: bool = False
+        self,
+        device: DeviceInfo,
+        measured: Sequence[str],
+        length: int | None = None,
+        prompt: int | None = None,
+        *,
+        overwrite: bool = False,
     ) -> None:
-        """Looks before the measuring, at most at this length, whether its profile will be kept. Raises ProfileError as
-        `save_profile` would."""
+        """Looks before the measuring, at most at this length and prompt, whether its profile will be kept. Raises ProfileError
+        as `save_profile` would."""
         try:
             check_writable(self.path / PROFILES_FOLDER)
         except OSError as error:
@@ -217,7 +234,7 @@ class Bundle:
             raise ProfileError(f"profile {path!r}: cannot be written: {error.strerror}") from None
         old = None if overwrite else self._standing(device.name)
         if old is not None:
-            check_merge(old, device, measured, length)
+            check_merge(old, device, measured, length, prompt)
 
     def _profile_path(self, device: str) -> Path:
         return self.path / PROFILES_FOLDER / f"{device}.json"
@@ -260,6 +277,15 @@ class Bundle:
         if not path.is_file():
             raise BundleError(f"{name}: is missing from the bundle")
         return path
+
+
+def manifest_hash(folder: Path) -> str | None:
+    """The checksum that the manifest there has of itself; None where there is none."""
+    try:
+        document = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return document.get("sha256") if isinstance(document, dict) else None
 
 
 def _read_manifest(root: Path) -> Manifest:

@@ -209,7 +209,7 @@ def _orientation(image: Image) -> int:
         found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data: the pixels may be whole
         return 1
-    return found if isinstance(found, int) else 1
+    return found if isinstance(found, int) and found in _TURNS else 1
 
 
 def _why(error: Exception) -> str:

@@ -49,35 +49,52 @@ def check_written(bundle: Path) -> list[Written]:
 
 
 @contextmanager
+def locked(bundle: Path) -> Iterator[None]:
+    """One writer at a time of the index and of what it names, where the system and the file system know locks. What is read and
+    written anew is read within it."""
+    descriptor = None
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        descriptor = os.open(bundle, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
 def recording(bundle: Path, name: str, document: Mapping[str, Any]) -> Iterator[None]:
-    """Around the writing of a document: the index knows it when this ends, and knows of the writing before it begins. Where
-    that fails, the index is as before. Raises OSError where the index cannot be written, SealError as `seal_of` does.
+    """Around the writing of a document, within `locked`: the index knows it when this ends, and knows of the writing before it
+    begins. Where that fails, the index is as before. Raises OSError where the index cannot be written, SealError as `seal_of`
+    does.
 
     A damaged index begins anew with the documents that are whole.
     """
     new = seal_of(document)
-    with _locked(bundle):
-        try:
-            before = _read(bundle)
-        except SealError:
-            before = _whole(bundle)
-        known = before.get(name, [None])
-        if known != [new]:
-            _write(bundle, before | {name: [*known, new]})
-        try:
-            yield
-        except BaseException:
-            with suppress(OSError):
-                _write(bundle, before)
-            raise
-        if known != [new]:
-            _write(bundle, before | {name: [new]})
+    try:
+        before = _read(bundle)
+    except SealError:
+        before = _whole(bundle)
+    known = before.get(name, [None])
+    if known != [new]:
+        _write(bundle, before | {name: [*known, new]})
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            _write(bundle, before)
+        raise
+    if known != [new]:
+        _write(bundle, before | {name: [new]})
 
 
 def record_all(bundle: Path) -> None:
     """Takes the documents that are here, those that are whole, for what was written: a folder that has just been built, or a
     user who has put or removed some by hand and insists. Raises OSError."""
-    with _locked(bundle):
+    with locked(bundle):
         entries = _whole(bundle)
         if entries or (bundle / WRITTEN_FILE).exists():
             _write(bundle, entries)
@@ -152,19 +169,3 @@ def _read(bundle: Path) -> _Index:
 
 def _write(bundle: Path, entries: _Index) -> None:
     write_sealed({"documents": dict(sorted(entries.items()))}, bundle / WRITTEN_FILE)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer of the index at a time, where the system and the file system know locks."""
-    descriptor = None
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)

@@ -8,7 +8,8 @@ as they are; a list alone is one from before there were checksums. What a cascad
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from device_profiles.schema import Share
 from device_profiles.seal import check_seal, write_sealed
 from device_profiles.wrong import first_wrong
 from exporter.bundle import CASCADES_FILE, Bundle
-from exporter.bundle.written import recording
+from exporter.bundle.written import locked, recording
 from selector.choose.budget import ACCURACY, BudgetError
 
 __all__ = ["CASCADES_FILE", "Cascade", "add_cascade", "check_cascades", "read_cascades", "write_cascades"]
@@ -91,15 +92,10 @@ def read_cascades(bundle: Bundle) -> list[Cascade]:
 
 
 def write_cascades(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
-    """Replaces the file in one step. Raises BudgetError when it cannot be written."""
-    path = bundle.path / CASCADES_FILE
-    document = {"cascades": [cascade.model_dump(mode="json") for cascade in cascades]}
-    try:
-        with recording(bundle.path, CASCADES_FILE, document):
-            write_sealed(document, path)
-    except OSError as error:
-        raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
-    return path
+    """Replaces the file in one step. Raises BudgetError when it cannot be written, and where another bundle was put in the
+    place of this one."""
+    with _alone(bundle):
+        return _write(bundle, cascades)
 
 
 def check_cascades(bundle: Bundle, *, overwrite: bool = False) -> None:
@@ -115,19 +111,41 @@ def check_cascades(bundle: Bundle, *, overwrite: bool = False) -> None:
 def add_cascade(bundle: Bundle, cascade: Cascade, *, overwrite: bool = False) -> Path:
     """Adds one to the bundle's cascades. One of the same sub-models and floor is replaced where it was certified alike.
 
-    Raises BudgetError as `check_cascades`, and without `overwrite` where the other was certified with another confidence or on
+    Raises BudgetError as `check_cascades`, where another bundle was put in this one's place, and without `overwrite` where the
+    other was certified with another confidence or on
     another number of examples.
     """
-    others = _standing(bundle, overwrite)
-    for other in others:
-        for name in ("confidence", "examples"):
-            there, here = getattr(other, name), getattr(cascade, name)
-            if other.id == cascade.id and there != here and not overwrite:
-                raise BudgetError(
-                    f"{CASCADES_FILE}: {other.id} is there with {name} = {there:g}, this one has {here:g}; replace it with "
-                    "--overwrite"
-                )
-    return write_cascades(bundle, [*(other for other in others if other.id != cascade.id), cascade])
+    with _alone(bundle):
+        others = _standing(bundle, overwrite)
+        for other in others:
+            for name in ("confidence", "examples"):
+                there, here = getattr(other, name), getattr(cascade, name)
+                if other.id == cascade.id and there != here and not overwrite:
+                    raise BudgetError(
+                        f"{CASCADES_FILE}: {other.id} is there with {name} = {there:g}, this one has {here:g}; replace it with "
+                        "--overwrite"
+                    )
+        return _write(bundle, [*(other for other in others if other.id != cascade.id), cascade])
+
+
+@contextmanager
+def _alone(bundle: Bundle) -> Iterator[None]:
+    """No other writes into the bundle, which is still the one that was opened: a cascade says nothing of another's weights."""
+    with locked(bundle.path):
+        if not bundle.stands:
+            raise BudgetError(f"{CASCADES_FILE}: another bundle was put in {str(bundle.path)!r}; find the cascade again")
+        yield
+
+
+def _write(bundle: Bundle, cascades: Sequence[Cascade]) -> Path:
+    path = bundle.path / CASCADES_FILE
+    document = {"cascades": [cascade.model_dump(mode="json") for cascade in cascades]}
+    try:
+        with recording(bundle.path, CASCADES_FILE, document):
+            write_sealed(document, path)
+    except OSError as error:
+        raise BudgetError(f"{CASCADES_FILE}: cannot be written to {str(bundle.path)!r}: {error.strerror}") from None
+    return path
 
 
 def _standing(bundle: Bundle, overwrite: bool) -> list[Cascade]:

@@ -11,7 +11,7 @@ folder/
 
 The key is a hash of all that the copy depends on: ONNX Runtime's version, the processor, the graph and the weights. An entry
 appears by one rename, whole or not at all; it is never changed, only replaced. Whatever goes wrong with the cache, a session
-is opened from the bundle instead.
+is opened from the bundle instead. What else lies in the folder is left alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -31,7 +32,7 @@ from tempfile import mkdtemp
 import onnxruntime as ort
 
 from device_profiles.host import cache_folder, cpu_features, cpu_model
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, BundleError
 from exporter.bundle.session import CPU, SessionError, SessionOptions, open_session, relative_error, run_session
 
 log = logging.getLogger("sortednet.cache")
@@ -40,6 +41,8 @@ MAX_BYTES = 512 * 2**20
 FOLDER_VARIABLE = "SORTEDNET_CACHE"
 _FORMAT = 1
 MODEL, WEIGHTS, _SEAL = "model.onnx", "model.bin", "seal.json"
+_ENTRY = re.compile(r"[0-9a-f]{32}")
+_LEFTOVER = re.compile(r"\.partial-\w+|\.trash-[0-9a-f]{32}-\d+-\d+")
 _ABANDONED_SECONDS = 600.0
 _SAME = 1e-5  # relative; on the CPUs that were tried the outputs of a copy are equal to the bit
 
@@ -71,7 +74,8 @@ class ModelCache:
         self._failed: set[Path] = set()
 
     def open_session(self, bundle: Bundle, submodel: str, options: SessionOptions | None = None) -> ort.InferenceSession:
-        """A session from the sub-model's copy, which is made if there is none. Raises BundleError for an unknown id."""
+        """A session from the sub-model's copy, which is made if there is none. Raises BundleError for an unknown id, and where
+        what a copy is to be made of is not this bundle's: another one may have been put in its place."""
         chosen = options or SessionOptions()
         graph = bundle.graph_path(submodel)
         entry = self.folder / _key(bundle, submodel)
@@ -82,7 +86,7 @@ class ModelCache:
                 if not _is_whole(entry):
                     self._make(bundle, submodel, entry)
                 session = open_session(entry / MODEL, chosen, optimized=True)
-            except SessionError:
+            except (SessionError, BundleError):
                 raise
             except Exception as error:  # ONNX Runtime has one exception type per status code
                 if last:
@@ -109,6 +113,7 @@ class ModelCache:
         partial = Path(mkdtemp(prefix=".partial-", dir=self.folder))
         try:
             plain = open_session(bundle.graph_path(submodel), save_optimized=partial / MODEL)
+            bundle.verify_files(_sources(bundle, submodel))
             copy = open_session(partial / MODEL, optimized=True)
             inputs = bundle.selftest_inputs
             error = relative_error(run_session(copy, inputs), run_session(plain, inputs))
@@ -126,7 +131,7 @@ class ModelCache:
 
     def _make_room(self, newest: Path) -> None:
         """Down to `max_bytes`, which the newest alone may exceed; and what killed processes have left goes."""
-        for leftover in self.folder.glob(".*-*"):
+        for leftover in self._ours(_LEFTOVER):
             with suppress(OSError):
                 # Also one from the future: a clock was fast then.
                 if abs(time.time() - leftover.stat().st_mtime) > _ABANDONED_SECONDS:
@@ -144,10 +149,18 @@ class ModelCache:
             total -= sizes[entry]
 
     def _entries(self) -> list[Path]:
-        try:
-            return [path for path in self.folder.iterdir() if not path.name.startswith(".")]
-        except OSError:
-            return []
+        return self._ours(_ENTRY)
+
+    def _ours(self, names: re.Pattern[str]) -> list[Path]:
+        """The folders of such names that hold what is written here and nothing else: the folder may be somebody's, who keeps
+        other things there too."""
+        found: list[Path] = []
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                with suppress(OSError):  # a file, or another process may be removing it
+                    if names.fullmatch(path.name) and {one.name for one in path.iterdir()} <= {MODEL, WEIGHTS, _SEAL}:
+                        found.append(path)
+        return found
 
 
 def session_opener(
@@ -163,9 +176,14 @@ def session_opener(
 
 def _key(bundle: Bundle, submodel: str) -> str:
     files = bundle.manifest.files
-    needed = [bundle.submodel(submodel).graph, bundle.weights_path(submodel)]
-    parts = [_FORMAT, ort.__version__, cpu_model(), cpu_features(), *(files[name].sha256 for name in needed)]
+    hashes = [files[name].sha256 for name in _sources(bundle, submodel)]
+    parts = [_FORMAT, ort.__version__, cpu_model(), cpu_features(), *hashes]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _sources(bundle: Bundle, submodel: str) -> list[str]:
+    """The files that a copy is made of."""
+    return [bundle.submodel(submodel).graph, bundle.weights_path(submodel)]
 
 
 def _write_seal(folder: Path) -> None:

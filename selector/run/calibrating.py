@@ -10,6 +10,7 @@ other until the exact binomial bound falls below the floor. A fixed sequence nee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from selector.choose.cascades import Cascade, add_cascade, check_cascades
 from selector.choose.lengths import LengthAxis
 from selector.choose.profiles import find_profile
 from selector.run.inputs import check_inputs
+from selector.run.opening import of_this_version
 from selector.run.program import Feed, Logits, margins
 
 Batches = Feed | Sequence[Feed]
@@ -223,7 +225,8 @@ def logits_of(
     bundle: Bundle, submodel: str, inputs: Batches, examples: NDArray[np.int64] | None = None, batch: int = 256
 ) -> Logits:
     """First output of a sub-model for all examples, or for these, in their order. Shape (N, classes)."""
-    session = open_session(bundle.graph_path(submodel))
+    version = copy(bundle)
+    session = of_this_version(bundle, version, submodel, lambda: open_session(version.graph_path(submodel)))
     batches = _batches(inputs)
     ends = np.cumsum([_count(one) for one in batches])
     wanted = np.arange(ends[-1]) if examples is None else examples

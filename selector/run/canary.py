@@ -249,8 +249,8 @@ class CanaryRuntime(Canary[Runtime]):
             self._failed(error)
             return answered
         deadline = None if budget is None else budget.run_ms
-        missed = None if deadline is None else result.latency_ms > deadline
-        self._note(turn, result.selection.submodel, result.latency_ms, missed)
+        missed = None if deadline is None else result.each_ms > deadline
+        self._note(turn, result.selection.submodel, result.each_ms, missed)
         return result
 
 

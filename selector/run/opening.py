@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
+from typing import TypeVar
 
 from device_profiles import Profile
 from exporter.bundle import Bundle, BundleError
@@ -18,6 +19,8 @@ from selector.run.program import Program, program_opener
 from selector.ship.standing import place_of
 
 log = logging.getLogger("sortednet.runtime")
+
+T = TypeVar("T")
 
 _BYTES = {"int8-rows": 1.0, "int4": 0.7}
 """Of a weight, with the factors of its block."""
@@ -44,21 +47,27 @@ def opener(
 
     def opened(key: Key) -> Program:
         name, device = key
-        while True:
-            place = version.path = place_of(bundle)
-            try:
-                program = from_its_folder(name, device)
-            except SessionError:
-                raise
-            except Exception as error:  # ONNX Runtime has one exception type per status code
-                if place_of(bundle) == place:
-                    raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
-            else:
-                if place_of(bundle) == place:
-                    return program
-            # Another version came in the middle: what was read may be of both. This one is kept elsewhere now.
+        return of_this_version(bundle, version, name, lambda: from_its_folder(name, device))
 
     return opened
+
+
+def of_this_version(bundle: Bundle, version: Bundle, name: str, opening: Callable[[], T]) -> T:
+    """What `opening` opens of `version`, a copy of the bundle whose path is made to lead to where this very version is. Raises
+    BundleError when that cannot be opened."""
+    while True:
+        place = version.path = place_of(bundle)
+        try:
+            opened = opening()
+        except SessionError:
+            raise
+        except Exception as error:  # ONNX Runtime has one exception type per status code
+            if place_of(bundle) == place:
+                raise BundleError(f"sub-model {name!r}: cannot be opened: {error}") from error
+        else:
+            if place_of(bundle) == place:
+                return opened
+        # Another version came in the middle: what was read may be of both. This one is kept elsewhere now.
 
 
 def memory_of(bundle: Bundle, profiles: Sequence[Profile], cascades: Iterable[Cascade]) -> dict[Key, float]:

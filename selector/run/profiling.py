@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +37,7 @@ from selector.run.cache import ModelCache
 from selector.run.decode import Decoder
 from selector.run.decode.timed import TimedDecoder
 from selector.run.generate.described import Described
+from selector.run.opening import of_this_version
 from selector.run.program import GraphProgram, Program, program_opener
 
 
@@ -57,7 +59,7 @@ def profile_bundle(
     watts: float | None = None,
     sustain_minutes: float | None = None,
     show_progress: bool = True,
-    before: Callable[[DeviceInfo, Sequence[str], int | None], None] = lambda device, measured, length: None,
+    before: Callable[[DeviceInfo, Sequence[str], int | None, int | None], None] = lambda device, measured, length, prompt: None,
 ) -> Profile:
     """Latency, load time and memory of the sub-models (default: all) at batch size 1.
 
@@ -68,11 +70,13 @@ def profile_bundle(
 
     With `predict_from` so many well-chosen ones of them are measured and the others predicted; each figure says which.
     Energy comes from the processor's counters or a discharging battery where there are such, else from `watts` per busy
-    core, if given. With `sustain_minutes` the slowest of those that are measured is then run without a pause for so long, and
-    the profile says how what it takes drifts (`device_profiles.sustain`). `before` is called with the device, what will be
-    measured and the longest length, before the first is: `Bundle.check_profile` looks there whether the profile will be kept.
+    core, if given. With `sustain_minutes` the slowest of those that are measured is then run without a pause for so long,
+    and the profile says how what it takes drifts (`device_profiles.sustain`). `before` is called with the device, what will
+    be measured, the longest length and the longest prompt, before the first is: `Bundle.check_profile` looks there whether
+    the profile will be kept.
 
-    Raises BundleError for a sub-model that is not in the bundle, ProfileError for a device name that is no file name, minutes
+    Raises BundleError for a sub-model that is not in the bundle or cannot be opened, also where another bundle was put in this
+    one's place, ProfileError for a device name that is no file name, minutes
     that are not allowed, lengths that the bundle does not take or a bundle that nothing
     can be predicted of, SessionError for an execution provider that is not here.
     """
@@ -108,11 +112,16 @@ def profile_bundle(
         first = error.errors()[0]
         allowed = NAME_ALLOWED if first["type"] == "string_pattern_mismatch" else first["msg"]
         raise ProfileError(f"{first['loc'][0]} = {first['input']!r}: {allowed}") from None
-    before(info, measuring, longest)
+    before(info, measuring, longest, None if decoding is None else max(decoding[0]))
 
     settings = SessionOptions(info.threads, info.execution_provider, spinning)
     # Of a language model there are no optimized copies: they would hold the weights once more.
-    open_program = program_opener(bundle, settings, cache if decoding is None else False)
+    version = copy(bundle)
+    opened = program_opener(version, settings, cache if decoding is None else False)
+
+    def open_program(name: str) -> Program:
+        return of_this_version(bundle, version, name, lambda: opened(name))
+
     more: dict[str, Any] = {"repeats": repeats, "meter": meter, "show_progress": show_progress}
     found: dict[str, Measurement]
     if decoding is not None:

@@ -52,10 +52,16 @@ class RunResult:
 
     outputs: dict[str, NDArray[Any]]
     selection: Selection
-    latency_ms: float
+    latency_ms: float  # of the whole batch
     task: TaskEntry | None = None
     texts: Encoded | None = None  # where texts were run: their tokens, how many were cut
     energy: Energy = UNKNOWN  # of the whole batch, estimated by the profile
+    examples: int = 1  # of the batch, or how many texts
+
+    @property
+    def each_ms(self) -> float:
+        """Of one example, which is what a budget's deadline is of."""
+        return self.latency_ms / self.examples
 
     @property
     def energy_mj(self) -> float | None:

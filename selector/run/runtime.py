@@ -115,7 +115,7 @@ class Runtime:
         budget = self.lengths.budget(budget or _NO_LIMITS, self.lengths.of_feed(feed))
         selection, program = self.choose(budget)
         outputs, elapsed, energy = self._compute(program, selection, feed, budget)
-        return RunResult(outputs, selection, elapsed, self.bundle.manifest.task, energy=energy)
+        return RunResult(outputs, selection, elapsed, self.bundle.manifest.task, None, energy, examples_in(self.bundle, feed))
 
     def run_text(self, texts: Texts | Encoded, budget: Budget | None = None) -> RunResult:
         """Runs one text, several, or several pairs (each a tuple of two) by the one sub-model that fits the budget, in batches
@@ -135,7 +135,7 @@ class Runtime:
         ran = [self._compute(program, selection, feed, budget) for feed in feeds]
         outputs = joined(encoded, zip(batches, (found for found, _, _ in ran), strict=True), of_tokens(self.bundle))
         took, energy = sum(took for _, took, _ in ran), reduce(added, (energy for _, _, energy in ran))
-        return RunResult(outputs, selection, took, self.bundle.manifest.task, encoded, energy)
+        return RunResult(outputs, selection, took, self.bundle.manifest.task, encoded, energy, len(encoded))
 
     @cached_property
     def texts(self) -> TextReader:
@@ -326,10 +326,10 @@ class Runtime:
         return Selector(fitting, policy=self.options.policy) if fitting else None
 
     def _best(self) -> Selection:
-        """Of all that fit, where nothing was measured."""
-        bundle, device = self.bundle, self._first_device
-        fitting = [entry for entry in bundle.manifest.submodels if (entry.id, device) in self._fitting]
-        chosen = max(fitting, key=lambda entry: (bundle.qualities[entry.id] or 0.0, entry.macs))
+        """Of all that fit, where nothing was measured; of two devices the first."""
+        bundle, known = self.bundle, self.bundle.submodels
+        fitting = [(known[name], device) for name, device in self._memory if name in known and (name, device) in self._fitting]
+        chosen, device = max(fitting, key=lambda one: (bundle.qualities[one[0].id] or 0.0, one[0].macs))
         reason = f"{best(bundle.metric)} of all (not measured here)"
         quality = bundle.qualities[chosen.id]
         return Selection(chosen.id, True, quality, None, None, None, reason, device, bundle.metric)

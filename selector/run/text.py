@@ -199,10 +199,11 @@ def joined(
 
 
 def of_tokens(bundle: Bundle) -> dict[str, bool]:
-    """By output of a bundle that takes texts, whether its second axis is the free one of the tokens."""
+    """By output of a bundle that takes texts, whether its second axis is that of the tokens: where texts have one length, the
+    task says whether an axis of that length is."""
     axis = bundle.manifest.inputs[0].shape[1]
-    free = isinstance(axis, str)
-    return {spec.name: free and len(spec.shape) > 1 and spec.shape[1] == axis for spec in bundle.manifest.outputs}
+    known = isinstance(axis, str) or bundle.manifest.task.kind in (TOKENS, QUESTIONS)
+    return {spec.name: known and len(spec.shape) > 1 and spec.shape[1] == axis for spec in bundle.manifest.outputs}
 
 
 def _described(bundle: Bundle) -> tuple[str, TextPreprocessing]:

@@ -22,7 +22,7 @@ class Run(BaseModel):
 
     new: bool  # on the new version
     submodel: str = ""
-    latency_ms: NotNegative = 0.0
+    latency_ms: NotNegative = 0.0  # per example of its batch
     missed: bool | None = None  # its deadline; None where it had none
     first: bool = False  # of its process on that version: compared with other first ones
     compared: bool = True

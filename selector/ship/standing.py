@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
+from exporter.bundle import Bundle, BundleError, manifest_hash
 from selector.ship.state import Trial, folder_of, id_of, read_state
 from selector.ship.versions import content_of, rollback
 
@@ -41,7 +40,7 @@ def in_use(bundle: Bundle) -> Bundle:
     try:
         if trial is not None and trial.new == id_of(bundle):
             return Bundle(folder_of(bundle.path) / trial.previous, verify=False, name=bundle.name)
-        if outcome is not None and outcome.reason is not None and not stands(bundle):
+        if outcome is not None and outcome.reason is not None and not bundle.stands:
             kept = Bundle(folder_of(bundle.path) / id_of(bundle), verify=False)
             if outcome.content == content_of(kept):
                 return Bundle(bundle.path, verify=False, name=bundle.name)
@@ -53,26 +52,15 @@ def in_use(bundle: Bundle) -> Bundle:
 def place_of(bundle: Bundle) -> Path:
     """The folder that has the files of this very version: the bundle's, or, where another one has been put there since it was
     opened, that in which it is kept. Raises BundleError where it is not."""
-    if stands(bundle):
+    there = manifest_hash(bundle.path)
+    if there == bundle.manifest.sha256:
         return bundle.path
     kept = folder_of(bundle.path) / id_of(bundle)
-    if _manifest_at(kept) == bundle.manifest.sha256:
+    if manifest_hash(kept) == bundle.manifest.sha256:
         return kept
+    if there is None:
+        raise BundleError(f"{str(bundle.path)!r}: there is no bundle any more, seen from {str(Path.cwd())!r}: open it anew")
     raise BundleError(f"{str(bundle.path)!r}: another version was put there, and {id_of(bundle)} is not kept: open it anew")
-
-
-def stands(bundle: Bundle) -> bool:
-    """Whether its manifest is still the one in its folder."""
-    return _manifest_at(bundle.path) == bundle.manifest.sha256
-
-
-def _manifest_at(folder: Path) -> str | None:
-    """The checksum that the manifest there has of itself; None where there is none."""
-    try:
-        document = json.loads((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return document.get("sha256") if isinstance(document, dict) else None
 
 
 def _tried(path: Path) -> Trial | None:

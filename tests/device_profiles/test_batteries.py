@@ -64,6 +64,29 @@ def test_a_mouse_is_not_asked_through_psutil_either(tmp_path: Path, monkeypatch:
     assert battery_reader.read_battery() is None
 
 
+@pytest.mark.parametrize("status", ["Charging", "Full", "Not charging"])
+def test_a_device_that_is_plugged_in_meanwhile_has_no_energy(tmp_path: Path, status: str) -> None:
+    root = supplies(tmp_path / "power_supply", BAT0=LAPTOP, BAT1=SECOND)
+    meter = DischargingBattery.find(root)
+    assert meter is not None
+    meter.joules()
+    (root / "BAT0" / "status").write_text(status)
+    (root / "BAT0" / "power_now").write_text("45000000")
+    with pytest.raises(OSError, match="does not run on its battery any more"):
+        meter.joules()
+
+
+def test_batteries_that_give_in_turn_are_counted_as_they_do(tmp_path: Path) -> None:
+    root = supplies(tmp_path / "power_supply", BAT0=LAPTOP, BAT1=SECOND)
+    meter = DischargingBattery.find(root)
+    assert meter is not None
+    assert meter.watts() == 4.0
+    for name, status, power in (("BAT0", "Not charging", "0"), ("BAT1", "Discharging", "6000000")):
+        (root / name / "status").write_text(status)
+        (root / name / "power_now").write_text(power)
+    assert meter.watts() == 6.0
+
+
 def test_the_energy_is_of_all_that_discharge_but_no_mouse(tmp_path: Path) -> None:
     both = supplies(tmp_path / "power_supply", BAT0=LAPTOP, BAT1=LAPTOP | {"power_now": "-1500000"}, hidpp_battery_0=MOUSE)
     meter = DischargingBattery.find(both)

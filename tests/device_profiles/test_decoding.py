@@ -128,6 +128,20 @@ def test_what_is_predicted_is_predicted_for_prompts_and_contexts() -> None:
     )
 
 
+def test_a_profile_of_other_prompts_is_not_put_together() -> None:
+    """The longest is what is asked for where no prompt is named."""
+    costs = PROFILE.submodels["small"]
+    assert costs.decoding is not None
+    short = costs.decoding.model_copy(update={"prefill": {16: costs.decoding.prefill[16]}})
+    other = PROFILE.model_copy(update={"submodels": {"small": costs.model_copy(update={"decoding": short})}})
+    with pytest.raises(
+        ProfileError, match=r"1 measurements are of prompt = 512 tokens, these of 16 tokens; .* --prompts up to"
+    ):
+        merged(PROFILE, other)
+    with pytest.raises(ProfileError, match=r"length = 1024 tokens, these of 64 tokens; .* --contexts up to"):
+        merged(PROFILE, other.model_copy(update={"length": 64}))
+
+
 def test_device_models_merging_and_tails_keep_it() -> None:
     profiles = [profile_of({"small": weight}, device=f"d{place}") for place, weight in enumerate((1.0, 2.0, 5.0))]
     decoding = aggregate("kind", profiles).submodels["small"].decoding

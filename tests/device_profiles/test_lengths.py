@@ -143,6 +143,18 @@ def test_a_profile_of_another_reference_length_is_not_put_together() -> None:
     assert merged(PROFILE, PROFILE.model_copy(update={"length": 64})).length == 64  # all of it is measured again
 
 
+@pytest.mark.parametrize("changed", [{"length": 64}, {"onnxruntime": "99"}])
+def test_predictions_of_other_conditions_do_not_stay_beside_new_measurements(changed: dict[str, object]) -> None:
+    """All that was measured is measured again, so that nothing measured is lost."""
+    predicted = PROFILE.submodels["large"].model_copy(update={"source": {"latency_ms": "predicted"}})
+    old = PROFILE.model_copy(update={"submodels": PROFILE.submodels | {"large": predicted}})
+    few = PROFILE.model_copy(update={"submodels": {"small": PROFILE.submodels["small"]}})
+    assert set(merged(old, few).submodels) == {"small", "large"}
+    length = changed.get("length", few.length)
+    device = few.device.model_copy(update={name: value for name, value in changed.items() if name != "length"})
+    assert set(merged(old, few.model_copy(update={"length": length, "device": device})).submodels) == {"small"}
+
+
 def test_what_is_predicted_is_predicted_at_every_length() -> None:
     shape = {"kind": "matmul", "channels_in": 64, "channels_out": 64}
     layers = [LayerEntry(macs=100 * n, weights=64, activations=n, **shape) for n in (1, 2, 4, 8, 16)]

@@ -92,6 +92,15 @@ def test_a_photo_is_turned_upright(orientation: int, suffix: str, tmp_path: Path
     assert np.abs(read_image(stored, spec) - read_image(plain, spec)).max() < 0.02
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_is_none_turns_nothing(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    spec = ImagePreprocessing(size=(12, 20), channels=3)
+    stored, plain = saved(smooth(48, 96), tmp_path / "a.png", exif=exif), saved(smooth(48, 96), tmp_path / "b.png")
+    assert np.array_equal(read_image(stored, spec), read_image(plain, spec))
+
+
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path: Path) -> None:
     pixels = smooth(960, 1280)
     path = saved(pixels, tmp_path / "a.jpg", quality=100, subsampling=0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +51,21 @@ def test_a_file_that_no_run_wrote_is_not_replaced(
         np.testing.assert_array_equal(written["logits"], same["logits"])
     other = Path(shutil.copytree(bundle_path, tmp_path / "another"))
     assert "was not written by a run of this bundle" in refused("run", other, "--input", named, "--output", out)
+
+
+def test_what_json_has_no_numbers_for_is_in_the_file(
+    bundle_path: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = Runtime.run, tmp_path / "out.npz"
+
+    def diverged(*given: Any) -> Any:
+        return replace(run(*given), outputs={"logits": np.full((1, 2), np.nan)})
+
+    monkeypatch.setattr(Runtime, "run", diverged)
+    asked = ("run", bundle_path, "--input", images, "--json", "--output", out)
+    assert "2 of 2 values are NaN or infinite; --output FILE.npz keeps them" in refused(*asked, code=1)
+    with np.load(out) as kept:
+        assert np.isnan(kept["logits"]).all()
 
 
 def test_a_report_replaces_nothing_but_a_report_of_the_bundle(bundle_path: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from device_profiles import Profile, ProfileError, describe_device, profile_document
 from device_profiles.merge import merged
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, BundleError
+from exporter.subset import subset
 from selector.run import profiling
 from tests.conftest import DEVICE, taking
 from tests.helpers.commands import call, document, refused
@@ -107,6 +110,52 @@ def test_nothing_is_measured_on_a_read_only_disk(copied: Path, monkeypatch: pyte
     monkeypatch.setattr(profiling, "measure", lambda *_, **__: pytest.fail("measured"))
     read_only(monkeypatch, copied)
     assert "profiles/mine.json': cannot be written: Read-only file system" in refused(*measuring(copied))
+
+
+def another_in_its_place(bundle: Bundle) -> None:
+    """Of one of its sub-models, ONE."""
+    shutil.rmtree(bundle.path / "profiles")
+    aside = bundle.path.with_name("aside")
+    bundle.path.rename(aside)
+    subset(Bundle(aside), [ONE], bundle.path)
+
+
+def test_a_profile_is_not_kept_in_a_bundle_that_took_the_place_of_its_own(full: Profile, copied: Path) -> None:
+    bundle = Bundle(copied)
+    another_in_its_place(bundle)
+    with pytest.raises(BundleError, match=r"profiles/.*\.json': another bundle was put in .*; measure again"):
+        bundle.save_profile(full)
+    assert Bundle(copied).devices() == []
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+def test_a_bundle_that_is_replaced_is_not_measured_on(copied: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle: its first sub-model has been opened."""
+    coming, opening = [lambda: another_in_its_place(Bundle(copied))], profiling.program_opener
+
+    def opener(*given: Any) -> Any:
+        opened = opening(*given)
+
+        def one(name: str) -> Any:
+            found = opened(name)
+            if coming:
+                coming.pop()()
+            return found
+
+        return one
+
+    monkeypatch.setattr(profiling, "program_opener", opener)
+    result = call(*measuring(copied, cache))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "another version was put there, and" in result.stderr.splitlines()[-1]
+    assert Bundle(copied).devices() == []
+
+
+def test_profiles_that_are_kept_at_once_are_put_together(full: Profile, copied: Path) -> None:
+    Bundle(copied).save_profile(only(full, ONE), overwrite=True)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: Bundle(copied, verify=False).save_profile(only(full, name)), full.submodels))
+    assert set(Bundle(copied).profile(DEVICE).submodels) == set(full.submodels)
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

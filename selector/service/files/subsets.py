@@ -6,6 +6,8 @@ folder/
   .<hash>.partial-*                                     being written
   .gone-*                                               being deleted
 
+What else lies in the folder is left alone.
+
 A part has a key that says what it is made of: which bundle, by its manifest's hash, and which of its sub-models, as a number
 whose bits are these. Because the same request gives the same bytes, whoever has the key can have the part: another replica
 of the service, or this one after it has forgotten it.
@@ -25,14 +27,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
+from device_profiles.atomic import remove
 from device_profiles.host import cache_folder
-from exporter.bundle import Bundle, BundleError
+from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
 
 FOLDER_VARIABLE = "SORTEDNET_SUBSETS"
 MAX_BYTES = 2**30
 MAX_OPEN = 256  # parts whose manifest is held in memory
 CUT_AT_ONCE = 2
 ABANDONED_S = 3600.0  # after which a part that is being made or deleted is not any more
+_PART = re.compile(r"[0-9a-f]{32}")
+_LEFTOVER = re.compile(r"\.lock-[0-9a-f]{32}|\.[0-9a-f]{32}\.(partial|replaced)-\d+|\.gone-\w+")
 _KEY = re.compile(r"([0-9a-f]{16})-([0-9a-f]{1,4096})")
 
 
@@ -158,12 +163,10 @@ class SubsetStore:
         for path in self.folder.iterdir():
             with suppress(OSError):
                 used = path.stat().st_mtime
-                if not path.name.startswith("."):
+                if _PART.fullmatch(path.name) and (path / MANIFEST_FILE).is_file():
                     parts.append((used, _bytes_of(path), path))
-                elif used < abandoned and path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                elif used < abandoned:
-                    path.unlink()
+                elif used < abandoned and _LEFTOVER.fullmatch(path.name):
+                    remove(path)
         total = sum(size for _, size, _ in parts)
         for _, size, path in sorted(parts):
             if total <= self.max_bytes:

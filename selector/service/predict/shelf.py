@@ -15,7 +15,7 @@ from selector.choose.cascades import CASCADES_FILE
 from selector.choose.profiles import find_profile
 from selector.service.predict.gate import Overloaded
 from selector.service.web.problems import Problem, without_folder
-from selector.ship.standing import in_use, stands
+from selector.ship.standing import in_use
 
 log = logging.getLogger("sortednet.service")
 
@@ -130,7 +130,7 @@ class Shelf(Generic[O]):
 
     def _goes_on(self, before: Stamp, bundle: Bundle, stamp: Stamp) -> bool:
         """With what is open: nothing has changed, or another bundle stands there, which is being loaded."""
-        return before[0] == stamp[0] and (before == stamp or not stands(bundle))
+        return before[0] == stamp[0] and (before == stamp or not bundle.stands)
 
     def _make_room(self, key: Key) -> None:
         """Raises Overloaded where all that would make it is being used."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,8 +71,9 @@ def test_a_copy_is_made_once_and_gives_the_same_numbers(bundle: Bundle, cache: M
 
 @pytest.mark.parametrize("what", ["onnxruntime", "cpu", "features", "graph", "weights"])
 def test_another_version_processor_or_bundle_has_copies_of_its_own(
-    what: str, bundle: Bundle, cache: ModelCache, made: list[str], monkeypatch: pytest.MonkeyPatch
+    what: str, bundle_path: Path, tmp_path: Path, cache: ModelCache, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bundle = Bundle(shutil.copytree(bundle_path, tmp_path / "digits"))
     name = next(iter(bundle.submodels))
     cache.open_session(bundle, name)
     if what == "onnxruntime":
@@ -79,7 +82,12 @@ def test_another_version_processor_or_bundle_has_copies_of_its_own(
         monkeypatch.setattr(selector.run.cache, {"cpu": "cpu_model", "features": "cpu_features"}[what], lambda: "another")
     else:
         file = bundle.submodels[name].graph if what == "graph" else bundle.manifest.weights
-        entry = bundle.manifest.files[file].model_copy(update={"sha256": "0" * 64})
+        path = bundle.path / file
+        path.write_bytes(path.read_bytes() + (b"\x32\x01x" if what == "graph" else b"\0"))  # a description; bytes of no tensor
+        content = path.read_bytes()
+        entry = bundle.manifest.files[file].model_copy(
+            update={"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        )
         files = {**bundle.manifest.files, file: entry}
         bundle.manifest = bundle.manifest.model_copy(update={"files": files})
     cache.open_session(bundle, name)
@@ -136,6 +144,36 @@ def test_a_bound_that_nothing_fits_keeps_the_newest_alone(bundle: Bundle, tmp_pa
         assert len(entries(cache)) == 1
     with pytest.raises(ValueError, match="max_bytes = -1"):
         ModelCache(tmp_path, max_bytes=-1)
+
+
+def test_what_others_keep_in_the_folder_stays(bundle: Bundle, tmp_path: Path) -> None:
+    others = [".my-project/src/main.py", "photos/a.jpg", "0" * 32 + "/mine.txt", ".partial-copy/film.mp4", "notes-old.txt"]
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        os.utime((tmp_path / name).parent, (0, 0))
+    cache = ModelCache(tmp_path, max_bytes=0)
+    for name in bundle.submodels:
+        cache.open_session(bundle, name)
+    cache.clear()
+    assert cache.bytes_used() == 0
+    assert [(tmp_path / name).read_text() for name in others] == others
+
+
+def test_no_copy_is_made_of_a_bundle_that_was_put_in_the_place_of_this_one(
+    bundle_path: Path, tmp_path: Path, cache: ModelCache
+) -> None:
+    bundle = Bundle(shutil.copytree(bundle_path, tmp_path / "digits"))
+    name = next(iter(bundle.submodels))
+    weights = bundle.path / bundle.manifest.weights
+    shutil.copy(weights, weights.with_name("before"))
+    weights.write_bytes(bytes(len(weights.read_bytes())))
+    with pytest.raises(BundleError, match=r"weights\.bin: its content differs"):
+        cache.open_session(bundle, name)
+    assert entries(cache) == []
+    weights.with_name("before").replace(weights)
+    assert same_numbers(cache.open_session(bundle, name), bundle, name)
+    assert len(entries(cache)) == 1
 
 
 def test_a_folder_that_cannot_be_written_to(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from exporter.bundle import Bundle
+from exporter.bundle import CASCADES_FILE, Bundle
 from selector import BudgetError, Runtime
-from selector.choose.cascades import Cascade, read_cascades
+from selector.choose.cascades import Cascade, add_cascade, read_cascades
 from selector.run.calibrating import calibrate_cascade, find_cascade
 from selector.run.program import passed_on
 from sortednet.validation import validation
 from tests.helpers.cascades import cascades_of, judged
+from tests.helpers.shelf import larger, other_weights
 
 COSTS = {"small": 1.0, "middle": 3.0, "large": 9.0}
 
@@ -80,3 +82,21 @@ def test_the_same_pair_may_serve_several_floors(bundle_path: Path, tmp_path: Pat
     runtime = Runtime(bundle, battery=lambda: None, sensors=False)
     assert set(cascades_of(runtime)) == {cascade.id for cascade in found}
     runtime.close()
+
+
+def test_cascades_that_are_added_at_once_are_all_kept(with_cascade: tuple[Bundle, Cascade]) -> None:
+    bundle, cascade = with_cascade
+    more = [cascade.model_copy(update={"id": f"number-{number}"}) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: add_cascade(Bundle(bundle.path, verify=False), one), more))
+    assert {one.id for one in read_cascades(bundle)} == {cascade.id, *(one.id for one in more)}
+
+
+def test_a_cascade_is_not_kept_in_a_bundle_that_took_the_place_of_its_own(with_cascade: tuple[Bundle, Cascade]) -> None:
+    """What was certified on one version's weights says nothing of the next's."""
+    bundle, cascade = with_cascade
+    other_weights(bundle.path, lambda weights: larger(weights, 2.0))
+    before = (bundle.path / CASCADES_FILE).read_bytes()
+    with pytest.raises(BudgetError, match=r"cascades\.json: another bundle was put in .*; find the cascade again"):
+        add_cascade(bundle, cascade.model_copy(update={"id": "late"}))
+    assert (bundle.path / CASCADES_FILE).read_bytes() == before

@@ -196,6 +196,31 @@ def test_without_a_profile_the_most_accurate_runs_and_a_limit_is_an_error(bundle
             runtime.run(images(2), budget)
 
 
+def test_without_qualities_what_fits_on_the_second_device_alone_runs_there(bundle_path: Path, tmp_path: Path) -> None:
+    path = unmeasured(bundle_path, tmp_path, devices=("large", "small"))
+    for device, memory_mb in (("large", 500.0), ("small", 6.0)):
+        profile = Bundle(path).profile(device)
+        submodels = {
+            name: costs.model_copy(update={"memory_mb": memory_mb, "source": costs.source | {"memory_mb": "measured"}})
+            for name, costs in profile.submodels.items()
+        }
+        write_profile(profile.model_copy(update={"submodels": submodels}), path / "profiles" / f"{device}.json")
+    bundle = Bundle(path)
+    bundle.manifest = bundle.manifest.model_copy(
+        update={
+            "submodels": [
+                one.model_copy(update={"quality": None, "accuracy": None, "metrics": {}}) for one in bundle.manifest.submodels
+            ]
+        }
+    )
+    bundle.submodels = {one.id: one for one in bundle.manifest.submodels}
+    largest = max(bundle.submodels.values(), key=lambda one: one.macs).id
+    for limit, device in ((50, "small"), (None, "large")):
+        with runtime_of(bundle, device=["large", "small"], memory_mb=limit) as runtime:
+            found = runtime.run(images(1)).selection
+            assert (found.submodel, found.device) == (largest, device)
+
+
 def test_with_profiles_of_other_devices_only_the_error_lists_them(bundle_path: Path, tmp_path: Path) -> None:
     path = unmeasured(bundle_path, tmp_path, devices=("phone", "watch"))
     with pytest.raises(BudgetError, match="phone, watch"):

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from exporter.bundle import Bundle
-from selector.run.text import TextReader
+from selector.run.text import TextReader, of_tokens
 from tests.helpers import text_bundles
 from trainer.data import load_data
 from trainer.tasks.checks import IGNORED
@@ -70,3 +70,14 @@ def test_a_word_is_answered_for_by_the_token_that_had_its_tag(name: str, bundle:
             kept = (tags[0] != IGNORED).nonzero().flatten().tolist()
             learnt.add((tuple(inputs["input_ids"][0].tolist()), tuple(kept)))
     assert answering == learnt
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("token-classification", True), ("classification", False)])
+def test_where_texts_have_one_length_the_task_says_what_is_of_tokens(kind: str, tokens: bool, tmp_path: Path) -> None:
+    """An output of as many classes as texts have tokens has the same shape."""
+    bundle = text_bundles.tags(tmp_path / "tags")
+    inputs = [spec.model_copy(update={"shape": ("batch", 24)}) for spec in bundle.manifest.inputs]
+    outputs = [spec.model_copy(update={"shape": ("batch", 24, *spec.shape[2:])}) for spec in bundle.manifest.outputs]
+    task = bundle.manifest.task.model_copy(update={"kind": kind})
+    bundle.manifest = bundle.manifest.model_copy(update={"inputs": inputs, "outputs": outputs, "task": task})
+    assert of_tokens(bundle) == {"logits": tokens}

@@ -41,13 +41,28 @@ def test_the_folder_is_bounded_and_what_went_is_made_again(untrained_path: Path,
 
 
 def test_what_a_killed_service_left_in_the_folder_goes_too(untrained_path: Path, tmp_path: Path) -> None:
-    long_ago, just_now = [tmp_path / ".gone-1", tmp_path / ".x.partial-1", tmp_path / ".lock-1"], tmp_path / ".gone-2"
+    name = "0" * 32
+    long_ago = [tmp_path / ".gone-1", tmp_path / f".{name}.partial-1", tmp_path / f".lock-{name}"]
+    just_now = tmp_path / ".gone-2"
     for left in (*long_ago, just_now):
         (left / "part").mkdir(parents=True) if "lock" not in left.name else left.touch()
     for left in long_ago:
         os.utime(left, (0, 0))
     part = SubsetStore(tmp_path).part(Bundle(untrained_path), ["w0.50-d1"])
     assert sorted(tmp_path.iterdir()) == sorted([just_now, part.path])
+
+
+def test_what_others_keep_in_the_folder_stays(untrained_path: Path, tmp_path: Path) -> None:
+    others = ["photos/a.jpg", "0" * 32 + "/mine.txt", ".my-project/src/main.py", ".profile"]
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (0, 0))
+        os.utime((tmp_path / name).parent, (0, 0))
+    store = SubsetStore(tmp_path, max_bytes=1)
+    for part in ("w0.50-d1", "w0.75-d1"):
+        store.part(Bundle(untrained_path), [part])
+    assert [(tmp_path / name).read_text() for name in others] == others
 
 
 def test_a_damaged_subset_is_made_again(untrained_path: Path, tmp_path: Path) -> None:

@@ -91,6 +91,19 @@ def test_a_version_that_is_not_kept_is_not_mistaken_for_another(
             runtime.program(SMALL)
 
 
+def test_a_bundle_that_is_gone_is_not_said_to_be_another(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was opened by a path from a folder that is not the current one any more."""
+    shutil.copytree(bundle_path, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    with Runtime("mine", sensors=False, load_ahead=False) as runtime:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+        with pytest.raises(BundleError, match=r"'mine': there is no bundle any more, seen from '.*elsewhere': open it anew"):
+            runtime.program(SMALL)
+
+
 class Device:
     """A service on a device that has measured version 1 and tries version 2."""
 

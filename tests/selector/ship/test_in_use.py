@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from exporter.bundle import Bundle, atomic
+from selector import Budget
 from selector.fetch.pull import PullOptions
 from selector.run import canary
 from selector.service import create_app, served
@@ -89,6 +90,21 @@ def test_a_service_on_the_device_takes_a_slower_version_back_and_goes_on(tried: 
     while client.get("/readyz").status_code != 200:  # the version before is loaded
         pass
     assert client.post("/v1/predict", json=query).status_code == 200
+
+
+def test_a_batch_is_on_trial_by_what_each_of_its_examples_takes(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is each one's too."""
+    noted: list[Run] = []
+    monkeypatch.setattr(Runs, "add", lambda _, run: noted.append(run) or [])
+    (spec,) = Bundle(tried).manifest.inputs
+    batch = np.zeros((500, *spec.shape[1:]), spec.dtype)
+    with CanaryRuntime(tried, sensors=False, battery=lambda: None) as runtime:
+        result = runtime.run(batch)
+        assert noted[0].latency_ms == result.each_ms == result.latency_ms / 500
+        monkeypatch.setattr(canary.Runtime, "run", lambda *_: replace(result, latency_ms=400.0))
+        for limit_ms in (1.0, 0.7):  # each took 0.8
+            runtime.run(batch, Budget(latency_ms=limit_ms))
+    assert [one.missed for one in noted] == [None, False, True]
 
 
 def test_what_cannot_be_opened_any_more_is_taken_back_by_the_next_run(tried: Path, ran: Callable[[], dict[str, Any]]) -> None:

@@ -157,10 +157,10 @@ class Timed:
         class Said(canary.Runtime):
             def run(inner, inputs: Any, budget: Budget | None = None) -> Any:  # noqa: N805
                 if inner.bundle.path != new:
-                    return SimpleNamespace(selection=SimpleNamespace(submodel=SMALL), latency_ms=10.0, version=1)
+                    return SimpleNamespace(selection=SimpleNamespace(submodel=SMALL), each_ms=10.0, version=1)
                 if latency_ms is None:
                     raise RuntimeError("broken")
-                return SimpleNamespace(selection=SimpleNamespace(submodel=SMALL), latency_ms=latency_ms, version=2)
+                return SimpleNamespace(selection=SimpleNamespace(submodel=SMALL), each_ms=latency_ms, version=2)
 
         monkeypatch.setattr(canary, "Runtime", Said)
 
