@@ -183,9 +183,10 @@ class Controller:
         if slow_down is None or expected is None:
             return
         slow_down.observe(selection.submodel, expected, latency_ms, now)
-        for other in self.slow_downs.values() if len(self.slow_downs) > 1 else ():
-            if other is not slow_down:
-                other.approach(slow_down, now - self._seen_at.get(selection.device, now))
+        since = self._seen_at.get(selection.device, now)
+        for device, other in self.slow_downs.items() if len(self.slow_downs) > 1 else ():
+            if other is not slow_down:  # for as long as neither has run
+                other.approach(slow_down, now - max(since, self._seen_at.get(device, since)))
         self._seen_at[selection.device] = now
 
     def _planned(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection | None:

@@ -187,7 +187,11 @@ SETS: tuple[Set, ...] = (
         ],
         {"s": 0.71, "m": 0.82, "l": 0.9},
         mixed=30,
-        traces=[{"latency_ms": 7, "percentile": 90}, {"latency_ms": 12, "objective": "energy"}],
+        traces=[
+            {"latency_ms": 7, "percentile": 90},
+            {"latency_ms": 12, "objective": "energy"},
+            {"latency_ms": 0.9, "min_quality": 0.8},
+        ],
     ),
     Set(
         "cascades",

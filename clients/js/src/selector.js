@@ -248,15 +248,15 @@ function reason(one, budget, metric) {
   return parts.length ? `${wanted} with ${parts.join(", ")}` : `${wanted} of all`;
 }
 
-/** By how much it misses the budget. @param {Candidate} one @param {Checked} budget */
-function excess(one, budget) {
+/** By how much it misses the budget. @param {Candidate|Selection} one @param {Checked} budget */
+export function excess(one, budget) {
   let over = 0;
   for (const name of LIMITS) {
     const limit = budget[name];
-    if (limit !== null) over += Math.min(Math.max(0, one[name] / limit - 1), 1e9);
+    if (limit !== null) over += Math.min(Math.max(0, (one[name] ?? Infinity) / limit - 1), 1e9);
   }
   const floor = floorOf(budget);
-  return floor ? over + Math.max(0, 1 - one.quality / floor) : over;
+  return floor ? over + Math.max(0, 1 - (one.quality ?? 0) / floor) : over;
 }
 
 /** Which limits it misses, and by what. @param {Candidate} one @param {Checked} budget @param {string} metric */
