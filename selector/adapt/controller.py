@@ -164,7 +164,7 @@ class Controller:
             key = (selection.submodel, selection.device)
             curve = None if length is None else self.selector.offered.curves.get(key)
             share = 1.0 if curve is None or length is None else curve.share(length)
-            self._planner.spent(key, inferences * share)
+            self._planner.spent(key, inferences, share)
 
     def observe(
         self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None, length: int | None = None
