@@ -65,7 +65,8 @@ def best_mix(hull: Sequence[Candidate], energy_mj: float) -> list[Share]:
 class Planner:
     """Turns a plan into a sub-model for every inference. `now` is in seconds; where it goes back, the plan goes on from there.
 
-    What is left in the battery is followed by the account of what was spent and corrected by the readings (see `selector.adapt.charge`).
+    What is left in the battery is followed by the account of what was spent and corrected by the readings
+    (`selector.adapt.charge`).
     """
 
     def __init__(
@@ -94,14 +95,14 @@ class Planner:
         self._charge = self._guess(percent, now)
         self._begin(percent, now)
         self._paced_at = now
-        self._paced_mj = self.energy_left_mj(now)
+        self._paced_mj, self._at_most_mj = self.energy_left_mj(now), inf
         self._mix = best_mix(self.hull, self._paced_mj)
         self.latest = self._mix[0].candidate
 
     def consider(self, candidates: Iterable[Candidate]) -> None:
         """Mixes these from now on; the account goes on."""
         self._consider(candidates)
-        self._mix = best_mix(self.hull, self._paced_mj)
+        self._mix = best_mix(self.hull, min(self._paced_mj, self._at_most_mj))
 
     def _consider(self, candidates: Iterable[Candidate]) -> None:
         known = self._in_energy(candidates)
@@ -126,8 +127,9 @@ class Planner:
         """By the battery's latest reading (per cent)."""
         return self._charge.said
 
-    def reading(self, percent: float | None, now: float) -> None:
-        """What the battery says now; None, or what is no percentage, when it says nothing: then the account alone counts."""
+    def reading(self, percent: float | None, now: float, others: Iterable[Planner] = ()) -> None:
+        """What the battery says now; None, or what is no percentage, when it says nothing: then the account alone counts.
+        `others`: of plans that this one must leave enough to."""
         moment, charge = self._moment(now), self._charge
         believed, again, anew = charge.believed, charge.interrupted, False
         if percent is not None and 0 <= percent <= 100:
@@ -137,7 +139,13 @@ class Planner:
         if charge.believed != believed and not anew:
             self._gone = self._with - charge.believed, self._spent_mj - self._with_mj, moment - self._begun
             self._settled |= self._gone[0] >= LEARNT_PERCENT
-        self._mix = best_mix(self.hull, self._pace(now))
+        self._at_most_mj = min((one._paced_mj for one in others if one._by_time == self._by_time), default=inf)
+        self._mix = best_mix(self.hull, min(self._pace(now), self._at_most_mj))
+
+    @property
+    def interrupted(self) -> bool:
+        """No reading has followed since then."""
+        return self._charge.interrupted
 
     def interrupt(self) -> None:
         """Inferences run on the mains now: the account begins anew with the next reading."""
@@ -188,7 +196,8 @@ class Planner:
         hours = max(0.0, self.ends_at - self._moment(now)) / 3600
         unit = " in relative units" if self.relative else ""
         parts = " and ".join(f"{share.share:.0%} {share.candidate.submodel}" for share in self._mix)
-        return f"battery plan for {hours:.1f} h: {self._paced_mj:.3g} mJ per inference{unit}, {parts}"
+        energy = min(self._paced_mj, self._at_most_mj) * self._share / self._usual
+        return f"battery plan for {hours:.1f} h: {energy:.3g} mJ per inference{unit}, {parts}"
 
     def _guess(self, percent: float, moment: float, joules_per_percent: float | None = None) -> Charge:
         """The account of a battery of which nothing else is known. Without a capacity a full one is one unit, of which the

@@ -38,7 +38,7 @@ def test_what_short_inputs_leave_of_a_plan_is_spent_on_larger_sub_models() -> No
     assert as_planned == pytest.approx(0.74, abs=0.01)  # s1, of 20 mJ
     assert quality_at_the_end(short, 16) == pytest.approx(0.9)  # s5, of 60 mJ at the longest, 4 mJ here
     assert quality_at_the_end(scarce, 16, 20.0 * share) == pytest.approx(as_planned, abs=0.01)
-    spent = [controller._planner._spent_mj for controller in (long, short, scarce) if controller._planner]
+    spent = [controller.plans.latest._spent_mj for controller in (long, short, scarce) if controller.plans.latest]
     assert spent[1] < 3.1 * share * spent[0]
     assert spent[2] == pytest.approx(share * spent[0], rel=0.02)
 

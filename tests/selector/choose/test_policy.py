@@ -255,8 +255,8 @@ def planned(fault: Callable[[int], tuple[Battery | None, float]], at: int) -> tu
         selection = controller.choose(BUDGETS["plan"], now, battery)
         controller.spent(selection)
         controller.observe(selection, selection.latency_ms or 1.0, now)
-    assert controller._planner is not None
-    return controller, controller._planner.energy_left_mj(now)
+    assert controller.plans.latest is not None
+    return controller, controller.plans.latest.energy_left_mj(now)
 
 
 def usual(i: int) -> tuple[Battery | None, float]:
