@@ -52,7 +52,7 @@ class Controller:
         self._low_power = selector.policy.low_power
         self.selector = _switchable(selector)
         self._level: PowerLevel | None = None  # of the battery policy, that counts now
-        self._held: PowerLevel | None = None  # the same, also while the battery says nothing: for its hysteresis
+        self._held: PowerLevel | None = None  # by the charge alone, also while the battery says nothing: for its hysteresis
         self._judged: object = _NOT_JUDGED  # the battery by which it does
         self.plans = Plans(clock)
         self._latest: dict[object, tuple[Budget, list[float], Selection | None, Selection, Selector]] = {}  # by length
@@ -88,10 +88,11 @@ class Controller:
 
     def _by_level(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
         if battery is not self._judged:  # once for every reading
-            self._level = self.selector.policy.level(battery, self._held, low_power=self._low_power)
-            self._judged = battery
+            policy, self._judged = self.selector.policy, battery
+            by_charge = policy.level(battery, self._held, low_power=False)
+            self._level = policy.lowest if self._low_power else by_charge
             if battery is not None:
-                self._held = self._level
+                self._held = by_charge
         level = self._level
         if level is None:
             return self._corrected(budget, now, among)

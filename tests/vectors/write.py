@@ -99,6 +99,7 @@ def _asked(one: Set, names: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
             yield {"budget": {name: _between(dice, low, high)}}
     for cost in one.exact:
         yield {"budget": cost}  # just what a candidate takes
+    yield from one.asked
     for number in range(one.mixed):
         limits = dice.sample(sorted(LIMITS), dice.choice((1, 1, 2, 2, 3, 4)))
         budget: dict[str, Any] = {name: _between(dice, *LIMITS[name]) for name in limits}

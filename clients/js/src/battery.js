@@ -45,12 +45,14 @@ export function levelOf(of, now, held = null, lowPower = of.low_power) {
   return least(of.levels.filter((one) => percent < one.below_percent || (held !== null && one.below_percent >= held.below_percent && percent < one.ends_at)));
 }
 
-/** The budgets to try in turn at a level: narrowed by it; without the quality that it would keep; as it is.
- * @param {Checked} budget @param {Level} level @param {import("./candidates.js").Candidate} best @param {number} bestQuality @param {boolean} energyKnown */
-export function narrowed(budget, level, best, bestQuality, energyKnown) {
-  const caps = capsOf(budget, level, best, energyKnown);
+/** The budgets to try in turn at a level: narrowed by it; without the quality that it would keep; as it is. `ranked`: the candidates,
+ * the best first; caps are shares of what that takes, of the energy of the best whose energy is known.
+ * @param {Checked} budget @param {Level} level @param {import("./candidates.js").Candidate[]} ranked @param {number} bestQuality */
+export function narrowed(budget, level, ranked, bestQuality) {
+  const energy = ranked.find((one) => one.energy_mj < Infinity)?.energy_mj ?? null;
+  const caps = capsOf(budget, level, ranked[0].latency_ms, energy);
   const given = floorOf(budget);
-  let objective = level.objective === "energy" && !energyKnown ? "latency" : level.objective;
+  let objective = level.objective === "energy" && energy === null ? "latency" : level.objective;
   if (objective === "accuracy") objective = "quality";
   const tries = [changed(budget, { ...caps, objective, min_quality: given ?? level.keep_quality * bestQuality, min_accuracy: null })];
   const capped = Object.keys(caps).length > 0;
@@ -59,19 +61,14 @@ export function narrowed(budget, level, best, bestQuality, energyKnown) {
   return tries;
 }
 
-/** @param {Checked} budget @param {Level} level @param {import("./candidates.js").Candidate} best @param {boolean} energyKnown */
-function capsOf(budget, level, best, energyKnown) {
-  /** @type {Record<string, number|null|undefined>} */
-  const shares = { latency_ms: level.latency_share };
-  const name = energyKnown ? "energy_mj" : "latency_ms";
-  const given = /** @type {number[]} */ ([shares[name], level.energy_share].filter((one) => one !== null && one !== undefined));
-  shares[name] = given.length ? Math.min(...given) : null;
-  /** @type {Record<string, number>} */
+/** As limits that are at least as tight as the budget's. @param {Checked} budget @param {Level} level @param {number} latencyMs @param {number|null} energyMj */
+function capsOf(budget, level, latencyMs, energyMj) {
+  /** @type {{latency_ms?: number, energy_mj?: number}} */
   const caps = {};
-  for (const [cost, share] of Object.entries(shares)) {
-    const cap = share === null || share === undefined ? Infinity : share * /** @type {any} */ (best)[cost];
-    if (cap < Infinity) caps[cost] = Math.min(cap, /** @type {any} */ (budget)[cost] ?? Infinity);
-  }
+  if (level.latency_share !== null) caps.latency_ms = Math.min(level.latency_share * latencyMs, budget.latency_ms ?? Infinity);
+  if (level.energy_share === null) return caps;
+  if (energyMj !== null) caps.energy_mj = Math.min(level.energy_share * energyMj, budget.energy_mj ?? Infinity);
+  else caps.latency_ms = Math.min(level.energy_share * latencyMs, caps.latency_ms ?? budget.latency_ms ?? Infinity);
   return caps;
 }
 

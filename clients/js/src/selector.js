@@ -53,7 +53,6 @@ export class Selector {
     /** @type {Selector|null} */
     this._inSteadyWork = null;
     this._bestQuality = Math.max(...candidates.offers.map((offer) => offer.quality));
-    this._energyKnown = candidates.offers.some((offer) => (offer.costs.energy_mj ?? null) !== null);
     this._cascades = new Map(candidates.offers.filter((offer) => offer.stages.length).map((offer) => [offer.submodel, offer]));
     this._frontiers = new Map(PERCENTILES.map((p) => [p, new Frontier(candidates.at(p))]));
     /** @type {Map<number, Selector>} */
@@ -123,8 +122,8 @@ export class Selector {
    * @param {Checked} budget @param {Level} level @param {Battery|null} now @param {(one: Checked) => Selection} choose */
   saved(budget, level, now, choose) {
     if (this._saving?.budget !== budget || this._saving.level !== level) {
-      const best = /** @type {Frontier} */ (this._frontiers.get(nearestPercentile(budget.percentile))).order.quality[0];
-      this._saving = { budget, level, tries: narrowed(budget, level, best, this._bestQuality, this._energyKnown) };
+      const ranked = /** @type {Frontier} */ (this._frontiers.get(nearestPercentile(budget.percentile))).order.quality;
+      this._saving = { budget, level, tries: narrowed(budget, level, ranked, this._bestQuality) };
     }
     return firstFeasible(this._saving.tries, budget, level, now, choose);
   }
