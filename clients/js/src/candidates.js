@@ -40,6 +40,8 @@ export class Candidates {
   static measured(profiles, qualities, { cascades = [], metric = "accuracy" } = {}) {
     if (cascades.length && metric !== "accuracy")
       throw new BudgetError(`cascades: the metric here is ${metric}; allowed are bundles of accuracy, which they keep`);
+    const names = profiles.map((profile) => profile.device.name);
+    if (new Set(names).size < names.length) throw new BudgetError(`profiles: of devices ${names.map((name) => `'${name}'`).join(", ")}; allowed is one of each name`);
     /** @type {Offer[]} */
     const offers = [];
     for (const profile of profiles) {

@@ -43,12 +43,8 @@ export class Controller {
     this._present = null;
     /** @type {Map<string, number>} */
     this._seenAt = new Map();
-    /** @type {import("./battery.js").Level|null} */
-    this._level = null;
-    /** @type {import("./battery.js").Level|null} */
+    /** @type {import("./battery.js").Level|null} the latest by a battery, for its hysteresis */
     this._held = null;
-    /** @type {Battery|null|undefined} */
-    this._judged = undefined;
     /** @type {Map<number|null, {budget: Checked, reaches: number[], present: Selection|null, found: Selection}>} */
     this._latest = new Map();
   }
@@ -58,12 +54,8 @@ export class Controller {
   choose(given, now, battery = null, among = null) {
     const budget = checkedBudget(given);
     checkMetric(budget, this.selector.metric);
-    if (battery !== this._judged) {
-      this._level = levelOf(this.selector.policy, checkedBattery(battery), this._held);
-      this._judged = battery;
-      if (battery !== null) this._held = this._level;
-    }
-    const level = this._level;
+    const level = levelOf(this.selector.policy, checkedBattery(battery), this._held);
+    if (battery !== null) this._held = level;
     if (level === null) return this._corrected(budget, now, among);
     return this.selector.at(budget).saved(budget, level, battery, (one) => this._corrected(one, now, among));
   }
