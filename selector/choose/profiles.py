@@ -46,8 +46,8 @@ def find_profiles(bundle: Bundle, device: Device = None) -> list[Profile]:
         before, same = found.setdefault(profile.device.name, (given, profile))
         if same != profile:
             raise BudgetError(
-                f"device = {str(before)!r} and {str(given)!r}: two profiles of the name {profile.device.name!r}; allowed is one "
-                "of each name: measure the other as another one (sortednet profile --device NAME)"
+                f"device = {str(before)!r} and {str(given)!r}: two profiles of the name {profile.device.name!r}; allowed is "
+                "one of each name: measure the other as another one (sortednet profile --device NAME)"
             )
     return [profile for _, profile in found.values()] or [find_profile(bundle)]
 
