@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import psutil
 from device_profiles.batteries import POWER_SUPPLY, charge, peripherals_alone, system_batteries
 from selector.choose.battery import Battery
 from selector.choose.clock import seconds
+
+log = logging.getLogger("sortednet.battery")
 
 BATTERY_SECONDS = 10.0
 """So old a reading may be before the battery is read again."""
@@ -36,7 +39,7 @@ class BatteryReader:
     """The state of charge by a call that may take long, hang, fail or give something else: it is made on a thread of its own.
 
     A run waits for it only where nothing is known that is younger than three BATTERY_SECONDS, and at most WAIT_SECONDS; while
-    a call hangs no run waits, and the battery is as good as gone.
+    a call hangs no run waits, and the battery is as good as gone. What it fails with or gives instead is logged once.
     """
 
     def __init__(self, read: Callable[[], Battery | None]) -> None:
@@ -45,6 +48,7 @@ class BatteryReader:
         self._thread: threading.Thread | None = None
         self._begun_at = -math.inf
         self._starting = threading.Lock()
+        self._told = False
 
     def latest(self) -> Battery | None:
         """At most three BATTERY_SECONDS old; where it is older than one, it is read again. Never raises."""
@@ -74,8 +78,18 @@ class BatteryReader:
             thread.join(left)
 
     def _reading(self) -> None:
+        state = None
         try:
             state = self._read()
-        except Exception:  # a user's own reader may fail in its own ways
-            state = None
+            if not isinstance(state, Battery | None):
+                self._tell(f"gave {state!r:.200}")
+        except Exception as error:  # a user's own reader may fail in its own ways
+            self._tell(f"failed: {error!r:.200}")
         self._state = (state if isinstance(state, Battery) else None, seconds())
+
+    def _tell(self, what: str) -> None:
+        if not self._told:
+            log.warning(
+                "battery: the reader %s; allowed are a Battery(percent=…, discharging=…) and None, for which it counts", what
+            )
+        self._told = True

@@ -11,8 +11,7 @@ from device_profiles import Profile
 from device_profiles.lengths import Curve
 from selector.adapt.feedback import SlowDown
 from selector.adapt.order import order
-from selector.adapt.plan import Planner
-from selector.adapt.plan_end import PlanEnd
+from selector.adapt.plans import Plans
 from selector.adapt.quiet import Quiet
 from selector.choose.battery import Battery, PowerLevel
 from selector.choose.budget import Budget, Selection
@@ -21,8 +20,6 @@ from selector.choose.clock import wall_clock
 from selector.choose.selector import LENGTHS, Selector, nearest_percentile
 
 _NOT_JUDGED = object()
-RECHARGED_PERCENT = 5.0
-"""More charge than a battery recovers by itself: with so much more than at its end a plan begins anew."""
 _NONE_FITS = 1e9  # times what the profile says
 SPARE = 1.12
 """A larger sub-model than the present one is taken when it fits with so much to spare."""
@@ -52,15 +49,12 @@ class Controller:
         self._keys = [offer.key for offer in selector.offered]
         self._present: Selection | None = None
         self._seen_at: dict[str, float] = {}
-        self._clock = clock
         self._low_power = selector.policy.low_power
         self.selector = _switchable(selector)
         self._level: PowerLevel | None = None  # of the battery policy, that counts now
-        self._held: PowerLevel | None = None  # the same, also while the battery says nothing: for its hysteresis
+        self._held: PowerLevel | None = None  # by the charge alone, also while the battery says nothing: for its hysteresis
         self._judged: object = _NOT_JUDGED  # the battery by which it does
-        self._planner: Planner | None = None
-        self._end: PlanEnd | None = None  # of that plan
-        self._planned_for: object = None  # the selector and the limits whose candidates the planner mixes
+        self.plans = Plans(clock)
         self._latest: dict[object, tuple[Budget, list[float], Selection | None, Selection, Selector]] = {}  # by length
 
     def choose(
@@ -88,16 +82,17 @@ class Controller:
         if planned is not None:
             return planned
         found = self._by_level(budget, now, battery, among)
-        if self._planner is not None and self._planner.plan == budget.plan and self._planner.over(now):
+        if self.plans.over(budget.plan, now):
             return found._replace(reason=f"the battery plan's end has passed: {found.reason}")
         return found
 
     def _by_level(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection:
         if battery is not self._judged:  # once for every reading
-            self._level = self.selector.policy.level(battery, self._held, low_power=self._low_power)
-            self._judged = battery
+            policy, self._judged = self.selector.policy, battery
+            by_charge = policy.level(battery, self._held, low_power=False)
+            self._level = policy.lowest if self._low_power else by_charge
             if battery is not None:
-                self._held = self._level
+                self._held = by_charge
         level = self._level
         if level is None:
             return self._corrected(budget, now, among)
@@ -158,13 +153,11 @@ class Controller:
         return staying if staying.feasible else wanted
 
     def spent(self, selection: Selection, inferences: float = 1, length: int | None = None) -> None:
-        """So many inferences of the selection were made, of inputs of that length: a plan's account. Where text is generated,
-        so many tokens in a context of that length."""
-        if self._planner is not None:
-            key = (selection.submodel, selection.device)
-            curve = None if length is None else self.selector.offered.curves.get(key)
-            share = 1.0 if curve is None or length is None else curve.share(length)
-            self._planner.spent(key, inferences * share)
+        """So many inferences of the selection were made, of inputs of that length: every plan's account. Where text is
+        generated, so many tokens in a context of that length."""
+        key = (selection.submodel, selection.device)
+        curve = None if length is None else self.selector.offered.curves.get(key)
+        self.plans.spent(key, inferences, 1.0 if curve is None or length is None else curve.share(length))
 
     def observe(
         self, selection: Selection, latency_ms: float, now: float, *, ran: str | None = None, length: int | None = None
@@ -183,51 +176,25 @@ class Controller:
         if slow_down is None or expected is None:
             return
         slow_down.observe(selection.submodel, expected, latency_ms, now)
-        for other in self.slow_downs.values() if len(self.slow_downs) > 1 else ():
-            if other is not slow_down:
-                other.approach(slow_down, now - self._seen_at.get(selection.device, now))
+        since = self._seen_at.get(selection.device, now)
+        for device, other in self.slow_downs.items() if len(self.slow_downs) > 1 else ():
+            if other is not slow_down:  # for as long as neither has run
+                other.approach(slow_down, now - max(since, self._seen_at.get(device, since)))
         self._seen_at[selection.device] = now
 
     def _planned(self, budget: Budget, now: float, battery: Battery | None, among: Collection[Key] | None) -> Selection | None:
         """What the plan has for this inference, or the best within its energy where the budget has other limits. None where
-        there is nothing to plan: on the mains, without a battery when the plan begins, or after its end."""
-        plan, planner = budget.plan, self._planner
-        assert plan is not None
-        if planner is not None and planner.plan is not plan and planner.plan != plan:
-            planner = None
-        if battery is None and planner is None:
-            return None
-        if planner is not None and self._end is not None and self._end.due(now):
-            planner.end(self._end.at(self._clock(), now), now)
-        if battery is not None and planner is not None and planner.over(now):
-            if battery.discharging and battery.percent < planner.said + RECHARGED_PERCENT:
-                return None
-            self._planner = planner = None  # it was charged, or is: begins anew with the next discharge
-        if battery is not None and not battery.discharging:
-            if planner is not None:
-                planner.interrupt()
-            return None
-        selector = self.selector.sustained  # a plan is for hours
-        wanted = (self.selector, budget.memory_mb, budget.floor)
+        there is nothing to plan."""
+        selector = self.selector
+        planner = self.plans.asked(budget, now, battery, selector)
         if planner is None:
-            assert battery is not None
-            candidates = selector.candidates(budget.memory_mb, budget.floor)
-            wall = self._clock()
-            planner = Planner(plan, candidates, battery.percent, now, plan.seconds(wall), others=selector.measured)
-            self._end = PlanEnd(plan, wall, now)
-            self._planner, self._planned_for = planner, wanted
-        if planner.over(now):
             return None
-        if wanted != self._planned_for:
-            planner.consider(selector.candidates(budget.memory_mb, budget.floor))
-            self._planned_for = wanted
-        planner.reading(None if battery is None else battery.percent, now)  # one that has gone: the account goes on
         chosen = planner.next() if among is None else planner.latest  # asked again for the same inference
         keys = planner.costing_at_most(chosen)
         if among is not None:
             keys = [key for key in keys if key in among] or list(among)
         first = [chosen.key] if chosen.key in keys else keys
-        other_limits = budget.model_copy(update={"plan": None, "sustained": selector is not self.selector})
+        other_limits = budget.model_copy(update={"plan": None, "sustained": selector.sustained is not selector})
         found = self._best_or_any(other_limits, now, first)
         if not found.feasible and first is not keys:
             found = self._best_or_any(other_limits, now, keys)

@@ -132,7 +132,7 @@ class SlowDown:
         return not 0 <= now - self._seen_at < IDLE_SECONDS  # a clock that was set back counts as a gap
 
     def approach(self, other: SlowDown, seconds: float, horizon: float = 5.0) -> None:
-        """Without runs of its own for so long: the world is as the other profile of this device finds it."""
+        """Neither ran for so long: the world is as the other profile of this device finds it."""
         self.level += (other.level - self.level) * (1 - exp(-max(0.0, seconds) / horizon))
 
     def _tail(self, percentile: int) -> _Tail:

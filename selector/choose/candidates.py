@@ -88,8 +88,12 @@ class Candidates:
         cascades: Iterable[Cascade] = (),
         metric: str = ACCURACY,
     ) -> Candidates:
-        """The same without a bundle at hand: `qualities` by sub-model, None where they are not known."""
-        cascades = tuple(cascades)
+        """The same without a bundle at hand: `qualities` by sub-model, None where they are not known. Raises BudgetError also
+        for two profiles of one name."""
+        profiles, cascades = tuple(profiles), tuple(cascades)
+        names = [profile.device.name for profile in profiles]
+        if len(set(names)) < len(names):
+            raise BudgetError(f"profiles: of devices {', '.join(map(repr, names))}; allowed is one of each name")
         if cascades and metric != ACCURACY:
             raise BudgetError(f"cascades: the metric here is {metric}; allowed are bundles of accuracy, which they keep")
         offers: list[Offer] = []

@@ -35,12 +35,21 @@ def selector_for(
 
 def find_profiles(bundle: Bundle, device: Device = None) -> list[Profile]:
     """Several profiles by their names or files, or one as `find_profile` finds it. Raises BundleError and BudgetError as it
-    does."""
+    does, BudgetError also where two that differ are of one name: what is learnt and chosen goes by it."""
     if isinstance(device, str | Path | None):
         return [find_profile(bundle, device)]
     if not isinstance(device, Sequence) or not all(isinstance(name, str | Path) for name in device):
         raise BudgetError(f"device = {device!r}: allowed are a profile's name or file, and several of them")
-    return [bundle.profile(name) for name in dict.fromkeys(device)] or [find_profile(bundle)]
+    found: dict[str, tuple[str | Path, Profile]] = {}
+    for given in dict.fromkeys(device):
+        profile = bundle.profile(given)
+        before, same = found.setdefault(profile.device.name, (given, profile))
+        if same != profile:
+            raise BudgetError(
+                f"device = {str(before)!r} and {str(given)!r}: two profiles of the name {profile.device.name!r}; allowed is "
+                "one of each name: measure the other as another one (sortednet profile --device NAME)"
+            )
+    return [profile for _, profile in found.values()] or [find_profile(bundle)]
 
 
 def find_profile(bundle: Bundle, device: str | Path | None = None) -> Profile:

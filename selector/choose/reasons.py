@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from selector.choose.budget import ACCURACY, BEST, Budget
+from selector.choose.budget import ACCURACY, BEST, Budget, Selection
 from selector.choose.candidates import Candidate
 from selector.choose.metrics import metric_name
 
@@ -41,14 +41,15 @@ def reason(candidate: Candidate, budget: Budget, metric: str) -> str:
     return f"{wanted} with {', '.join(parts)}" if parts else f"{wanted} of all"
 
 
-def excess(candidate: Candidate, budget: Budget) -> float:
+def excess(one: Candidate | Selection, budget: Budget) -> float:
     """By how much it misses the budget, summed over the limits relative to each."""
     over = 0.0
     for name, limit in _limits(budget).items():
         if limit is not None:
-            over += min(max(0.0, getattr(candidate, name) / limit - 1), 1e9)
+            cost = getattr(one, name)
+            over += min(max(0.0, (inf if cost is None else cost) / limit - 1), 1e9)
     if budget.floor:
-        over += max(0.0, 1 - candidate.quality / budget.floor)
+        over += max(0.0, 1 - (one.quality or 0.0) / budget.floor)
     return over
 
 

@@ -10,12 +10,15 @@ from selector.choose.budget import ACCURACY, Budget, Selection
 from selector.choose.candidates import Candidate
 
 
-def narrowed(budget: Budget, level: PowerLevel, best: Candidate, best_quality: float, energy_known: bool) -> list[Budget]:
-    """The budgets to try in turn at a level: narrowed by it; without the quality that it would keep; as it is. `best`: the one
-    whose costs the level's caps are shares of. Without known energies latency stands in for them."""
-    caps = _caps(budget, level, best, energy_known)
+def narrowed(budget: Budget, level: PowerLevel, ranked: Sequence[Candidate], best_quality: float) -> list[Budget]:
+    """The budgets to try in turn at a level: narrowed by it; without the quality that it would keep; as it is. `ranked`: the
+    candidates, the best first; the level's caps are shares of what that takes, of the energy of the best whose energy is known.
+    Without known energies latency stands in for them."""
+    latency = ranked[0].latency_ms
+    energy = next((candidate.energy_mj for candidate in ranked if candidate.energy_mj < inf), None)
+    caps = _caps(budget, level, latency, energy)
     floor = budget.floor if budget.floor is not None else level.keep_quality * best_quality
-    objective = "latency" if level.objective == "energy" and not energy_known else level.objective
+    objective = "latency" if level.objective == "energy" and energy is None else level.objective
     if objective == ACCURACY:
         objective = "quality"
     kept = {"objective": objective, "min_quality": floor, "min_accuracy": None}
@@ -27,13 +30,14 @@ def narrowed(budget: Budget, level: PowerLevel, best: Candidate, best_quality: f
     return tries
 
 
-def _caps(budget: Budget, level: PowerLevel, best: Candidate, energy_known: bool) -> dict[str, float]:
-    """Of the level, as limits that are at least as tight as the budget's."""
-    shares: dict[str, float | None] = {"latency_ms": level.latency_share}
-    name = "energy_mj" if energy_known else "latency_ms"
-    shares[name] = min((s for s in (shares.get(name), level.energy_share) if s is not None), default=None)
-    caps = {name: share * getattr(best, name) for name, share in shares.items() if share is not None}
-    return {name: min(cap, getattr(budget, name) or inf) for name, cap in caps.items() if cap < inf}
+def _caps(budget: Budget, level: PowerLevel, latency_ms: float, energy_mj: float | None) -> dict[str, float]:
+    """Of the level, as limits that are at least as tight as the budget's; shares of these costs."""
+    caps = {} if level.latency_share is None else {"latency_ms": level.latency_share * latency_ms}
+    if level.energy_share is not None and energy_mj is not None:
+        caps["energy_mj"] = level.energy_share * energy_mj
+    elif level.energy_share is not None:
+        caps["latency_ms"] = min(caps.get("latency_ms", inf), level.energy_share * latency_ms)
+    return {name: min(cap, getattr(budget, name) or inf) for name, cap in caps.items()}
 
 
 def first_feasible(

@@ -46,7 +46,6 @@ class Selector:
         self.policy = policy or BatteryPolicy()
         self.offered, self.metric = candidates, candidates.metric
         self._best_quality = max(offer.quality for offer in candidates)
-        self._energy_known = any(offer.costs.energy_mj is not None for offer in candidates)
         self._cascades = {offer.submodel: offer for offer in candidates if offer.stages}
         self.measured = candidates.at(50)
         """All, at the median latency."""
@@ -147,8 +146,8 @@ class Selector:
         objects for the same budget and level, one after the other."""
         kept = self._saving
         if kept is None or kept[0] is not budget or kept[1] is not level:
-            best = self._frontiers[nearest_percentile(budget.percentile)].order["quality"][0]
-            kept = self._saving = (budget, level, narrowed(budget, level, best, self._best_quality, self._energy_known))
+            ranked = self._frontiers[nearest_percentile(budget.percentile)].order["quality"]
+            kept = self._saving = (budget, level, narrowed(budget, level, ranked, self._best_quality))
         return kept[2]
 
     def saved(

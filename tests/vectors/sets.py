@@ -15,8 +15,8 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Set:
-    """What one bundle is on one device. `exact`: limits that a candidate just keeps; `mixed`: how many random queries;
-    `traces`: budgets of runs one after the other."""
+    """What one bundle is on one device. `exact`: limits that a candidate just keeps; `asked`: whole queries; `mixed`: how many
+    random ones; `traces`: budgets of runs one after the other."""
 
     name: str
     profiles: Sequence[Document]
@@ -25,6 +25,7 @@ class Set:
     cascades: Sequence[Document] = ()
     policy: Document = field(default_factory=dict)
     exact: Sequence[Document] = ()
+    asked: Sequence[Document] = ()
     mixed: int = 24
     traces: Sequence[Document] = ()
 
@@ -128,6 +129,16 @@ _CASCADES = [
     {"id": "s+l", "first": "s", "then": "l", "threshold": 0.6, "escalation": 0.125, "accuracy": 0.955, "then_accuracy": 0.95},
     {"id": "s+m", "first": "s", "then": "m", "threshold": 0.4, "escalation": 0.45, "accuracy": 0.9},
     {"id": "m+l", "first": "m", "then": "l", "threshold": 0.3, "escalation": 0.02, "accuracy": 0.949, "then_accuracy": 0.95},
+    {
+        "id": "s+l-strict",
+        "first": "s",
+        "then": "l",
+        "threshold": 0.9,
+        "escalation": 0.4,
+        "accuracy": 0.975,
+        "then_accuracy": 0.955,
+        "first_accuracy": 0.84,
+    },
 ]
 _CASCADES = [{**one, "floor": 0.9, "confidence": 0.95, "examples": 500} for one in _CASCADES]
 _LEVELS = [
@@ -187,7 +198,11 @@ SETS: tuple[Set, ...] = (
         ],
         {"s": 0.71, "m": 0.82, "l": 0.9},
         mixed=30,
-        traces=[{"latency_ms": 7, "percentile": 90}, {"latency_ms": 12, "objective": "energy"}],
+        traces=[
+            {"latency_ms": 7, "percentile": 90},
+            {"latency_ms": 12, "objective": "energy"},
+            {"latency_ms": 0.9, "min_quality": 0.8},
+        ],
     ),
     Set(
         "cascades",
@@ -210,6 +225,17 @@ SETS: tuple[Set, ...] = (
         _rising(sorted(_PHONE), "watch"),
         policy={"levels": _LEVELS, "charging": "hold"},
         mixed=30,
+    ),
+    Set(
+        "part-energy",
+        [
+            profile("robot", _PIECES),
+            profile("robot-gpu", {name: costs(ms, memory=90) for name, ms in (("m", 2.1), ("l", 4.5))}),
+        ],
+        {"s": 0.82, "m": 0.9, "l": 0.951},
+        policy={"levels": _LEVELS},
+        asked=[{"budget": {}, "battery": {"percent": percent, "discharging": True}} for percent in (64.5, 12)],
+        mixed=16,
     ),
     Set("low-power", [profile("watch", _PIECES)], {"s": 0.82, "m": 0.9, "l": 0.951}, policy={"low_power": True}, mixed=10),
     Set(

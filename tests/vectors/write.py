@@ -46,6 +46,26 @@ REFUSED: tuple[dict[str, Any], ...] = (
     {"latncy_ms": 5},
 )
 """Budgets that are none; the field that is wrong is the last of each."""
+REFUSED_POLICIES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"low_percent": 120}, "120"),
+    ({"keep_quality": 97}, "keep_quality"),
+    ({"keep_accuracy": -0.1}, "keep_accuracy"),
+    ({"charging": "Hold"}, "charging"),
+    ({"low_power": 1}, "low_power"),
+    ({"low_percents": 50}, "low_percents"),
+    ({"low_percent": 50, "levels": []}, "low_percent"),
+    ({"low_power": True, "levels": []}, "low_power"),
+    ({"levels": {"below_percent": 50}}, "levels"),
+    ({"levels": [{"percent": 50}]}, "percent"),
+    ({"levels": [{"below_percent": "50"}]}, "below_percent"),
+    ({"levels": [{"below_percent": 50, "until_percent": 40}]}, "until_percent"),
+    ({"levels": [{"below_percent": 50, "latency_share": 50}]}, "latency_share"),
+    ({"levels": [{"below_percent": 50, "energy_share": 0}]}, "energy_share"),
+    ({"levels": [{"below_percent": 50, "latency_shar": 0.5}]}, "latency_shar"),
+    ({"levels": [{"below_percent": 50, "objective": "speed"}]}, "objective"),
+    ({"levels": [{"below_percent": 50}, {"below_percent": 50}]}, "below_percent"),
+)
+"""Battery policies that are none, and what an error has to name."""
 BATTERIES = (
     {"percent": 12, "discharging": True},
     {"percent": 12, "discharging": False},
@@ -67,7 +87,8 @@ def documents() -> dict[str, dict[str, Any]]:
     vectors = [vector for one in SETS for vector in _vectors(one)]
     traces = [trace for one in SETS if one.traces for trace in _traces(one)]
     refused = [{"budget": budget, "field": _refused_for(budget)} for budget in REFUSED]
-    selection = {"format": FORMAT, "sets": sets, "vectors": vectors, "refused": refused}
+    policies = [{"policy": policy, "named": _names(policy, named)} for policy, named in REFUSED_POLICIES]
+    selection = {"format": FORMAT, "sets": sets, "vectors": vectors, "refused": refused, "refused_policies": policies}
     traced = {one.name: one.document() for one in SETS if one.traces}
     return {"selection.json": selection, "feedback.json": {"format": FORMAT, "sets": traced, "traces": traces}}
 
@@ -99,6 +120,7 @@ def _asked(one: Set, names: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
             yield {"budget": {name: _between(dice, low, high)}}
     for cost in one.exact:
         yield {"budget": cost}  # just what a candidate takes
+    yield from one.asked
     for number in range(one.mixed):
         limits = dice.sample(sorted(LIMITS), dice.choice((1, 1, 2, 2, 3, 4)))
         budget: dict[str, Any] = {name: _between(dice, *LIMITS[name]) for name in limits}
@@ -155,6 +177,15 @@ def _refused_for(budget: dict[str, Any]) -> str:
     except ValidationError as error:
         return str(error.errors()[0]["loc"][0])
     raise AssertionError(f"{budget} is a budget")
+
+
+def _names(policy: dict[str, Any], named: str) -> str:
+    try:
+        BatteryPolicy.model_validate(policy)
+    except ValidationError as error:
+        if named in str(error):
+            return named
+    raise AssertionError(f"{policy} is a policy, or its error does not name {named}")
 
 
 def _between(dice: random.Random, low: float, high: float) -> float:

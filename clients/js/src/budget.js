@@ -108,4 +108,4 @@ export function checkMetric(one, metric) {
 }
 
 /** @param {unknown} value */
-const shown = (value) => (typeof value === "string" ? `'${value}'` : typeof value === "object" ? JSON.stringify(value) : String(value));
+export const shown = (value) => (typeof value === "string" ? `'${value}'` : typeof value === "object" ? JSON.stringify(value) : String(value));

@@ -11,7 +11,7 @@ import { fixed } from "./words.js";
 /** @typedef {{device: {name: string}, submodels: Record<string, Measurement>,
  *   sustained?: import("./lasting.js").Sustained|null, [more: string]: any}} Profile `profiles/<device>.json` */
 /** @typedef {{id: string, first: string, then: string, threshold: number, escalation: number, accuracy: number,
- *   then_accuracy?: number|null}} Cascade as in `cascades.json` */
+ *   then_accuracy?: number|null, first_accuracy?: number|null}} Cascade as in `cascades.json` */
 /** @typedef {{submodel: string, device: string, key: string, quality: number, costs: Measurement, stages: string[],
  *   threshold: number|null, words: string, lasting: Lasting|null}} Offer */
 /** @typedef {{submodel: string, device: string, key: string, quality: number, latency_ms: number, energy_mj: number,
@@ -40,6 +40,8 @@ export class Candidates {
   static measured(profiles, qualities, { cascades = [], metric = "accuracy" } = {}) {
     if (cascades.length && metric !== "accuracy")
       throw new BudgetError(`cascades: the metric here is ${metric}; allowed are bundles of accuracy, which they keep`);
+    const names = profiles.map((profile) => profile.device.name);
+    if (new Set(names).size < names.length) throw new BudgetError(`profiles: of devices ${names.map((name) => `'${name}'`).join(", ")}; allowed is one of each name`);
     /** @type {Offer[]} */
     const offers = [];
     for (const profile of profiles) {
@@ -134,8 +136,12 @@ export function staircase(candidates, cost) {
 
 /** A cascade's accuracy on the split that the sub-models' qualities are of. @param {Cascade} one @param {Record<string, number|null>} qualities */
 function qualityOf(one, qualities) {
-  const [known, then] = [qualities[one.then] ?? null, one.then_accuracy ?? null];
-  return known === null || then === null ? one.accuracy : Math.min(1, Math.max(0, known + one.accuracy - then));
+  const [known, first] = [qualities[one.then] ?? null, qualities[one.first] ?? null];
+  const [then, firstThere] = [one.then_accuracy ?? null, one.first_accuracy ?? null];
+  if (known === null || then === null) return one.accuracy;
+  let change = known - then;
+  if (first !== null && firstThere !== null) change = one.escalation * change + (1 - one.escalation) * (first - firstThere);
+  return Math.min(1, Math.max(0, one.accuracy + change));
 }
 
 /** What a cascade of two is expected to cost. @param {Measurement} first @param {Measurement} then @param {number} escalation @returns {Measurement} */

@@ -6,7 +6,7 @@ import { keyOf } from "./candidates.js";
 import { SlowDown } from "./feedback.js";
 import { Curve, hasLengths } from "./lengths.js";
 import { Quiet } from "./quiet.js";
-import { LENGTHS, nearestPercentile } from "./selector.js";
+import { excess, LENGTHS, nearestPercentile } from "./selector.js";
 import { fixed, general } from "./words.js";
 
 /** @typedef {import("./selector.js").Selection} Selection */
@@ -43,12 +43,8 @@ export class Controller {
     this._present = null;
     /** @type {Map<string, number>} */
     this._seenAt = new Map();
-    /** @type {import("./battery.js").Level|null} */
-    this._level = null;
-    /** @type {import("./battery.js").Level|null} */
+    /** @type {import("./battery.js").Level|null} the latest by a battery, for its hysteresis */
     this._held = null;
-    /** @type {Battery|null|undefined} */
-    this._judged = undefined;
     /** @type {Map<number|null, {budget: Checked, reaches: number[], present: Selection|null, found: Selection}>} */
     this._latest = new Map();
   }
@@ -58,12 +54,8 @@ export class Controller {
   choose(given, now, battery = null, among = null) {
     const budget = checkedBudget(given);
     checkMetric(budget, this.selector.metric);
-    if (battery !== this._judged) {
-      this._level = levelOf(this.selector.policy, checkedBattery(battery), this._held);
-      this._judged = battery;
-      if (battery !== null) this._held = this._level;
-    }
-    const level = this._level;
+    const level = levelOf(this.selector.policy, checkedBattery(battery), this._held);
+    if (battery !== null) this._held = level;
     if (level === null) return this._corrected(budget, now, among);
     return this.selector.at(budget).saved(budget, level, battery, (one) => this._corrected(one, now, among));
   }
@@ -79,8 +71,8 @@ export class Controller {
     const expected = curve ? curve.at(/** @type {number} */ (length)) : this._medians.get(key);
     if (!slowDown || expected === undefined) return;
     slowDown.observe(selection.submodel, expected, latencyMs, now);
-    const since = now - (this._seenAt.get(selection.device) ?? now);
-    for (const other of this._tracked) if (other !== slowDown) other.approach(slowDown, since);
+    const since = this._seenAt.get(selection.device) ?? now;
+    for (const [device, other] of this.slowDowns) if (other !== slowDown) other.approach(slowDown, now - Math.max(since, this._seenAt.get(device) ?? since)); // for as long as neither has run
     this._seenAt.set(selection.device, now);
   }
 
@@ -183,8 +175,9 @@ export class Controller {
 function isBefore(a, b, budget) {
   const row = (/** @type {Selection} */ one) => {
     const [quality, latency] = [-(one.quality ?? 0), one.latency_ms ?? 0];
+    if (!one.feasible) return [1, excess(one, budget), latency]; // the nearest
     const better = wantsTheBest(budget) ? [quality, latency] : budget.objective === "latency" ? [latency, quality] : [one.energy_mj ?? Infinity, latency];
-    return [Number(!one.feasible), ...better];
+    return [0, ...better];
   };
   const [x, y] = [row(a), row(b)];
   for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) return x[i] < y[i];

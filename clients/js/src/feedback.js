@@ -99,7 +99,7 @@ export class SlowDown {
     return !(gap >= 0 && gap < IDLE_SECONDS);
   }
 
-  /** Without runs of its own for so long: the world is as the other profile of this device finds it. @param {SlowDown} other @param {number} seconds */
+  /** Neither ran for so long: the world is as the other profile of this device finds it. @param {SlowDown} other @param {number} seconds */
   approach(other, seconds, horizon = 5) {
     this.level += (other.level - this.level) * (1 - Math.exp(-Math.max(0, seconds) / horizon));
   }

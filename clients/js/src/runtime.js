@@ -1,14 +1,16 @@
 // Runs the best sub-model for a budget, and learns from what each run took. ONNX Runtime is handed in: onnxruntime-web or -node.
 
+import { budget as checkedBudget, changed } from "./budget.js";
 import { BundleError } from "./bundle.js";
 import { Candidates } from "./candidates.js";
 import { Controller } from "./controller.js";
+import { bucket } from "./lengths.js";
 import { Selector } from "./selector.js";
 
 /** @typedef {import("./bundle.js").Bundle} Bundle */
 /** @typedef {import("./selector.js").Selection} Selection */
 /** @typedef {Record<string, {type: string, dims: readonly number[], data: any}>} Tensors by name; what `ort.Tensor` makes */
-/** @typedef {{outputs: Tensors, selection: Selection, submodel: string, latencyMs: number}} Result `submodel`: which gave the outputs */
+/** @typedef {{outputs: Tensors, selection: Selection, submodel: string, latencyMs: number}} Result `submodel`: which gave the outputs; `latencyMs`: of the whole batch */
 
 const DTYPES = /** @type {Record<string, string>} */ ({ float32: "float32", int64: "int64", int32: "int32", float16: "float16", uint8: "uint8", bool: "bool", float64: "float64" });
 
@@ -32,11 +34,13 @@ export class Runtime {
     this.controller = new Controller(this.selector, known, { feedback });
     this.sessions = new Sessions(bundle, ort, session, open);
     this._clock = clock;
+    /** @type {WeakSet<object>} sessions that have run */
+    this._ran = new WeakSet();
     /** @type {Promise<unknown>} one run at a time: two that share the threads would be taken for a slow device */
     this._before = Promise.resolve();
   }
 
-  /** Checks the inputs, chooses, runs. Raises InputError, BudgetError, BundleError, and what ONNX Runtime raises.
+  /** Checks the inputs, chooses, runs; of a batch the budget is each example's. Raises InputError, BudgetError, BundleError, and what ONNX Runtime raises.
    * @param {Tensors} feed @param {import("./budget.js").Budget} [budget] @param {import("./battery.js").Battery|null} [battery] @returns {Promise<Result>} */
   run(feed, budget = {}, battery = null) {
     const mine = this._before.then(() => this._run(feed, budget, battery));
@@ -47,11 +51,12 @@ export class Runtime {
   /** @param {Tensors} feed @param {import("./budget.js").Budget} budget @param {import("./battery.js").Battery|null} battery @returns {Promise<Result>} */
   async _run(feed, budget, battery) {
     const length = checkFeed(this.bundle.inputs, feed);
-    const asked = length === null ? budget : this._ofLength(budget, length);
+    const asked = length === null ? budget : this._ofLength(checkedBudget(budget), length);
     const selection = this.controller.choose(asked, this._clock() / 1e3, battery);
     const [first, then] = selection.stages.length ? selection.stages : [selection.submodel];
-    let { outputs, latencyMs } = await this._timed(first, feed);
-    this.controller.observe(selection, latencyMs, this._clock() / 1e3, { ran: first, length });
+    const { outputs, latencyMs, session } = await this._timed(first, feed);
+    if (this._ran.has(session)) this.controller.observe(selection, latencyMs / examplesIn(this.bundle.inputs, feed), this._clock() / 1e3, { ran: first, length });
+    this._ran.add(session); // its first run also sets its memory up, which says nothing of the device
     if (then === undefined || isSure(outputs[this.bundle.manifest.outputs[0].name], selection.threshold ?? 0)) return { outputs, selection, submodel: first, latencyMs };
     const second = await this._timed(then, feed);
     return { outputs: second.outputs, selection, submodel: then, latencyMs: latencyMs + second.latencyMs };
@@ -62,16 +67,18 @@ export class Runtime {
     const session = await this.sessions.get(id);
     const begun = this._clock();
     const outputs = await session.run(feed);
-    return { outputs, latencyMs: this._clock() - begun };
+    return { outputs, latencyMs: this._clock() - begun, session };
   }
 
-  /** The same object for the same budget and length again, so that a choice can be the same as before. @param {import("./budget.js").Budget} budget @param {number} length */
+  /** The same object for the same checked budget and length again, so that a choice can be the same as before.
+   * @param {import("./budget.js").Checked} budget @param {number} length */
   _ofLength(budget, length) {
-    if (this._latest?.of !== budget || this._latest.length !== length) this._latest = { of: budget, length, budget: { ...budget, length } };
+    const end = bucket(length);
+    if (this._latest?.of !== budget || this._latest.budget.length !== end) this._latest = { of: budget, budget: changed(budget, { length: end }) };
     return this._latest.budget;
   }
 
-  /** @type {{of: object, length: number, budget: import("./budget.js").Budget}|undefined} */
+  /** @type {{of: object, budget: import("./budget.js").Checked}|undefined} */
   _latest;
 
   async close() {
@@ -141,6 +148,9 @@ export function checkFeed(specs, feed) {
   const free = [...sizes.keys()].filter((size) => size !== batch);
   return free.length === 1 ? /** @type {number} */ (sizes.get(free[0])) : null;
 }
+
+/** The size of the batch: of the first input's first axis, where that is free. @param {import("./bundle.js").TensorSpec[]} specs @param {Tensors} feed */
+export const examplesIn = ([first], feed) => (typeof first.shape[0] === "string" ? feed[first.name].dims[0] : 1);
 
 /** Whether every example's margin, its largest softmax probability less its second largest, reaches the threshold.
  * @param {{dims: readonly number[], data: ArrayLike<number>}} logits @param {number} threshold */

@@ -53,7 +53,6 @@ export class Selector {
     /** @type {Selector|null} */
     this._inSteadyWork = null;
     this._bestQuality = Math.max(...candidates.offers.map((offer) => offer.quality));
-    this._energyKnown = candidates.offers.some((offer) => (offer.costs.energy_mj ?? null) !== null);
     this._cascades = new Map(candidates.offers.filter((offer) => offer.stages.length).map((offer) => [offer.submodel, offer]));
     this._frontiers = new Map(PERCENTILES.map((p) => [p, new Frontier(candidates.at(p))]));
     /** @type {Map<number, Selector>} */
@@ -123,8 +122,8 @@ export class Selector {
    * @param {Checked} budget @param {Level} level @param {Battery|null} now @param {(one: Checked) => Selection} choose */
   saved(budget, level, now, choose) {
     if (this._saving?.budget !== budget || this._saving.level !== level) {
-      const best = /** @type {Frontier} */ (this._frontiers.get(nearestPercentile(budget.percentile))).order.quality[0];
-      this._saving = { budget, level, tries: narrowed(budget, level, best, this._bestQuality, this._energyKnown) };
+      const ranked = /** @type {Frontier} */ (this._frontiers.get(nearestPercentile(budget.percentile))).order.quality;
+      this._saving = { budget, level, tries: narrowed(budget, level, ranked, this._bestQuality) };
     }
     return firstFeasible(this._saving.tries, budget, level, now, choose);
   }
@@ -248,15 +247,15 @@ function reason(one, budget, metric) {
   return parts.length ? `${wanted} with ${parts.join(", ")}` : `${wanted} of all`;
 }
 
-/** By how much it misses the budget. @param {Candidate} one @param {Checked} budget */
-function excess(one, budget) {
+/** By how much it misses the budget. @param {Candidate|Selection} one @param {Checked} budget */
+export function excess(one, budget) {
   let over = 0;
   for (const name of LIMITS) {
     const limit = budget[name];
-    if (limit !== null) over += Math.min(Math.max(0, one[name] / limit - 1), 1e9);
+    if (limit !== null) over += Math.min(Math.max(0, (one[name] ?? Infinity) / limit - 1), 1e9);
   }
   const floor = floorOf(budget);
-  return floor ? over + Math.max(0, 1 - one.quality / floor) : over;
+  return floor ? over + Math.max(0, 1 - (one.quality ?? 0) / floor) : over;
 }
 
 /** Which limits it misses, and by what. @param {Candidate} one @param {Checked} budget @param {string} metric */

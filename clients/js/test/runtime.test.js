@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Bundle, BundleError, InputError, measure, profileOf, Runtime, sha256 } from "../src/index.js";
+import { battery, BudgetError, Bundle, BundleError, InputError, measure, profileOf, Runtime, sha256 } from "../src/index.js";
 import { digestOf } from "../src/bundle.js";
 import { openFolder } from "../src/node.js";
 
@@ -62,6 +62,42 @@ test("a device that becomes slow gets the smaller size, and the larger one when 
   assert.equal((await ran(6)).at(-1), "s");
   Object.assign(takes, { small: 2, large: 10 });
   assert.equal((await ran(40)).at(-1), "l");
+});
+
+test("a batch takes as long as its examples, and the first run of a session says nothing of the device", async () => {
+  const { bundle } = await made();
+  const takes = { small: 2, large: 10 };
+  const { ort, clock } = pretended(takes);
+  const runtime = new Runtime(bundle, ort, [profile], { clock });
+  const batch = { x: new ort.Tensor("float32", new Float32Array(32), [8, 4]) };
+  for (const slow of [30, 8, 8, 8, 8]) {
+    Object.assign(takes, { small: 2 * slow, large: 10 * slow });
+    assert.equal((await runtime.run(batch, { latency_ms: 12 })).latencyMs, 10 * slow);
+    clock.now += 10;
+  }
+  assert.equal(runtime.controller.slowDown("here"), 1);
+});
+
+test("a budget and a battery that are changed in place count as they are", async () => {
+  for (const shape of [["batch", 4], ["batch", "length"]]) {
+    const { bundle } = await made();
+    bundle.inputs[0].shape = shape;
+    const { ort, clock } = pretended({ small: 2, large: 10 });
+    const runtime = new Runtime(bundle, ort, [profile], { clock, policy: { low_percent: 20, keep_quality: 0.5 } });
+    const [budget, battery] = [{ latency_ms: 20 }, { percent: 80, discharging: true }];
+    const ran = async () => (await runtime.run(feed(ort), budget, battery)).submodel;
+    assert.equal(await ran(), "l");
+    budget.latency_ms = 5;
+    assert.equal(await ran(), "s");
+    budget.latency_ms = 20;
+    assert.equal(await ran(), "l");
+    battery.percent = 10;
+    assert.equal(await ran(), "s");
+  }
+});
+
+test("a battery that is none is refused", () => {
+  for (const wrong of [{ percent: 101 }, { percent: "15" }, { percent: 15, charging: false }, { percent: 15, discharging: 1 }, 15]) assert.throws(() => battery(wrong), BudgetError, JSON.stringify(wrong));
 });
 
 test("weights are read once for all sizes, and sessions beyond those that are kept are closed", async () => {

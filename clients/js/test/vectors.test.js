@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { budget, BudgetError, Candidates, Controller, keyOf, Selector } from "../src/index.js";
+import { budget, BudgetError, Candidates, Controller, keyOf, policy, Selector } from "../src/index.js";
 
 const read = (name) => JSON.parse(readFileSync(new URL(`../../../tests/vectors/${name}`, import.meta.url), "utf-8"));
-const { sets, vectors, refused } = read("selection.json");
+const { sets, vectors, refused, refused_policies } = read("selection.json");
 const feedback = read("feedback.json");
 
 function selectorOf({ profiles, qualities, metric, cascades, policy }) {
@@ -40,6 +40,15 @@ for (const [name, set] of Object.entries(sets)) {
 test("budgets that are none are refused, and the field is named", () => {
   for (const one of refused)
     assert.throws(() => budget(one.budget), (error) => error instanceof BudgetError && error.field === one.field && error.message.includes(one.field), JSON.stringify(one));
+});
+
+test("battery policies that are none are refused, and what is wrong is named", () => {
+  for (const one of refused_policies) assert.throws(() => policy(one.policy), (error) => error instanceof BudgetError && error.message.includes(one.named), JSON.stringify(one));
+});
+
+test("two profiles of one device name are refused", () => {
+  const [profile] = sets["two-profiles"].profiles;
+  assert.throws(() => Selector.of([profile, profile], { s: 0.8 }), (error) => error instanceof BudgetError && error.message.includes("one of each name"));
 });
 
 for (const trace of feedback.traces) {

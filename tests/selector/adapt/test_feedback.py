@@ -14,6 +14,7 @@ from selector import Battery, Budget, Selector
 from selector.adapt.controller import Controller
 from selector.adapt.feedback import SlowDown
 from selector.adapt.quiet import Quiet, Tail, fitted, pooled
+from selector.choose.budget import Objective
 from tests.helpers.costs import ACCURACIES, MEDIANS, profile_of
 
 STEP_S = 0.02
@@ -170,6 +171,30 @@ def test_of_two_profiles_the_one_that_is_slowed_down_is_left_and_tried_again() -
     assert set(used[100:400]) == {"two"}
     assert used[450:800].count("one") > 300
     assert used[-300:].count("two") > 290
+
+
+@pytest.mark.parametrize("objective", ["quality", "latency", "energy"])
+@pytest.mark.parametrize("feedback", [True, False])
+def test_of_two_profiles_the_nearest_runs_where_nothing_fits(objective: Objective, feedback: bool) -> None:
+    one, two = profile_of({"small": 2.0, "large": 8.0}, "one"), profile_of({"large": 50.0}, "two")
+    controller = Controller(Selector([one, two], {"small": 0.8, "large": 0.9}), [one, two], feedback=feedback)
+    selection = controller.choose(Budget(latency_ms=1, objective=objective), 0.0)
+    assert (selection.submodel, selection.device, selection.feasible) == ("small", "one", False)
+    floor = Budget(latency_ms=1, min_quality=0.9, objective=objective)
+    assert controller.choose(floor, 0.0).submodel == "small"  # misses the floor by an eleventh, the limit as before
+
+
+def test_a_run_of_one_profile_after_long_says_little_of_another_that_has_just_run() -> None:
+    one, two = profile_of({"m": 4.0}, "one"), profile_of({"m": 4.4}, "two")
+    controller, now = Controller(Selector([one, two], {"m": 0.8}), [one, two]), 0.0
+    first, second = (controller.selector.select(Budget(), among=[("m", device)]) for device in ("one", "two"))
+    for selection, latency, runs in ((first, 4.0, 20), (second, 4.4, 20), (second, 8.8, 200)):
+        for _ in range(runs):
+            now += STEP_S
+            controller.observe(selection, latency, now)
+    assert controller.slow_down("two") == pytest.approx(2.0)
+    controller.observe(first, 4.0, now + STEP_S)
+    assert controller.slow_down("two") == pytest.approx(2.0, rel=0.02)
 
 
 @pytest.mark.parametrize(("slower", "nearest"), [(1.3, "s1"), (1.13, "s0")])

@@ -227,11 +227,11 @@ def test_budgets_with_other_limits_share_a_plan_and_its_account() -> None:
     strict = Budget(plan=plan, min_accuracy=0.9)  # the three largest
     for second in range(1800):
         spends(controller, strict if second % 2 else Budget(plan=plan), float(second), 100 - round(second / 36))
-    assert controller._planner is not None
-    assert controller._planner.reason(1800.0).startswith("battery plan for 0.5 h")
+    assert controller.plans.latest is not None
+    assert controller.plans.latest.reason(1800.0).startswith("battery plan for 0.5 h")
     chosen = controller.choose(strict, 1800.0, Battery(percent=50, discharging=True))
     assert (chosen.accuracy or 0) >= 0.9
-    assert controller._planner._spent_mj == pytest.approx(1800 * 9.5, rel=0.2)
+    assert controller.plans.latest._spent_mj == pytest.approx(1800 * 9.5, rel=0.2)
 
 
 def test_a_batch_is_as_many_inferences_and_a_candidate_that_is_gone_no_longer_mixed() -> None:
@@ -268,12 +268,12 @@ def test_another_plan_is_not_told_that_the_one_before_is_over() -> None:
 def test_what_other_budgets_run_is_in_the_account() -> None:
     controller = controller_of()
     spends(controller, Budget(plan=BatteryPlan(per_second=1, for_hours=1), min_accuracy=0.9), 0.0, 100)
-    assert controller._planner is not None
-    before = controller._planner._spent_mj
+    assert controller.plans.latest is not None
+    before = controller.plans.latest._spent_mj
     small = controller.choose(Budget(latency_ms=1.5), 1.0, Battery(percent=100, discharging=True))
     controller.spent(small, 10)
     assert small.submodel == "s0"
-    assert controller._planner._spent_mj - before == pytest.approx(10 * ENERGIES[0])
+    assert controller.plans.latest._spent_mj - before == pytest.approx(10 * ENERGIES[0])
 
 
 def test_a_plan_that_is_over_begins_anew_after_charging() -> None:
@@ -341,8 +341,8 @@ def test_a_runtime_keeps_the_account_of_a_plan(bundle_path: Path) -> None:
     assert {record.battery_percent for record in runtime.history} == {80.0}
     assert all(record.reason.startswith("battery plan for 1.0 h: ") for record in runtime.history)
     assert runtime.controller is not None
-    assert runtime.controller._planner is not None
-    planner = runtime.controller._planner
+    assert runtime.controller.plans.latest is not None
+    planner = runtime.controller.plans.latest
     of_single = planner._spent_mj
     assert of_single >= 5 * min(planner._costs.values())  # the first run of each session too
     runtime.run(image.repeat(7, axis=0), budget)

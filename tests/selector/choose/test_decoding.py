@@ -159,7 +159,7 @@ def test_feedback_corrects_tokens_and_the_first_one() -> None:
 def test_a_battery_plan_counts_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token in a short context counts for less than one in the longest, for which energies are given."""
     counted: list[float] = []
-    monkeypatch.setattr(Planner, "spent", lambda self, key, inferences: counted.append(inferences))
+    monkeypatch.setattr(Planner, "spent", lambda self, key, inferences, share: counted.append(inferences * share))
     controller = Controller(Selector(pooled(PROFILE), QUALITIES), [PROFILE], clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
     plan = BatteryPlan(per_hour=3600, for_hours=1, capacity_wh=1)
     chosen = controller.choose(Budget(plan=plan), 0.0, Battery(percent=50, discharging=True))

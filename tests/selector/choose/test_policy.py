@@ -115,6 +115,14 @@ def test_low_power_mode_saves_whatever_the_charge_and_can_be_switched(battery: B
     assert controller.selector.with_policy(BatteryPolicy(low_power=True)).select(Budget(), battery).submodel == "s3"
 
 
+def test_low_power_mode_begins_no_level_that_goes_on_after_it() -> None:
+    controller, found = controller_of(), []
+    for percent, on in ((24, False), (24, True), (24, False), (19, True), (24, False), (24, True), (26, True), (24, False)):
+        controller.low_power = on
+        found += chosen(controller, [percent])
+    assert found == ["s5", "s3", "s5", "s3", "s3", "s3", "s3", "s5"]
+
+
 def test_low_power_mode_comes_before_a_plan() -> None:
     budget = Budget(plan=BatteryPlan(per_second=1, for_hours=1, capacity_wh=1.0))
     controller, battery = controller_of(), Battery(percent=90, discharging=True)
@@ -145,7 +153,11 @@ def test_caps_are_shares_of_the_most_accurate_one(level: dict[str, Any], budget:
 def test_without_known_energy_a_cap_on_it_is_one_on_latency() -> None:
     policy = BatteryPolicy(levels=(PowerLevel(below_percent=20, objective="accuracy", energy_share=0.5),))
     controller = controller_of(policy, feedback=False, energies=False)
-    assert controller.choose(Budget(), 0.0, Battery(percent=10, discharging=True)).submodel == "s2"
+    battery = Battery(percent=10, discharging=True)
+    assert controller.choose(Budget(), 0.0, battery).submodel == "s2"
+    known, best = flat(3.0, 0.8, 10.0), flat(4.0, 0.9)
+    selector = selector_of({"s": flat(1.0, 0.7, 4.0), "m": known, "l": best}, policy)
+    assert selector.select(Budget(), battery).submodel == "s"  # half of the best one's whose energy is known
 
 
 @pytest.mark.parametrize(
@@ -255,8 +267,8 @@ def planned(fault: Callable[[int], tuple[Battery | None, float]], at: int) -> tu
         selection = controller.choose(BUDGETS["plan"], now, battery)
         controller.spent(selection)
         controller.observe(selection, selection.latency_ms or 1.0, now)
-    assert controller._planner is not None
-    return controller, controller._planner.energy_left_mj(now)
+    assert controller.plans.latest is not None
+    return controller, controller.plans.latest.energy_left_mj(now)
 
 
 def usual(i: int) -> tuple[Battery | None, float]:

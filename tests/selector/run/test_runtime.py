@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from device_profiles import default_device_name, write_profile
 from exporter.bundle import Bundle, BundleError
-from selector import Battery, Budget, BudgetError, Runtime, find_profile, profile_bundle, read_battery
+from selector import Battery, Budget, BudgetError, Runtime, Selector, find_profile, profile_bundle, read_battery
 from selector.adapt.quiet import fitted
+from selector.choose.profiles import find_profiles
 from selector.run.pool import SessionPool
 from tests.conftest import DEVICE
 from tests.helpers.runtimes import INPUT, OUTPUT, images, runtime_of, stock, text_bundle, unmeasured
@@ -228,6 +229,21 @@ def test_with_profiles_of_other_devices_only_the_error_lists_them(bundle_path: P
     assert Runtime(path, device="watch").run(images(1)).selection.device == "watch"
     with pytest.raises(BundleError, match=r"'tablet'.*phone, watch"):
         Runtime(path, device="tablet")
+
+
+def test_two_profiles_of_one_name_are_refused_and_the_same_one_twice_counts_once(ranked: Path, tmp_path: Path) -> None:
+    bundle = Bundle(ranked)
+    profile, copy, other = bundle.profile(DEVICE), tmp_path / "copy.json", tmp_path / "other.json"
+    threads = profile.device.model_copy(update={"threads": profile.device.threads + 1})
+    write_profile(profile, copy)
+    write_profile(profile.model_copy(update={"device": threads}), other)
+    assert find_profiles(bundle, [DEVICE, copy, str(copy)]) == [profile]
+    for devices in ([DEVICE, other], [other, DEVICE]):
+        with pytest.raises(BudgetError, match="two profiles of the name") as refused:
+            Runtime(bundle, device=devices)
+        assert all(repr(str(one)) in str(refused.value) for one in devices)
+    with pytest.raises(BudgetError, match="allowed is one of each name"):
+        Selector([profile, profile], bundle.qualities)
 
 
 def test_a_profile_of_this_machine_is_preferred_to_others(bundle_path: Path, tmp_path: Path) -> None:
