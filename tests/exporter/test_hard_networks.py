@@ -5,6 +5,7 @@ Shapes: N batch, T tokens, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,6 +169,18 @@ class Positive(nn.Module):
         return result
 
 
+class Masked(nn.Module):
+    """Says of one class that it is not to be had."""
+
+    def __init__(self, width: int, mask: float, network: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.network, self.mask = network(width), mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.network(x).masked_fill(torch.arange(4) == 3, self.mask)
+        return result
+
+
 IN_PROJECTION = {"layer.self_attn.in_proj_weight": 0, "layer.self_attn.in_proj_bias": 0}
 RIGHT = {
     "picks a token": One(PicksAToken, tokens),
@@ -179,6 +192,7 @@ RIGHT = {
     "named like a weight": One(NamedLikeAWeight, lambda n: {"w": torch.randn(n, 32)}),
     "attention": One(WithAttention, tokens, IN_PROJECTION),
     "positive": One(Positive, vectors),
+    "masked": One(lambda width: Masked(width, -math.inf, lambda w: linear(w, nn.Sequential)), vectors),
 }
 
 
@@ -220,6 +234,28 @@ class Branch(nn.Module):
         return result
 
 
+class Centred(nn.Module):
+    """Of several examples the difference from their mean, of one what it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(32, width), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(self.hidden(x))
+        return result - result.mean(0) if len(result) > 1 else result
+
+
+class Pairs(Centred):
+    """Takes no single example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 2:
+            raise ValueError("two examples are needed")
+        result: Tensor = self.fc(self.hidden(x))
+        return result
+
+
 class Sizes(nn.Module):
     """What is done with two free sizes, as numbers of Python."""
 
@@ -246,11 +282,13 @@ def of_sizes(use: Callable[[Tensor, int, int], Tensor]) -> One:
     ("family", "inputs", "constant"),
     [
         (One(Branch, vectors), "other values", "boolean"),
+        (One(lambda width: Masked(width, -1e9, Branch), vectors), "other values", "boolean"),
+        (One(Centred, vectors), "a single example", "len "),
         (of_sizes(lambda h, s, t: h / s), "another size of 'length'", "integer"),
         (of_sizes(lambda h, s, t: h.narrow(1, 0, s)), "another size of 'length'", "integer"),  # right where it is shorter
         (of_sizes(lambda h, s, t: h * (s / t)), "another size of 'length'", "integer"),  # right where both are halved
     ],
-    ids=["branch", "length", "cut", "ratio"],
+    ids=["branch", "masked branch", "single", "length", "cut", "ratio"],
 )
 def test_what_tracing_made_constant_is_noticed_and_shown(family: One, inputs: str, constant: str, tmp_path: Path) -> None:
     with pytest.raises(
@@ -258,6 +296,10 @@ def test_what_tracing_made_constant_is_noticed_and_shown(family: One, inputs: st
     ):
         export(calibrated(family), tmp_path / "bundle", show_progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_takes_no_single_example_is_exported(tmp_path: Path) -> None:
+    export(calibrated(One(Pairs, vectors)), tmp_path / "bundle", show_progress=False)
 
 
 def linear(width: int, wrapped: Callable[[nn.Linear], nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
