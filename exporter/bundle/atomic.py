@@ -56,7 +56,8 @@ def built_beside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _put_in_place(partial, target)
     except OSError as error:
         if error.errno in _FULL:
-            raise BundleError(f"out = {str(target)!r}: the disk is full ({error.strerror}); nothing was left behind") from None
+            full = _full_disk(partial)
+            raise BundleError(f"out = {str(target)!r}: {full} is full ({error.strerror}); nothing was left behind") from None
         if error.errno in _REFUSED:
             raise _not_written(target, error) from None
         raise
@@ -128,6 +129,17 @@ def is_mount(path: Path) -> bool:
 
 def _not_written(target: Path, error: OSError) -> BundleError:
     return BundleError(f"out = {str(target)!r}: cannot be written: {error.strerror}")
+
+
+def _full_disk(partial: Path) -> str:
+    """Which it is that took no more: an export writes temporary files too."""
+    import tempfile  # what only reads does not wait for it
+
+    with suppress(OSError):
+        temporary = tempfile.gettempdir()
+        if shutil.disk_usage(temporary).free < shutil.disk_usage(partial).free:
+            return f"the disk of temporary files, {temporary!r} (TMPDIR),"
+    return "the disk"
 
 
 def _holds_bundle(target: Path, *, newer: bool) -> bool:

@@ -169,6 +169,25 @@ class Positive(nn.Module):
         return result
 
 
+class Tied(nn.Module):
+    """An embedding whose weight is used otherwise too."""
+
+    def __init__(self, width: int, use: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embedding, self.use = nn.Embedding(50, width), use
+        self.hidden, self.fc = nn.LazyLinear(64), nn.Linear(64, 4)
+        self.forward(torch.zeros(1, 6, dtype=torch.int64))
+
+    def forward(self, ids: Tensor) -> Tensor:  # (N, T)
+        used = self.use(self.embedding(ids).mean(1), self.embedding.weight)
+        result: Tensor = self.fc(self.hidden(used).relu())
+        return result
+
+
+def tied(use: Callable[[Tensor, Tensor], Tensor]) -> One:
+    return One(lambda width: Tied(width, use), lambda n: {"ids": torch.randint(50, (n, 6))})
+
+
 class Masked(nn.Module):
     """Says of one class that it is not to be had."""
 
@@ -192,6 +211,9 @@ RIGHT = {
     "named like a weight": One(NamedLikeAWeight, lambda n: {"w": torch.randn(n, 32)}),
     "attention": One(WithAttention, tokens, IN_PROJECTION),
     "positive": One(Positive, vectors),
+    "tied head": tied(lambda h, weight: nn.functional.linear(h, weight, weight[:, 0])),
+    "embedding as memory": tied(lambda h, weight: (h @ weight.t()).softmax(-1) @ weight),
+    "distance from embeddings": tied(lambda h, weight: (h[:, None] - weight).square().sum(-1)),
     "masked": One(lambda width: Masked(width, -math.inf, lambda w: linear(w, nn.Sequential)), vectors),
 }
 
@@ -346,6 +368,19 @@ def test_what_cannot_be_written_is_refused_with_the_reason(tmp_path: Path, capfd
     refused(lambda w: linear(w, nn.Sequential), lambda n: {"logits": torch.rand(n, 32)}, "'logits' has the name of an output")
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr().out == ""  # torch prints the whole graph
+
+
+def test_what_the_quantizer_cannot_do_is_told_with_the_sub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("cannot infer a shape")
+
+    monkeypatch.setattr("exporter.quantize._quantize", fails)
+    data = Samples(vectors(8), torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(
+        ExportError, match=r"sub-model w8-int8: no int8 graph can be written .*RuntimeError: cannot infer a shape"
+    ):
+        export(calibrated(One(Positive, vectors)), tmp_path / "bundle", int8_calibration=data, show_progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 class Unwritable(nn.Module):
