@@ -13,14 +13,29 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from exporter.bundle import MANIFEST_FILE
-from exporter.bundle.manifest import Manifest, sealed
+from exporter.bundle import (
+    CASCADES_FILE,
+    MANIFEST_FILE,
+    MODELS_FOLDER,
+    PROFILES_FOLDER,
+    SELFTEST_FILE,
+    SIGNATURE_FILE,
+    SIGNED_FILE,
+)
+from exporter.bundle.manifest import Manifest, inside, sealed
+from exporter.bundle.written import WRITTEN_FILE
 from exporter.described import describe_graphs
 from exporter.selftest import ExportError
 from exporter.template import dynamic_axes
 from trainer.family import family_name
 from trainer.nested import NestedModel
 from trainer.task import Score, Task, task_name
+
+_OWN_NAMES = {
+    *(MANIFEST_FILE, MODELS_FOLDER, SELFTEST_FILE, SIGNED_FILE, SIGNATURE_FILE),
+    *(PROFILES_FOLDER, CASCADES_FILE, WRITTEN_FILE),
+}
+_LONGEST_NAME = 255  # bytes
 
 
 def write_manifest(folder: Path, document: Mapping[str, Any]) -> Manifest:
@@ -36,11 +51,21 @@ def write_manifest(folder: Path, document: Mapping[str, Any]) -> Manifest:
     return Manifest.model_validate_json(text)
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """What else a device needs, by plain names. Raises ExportError for a name that the bundle uses itself."""
-    for name, content in files.items():
-        if PurePath(name).name != name or (folder / name).exists() or name == MANIFEST_FILE:
+def check_files(files: Mapping[str, bytes]) -> None:
+    """What else a device needs, by plain names. Raises ExportError for a name that a file cannot have everywhere, or that a
+    bundle uses itself."""
+    for name in files:
+        try:
+            fits = 0 < len(name.encode()) <= _LONGEST_NAME and PurePath(inside(name)).name == name
+        except ValueError:
+            fits = False
+        if not fits or name.casefold() in _OWN_NAMES:
             raise ExportError(f"files: {name!r}; allowed are plain file names that the bundle does not use itself")
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Those that `check_files` takes."""
+    for name, content in files.items():
         (folder / name).write_bytes(content)
 
 

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from device_profiles.atomic import check_writable
 from exporter.names import name_in_module
 
 Array = NDArray[Any]
@@ -32,7 +33,7 @@ class Folded:
 
 
 def optimized_graph(graph: Path) -> ModelProto:
-    """With constants folded and BatchNorm fused, as any CPU does it; weights inside."""
+    """With constants folded and BatchNorm fused, as any CPU does it; weights inside. Raises OSError where the disk is full."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
@@ -41,6 +42,9 @@ def optimized_graph(graph: Path) -> ModelProto:
     try:
         ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         return onnx.load(target)
+    except Exception:
+        check_writable(target.parent)  # of a full disk ONNX Runtime only says that protobuf has failed
+        raise
     finally:
         target.unlink(missing_ok=True)
 
@@ -99,8 +103,9 @@ def _parameters_by_output(graph: GraphProto, parameters: Mapping[str, Array]) ->
 
 
 def looked_up(optimized: ModelProto, original: GraphProto, parameters: Mapping[str, Array]) -> dict[str, str]:
-    """Initializers whose rows are looked up, and which parameter they are."""
-    values = {tensor.name for tensor in optimized.graph.initializer}
+    """Initializers whose rows are looked up, with which nothing else is done, and which parameter they are."""
+    others = {name for node in optimized.graph.node for name in node.input[int(node.op_type == "Gather") :]}
+    values = {tensor.name for tensor in optimized.graph.initializer} - others
     sources = {n.output[0]: n.input[0] for n in original.node if n.op_type == "Gather" and n.input[0] in parameters}
     gathers = [node for node in optimized.graph.node if node.op_type == "Gather" and node.input[0] in values]
     return {node.input[0]: name_in_module(sources[node.output[0]]) for node in gathers if node.output[0] in sources}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from exporter.bundle import MODELS_FOLDER
+from exporter.bundle import MODELS_FOLDER, BundleError
 from exporter.bundle.manifest import INT8_SUFFIX, Int8Range
 from exporter.bundle.saturation import saturates
 from exporter.bundle.session import SessionOptions, open_session, rms_error, run_session
@@ -23,8 +24,8 @@ from trainer.data.dataset import Examples
 from trainer.data.loading import batches_of
 from trainer.macs import LayerShape
 from trainer.nested import NestedModel
-from trainer.submodel import SubModel
-from trainer.task import Score
+from trainer.submodel import SubModel, TrainerError
+from trainer.task import Score, where
 
 INT8_SELFTEST_TOLERANCE = 0.01
 """How far int8 answers may be off those of the exporting machine, or farther off fp32 than these (`exporter.bundle.verify`)."""
@@ -75,21 +76,22 @@ def int8_entries(
     """Writes an int8 graph beside each fp32 graph of `entries`: its entry, and what it answers here to `inputs`.
 
     `answers`: those of an fp32 sub-model. `layers`: all that were seen, numbered; new ones are added. Raises ExportError for
-    a graph whose answers have little to do with its fp32 graph's.
+    a graph whose answers have little to do with its fp32 graph's, and for one that cannot be written or does not run.
     """
     from exporter.quantize import Quantizer
 
     batches = batches_of(int8.calibration, _BATCH, _spread(len(int8.calibration), _EXAMPLES), workers=0)  # as scores are
     feeds = [as_feed(batch.inputs, nested.input_names) for batch in batches]
     graphs = {sub: models.parent / entry["graph"] for sub, entry in entries.items()}
-    with (models / INT8_WEIGHTS_FILE).open("wb") as file:
+    with _refused("int8"), (models / INT8_WEIGHTS_FILE).open("wb") as file:
         quantizer = Quantizer(nested, graphs, feeds, file, int8.weights)
     for sub, entry in entries.items():
         name = f"{entry['id']}{INT8_SUFFIX}"
         path = models / f"{name}.onnx"
-        quantizer.write(sub, path)
-        session = open_session(path, SessionOptions(threads=1, spinning=False))
-        outputs = run_session(session, inputs)
+        with _refused(f"sub-model {name}"):
+            quantizer.write(sub, path)
+            session = open_session(path, SessionOptions(threads=1, spinning=False))
+            outputs = run_session(session, inputs)
         error = rms_error(outputs, answers(entry["id"]))
         if not error <= INT8_BOUND:
             raise ExportError(
@@ -105,6 +107,17 @@ def int8_entries(
             "layers": [(layers.setdefault(shape, len(layers)), n) for shape, n in _int8_layers(entry, list(layers))],
         }
         yield {**entry, **own, **score_fields(score(session))}, outputs
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """What ONNX Runtime and its quantizer raise, which have no type of their own, as an ExportError."""
+    try:
+        yield
+    except (BundleError, TrainerError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ExportError(f"{what}: no int8 graph can be written of this network: {where(error)}") from error
 
 
 def _int8_layers(entry: Mapping[str, Any], shapes: Sequence[LayerShape]) -> list[tuple[LayerShape, int]]:

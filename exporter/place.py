@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.bundle import CASCADES_FILE, Bundle, BundleError
+from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, Bundle, BundleError
 from exporter.bundle.atomic import check_place
 from exporter.bundle.local import Lost, carry_over, lost
 from exporter.bundle.manifest import Manifest
@@ -31,13 +31,18 @@ def check_target(
 ) -> tuple[Path, Bundle | None]:
     """Looks before the work: the place, links followed, and the bundle there, None where there is none or a damaged one.
 
-    Raises BundleError when the place cannot be written; without `overwrite` ExportError when the bundle there is of another
-    run, or when something was added to it that an export of these sub-models does not keep.
+    Raises BundleError when the place cannot be written; without `overwrite` ExportError when the bundle there is damaged or of
+    another run, or when something was added to it that an export of these sub-models does not keep.
     """
     target = check_place(out, overwrite=overwrite, needed=needed)
     try:
         standing = Bundle(target, verify=False)
-    except BundleError:
+    except BundleError as error:
+        if (target / MANIFEST_FILE).exists() and not overwrite:
+            raise ExportError(
+                f"out = {str(target)!r}: holds a bundle that cannot be read ({error}); choose another place, or replace it "
+                "with --overwrite"
+            ) from None
         return target, None
     if overwrite:
         return target, standing

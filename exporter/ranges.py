@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -96,8 +97,7 @@ def ranges_of(readers: Mapping[str, Iterable[Interval]]) -> Ranges:
     open_now: dict[str, int] = {}
     bounds: list[Interval] = []
     by: list[frozenset[str]] = []
-    places = sorted(events)
-    for begin, end in zip(places, [*places[1:], 0], strict=True):
+    for begin, end in pairwise(sorted(events)):
         for graph, step in events[begin]:
             open_now[graph] = open_now.get(graph, 0) + step
         now = frozenset(graph for graph, count in open_now.items() if count)

@@ -59,8 +59,8 @@ class Others:
 
 
 def other_inputs(nested: NestedModel, inputs: Outputs) -> list[Others]:
-    """The same with other values, and with other masks, if the network takes them, and for every free axis but the batch with
-    another size of it.
+    """The same with other values, with other masks, and of a single example, if the network takes them, and for every free axis
+    but the batch with another size of it.
 
     Raises ExportError when the network takes neither half of a free axis nor twice of it: it is not free.
     """
@@ -69,8 +69,10 @@ def other_inputs(nested: NestedModel, inputs: Outputs) -> list[Others]:
     tried = [Others("other values", values)]
     if any(not np.array_equal(masks[name], array) for name, array in inputs.items()):
         tried.append(Others("other masks", masks))  # examples of one length have one of ones: one that is not read would pass
-    found = [others for others in tried if not _refusal(nested, others.inputs)]
     free = dynamic_axes(nested, nested.family.example_inputs(1))
+    batches = [name for name in inputs if 0 in free.get(name, {})]
+    tried.append(Others("a single example", {**inputs, **{name: inputs[name][:1] for name in batches}}))
+    found = [others for others in tried if not _refusal(nested, others.inputs)]
     axes = {(name, axis): called for name in inputs for axis, called in free.get(name, {}).items() if axis > 0}
     names = list(dict.fromkeys(axes.values()))
     refused = ""

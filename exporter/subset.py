@@ -283,7 +283,8 @@ class _Parameter:
 
 def _cut(source: Path, graphs: Sequence[_Graph], target: Path) -> None:
     """Writes what these graphs read of a weights file, in its order, and changes the graphs so that they read it there."""
-    uses = sorted((use for graph in graphs for use in graph.uses()), key=lambda use: (use.begin, -use.end))
+    every = [use for graph in graphs for use in graph.uses()]
+    uses = sorted((use for use in every if use.end > use.begin), key=lambda use: (use.begin, -use.end))
     content = np.memmap(source, dtype=np.uint8, mode="r") if source.stat().st_size else np.zeros(0, np.uint8)
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
@@ -293,6 +294,9 @@ def _cut(source: Path, graphs: Sequence[_Graph], target: Path) -> None:
                 raise BundleError(f"{source.name}: {len(content)} bytes; tensor {name!r} of a graph ends at {parameter.end}")
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
             parameter.write(content, file)
+    for use in every:
+        if use.end == use.begin:  # without elements: it reads nothing, wherever it lies
+            use.graph.place(use, 0, use.shape, use.bounds)
     for graph in graphs:
         graph.drop_unused()
 

@@ -22,7 +22,7 @@ from exporter.bundle.atomic import built_beside
 from exporter.bundle.manifest import FORMAT_VERSION, INT8_SUFFIX, Int8Range, Manifest
 from exporter.bundle.session import SessionOptions, open_session
 from exporter.decoder.export import export_decoder, is_decoder
-from exporter.document import network_fields, score_fields, write_files, write_manifest
+from exporter.document import check_files, network_fields, score_fields, write_files, write_manifest
 from exporter.graph import Template
 from exporter.int8 import INT8_SELFTEST_TOLERANCE, Int8, int8_entries, int8_wanted
 from exporter.place import check_target, keep_what_fits, source_of
@@ -95,6 +95,7 @@ def export(
         given: dict[str, Any] = {"test_data": test_data, "scores": scores, "submodels": submodels, "training": training}
         given |= {"files": files, "preprocessing": preprocessing, "overwrite": overwrite, "show_progress": show_progress}
         return export_decoder(nested, out, **given)
+    check_files(files or {})
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     uncalibrated = next((sub for sub in chosen if nested.needs_calibration(sub)), None)
     if uncalibrated:

@@ -6,6 +6,7 @@ it is called with prefix views of the full parameters in place of its own, so a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -23,6 +24,8 @@ from trainer.task import own
 
 Segments = tuple[tuple[slice, ...], ...]
 """For each axis of a parameter, the slices of the full axis that a sub-model keeps, side by side."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Of a sub-model: what a bundle's manifest takes, whose graphs are called so."""
 
 
 class NestedModel(nn.Module):
@@ -31,7 +34,7 @@ class NestedModel(nn.Module):
     Raises TrainerError when the family cannot build its largest network, has layers that are not allowed
     (`trainer.layers`), or is not nested: a sub-model's parameter has
     another name, another number of axes, or is larger than the full model's; or two sub-models of the grid are the same
-    network.
+    network, or one's id cannot be a file's name.
 
     Inputs are one tensor or several by name, as `Family.example_inputs` names them; outputs are by name, the task's.
     """
@@ -49,6 +52,7 @@ class NestedModel(nn.Module):
         check_inputs(examples, f"{name}.example_inputs")
         self._by_name = takes_by_name(self.full, self.input_names)
         self.submodels: list[SubModel] = family.grid()
+        self._refuse_ids()
         self.calibration: dict[SubModel, dict[str, Tensor]] = {}
         """BatchNorm statistics per sub-model, by buffer name; filled by `trainer.calibrate`."""
         self._parameters_by_name = dict(self.full.named_parameters(remove_duplicate=False))
@@ -179,6 +183,14 @@ class NestedModel(nn.Module):
             self.family.check(sub)
             found = self._skeletons[sub] = _Skeleton(self, sub)
         return found
+
+    def _refuse_ids(self) -> None:
+        for sub in self.submodels:
+            if not _ID.fullmatch(sub.id):
+                raise TrainerError(
+                    f"axes {', '.join(map(repr, sub.axes))}: a sub-model would be called {sub.id!r}; allowed are names of "
+                    "ASCII letters, digits, '.', '_' and '-', a letter or digit first"
+                )
 
     def _refuse_twins(self) -> None:
         seen: dict[tuple[tuple[str, torch.Size], ...], SubModel] = {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,10 +19,14 @@ from pathlib import Path
 
 from device_profiles.atomic import beside, check_writable, left_behind, remove, sync, sync_folder
 from exporter.bundle.bundle import MANIFEST_FILE, BundleError
+from exporter.bundle.manifest import FORMAT_VERSION
 from exporter.bundle.written import record_all
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EIO, errno.EXDEV, errno.ENOTEMPTY)
+
+Standing = tuple[int, int, str | None] | None
+"""What stands at a place, to be known again: the folder, and the hash of its manifest; None where nothing does."""
 
 
 @contextmanager
@@ -28,11 +34,12 @@ def built_beside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields an empty folder beside `target`; on success it takes the target's place, on any failure it is removed.
 
     A bundle that stood at the target is replaced; of a symbolic link, what it leads to. Raises BundleError when something
-    else stands there, when it cannot be written or the disk is full, and, without `overwrite`, for a mount point with a
-    bundle, which cannot be replaced in one step. What a killed export left behind is removed by the next one, or put back
-    when it is the bundle that stood there.
+    else stands there, or has come there meanwhile, when it cannot be written or the disk is full, and, without `overwrite`, for
+    a bundle of a newer format and for a mount point with a bundle, which cannot be replaced in one step. What a killed export
+    left behind is removed by the next one, or put back when it is the bundle that stood there.
     """
     target = check_place(target, overwrite=overwrite)
+    standing = standing_at(target)
     place = workplace(target)
     try:
         _clear_up(target, place)
@@ -45,10 +52,12 @@ def built_beside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield partial
         record_all(partial)
         sync(partial)
+        check_unchanged(target, standing)
         _put_in_place(partial, target)
     except OSError as error:
         if error.errno in _FULL:
-            raise BundleError(f"out = {str(target)!r}: the disk is full ({error.strerror}); nothing was left behind") from None
+            full = _full_disk(partial)
+            raise BundleError(f"out = {str(target)!r}: {full} is full ({error.strerror}); nothing was left behind") from None
         if error.errno in _REFUSED:
             raise _not_written(target, error) from None
         raise
@@ -64,7 +73,7 @@ def check_place(target: str | Path, *, overwrite: bool = False, needed: int = 0)
         for left in left_behind(target, "replaced"):
             if not target.exists():
                 left.rename(target)
-        holds = (target / MANIFEST_FILE).is_file()
+        holds = _holds_bundle(target, newer=overwrite)
         if os.path.lexists(target) and not holds and (not target.is_dir() or _entries(target)):
             raise BundleError(f"out = {str(target)!r}: exists and is no bundle; choose another place or remove it")
         if holds and not overwrite and is_mount(target):
@@ -78,6 +87,27 @@ def check_place(target: str | Path, *, overwrite: bool = False, needed: int = 0)
             raise BundleError(f"out = {str(target)!r}: the disk is full ({error.strerror})") from None
         raise _not_written(target, error) from None
     return target
+
+
+def standing_at(target: Path) -> Standing:
+    """Raises OSError."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return None
+    manifest = target / MANIFEST_FILE
+    held = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+    return status.st_dev, status.st_ino, held
+
+
+def check_unchanged(target: Path, standing: Standing) -> None:
+    """Raises BundleError where something else stands at the target than did; files added to a bundle do not count."""
+    found = standing_at(target)
+    if found != standing or (found is not None and found[2] is None and _entries(target)):
+        raise BundleError(
+            f"out = {str(target)!r}: what is there has changed while the new bundle was built, and stays as it is; the new one "
+            "is removed"
+        )
 
 
 def workplace(target: Path) -> Path:
@@ -99,6 +129,36 @@ def is_mount(path: Path) -> bool:
 
 def _not_written(target: Path, error: OSError) -> BundleError:
     return BundleError(f"out = {str(target)!r}: cannot be written: {error.strerror}")
+
+
+def _full_disk(partial: Path) -> str:
+    """Which it is that took no more: an export writes temporary files too."""
+    import tempfile  # what only reads does not wait for it
+
+    with suppress(OSError):
+        temporary = tempfile.gettempdir()
+        if shutil.disk_usage(temporary).free < shutil.disk_usage(partial).free:
+            return f"the disk of temporary files, {temporary!r} (TMPDIR),"
+    return "the disk"
+
+
+def _holds_bundle(target: Path, *, newer: bool) -> bool:
+    """Whether a bundle stands there, be it damaged: other programs have a `manifest.json` too. Raises BundleError for one of a
+    newer format, unless it is allowed."""
+    path = target / MANIFEST_FILE
+    if not path.is_file():
+        return False
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return True
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if type(version) is int and version > FORMAT_VERSION and not newer:
+        raise BundleError(
+            f"out = {str(target)!r}: holds a bundle of format {version}, newer than {FORMAT_VERSION}: update sortednet, choose "
+            "another place, or replace it with --overwrite"
+        )
+    return version is not None
 
 
 def _entries(target: Path) -> list[Path]:

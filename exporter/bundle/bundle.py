@@ -141,11 +141,12 @@ class Bundle:
 
         with np.load(self._locate(self.manifest.selftest.file), allow_pickle=False) as arrays:
             for key in arrays.files:
-                kind, *names = key.split("/")
+                kind, _, name = key.partition("/")  # of an input or an output it may have a slash
                 if kind == "input":
-                    inputs[names[0]] = arrays[key]
+                    inputs[name] = arrays[key]
                 else:
-                    outputs.setdefault(names[0], {})[names[1]] = arrays[key]
+                    identifier, _, name = name.partition("/")
+                    outputs.setdefault(identifier, {})[name] = arrays[key]
         return inputs, outputs
 
     @cached_property
@@ -296,7 +297,7 @@ def _read_manifest(root: Path) -> Manifest:
         raise BundleError(f"{str(root)!r} is no bundle: it has no {MANIFEST_FILE}; {how}")
     try:
         document = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST_FILE}: is truncated or no JSON: {error}") from None
     try:
         return checked(document)

@@ -7,16 +7,20 @@ answer as before. What does not fit is named before anything is replaced.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_profiles import Profile, ProfileError, read_profile, write_profile
-from exporter.bundle.bundle import MANIFEST_FILE, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
+from exporter.bundle.bundle import MANIFEST_FILE, MODELS_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
 from exporter.bundle.manifest import Manifest
 from exporter.bundle.refit import refit, same_networks
 from exporter.bundle.written import CASCADES_FILE, PROFILES_FOLDER, WRITTEN_FILE
+
+_SYSTEMS = re.compile(r"lost\+found|\.DS_Store|\._.*|\.nfs.*|\..+\.partial-\d+")
+"""Names that systems give, and that ours have while they are being written."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Lost:
 def lost(old: Bundle, same: Collection[str], offered: str | None = None) -> Lost:
     """What would go if these sub-models alone stayed as they are: to be asked before the work. `offered`: the device of a
     profile that comes with the new bundle."""
-    files, measurements = _foreign(old), []
+    files, measurements = foreign(old.path, old.manifest), []
     for path in _profiles(old.path):
         profile = _read(path)
         name = f"{PROFILES_FOLDER}/{path.name}"
@@ -54,8 +58,8 @@ def lost(old: Bundle, same: Collection[str], offered: str | None = None) -> Lost
 
 def carry_over(target: Path, old: Bundle | None, folder: Path, new: Manifest, offered: Profile | None = None) -> Lost:
     """Writes into `folder`, which holds the new bundle, what stays of what was added to the one at `target`, and returns what
-    does not. `old` is that bundle, None where it is damaged; its profiles are then known by the new fingerprint alone. What
-    was measured here goes before what `offered` says of the same device."""
+    does not. `old` is that bundle, None where it is damaged; its profiles are then known by the new fingerprint alone, and its
+    files by the new names. What was measured here goes before what `offered` says of the same device."""
     came = None if offered is None else offered.device.name
     for path in _profiles(target):
         profile = _read(path)
@@ -75,7 +79,7 @@ def carry_over(target: Path, old: Bundle | None, folder: Path, new: Manifest, of
     if offered is not None:
         write_profile(offered, folder / PROFILES_FOLDER / f"{came}.json")
     if old is None:
-        return Lost()
+        return Lost(tuple(foreign(target, new, damaged=True)))
     found = lost(old, same_networks(old.manifest, new), came)
     if CASCADES_FILE in found.files or not (target / CASCADES_FILE).is_file():
         return found
@@ -85,17 +89,23 @@ def carry_over(target: Path, old: Bundle | None, folder: Path, new: Manifest, of
     return found
 
 
-def _foreign(bundle: Bundle) -> list[str]:
-    """Files that no command of ours has written there; hidden ones belong to the system."""
-    own = {MANIFEST_FILE, CASCADES_FILE, WRITTEN_FILE, SIGNED_FILE, SIGNATURE_FILE, *bundle.manifest.files}
+def foreign(target: Path, manifest: Manifest, *, damaged: bool = False) -> list[str]:
+    """Files at `target` that no command of ours has written there. `manifest`: that of the bundle, or where that is `damaged`
+    of the one to come; any of the models may then have been the old one's."""
+    own = {MANIFEST_FILE, CASCADES_FILE, WRITTEN_FILE, SIGNED_FILE, SIGNATURE_FILE, *manifest.files, *_profile_names(target)}
+    beside = f".{target.resolve().name}."  # what a pull keeps, where that is a mount point
     found = []
-    for path in sorted(bundle.path.rglob("*")):
-        name = path.relative_to(bundle.path).as_posix()
-        profile = path.parent == bundle.path / PROFILES_FOLDER and path.suffix == ".json"
-        hidden = any(part.startswith(".") or part == "lost+found" for part in path.relative_to(bundle.path).parts)
-        if not (path.is_dir() and not path.is_symlink()) and name not in own and not profile and not hidden:
-            found.append(name)
+    for path in sorted(target.rglob("*")):
+        parts = path.relative_to(target).parts
+        systems = any(_SYSTEMS.fullmatch(part) for part in parts) or parts[0].startswith(beside)
+        ours = "/".join(parts) in own or (damaged and parts[0] == MODELS_FOLDER)
+        if not (path.is_dir() and not path.is_symlink()) and not ours and not systems:
+            found.append("/".join(parts))
     return found
+
+
+def _profile_names(target: Path) -> list[str]:
+    return [f"{PROFILES_FOLDER}/{path.name}" for path in _profiles(target)]
 
 
 def _profiles(target: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,9 @@ Feed = Mapping[str, NDArray[Any]]
 CPU = "CPUExecutionProvider"
 _INITIALIZER_BYTES = "256"
 """In an optimized copy initializers from this size on lie beside the graph, where they are memory-mapped."""
+
+_LEAST_MASK, _FAR = 1e4, 100.0
+"""The magnitude of what masks an output, at least, and how many times that is the largest one of the rest."""
 
 
 class SessionError(ValueError):
@@ -154,30 +157,45 @@ def run_session(session: ort.InferenceSession, inputs: Feed) -> dict[str, NDArra
 
 def rms_error(outputs: Feed, expected: Feed) -> float:
     """The root mean square of an output's differences, relative to that of the output, of the worst output; inf when shapes
-    differ."""
-    worst = 0.0
-    for name, wanted in expected.items():
-        got = outputs.get(name)
-        if got is None or got.shape != wanted.shape:
-            return float("inf")
-        difference, scale = (
-            float(np.sqrt(np.mean(np.square(a)))) if a.size else 0.0
-            for a in (got.astype(np.float64) - wanted, wanted.astype(np.float64))
-        )
-        error = difference / scale if scale else difference
-        worst = max(worst, error if np.isfinite(error) else float("inf"))
-    return worst
+    differ. What masks an output (`_masks`) is compared by itself."""
+    return _worst(outputs, expected, lambda array: float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0)
 
 
 def relative_error(outputs: Feed, expected: Feed) -> float:
-    """The largest difference of any output, relative to the largest magnitude of that output; inf when shapes differ."""
-    worst = 0.0
+    """The largest difference of any output, relative to the largest magnitude of that output; inf when shapes differ. What
+    masks an output (`_masks`) is compared by itself."""
+    return _worst(outputs, expected, lambda array: float(np.abs(array).max(initial=0.0)))
+
+
+def _worst(outputs: Feed, expected: Feed, size: Callable[[NDArray[Any]], float]) -> float:
+    """The largest of the outputs' errors: the size of the differences by that of what was expected."""
+    errors = [0.0]
     for name, wanted in expected.items():
         got = outputs.get(name)
         if got is None or got.shape != wanted.shape:
             return float("inf")
-        difference = np.abs(got.astype(np.float64) - wanted).max(initial=0.0)
-        scale = np.abs(wanted).max(initial=0.0)
-        error = float(difference / scale) if scale else float(difference)
-        worst = max(worst, error if np.isfinite(error) else float("inf"))
-    return worst
+        exact, masks = wanted.astype(np.float64), _masks(wanted)
+        with np.errstate(invalid="ignore"):  # of two infinities
+            difference = got.astype(np.float64) - exact
+        if masks is not None:
+            alike = got[masks] == wanted[masks]
+            with np.errstate(invalid="ignore"):
+                errors.append(size(np.where(alike, 0.0, difference[masks] / exact[masks])))
+            difference, exact = difference[~masks], exact[~masks]
+        scale = size(exact)
+        errors.append(size(difference) / scale if scale else size(difference))
+    return max(error if np.isfinite(error) else float("inf") for error in errors)
+
+
+def _masks(wanted: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where an output says that something is not to be had, beside whose magnitude that of the rest is nothing: infinities, and
+    values as large as -1e9 that occur more than once, far beyond all others. None where there are none."""
+    sizes = np.abs(wanted.astype(np.float64))
+    if not sizes.max(initial=0.0) >= _LEAST_MASK:
+        return None  # NaN too, which equals nothing
+    distinct, counts = np.unique(sizes[(sizes > 0) & np.isfinite(sizes)], return_counts=True)
+    gaps = (distinct[1:] >= _LEAST_MASK) & (distinct[1:] >= _FAR * distinct[:-1])
+    once = np.flatnonzero(counts == 1)
+    places = np.flatnonzero(gaps & (np.arange(len(gaps)) >= once.max(initial=-1)))
+    masks: NDArray[np.bool_] = sizes >= (distinct[places[0] + 1] if len(places) else np.inf)
+    return masks if masks.any() else None

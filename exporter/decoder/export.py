@@ -39,7 +39,7 @@ from exporter.decoder.write import (
     weights_name,
     write_decoder,
 )
-from exporter.document import network_fields, score_fields, write_files, write_manifest
+from exporter.document import check_files, network_fields, score_fields, write_files, write_manifest
 from exporter.place import check_target, keep_what_fits, source_of
 from exporter.progress import exporting
 from exporter.selftest import ExportError
@@ -126,6 +126,7 @@ def export_decoder(
     Raises ExportError for an architecture, a size or a precision that is not written, for a graph that differs from torch by
     more than 1e-3 of the largest logit, or when what stands at `out` would be lost; BundleError when it cannot be written.
     """
+    check_files(files or {})
     precisions, options = list(dict.fromkeys(precisions)), options or DecodingOptions()
     chosen = list(dict.fromkeys(nested.submodels if submodels is None else submodels))
     sizes = {sub.id: _shape(nested, sub) for sub in chosen}

@@ -22,8 +22,8 @@ from typing import Any
 
 from device_profiles import Profile
 from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
-from exporter.bundle.atomic import built_beside, check_place
-from exporter.bundle.local import Lost, carry_over, lost
+from exporter.bundle.atomic import Standing, built_beside, check_place, check_unchanged, standing_at
+from exporter.bundle.local import Lost, carry_over, foreign, lost
 from exporter.bundle.manifest import FileEntry
 from exporter.bundle.refit import same_networks
 from selector.choose.budget import Budget
@@ -103,12 +103,13 @@ def pull(
     place = placed(client, bundle, target, reporter)
     if place.withdrawn is not None and old is not None:
         old = _withdrawn(target, place.withdrawn) or old
+    standing = standing_at(target)
     for last in (False, True):
         wanted = Wanted(place.bundle, submodels, budget, device, itself=options.token is not None)
         offer = ask(client, wanted) if options.trust is None else ask_signed(client, wanted, options.trust, target)
         offer = replace(offer, published=place.version)
         try:
-            return _fetch(client, offer, target, old, progress, options)
+            return _fetch(client, offer, target, old, standing, progress, options)
         except WorseError:
             if reporter is not None:
                 with suppress(PullError):  # the next pull tells it too
@@ -151,6 +152,7 @@ def _fetch(
     offer: Offer,
     target: Path,
     old: Bundle | None,
+    standing: Standing,
     progress: Callable[[int, int], None],
     options: PullOptions,
 ) -> Pulled:
@@ -187,6 +189,7 @@ def _fetch(
             fetched += entry.bytes
         fetched += fetch_runs(client, offer.base, plan, store, advance)
         with alone(target) if old is not None else _nothing(), built_beside(target, overwrite=options.overwrite) as folder:
+            check_unchanged(target, standing)
             for path, entry in offer.files.items():
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 link(here.get(entry.sha256, store / entry.sha256), folder / path)
@@ -215,7 +218,10 @@ def _check_update(target: Path, old: Bundle | None, offer: Offer, options: PullO
         content = (offer.manifest if signed is None else signed.content).sha256[:12]
         if old is None or content_of(old) != content:  # damaged or gone: what was here is remembered all the same
             check_newer(target, None if signed is None else signed.version, content)
-    if old is None or options.overwrite:
+    if options.overwrite:
+        return
+    if old is None:
+        _refuse(target, Lost(tuple(foreign(target, offer.manifest, damaged=True))))
         return
     if old.manifest.family != offer.manifest.family:
         raise BundleError(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
 from exporter.bundle.manifest import Manifest, inside, sealed
-from exporter.bundle.session import relative_error
+from exporter.bundle.session import relative_error, rms_error
 from exporter.bundle.verify import self_test
 
 
@@ -159,7 +159,7 @@ def test_a_manifest_survives_a_round_trip(bundle: Bundle) -> None:
     assert Manifest.model_validate_json(bundle.manifest.model_dump_json()) == bundle.manifest
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20), st.floats(0, 0.5))
+@given(st.lists(st.floats(-9e3, 9e3, width=32), min_size=1, max_size=20), st.floats(0, 0.5))  # larger ones may be masks
 def test_relative_error_is_relative_to_the_largest_output(values: list[float], share: float) -> None:
     wanted = np.array(values, dtype=np.float64)
     scale = np.abs(wanted).max()
@@ -168,6 +168,30 @@ def test_relative_error_is_relative_to_the_largest_output(values: list[float], s
     assert relative_error({"y": got}, {"y": wanted}) == pytest.approx(share if scale else 0.0, abs=1e-9)
     assert relative_error({"y": got[:-1]}, {"y": wanted}) == float("inf")
     assert relative_error({"y": np.full_like(got, np.nan)}, {"y": wanted}) == float("inf")
+
+
+@pytest.mark.parametrize("mask", [-1e9, -1e4, float(np.finfo(np.float32).min), -np.inf, np.inf])
+@pytest.mark.parametrize("error", [relative_error, rms_error])
+def test_what_masks_an_output_hides_no_error_of_the_rest(mask: float, error: Callable[[Any, Any], float]) -> None:
+    rest = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
+    masks = np.full((2, 30), mask, np.float32)
+    wanted = {"y": np.concatenate([rest, masks], 1)}
+    assert error(wanted, wanted) == 0.0
+    other = {"y": np.concatenate([1.25 * rest, masks], 1)}
+    assert error(other, wanted) == pytest.approx(error({"y": 1.25 * rest}, {"y": rest}), rel=1e-6)
+    for value in (0.0, -mask, np.nan, 2 * mask if np.isfinite(2 * mask) and mask > -1e30 else 1.0):
+        bad = wanted["y"].copy()
+        bad[:, 6] = value
+        assert error({"y": bad}, wanted) > 0.1
+    assert error(wanted, {"y": np.concatenate([rest, np.ones_like(masks)], 1)}) > 0.1
+
+
+@pytest.mark.parametrize("values", [[3e5, 20.0], [2e5, 2.1e5, 7.0, 0.0], [1e-9, 1.0, 0.0], [2e4, 2e4, 1e3]])
+def test_large_numbers_are_no_masks(values: list[float]) -> None:
+    wanted = np.array(values)
+    got = wanted.copy()
+    got[-1] += 1e-3 * max(values)
+    assert relative_error({"y": got}, {"y": wanted}) == pytest.approx(1e-3)
 
 
 def _rehash(bundle: Path, name: str) -> None:

@@ -21,6 +21,7 @@ import exporter.writer
 from exporter import ExportError, export
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.session import relative_error
+from exporter.bundle.verify import self_test
 from tests.conftest import DEVICE
 from tests.helpers.exports import EVERY_KIND, calibrated, small
 from tests.helpers.user_families import Branches, Noisy, TextEncoder
@@ -162,13 +163,31 @@ def test_a_sub_model_that_is_asked_for_twice_is_written_once(untrained: NestedMo
     assert list(export(untrained, tmp_path / "bundle", submodels=[first, first], show_progress=False).submodels) == [first.id]
 
 
-@pytest.mark.parametrize("name", ["../escaped.txt", "models/x", "manifest.json", "/tmp/x", ""])
+REFUSED = ["../escaped.txt", "models/x", "manifest.json", "/tmp/x", "", "..", "a\\b", "C:x", "a\0b", "\udcff", "x" * 300]
+OURS = ["written.json", "Written.JSON", "cascades.json", "profiles", "models", "selftest.npz", "signed.json", "signed.sig"]
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *OURS])
 def test_a_file_that_would_leave_the_bundle_or_replace_one_of_its_own_is_refused(
-    name: str, untrained: NestedModel, tmp_path: Path
+    name: str, untrained: NestedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("exporter.writer.check_target", lambda *_, **__: pytest.fail("the work has begun"))
     with pytest.raises(ExportError, match="files: "):
         export(untrained, tmp_path / "b", submodels=untrained.submodels[:1], files={name: b"x"}, show_progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+class Slashes(Branches):
+    """An input with a name as other frameworks give them."""
+
+    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
+        return {"serving/image:0": super().example_inputs(batch_size)["image"]}
+
+
+def test_an_input_may_have_a_slash_in_its_name(tmp_path: Path) -> None:
+    bundle = export(calibrated(Slashes()), tmp_path / "bundle", show_progress=False)
+    assert list(bundle.selftest()[0]) == list(bundle.selftest_inputs) == ["serving/image:0"]
+    assert self_test(bundle).submodels == 3
 
 
 def test_test_data_that_cannot_be_are_refused(untrained: NestedModel, digits: DataSet, tmp_path: Path) -> None:

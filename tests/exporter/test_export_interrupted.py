@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from exporter import export
-from exporter.bundle import Bundle
+from exporter import export, folding
+from exporter.bundle import Bundle, BundleError
 from exporter.bundle.atomic import built_beside
 from exporter.bundle.verify import self_test
 from tests.helpers.exports import calibrated, small
@@ -90,6 +92,34 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     assert "BundleError" in errors
     assert "disk is full" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_for_temporary_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> None:
+        with built_beside(tmp_path / "bundle"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    usage, where = shutil.disk_usage, tempfile.gettempdir()
+    free = {"temporary": 0, "place": 0}
+
+    def of(path: object) -> object:
+        return usage(tmp_path)._replace(free=free["temporary" if str(path) == where else "place"])
+
+    monkeypatch.setattr(shutil, "disk_usage", of)
+    for full, said in (("place", r"the disk of temporary files, .* \(TMPDIR\), is full"), ("temporary", ": the disk is full")):
+        free.update(dict.fromkeys(free, 0) | {full: 2**50})
+        with pytest.raises(BundleError, match=said):
+            build()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_for_onnx_runtime_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folding, "check_writable", full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        folding.optimized_graph(tmp_path / "none.onnx")
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import exporter.run
+import exporter.writer
 from exporter import ExportError, export
 from exporter.bundle import Bundle, BundleError, atomic
 from exporter.bundle.atomic import built_beside, check_place
@@ -58,12 +59,114 @@ def test_fewer_sub_models_are_refused_with_what_goes_and_take_what_fits(standing
     assert read_cascades(new) == []
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "models/own.onnx", "profiles/mine.csv", "profiles/broken.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["notes.txt", "models/own.onnx", "profiles/mine.csv", "profiles/broken.json", ".git/HEAD", ".env", "profiles/.own.json"],
+)
 def test_a_file_of_the_owner_is_named(name: str, standing: Path, untrained: NestedModel) -> None:
+    (standing / name).parent.mkdir(exist_ok=True)
     (standing / name).write_text("mine")
     with pytest.raises(ExportError, match=f"would lose {name}"):
         again(untrained, standing)
     assert (standing / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "models/._weights.bin", ".nfs0001", "profiles/.phone.json.partial-17"])
+def test_what_the_system_keeps_there_is_nobodys(name: str, standing: Path, untrained: NestedModel) -> None:
+    (standing / name).write_text("")
+    again(untrained, standing)
+    assert not (standing / name).exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("manifest", ['{"name": "My app", "start_url": "/"}', '["a", "b"]'])
+def test_a_manifest_of_another_program_makes_no_bundle(
+    manifest: str, overwrite: bool, tmp_path: Path, untrained: NestedModel
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text(manifest)
+    (site / "index.html").write_text("hello")
+    before = contents(site)
+    with pytest.raises(BundleError, match="site': exists and is no bundle"):
+        again(untrained, site, SMALL, overwrite=overwrite)
+    assert contents(site) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda text: text[:100], r"cannot be read \(manifest.json: is truncated.*--overwrite"),
+        (lambda text: text.replace('"family"', '"familie"'), r"cannot be read \(manifest.json: .*--overwrite"),
+        (
+            lambda text: text.replace('"format_version": 2', '"format_version": 3'),
+            "of format 3, newer than 2: update.*--overwrite",
+        ),
+    ],
+    ids=["truncated", "altered", "newer"],
+)
+def test_a_bundle_that_cannot_be_read_stays_unless_it_may_go(
+    changed: Callable[[str], str], message: str, standing: Path, untrained: NestedModel
+) -> None:
+    manifest = standing / "manifest.json"
+    manifest.write_text(changed(manifest.read_text()))
+    before = contents(standing)
+    with pytest.raises(BundleError, match=message):
+        again(untrained, standing)
+    assert contents(standing) == before
+    again(untrained, standing, overwrite=True)
+    Bundle(standing)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_what_comes_there_during_the_work_stays(empty: bool, tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    if empty:
+        place.mkdir()
+
+    def build() -> None:
+        with built_beside(place) as folder:
+            (folder / "manifest.json").write_text("{}")
+            place.mkdir(exist_ok=True)
+            (place / "thesis.txt").write_text("mine")
+
+    with pytest.raises(BundleError, match="has changed while the new bundle was built"):
+        build()
+    assert contents(tmp_path) == {"bundle/thesis.txt": b"mine"}
+
+
+def test_a_bundle_that_another_export_has_put_there_meanwhile_stays(
+    standing: Path, untrained: NestedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(standing, standing.parent / "other"))
+    written = exporter.writer.write_manifest
+
+    def slowly(*given: Any) -> Any:
+        shutil.rmtree(standing)
+        other.rename(standing)
+        return written(*given)
+
+    before = contents(standing)
+    monkeypatch.setattr(exporter.writer, "write_manifest", slowly)
+    with pytest.raises(BundleError, match="has changed while"):
+        again(untrained, standing, SMALL, overwrite=True)
+    assert contents(standing) == before
+
+
+def test_a_profile_that_is_measured_during_an_export_stays(
+    standing: Path, untrained: NestedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = (standing / "profiles" / f"{DEVICE}.json").read_bytes()
+    (standing / "profiles" / f"{DEVICE}.json").unlink()
+    written = exporter.writer.write_manifest
+
+    def slowly(*given: Any) -> Any:
+        (standing / "profiles" / f"{DEVICE}.json").write_bytes(measured)
+        return written(*given)
+
+    monkeypatch.setattr(exporter.writer, "write_manifest", slowly)
+    again(untrained, standing)
+    assert (standing / "profiles" / f"{DEVICE}.json").read_bytes() == measured
 
 
 def test_a_cascade_goes_only_with_a_word_where_the_weights_are_others(standing: Path, untrained: NestedModel) -> None:

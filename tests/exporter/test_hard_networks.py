@@ -5,9 +5,10 @@ Shapes: N batch, T tokens, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -16,157 +17,24 @@ from torch import Tensor, nn
 from exporter import ExportError, export
 from exporter.bundle.session import open_session, relative_error, rms_error, run_session
 from tests.helpers.exports import calibrated
-from trainer import Family, NestedModel, SubModel, TrainerError
+from tests.helpers.hard_networks import (
+    Inputs,
+    LikeGpt2,
+    Masked,
+    NamedLikeAWeight,
+    NamedLikeOurs,
+    One,
+    Patches,
+    PicksAToken,
+    Positive,
+    WithAttention,
+    tied,
+    tokens,
+    vectors,
+)
+from trainer import NestedModel, TrainerError
 from trainer.data import Samples
 from trainer.macs import MacCounter
-
-Inputs = Callable[[int], dict[str, Tensor]]
-
-
-class One(Family):
-    """A network of one width."""
-
-    axes: ClassVar[dict[str, Sequence[int]]] = {"width": (8, 16)}
-
-    def __init__(
-        self, network: Callable[[int], nn.Module], inputs: Inputs, fused: Mapping[str, int] | None = None, **free: str
-    ) -> None:
-        self.network, self.inputs, self.fused = network, inputs, fused or {}
-        if free:
-            self.dynamic_axes = {name: {0: "batch", 1: axis} for name, axis in free.items()}
-
-    def build(self, sub: SubModel) -> nn.Module:
-        return self.network(int(sub["width"]))  # type: ignore[arg-type]
-
-    def example_inputs(self, batch_size: int) -> dict[str, Tensor]:
-        return self.inputs(batch_size)
-
-    def fused_blocks(self, sub: SubModel) -> Mapping[str, Mapping[int, Sequence[int]]]:
-        """Three blocks on an axis of each parameter of `fused`."""
-        return {name: {axis: (int(sub["width"]),) * 3} for name, axis in self.fused.items()}  # type: ignore[arg-type]
-
-
-def vectors(count: int) -> dict[str, Tensor]:
-    return {"x": torch.rand(count, 32)}
-
-
-def tokens(count: int) -> dict[str, Tensor]:
-    return {"d": torch.randn(count, 6, 32)}
-
-
-class PicksAToken(nn.Module):
-    """Its constants are equal to indices that a cut needs, so that ONNX Runtime keeps those in the optimized graph."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inp, self.pos, self.fc = nn.Linear(32, width), nn.Parameter(torch.randn(1, 6, width)), nn.Linear(width, 4)
-
-    def forward(self, d: Tensor) -> Tensor:
-        hidden = self.inp(d) + self.pos
-        result: Tensor = self.fc(hidden.index_select(1, torch.tensor([2])).squeeze(1))
-        return result
-
-
-class Patches(nn.Module):
-    """A vision transformer of one layer with a fused projection."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.patch, self.norm, self.qkv = nn.Conv2d(3, width, 4, 4), nn.LayerNorm(width), nn.Linear(width, 3 * width)
-        self.first, self.pos = nn.Parameter(torch.randn(1, 1, width)), nn.Parameter(torch.randn(1, 5, width))
-        self.fc = nn.Linear(width, 4)
-
-    def forward(self, image: Tensor) -> Tensor:
-        patches = self.patch(image).flatten(2).transpose(1, 2)
-        x = torch.cat([self.first.expand(image.shape[0], -1, -1), patches], 1) + self.pos
-        n, t, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, width // 4, 4).permute(2, 0, 3, 1, 4)
-        x = x + ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(n, t, width)
-        result: Tensor = self.fc(x[:, 0])
-        return result
-
-
-class InByOut(nn.Module):
-    """A linear layer whose weight is (in, out), as GPT-2 has them."""
-
-    def __init__(self, into: int, out: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.randn(into, out) / into**0.5), nn.Parameter(torch.zeros(out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).reshape(*x.shape[:-1], -1)
-
-
-class LikeGpt2(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width, self.embedding, self.attention = width, nn.Embedding(50, width), InByOut(width, 3 * width)
-        self.out, self.fc = InByOut(width, width), nn.Linear(width, 4)
-
-    def forward(self, ids: Tensor) -> Tensor:  # (N, T)
-        x = self.embedding(ids)
-        q, k, v = self.attention(x).split(self.width, dim=-1)
-        result: Tensor = self.fc((x + self.out((q @ k.transpose(1, 2)).softmax(-1) @ v))[:, -1])
-        return result
-
-
-class NamedLikeOurs(nn.Module):
-    """Tensors that are called like the input, the output, and what an export or ONNX Runtime's quantizer adds to a graph."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        names = ("x_scale", "x_quantized", "statistics", "recurrent", "v3", "t0", "w0", "c0")
-        for name in names:
-            setattr(self, name, nn.Parameter(torch.rand(width)))
-        self.index, self.constant = (nn.ParameterList([nn.Parameter(torch.rand(width))]) for _ in range(2))
-        self.logits, self.x, self.names = nn.Parameter(torch.randn(4)), nn.Linear(32, width), names
-        self.register_buffer("y", torch.full((32,), 2.0))
-        self.norm, self.fc = nn.BatchNorm1d(width), nn.Linear(width, 4)
-
-    def forward(self, y: Tensor, v7: Tensor) -> Tensor:
-        hidden = self.norm(self.x(y * self._buffers["y"] + v7))
-        for name in self.names:
-            hidden = hidden * getattr(self, name) + 0.5
-        result: Tensor = self.fc((hidden * self.index[0] + self.constant[0]).relu()) + self.logits
-        return result
-
-
-class NamedLikeAWeight(nn.Module):
-    """Input and weight are both `w`."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.w, self.fc = nn.Parameter(torch.randn(32, width)), nn.Linear(width, 4)
-
-    def forward(self, w: Tensor) -> Tensor:
-        result: Tensor = self.fc((w @ self.w).relu())
-        return result
-
-
-class WithAttention(nn.Module):
-    """torch's own encoder layer."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inp, self.fc = nn.Linear(32, width), nn.Linear(width, 4)
-        self.layer = nn.TransformerEncoderLayer(width, width // 4, 2 * width, batch_first=True)
-
-    def forward(self, d: Tensor) -> Tensor:
-        result: Tensor = self.fc(self.layer(self.inp(d)).mean(dim=1))
-        return result
-
-
-class Positive(nn.Module):
-    """Has an answer for positive numbers alone."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.hidden, self.fc = nn.Linear(32, width), nn.Linear(width, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.fc(self.hidden((x + 0.1).log()).relu())
-        return result
-
 
 IN_PROJECTION = {"layer.self_attn.in_proj_weight": 0, "layer.self_attn.in_proj_bias": 0}
 RIGHT = {
@@ -179,6 +47,10 @@ RIGHT = {
     "named like a weight": One(NamedLikeAWeight, lambda n: {"w": torch.randn(n, 32)}),
     "attention": One(WithAttention, tokens, IN_PROJECTION),
     "positive": One(Positive, vectors),
+    "tied head": tied(lambda h, weight: nn.functional.linear(h, weight, weight[:, 0])),
+    "embedding as memory": tied(lambda h, weight: (h @ weight.t()).softmax(-1) @ weight),
+    "distance from embeddings": tied(lambda h, weight: (h[:, None] - weight).square().sum(-1)),
+    "masked": One(lambda width: Masked(width, -math.inf, lambda w: linear(w, nn.Sequential)), vectors),
 }
 
 
@@ -220,6 +92,28 @@ class Branch(nn.Module):
         return result
 
 
+class Centred(nn.Module):
+    """Of several examples the difference from their mean, of one what it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(32, width), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(self.hidden(x))
+        return result - result.mean(0) if len(result) > 1 else result
+
+
+class Pairs(Centred):
+    """Takes no single example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 2:
+            raise ValueError("two examples are needed")
+        result: Tensor = self.fc(self.hidden(x))
+        return result
+
+
 class Sizes(nn.Module):
     """What is done with two free sizes, as numbers of Python."""
 
@@ -246,11 +140,13 @@ def of_sizes(use: Callable[[Tensor, int, int], Tensor]) -> One:
     ("family", "inputs", "constant"),
     [
         (One(Branch, vectors), "other values", "boolean"),
+        (One(lambda width: Masked(width, -1e9, Branch), vectors), "other values", "boolean"),
+        (One(Centred, vectors), "a single example", "len "),
         (of_sizes(lambda h, s, t: h / s), "another size of 'length'", "integer"),
         (of_sizes(lambda h, s, t: h.narrow(1, 0, s)), "another size of 'length'", "integer"),  # right where it is shorter
         (of_sizes(lambda h, s, t: h * (s / t)), "another size of 'length'", "integer"),  # right where both are halved
     ],
-    ids=["branch", "length", "cut", "ratio"],
+    ids=["branch", "masked branch", "single", "length", "cut", "ratio"],
 )
 def test_what_tracing_made_constant_is_noticed_and_shown(family: One, inputs: str, constant: str, tmp_path: Path) -> None:
     with pytest.raises(
@@ -258,6 +154,10 @@ def test_what_tracing_made_constant_is_noticed_and_shown(family: One, inputs: st
     ):
         export(calibrated(family), tmp_path / "bundle", show_progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_takes_no_single_example_is_exported(tmp_path: Path) -> None:
+    export(calibrated(One(Pairs, vectors)), tmp_path / "bundle", show_progress=False)
 
 
 def linear(width: int, wrapped: Callable[[nn.Linear], nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -304,6 +204,19 @@ def test_what_cannot_be_written_is_refused_with_the_reason(tmp_path: Path, capfd
     refused(lambda w: linear(w, nn.Sequential), lambda n: {"logits": torch.rand(n, 32)}, "'logits' has the name of an output")
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr().out == ""  # torch prints the whole graph
+
+
+def test_what_the_quantizer_cannot_do_is_told_with_the_sub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("cannot infer a shape")
+
+    monkeypatch.setattr("exporter.quantize._quantize", fails)
+    data = Samples(vectors(8), torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(
+        ExportError, match=r"sub-model w8-int8: no int8 graph can be written .*RuntimeError: cannot infer a shape"
+    ):
+        export(calibrated(One(Positive, vectors)), tmp_path / "bundle", int8_calibration=data, show_progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 class Unwritable(nn.Module):

@@ -9,20 +9,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from device_profiles import read_profile
 from exporter import export
 from exporter.bundle import Bundle, BundleError
 from exporter.bundle.session import open_session, run_session
 from exporter.bundle.verify import self_test
+from exporter.ranges import described
 from exporter.subset import subset
 from selector import Budget, selector_for
+from selector.ship.signed import read_signed
 from tests.conftest import DEVICE
 from tests.helpers.exports import EVERY_KIND, calibrated, small
 from tests.helpers.user_families import Branches, TextEncoder
-from trainer import Family, NestedModel
+from trainer import Family, NestedModel, SubModel
 
 
 @pytest.fixture
@@ -54,6 +58,38 @@ def test_any_part_answers_as_the_whole_and_has_its_profile(both: Bundle, tmp_pat
     assert part.profile(DEVICE).submodels == {name: both.profile(DEVICE).submodels[name] for name in part.submodels}
     assert selector_for(part, DEVICE).select(Budget()).submodel in names
     assert part.bytes_total < both.bytes_total
+
+
+class WithNothing(Branches):
+    """Parameters without elements among the others."""
+
+    def build(self, sub: SubModel) -> nn.Module:
+        return nn.Sequential(_Nothing(), super().build(sub), _Nothing())
+
+
+class _Nothing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.none, self.no_rows = nn.Parameter(torch.zeros(0)), nn.Parameter(torch.zeros(0, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.none.sum() + self.no_rows.sum()
+
+
+def test_parameters_without_elements_are_cut_too(tmp_path: Path) -> None:
+    whole = export(calibrated(WithNothing()), tmp_path / "whole", show_progress=False)
+    for names in (["w2"], ["w4", "w8"]):
+        part = subset(whole, names, tmp_path / "part")
+        assert_answers_are_the_same(part, whole)
+        read_signed(json.dumps(described(part, 1)).encode())
+        shutil.rmtree(part.path)
+
+
+def test_what_is_signed_of_weights_that_no_graph_reads_is_nothing(both: Bundle, tmp_path: Path) -> None:
+    part = subset(both, [name for name in both.submodels if name.endswith("-int8")][:1], tmp_path / "part")
+    signed = read_signed(json.dumps(described(part, 1)).encode())
+    assert signed.ranges[part.manifest.weights] == ()
+    assert len(signed.ranges[part.manifest.weights_files[1]]) > 0
 
 
 @pytest.mark.parametrize("family", [*EVERY_KIND, "TextEncoder", "Branches"])

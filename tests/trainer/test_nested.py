@@ -205,6 +205,18 @@ def test_a_family_that_is_not_nested_is_refused(small_layers: Any, blocks: Any, 
         NestedModel(Faulty({2: small_layers, 4: {"a": nn.Linear(3, 4)}}, blocks))
 
 
+@pytest.mark.parametrize("axis", ["_w", "größe", "n/a", "a b"])
+def test_an_axis_whose_sub_models_cannot_have_files_is_refused(axis: str) -> None:
+    class Named(Faulty):
+        axes: ClassVar[dict[str, Sequence[int]]] = {axis: (2, 4), f"{axis}2": (1,)}
+
+        def build(self, sub: SubModel) -> nn.Module:
+            return nn.Linear(3, int(sub[axis]))  # type: ignore[arg-type]
+
+    with pytest.raises(TrainerError, match=f"axes '{axis}', .*would be called '.*2-.*'; allowed are"):
+        NestedModel(Named({}))
+
+
 def cumulative(module: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Torch's own: `momentum=None` averages over the batches."""
     for layer in module.modules():

@@ -20,7 +20,7 @@ from selector.choose.cascades import Cascade, read_cascades, write_cascades
 from selector.fetch.transfer import Client, PullError
 from tests.conftest import DEVICE
 from tests.helpers.disks import read_only
-from tests.helpers.proxy import Proxy
+from tests.helpers.proxy import Proxy, Request
 from tests.helpers.pulls import SMALL, contents, files_asked, pulled
 from tests.helpers.server import Server, serving
 from trainer import NestedModel
@@ -221,6 +221,37 @@ def test_a_folder_that_is_no_bundle_is_left_alone(server: Server, tmp_path: Path
     (tmp_path / "letters.txt").write_text("dear")
     assert "is no bundle" in pulled(server.url, "--out", tmp_path, "--submodels", SMALL, code=2)
     assert contents(tmp_path) == {"letters.txt": b"dear"}
+
+
+@pytest.mark.parametrize("name", ["index.html", ".git"])
+def test_a_damaged_bundle_is_mended_unless_there_is_more(name: str, server: Server, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    pulled(server.url, "--out", mine, "--submodels", SMALL)
+    (mine / "manifest.json").write_text("{")
+    pulled(server.url, "--out", mine, "--submodels", SMALL)
+    (mine / "manifest.json").write_text("{")
+    (mine / name).write_text("mine")
+    assert f"would lose {name}" in pulled(server.url, "--out", mine, "--submodels", SMALL, code=2)
+    assert (mine / name).read_text() == "mine"
+    (mine / "manifest.json").write_text('{"format_version": 99}')
+    assert "format 99, newer than" in pulled(server.url, "--out", mine, "--submodels", SMALL, code=2)
+    (mine / "manifest.json").write_text('{"name": "My app"}')
+    assert "is no bundle" in pulled(server.url, "--out", mine, "--overwrite", code=2)
+    assert (mine / name).read_text() == "mine"
+
+
+def test_what_comes_there_during_a_pull_stays(proxy: Proxy, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    pulled(proxy.url, "--out", mine, "--submodels", SMALL)
+
+    def meanwhile(request: Request, status: int, body: bytes) -> None:
+        if ".onnx" in request.path:
+            found = (mine / "manifest.json").read_text()
+            (mine / "manifest.json").write_text(f"{found} ")
+
+    proxy.fault = meanwhile
+    assert "has changed while" in pulled(proxy.url, "--out", mine, "--submodels", "w1.00-d2", code=2)
+    assert list(Bundle(mine).submodels) == [SMALL]
 
 
 def test_too_small_a_disk_is_told_before_anything_is_fetched(
