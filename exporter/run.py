@@ -55,8 +55,8 @@ def export_run(
 ) -> Bundle:
     """Writes the bundle of a run, with int8 sub-models too if asked, their weights in this range. `precisions`: the same by
     name, and those of a language model (`exporter.decoder.PRECISIONS`); `decoding`: what else such a one may be asked for.
-    `canary`: labelled examples of the test split that come with the bundle (`exporter.canary`). `genai`: a folder that each size
-    of a language model is put into too (`exporter.decoder.genai`).
+    `canary`: labelled examples of the test split that come with the bundle (`exporter.canary`). `genai`: a folder that each
+    size of a language model is put into too (`exporter.decoder.genai`).
 
     The score of every graph is measured on the test split of the run's data set, or of `data` if given. Where the run's data
     are large (not hashed as a whole) or no longer there, what the run recorded in torch is used, and `say` is told.

@@ -154,7 +154,11 @@ def _write_as(kind: Literal["hf", "ortpackage", "oci"], bundle: Bundle, out: Pat
         return
     say(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
     if absent:
-        again = f"; sortednet sign {out} --key PRIVATE.pem signs it" if kind == "hf" and is_signed(bundle.path) else ""
+        again = (
+            f"; sortednet sign {shlex.quote(str(out))} --key PRIVATE.pem signs it"
+            if kind == "hf" and is_signed(bundle.path)
+            else ""
+        )
         tell(f"Not in it: {', '.join(absent)}{again}")
     if not bundle.devices():
         tell(f"Nothing was measured: `sortednet profile` a bundle, then export that with --format {kind}.")

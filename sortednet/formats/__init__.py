@@ -46,7 +46,7 @@ def left_out(bundle: Bundle, kind: Format) -> list[str]:
 
 
 def write_format(bundle: Bundle, out: Path, kind: Format, *, overwrite: bool = False) -> None:
-    """Writes the folder `out`. With `overwrite` one of the same format that stands there is replaced; what git keeps there stays.
+    """Writes the folder `out`. With `overwrite` one of the same format that stands there is replaced; what is git's stays.
 
     Raises BundleError for a format that is none or that a bundle is already, where `out` cannot be written or holds files that
     were not written in this format, and where this machine lacks what the format needs.

@@ -75,9 +75,7 @@ def test_a_clone_of_a_repository_keeps_what_is_gits(untrained_path: Path, tmp_pa
         Bundle(clone).verify_files()
 
 
-def test_what_came_there_during_the_work_stays(
-    untrained_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_came_there_during_the_work_stays(untrained_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
 
     def meanwhile(*arguments: Any, **more: Any) -> bool:
