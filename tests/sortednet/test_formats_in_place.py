@@ -13,7 +13,7 @@ import pytest
 from exporter.bundle import Bundle, BundleError
 from sortednet.formats import write_format
 from tests.helpers.commands import refused
-from tests.sortednet.test_formats import content_of
+from tests.helpers.pulls import contents
 
 KINDS = [
     "hf",
@@ -30,18 +30,18 @@ def test_what_another_program_wrote_stays(untrained_path: Path, tmp_path: Path, 
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"model_type": "llama", "manifests": [], "additional_metadata": {}}))
-    before = content_of(tmp_path)
+    before = contents(tmp_path)
     with pytest.raises(BundleError, match=f"would lose .*{names[-1]}.*; allowed is another place"):
         write_format(Bundle(untrained_path), tmp_path, kind, overwrite=True)
-    assert content_of(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bundle_is_no_other_format_not_even_its_own_source(untrained_path: Path, tmp_path: Path, kind: Any) -> None:
     source = Path(shutil.copytree(untrained_path, tmp_path / "bundle"))
-    before = content_of(source)
+    before = contents(source)
     assert "would lose " in refused("export", source, "--format", kind, "--out", source, "--overwrite")
-    assert content_of(source) == before
+    assert contents(source) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,17 +49,17 @@ def test_what_was_added_to_a_folder_of_the_format_is_named(untrained_path: Path,
     out = tmp_path / "out"
     write_format(Bundle(untrained_path), out, kind)
     (out / "notes.txt").write_text("mine")
-    before = content_of(out)
+    before = contents(out)
     with pytest.raises(BundleError, match=r"would lose notes\.txt, not written in this format"):
         write_format(Bundle(untrained_path), out, kind, overwrite=True)
-    assert content_of(out) == before
+    assert contents(out) == before
     link = tmp_path / "link"
     (out / "notes.txt").unlink()
     link.symlink_to(out)
     write_format(Bundle(untrained_path), link, kind, overwrite=True)
     assert link.is_symlink()
     with pytest.raises(BundleError, match="is no folder"):
-        write_format(Bundle(untrained_path), out / next(iter(content_of(out))), kind, overwrite=True)
+        write_format(Bundle(untrained_path), out / next(iter(contents(out))), kind, overwrite=True)
 
 
 def test_a_clone_of_a_repository_keeps_what_is_gits(untrained_path: Path, tmp_path: Path) -> None:
@@ -86,4 +86,4 @@ def test_what_came_there_during_the_work_stays(untrained_path: Path, tmp_path: P
     monkeypatch.setattr("sortednet.formats.hub.draw_frontier", meanwhile)
     with pytest.raises(BundleError, match="is there already"):
         write_format(Bundle(untrained_path), out, "hf")
-    assert content_of(tmp_path) == {"out/letter.txt": content_of(out)["letter.txt"]}
+    assert contents(tmp_path) == {"out/letter.txt": contents(out)["letter.txt"]}
