@@ -18,6 +18,9 @@ import psutil
 from device_profiles.cgroups import processors
 from device_profiles.schema import DeviceInfo
 
+MOST_THREADS = max(256, os.cpu_count() or 1)
+"""Of one computation: a thousand that wait actively for a few cores never get to the end, and more than these are a crash."""
+
 
 def describe_device(
     *,

@@ -12,6 +12,7 @@ from exporter.bundle.manifest import Int8Range
 from exporter.canary import canary_file
 from exporter.decoder import PRECISIONS
 from exporter.decoder.export import DecodingOptions, export_decoder, is_decoder
+from exporter.decoder.genai import check_genai, write_genai
 from exporter.decoder.write import identifier
 from exporter.place import check_target, source_of
 from exporter.writer import ExportError, export
@@ -49,12 +50,14 @@ def export_run(
     decoding: DecodingOptions | None = None,
     data: str | None = None,
     canary: int = 0,
+    genai: Path | None = None,
     overwrite: bool = False,
     say: Any = lambda text: None,
 ) -> Bundle:
     """Writes the bundle of a run, with int8 sub-models too if asked, their weights in this range. `precisions`: the same by
     name, and those of a language model (`exporter.decoder.PRECISIONS`); `decoding`: what else such a one may be asked for.
-    `canary`: labelled examples of the test split that come with the bundle (`exporter.canary`).
+    `canary`: labelled examples of the test split that come with the bundle (`exporter.canary`). `genai`: a folder that each
+    size of a language model is put into too (`exporter.decoder.genai`).
 
     The score of every graph is measured on the test split of the run's data set, or of `data` if given. Where the run's data
     are large (not hashed as a whole) or no longer there, what the run recorded in torch is used, and `say` is told.
@@ -71,11 +74,15 @@ def export_run(
     wanted = _wanted(run, precisions, decoding, int8=int8)
     int8 = "int8" in wanted
     training = {key: run.record[key] for key in ("config", "data", "options", "results") if key in run.record}
-    ids = list(submodels or by_id)
+    ids = [identifier(name, precision) for precision in wanted for name in submodels or by_id]
+    if genai is not None:
+        if not is_decoder(run.nested):
+            raise ExportError(f"genai = {str(genai)!r}: this run is no language model; onnxruntime-genai opens those alone")
+        check_genai(genai, ids, overwrite=overwrite)
     check_target(
         out,
         source_of(run.nested, training),
-        [identifier(name, precision) for precision in wanted for name in ids],
+        ids,
         needed=sum(p.numel() * p.element_size() for p in run.nested.full.parameters()),
         overwrite=overwrite,
     )
@@ -89,7 +96,7 @@ def export_run(
     scores = {by_id[name]: score for name, score in measured.recorded.items() if name in by_id}
     chosen = [by_id[name] for name in submodels] if submodels else None
     if is_decoder(run.nested):
-        return export_decoder(
+        bundle = export_decoder(
             run.nested,
             out,
             test_data=measured.test,
@@ -102,6 +109,10 @@ def export_run(
             preprocessing=preprocessing,
             overwrite=overwrite,
         )
+        if genai is not None:
+            for name in bundle.submodels:
+                write_genai(bundle, name, genai / name, overwrite=overwrite)
+        return bundle
     if int8 and measured.data is None:
         raise ExportError(f"int8: needs training data for the ranges of activations; {measured.why}; give --data SOURCE")
     return export(

@@ -7,6 +7,7 @@ The twelve names that most people need, from the rooms that they live in. Nothin
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ def __dir__() -> list[str]:
 
 def main() -> None:
     """The command line."""
-    from sortednet.cli import app
-    from sortednet.console import begin
-
+    try:
+        from sortednet.cli import app
+        from sortednet.console import begin
+    except KeyboardInterrupt:  # for half a second nothing else tells it
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
     begin(app)

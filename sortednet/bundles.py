@@ -33,25 +33,30 @@ if TYPE_CHECKING:
 
 
 def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOption = None, as_json: JsonOption = False) -> None:
-    """Show what a bundle holds, and what it costs on a measured device."""
+    """Show what a bundle holds, and what it costs on a measured device; with --json where --device or --length is given."""
     from exporter.bundle import Bundle
     from exporter.bundle.written import check_written
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
     from selector.choose.inspection import inspect as inspect_bundle
-    from selector.choose.lengths import as_cut
+    from selector.choose.lengths import as_cut, check_context
 
     opened = Bundle(bundle)
+    check_context(opened, make_budget(length=length))  # raises where it is none
+    at = as_cut(opened, length)
     damaged = [one for one in check_written(opened.path) if one.fault not in (None, "altered")]
+    profile = opened.profile(device) if device else _own_profile(opened)
+    if at is not None and (why := _of_one_length(profile)):
+        tell(f"length = {at}: changes nothing, {why}")
+        at = None
     if as_json:
         problems = {"problems": [one.problem for one in damaged]} if damaged else {}
-        print_json({**inspect_bundle(opened), **_by_device(opened), **problems})
+        asked = _asked(profile, at) if profile is not None and (device or length is not None) else {}
+        print_json({**inspect_bundle(opened), **_by_device(opened), **asked, **problems})
         return
     for document in damaged:
         tell(f"warning: {document.problem}")
     cascades = read_cascades(opened)
-    profile = opened.profile(device) if device else _own_profile(opened)
-    at = as_cut(opened, make_budget(length=length).length)  # raises where it is none
     show(_table(opened, profile, cascades, at))
     total, weights = opened.bytes_total, opened.weights_bytes
     say(f"{opened.manifest.family}: {len(opened.submodels)} sub-models, {total:,} bytes in all, weights {weights:,}")
@@ -65,8 +70,6 @@ def inspect(bundle: BundlePath, device: DeviceOption = None, length: LengthOptio
 
 def _table(bundle: Bundle, profile: Profile | None, cascades: Sequence[Cascade], at: int | None) -> Table:
     """A row per sub-model and cascade; costs of the profile, at a length where one is given."""
-    from device_profiles.decoding import at_tokens
-    from device_profiles.lengths import at_length
     from selector.choose.candidates import Candidates
     from selector.choose.metrics import metric_name, shown
 
@@ -77,9 +80,7 @@ def _table(bundle: Bundle, profile: Profile | None, cascades: Sequence[Cascade],
     figures = right("params", "MACs", metric, "of best", "bytes", *(("p50 ms", "RAM MB") if profile else ()))
     table = Table(Column("sub-model", no_wrap=True), *figures, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, entry in bundle.submodels.items():
-        cost = profile.submodels.get(name) if profile else None
-        if cost is not None and at is not None:
-            cost = at_tokens(cost, at, at) if cost.decoding else at_length(cost, at)
+        cost = _there(profile.submodels.get(name), at) if profile else None
         table.add_row(
             name,
             short(entry.params),
@@ -94,6 +95,37 @@ def _table(bundle: Bundle, profile: Profile | None, cascades: Sequence[Cascade],
         share = f"{quality / best:.1%}" if best else ""
         table.add_row(one.id, "", "", shown(quality), share, "", *(_costs(expected.get(one.id)) if profile else ()))
     return table
+
+
+def _asked(profile: Profile, at: int | None) -> dict[str, Any]:
+    """What `--json` says of the costs that were asked for."""
+    left = {"lengths", "decoding"}
+    measured = {name: _there(cost, at) for name, cost in profile.submodels.items()}
+    costs = {name: cost.model_dump(mode="json", exclude_none=True, exclude=left) for name, cost in measured.items() if cost}
+    return {"costs": {"device": profile.device.name, "length": at, "submodels": costs}}
+
+
+def _of_one_length(profile: Profile | None) -> str:
+    """Why the costs are the same at every length; empty where they are not."""
+    from device_profiles.decoding import contexts_of
+    from device_profiles.lengths import lengths_of
+
+    if profile is None:
+        return "no costs of this device or of --device are known"
+    costs = list(profile.submodels.values())
+    return (
+        "" if lengths_of(costs) or contexts_of(costs) else f"inputs of one length only were measured on {profile.device.name}"
+    )
+
+
+def _there(cost: Measurement | None, at: int | None) -> Measurement | None:
+    """What was measured, at a length where one is given."""
+    from device_profiles.decoding import at_tokens
+    from device_profiles.lengths import at_length
+
+    if cost is None or at is None:
+        return cost
+    return at_tokens(cost, at, at) if cost.decoding else at_length(cost, at)
 
 
 def _tell_of_profile(profile: Profile, at: int | None, *, predicted: bool) -> None:
@@ -114,8 +146,6 @@ def _tell_of_profile(profile: Profile, at: int | None, *, predicted: bool) -> No
         known, prompts = ", ".join(map(str, contexts)), prompts_of(profile.submodels.values())
         say(f"They are of one token after {at or contexts[-1]}; measured were {known}: --length shows another")
         say(f"Prompts of {', '.join(map(str, prompts))} tokens were measured: select --prompt-tokens goes by them")
-    elif at is not None:
-        tell(f"length = {at}: changes nothing, inputs of one length only were measured on {info.name}")
 
 
 def verify(
@@ -130,7 +160,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every file's hash, profiles and cascades, with a key first the signature, then run the self-test on this device.
-    Exits with 1 when something differs, with 2 where there is no bundle."""
+    Exits with 1 when something differs, with 2 where there is no bundle, or no such
+    key."""
     from rich.progress import Progress
 
     from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, MODELS_FOLDER, Bundle, BundleError
@@ -138,7 +169,7 @@ def verify(
     from selector.choose.budget import BudgetError
     from selector.choose.cascades import read_cascades
     from selector.ship.parts import open_signed
-    from selector.ship.signed import Trust, is_signed
+    from selector.ship.signed import SignatureError, Trust, is_signed
 
     trust = Trust.of(key, identity, issuer)
     if not (bundle / MANIFEST_FILE).exists() and not (bundle / MODELS_FOLDER).is_dir():
@@ -158,6 +189,8 @@ def verify(
             task = bar.add_task("self-test", total=len(opened.submodels))
             result = self_test(opened, advance=lambda: bar.advance(task))
     except BundleError as error:
+        if isinstance(error, SignatureError) and error.exit_code == 2:  # the key is wrong, not the bundle
+            raise
         if as_json:
             print_json({"ok": False, "error": str(error), "problems": problems or [str(error)]})
         fail(str(error), 1)

@@ -20,6 +20,8 @@ from rich.table import Column, Table
 
 messages = Console(stderr=True)
 
+CHECKPOINT_FILE = "checkpoint.safetensors"  # as `trainer.checkpoint` has it, which needs torch
+
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "safetensors", "sklearn", "scipy"), "train"),
     "PIL": "image",
@@ -37,11 +39,6 @@ _EXTRAS = {
 
 _OF_COMMAND = {"report": "serve"}
 """By command: the extra that has all it needs, where several have what was missed first."""
-_AFTERWARDS = {
-    "train": "; the same command with --resume goes on from the last checkpoint",
-    "pull": "; the same command goes on with what has arrived",
-}
-"""By command: what an interruption leaves."""
 
 
 def guard(function: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +51,7 @@ def guard(function: Callable[..., None]) -> Callable[..., None]:
         except typer.Exit:
             raise
         except KeyboardInterrupt:
-            fail(f"interrupted{_AFTERWARDS.get(function.__name__, '')}", 130)
+            fail(f"interrupted{_afterwards(function.__name__, kwargs.get('out'))}", 130)
         except ModuleNotFoundError as error:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
@@ -97,6 +94,17 @@ def begin(app: typer.Typer) -> None:
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at the end would say it again
     sys.exit(code)
+
+
+def _afterwards(command: str, out: Path | None) -> str:
+    """What an interruption leaves, in words."""
+    if command == "pull":
+        return "; the same command goes on with what has arrived"
+    if command != "train" or out is None:
+        return ""
+    if (out / CHECKPOINT_FILE).exists():
+        return "; the same command with --resume goes on from the last checkpoint"
+    return " before the first checkpoint; the same command begins again"
 
 
 class OutputError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -129,7 +130,8 @@ def profile(
     if measured.sustained is not None:
         say(f"  {in_words(measured.sustained)}")
     between = plain((fastest.latency_ms.p50 + slowest.latency_ms.p50) / 2, digits=2)
-    typer.echo(f"Next: sortednet select {bundle} {'--token-ms' if fastest.decoding else '--latency-ms'} {between}")
+    limit = "--token-ms" if fastest.decoding else "--latency-ms"
+    typer.echo(f"Next: {shlex.join(['sortednet', 'select', str(bundle), limit, between])}")
 
 
 def select(
@@ -159,7 +161,7 @@ def select(
     from selector.choose.battery import BatteryPolicy, make_battery, read_policy
     from selector.choose.budget import make_budget
     from selector.choose.cascades import read_cascades
-    from selector.choose.lengths import as_cut
+    from selector.choose.lengths import as_cut, check_context
     from selector.choose.metrics import metric_name, shown
     from selector.choose.profiles import selector_for
     from sortednet.hints import without_effect
@@ -182,6 +184,7 @@ def select(
     state = make_battery(battery, discharging)
     saving = read_policy(policy) if policy else None
     opened = Bundle(bundle)
+    check_context(opened, budget)
     budget = budget.model_copy(update={"length": (cut := as_cut(opened, length))})
     if cut != length:
         tell(f"note: texts are cut off after {cut} tokens: a length of {length} costs what {cut} does")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -97,7 +98,6 @@ def export(
         _write_as(kind, Bundle(run), out, overwrite=overwrite, as_json=as_json)
         return
     from exporter.decoder.export import DecodingOptions, layers_of
-    from exporter.decoder.genai import write_genai
     from exporter.run import export_run
     from selector.choose.inspection import inspect as inspect_bundle
 
@@ -115,12 +115,10 @@ def export(
             decoding=DecodingOptions(**{name: value for name, value in given.items() if value is not None}),
             data=data,
             canary=canary,
+            genai=genai,
             overwrite=overwrite,
             say=tell,
         )
-        if genai is not None:
-            for name in bundle.submodels:
-                write_genai(bundle, name, genai / name, overwrite=overwrite)
         if kind != "bundle":
             _write_as(kind, bundle, out, overwrite=overwrite, as_json=as_json)
             return
@@ -130,7 +128,7 @@ def export(
     say(f"Wrote {len(bundle.submodels)} sub-models, {bundle.bytes_total / 1e6:.2f} MB, to {out}; {_compared(bundle)}.")
     if genai is not None:
         say(f"For onnxruntime-genai: {genai}/ID, each with its own weights.")
-    typer.echo(f"Next: sortednet profile {out}")
+    typer.echo(f"Next: {shlex.join(['sortednet', 'profile', str(out)])}")
 
 
 def _compared(bundle: Bundle) -> str:
@@ -156,7 +154,11 @@ def _write_as(kind: Literal["hf", "ortpackage", "oci"], bundle: Bundle, out: Pat
         return
     say(f"Wrote {len(bundle.submodels)} sub-models as {kind} to {out}.")
     if absent:
-        again = f"; sortednet sign {out} --key PRIVATE.pem signs it" if kind == "hf" and is_signed(bundle.path) else ""
+        again = (
+            f"; sortednet sign {shlex.quote(str(out))} --key PRIVATE.pem signs it"
+            if kind == "hf" and is_signed(bundle.path)
+            else ""
+        )
         tell(f"Not in it: {', '.join(absent)}{again}")
     if not bundle.devices():
         tell(f"Nothing was measured: `sortednet profile` a bundle, then export that with --format {kind}.")

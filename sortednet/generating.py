@@ -78,6 +78,7 @@ def generate(
     from selector.choose.budget import make_budget
     from selector.run.generate import GenerationOptions
     from selector.run.generate.canary import opened
+    from sortednet.hints import without_effect
 
     options = GenerationOptions(
         max_tokens=max_tokens,
@@ -103,15 +104,20 @@ def generate(
     )
     if system is not None and not chat:
         fail(f"system = {system!r}: allowed with --chat", 2)
-    said = _from_stdin() if prompt == "-" else prompt
+    asked = _from_stdin() if prompt == "-" else prompt
     state = make_battery(battery, battery is not None)
     settings: dict[str, Any] = {"device": device, "threads": threads, "memory_mb": memory_mb, "spinning": spinning}
-    settings |= {"feedback": feedback, "policy": read_policy(policy) if policy else None}
+    saving = read_policy(policy) if policy else None
+    settings |= {"feedback": feedback, "policy": saving}
     settings["speculative"] = "auto" if early_exit is not None else speculative
     if state is not None:
         settings["battery"] = lambda: state
-    with opened(bundle, **settings) as generator, generator.generate(_asked(said, system, chat), options, budget) as text:
+    with opened(bundle, **settings) as generator, generator.generate(_asked(asked, system, chat), options, budget) as text:
         first = text.selection
+        if saving is not None:
+            missing = "no battery was found on this device; --battery PERCENT says one"
+            if said := without_effect(saving, generator.runtime.battery(), given="--policy", missing=missing):
+                tell(said)
         if not first.feasible:
             tell(f"warning: no size keeps these limits, {first.submodel} generates all the same: {first.reason}")
         if watching:

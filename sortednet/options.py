@@ -19,7 +19,9 @@ BundlePath = Annotated[
     Path, typer.Argument(help="The bundle's folder.", parser=named_path, metavar="BUNDLE", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; messages go to stderr.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there, whatever it is.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what sortednet wrote there, though something of it is lost.")
+]
 LengthOption = Annotated[
     int | None,
     typer.Option("--length", help="For inputs so long, such as a text's tokens. Default: as long as the longest measured."),

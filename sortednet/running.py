@@ -76,7 +76,8 @@ def run(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the sub-model that fits the budget on an input file or on texts. Exits with 3 when nothing fits."""
+    """Run the sub-model that fits the budget on an input file or on texts. Exits with 3 when nothing fits, with
+    --watch when nothing did in any run."""
     from selector.choose.battery import read_policy
     from selector.choose.budget import make_budget, parse_plan
     from selector.run.canary import opened
@@ -118,6 +119,8 @@ def run(
         if as_json:
             print_json({"runs": [record._asdict() for record in history], **trial_document(runtime)})
         runtime.close()
+        if history and not any(record.feasible for record in history):
+            fail(f"nothing fitted in any of the last {len(history)} runs: {history[-1].reason}", 3)
         return
     if output is not None:
         check_output(output, input, runtime.bundle, overwrite=overwrite)

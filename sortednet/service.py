@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -277,7 +278,7 @@ def pull(
     say(f"Fetched {done['fetched_files']} files, {done['fetched_bytes']:,} bytes; {done['reused_files']} were there already.")
     if done["trial"]:
         say("On trial: sortednet run, generate and serve try it beside the one before; sortednet versions shows it.")
-    typer.echo(f"Next: sortednet verify {out}{f' --key {key}' if key else ''}")
+    typer.echo(f"Next: {shlex.join(['sortednet', 'verify', str(out), *(['--key', str(key)] if key else [])])}")
 
 
 def token_create(

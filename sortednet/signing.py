@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +55,7 @@ def sign_command(
         print_json({"version": signed.version, "files": len(signed.content.files), "ranges": ranges})
         return
     say(f"Signed version {signed.version}: {len(signed.content.files)} files, {ranges} ranges of the weights.")
-    typer.echo(f"Next: sortednet verify {bundle} --key PUBLIC.pem    ({SIGNATURE_FILE} is the signature)")
+    typer.echo(f"Next: sortednet verify {shlex.quote(str(bundle))} --key PUBLIC.pem    ({SIGNATURE_FILE} is the signature)")
 
 
 def sign(

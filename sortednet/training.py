@@ -205,7 +205,12 @@ def train(
         again = [] if task is None else ["--task", task]
         again += [
             part
-            for name, values in (("--data-option", data_options), ("--set", settings), ("--grid", grid))
+            for name, values in (
+                ("--task-set", task_settings),
+                ("--data-option", data_options),
+                ("--set", settings),
+                ("--grid", grid),
+            )
             for value in values or ()
             for part in (name, value)
         ]
@@ -215,7 +220,7 @@ def train(
         if update == "sorted" and (each := summary["gradient_computations"] / len(qualities)) < SELDOM:
             more = "more --epochs, a smaller --batch-size or fewer sizes (--grid) give each more"
             tell(f"note: in {summary['steps']} steps each of the {len(qualities)} sizes was computed {each:.1f} times: {more}")
-        typer.echo(f"Next: sortednet export {out} --out BUNDLE")
+        typer.echo(f"Next: sortednet export {shlex.quote(str(out))} --out BUNDLE")
 
 
 def _start(weights: Path | None, teacher: str | None, sort: str | None, expect_quality: float | None, *, alone: bool) -> Start:

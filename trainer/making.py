@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from device_profiles.host import MOST_THREADS
 from trainer.accelerator import Accelerator, find_accelerator
 from trainer.checkpoint import CHECKPOINT_FILE, load_parameters, replacing
 from trainer.compatibility import check_fits
@@ -101,8 +102,8 @@ def train_run(
     Raises TrainerError for wrong input, for a folder that already holds a run (unless it is resumed), for one that holds
     something else or cannot be written to, and when a resumed run was begun with something else or has more epochs already.
     """
-    if threads < 0:
-        raise TrainerError(f"threads = {threads}: allowed are 0 (torch's default) and more")
+    if not 0 <= threads <= MOST_THREADS:
+        raise TrainerError(f"threads = {threads}: allowed are whole numbers from 0 (torch's default) to {MOST_THREADS}")
     if threads:
         torch.set_num_threads(threads)
     kind = find_family(family)  # first: its module may register an update rule or a source

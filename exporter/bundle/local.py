@@ -92,15 +92,26 @@ def carry_over(target: Path, old: Bundle | None, folder: Path, new: Manifest, of
 def foreign(target: Path, manifest: Manifest, *, damaged: bool = False) -> list[str]:
     """Files at `target` that no command of ours has written there. `manifest`: that of the bundle, or where that is `damaged`
     of the one to come; any of the models may then have been the old one's."""
-    own = {MANIFEST_FILE, CASCADES_FILE, WRITTEN_FILE, SIGNED_FILE, SIGNATURE_FILE, *manifest.files, *_profile_names(target)}
+    found = others(target, own_names(target, manifest))
+    return [name for name in found if not (damaged and name.startswith(f"{MODELS_FOLDER}/"))]
+
+
+def own_names(target: Path, manifest: Manifest) -> set[str]:
+    """Of the files of a bundle of this manifest at `target`: its own, and what commands of ours write there."""
+    later = (CASCADES_FILE, WRITTEN_FILE, SIGNED_FILE, SIGNATURE_FILE)
+    return {MANIFEST_FILE, *later, *manifest.files, *_profile_names(target)}
+
+
+def others(target: Path, own: Collection[str]) -> list[str]:
+    """Files at `target` that have none of these names, but for those that systems keep there."""
     beside = f".{target.resolve().name}."  # what a pull keeps, where that is a mount point
     found = []
     for path in sorted(target.rglob("*")):
         parts = path.relative_to(target).parts
         systems = any(_SYSTEMS.fullmatch(part) for part in parts) or parts[0].startswith(beside)
-        ours = "/".join(parts) in own or (damaged and parts[0] == MODELS_FOLDER)
-        if not (path.is_dir() and not path.is_symlink()) and not ours and not systems:
-            found.append("/".join(parts))
+        name = "/".join(parts)
+        if not (path.is_dir() and not path.is_symlink()) and name not in own and not systems:
+            found.append(name)
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from device_profiles.host import physical_cores
+from device_profiles.host import MOST_THREADS, physical_cores
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -33,8 +33,6 @@ class SessionError(ValueError):
     exit_code = 2
 
 
-MOST_THREADS = max(256, os.cpu_count() or 1)
-"""Of one session: a thousand that wait actively for a few cores never get to the end, and more than these are a crash."""
 SPIN_US = 500
 """Longer than threads wait within a run, shorter than between runs that are not one after the other: at 27 runs a second two
 threads that wait actively without an end take a fifth of a core and more, with this end 4 %, and runs are as fast."""

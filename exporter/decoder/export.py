@@ -72,8 +72,8 @@ class DecodingOptions:
                 raise ExportError(f"{name} = {getattr(self, name)!r}: allowed are numbers of layers, from 1")
         if self.exits and not self.speculation:
             raise ExportError(f"exits = {self.exits!r}: allowed with speculation")
-        if type(self.exit_tokens) is not int or self.exit_tokens < 1:
-            raise ExportError(f"exit_tokens = {self.exit_tokens!r}: allowed are whole numbers from 1")
+        if type(self.exit_tokens) is not int or self.exit_tokens < 1 or (not self.exits and self.exit_tokens != EXIT_TOKENS):
+            raise ExportError(f"exit_tokens = {self.exit_tokens!r}: allowed are whole numbers from 1, with exits")
         if self.head_bits not in (None, 4, 8):
             raise ExportError(f"head_bits = {self.head_bits!r}: allowed are 4, 8")
         if type(self.quality_tokens) is not int or self.quality_tokens < 0:
@@ -84,6 +84,8 @@ class DecodingOptions:
         for name in ("segments", "exits"):
             if none := [layer for layer in getattr(self, name) if layer >= layers]:
                 raise ExportError(f"{name} = {none[0]}: allowed are layers below {layers}, which the deepest size has")
+        if self.head_bits is not None and "int4" not in precisions:
+            raise ExportError(f"head_bits = {self.head_bits}: allowed with precision int4")
         if self.speculation and set(precisions) == {"int4"}:
             others = ", ".join(name for name in PRECISIONS if name != "int4")
             raise ExportError(

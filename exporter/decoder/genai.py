@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporter.bundle import Bundle, BundleError
+from exporter.bundle.folder import built, check_free
 from exporter.bundle.manifest import DecoderEntry
 from exporter.subset import subset
 
-MODEL_FILE, CONFIG_FILE = "model.onnx", "genai_config.json"
+MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.onnx", "genai_config.json", "tokenizer_config.json"
 MASK = "attention_mask"
 OF_TEXT = ("tokenizer.json", "chat_template.jinja")
 FOUND = ("seqlens_k", "total_length", "rows")
@@ -31,7 +32,8 @@ FOUND = ("seqlens_k", "total_length", "rows")
 
 
 def write_genai(bundle: Bundle, submodel: str, out: str | Path, *, overwrite: bool = False) -> Path:
-    """The folder `out` for a sub-model. Its answers are those of the bundle's graph. With `overwrite` what is there goes.
+    """The folder `out` for a sub-model. Its answers are those of the bundle's graph. With `overwrite` one that
+    was written for genai is replaced.
 
     Raises BundleError where the bundle generates no text, for an unknown sub-model, and where `out` cannot be written.
     """
@@ -39,21 +41,21 @@ def write_genai(bundle: Bundle, submodel: str, out: str | Path, *, overwrite: bo
     if decoder is None:
         raise BundleError(f"{str(bundle.path)!r}: generates no text; onnxruntime-genai opens language models alone")
     out = Path(out)
-    if out.exists() and not (overwrite and (out / CONFIG_FILE).is_file()):
-        allowed = "another place" if overwrite else "another place, or --overwrite for what was written for genai"
-        raise BundleError(f"out = {str(out)!r}: is there already; allowed is {allowed}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
-            made = Path(name) / "made"
-            made.mkdir()
-            _write(bundle, entry.id, made, Path(name) / "cut", decoder)
-            if out.exists():
-                shutil.rmtree(out)
-            made.rename(out)
-    except OSError as error:
-        raise BundleError(f"out = {str(out)!r}: cannot be written: {error.strerror}") from None
+    with built(out, _written, overwrite=overwrite) as made:
+        _write(bundle, entry.id, made, made.parent / "cut", decoder)
     return out
+
+
+def check_genai(out: Path, submodels: Iterable[str], *, overwrite: bool = False) -> None:
+    """Looks, before the work, whether `write_genai` can put these into `out`, each by its name. Raises BundleError."""
+    for name in submodels:
+        check_free(out / name, _written, overwrite=overwrite)
+
+
+def _written(folder: Path) -> set[str]:
+    """The names of the files in the folder that are ours; none where its model is another program's."""
+    weights = {path.name for path in folder.glob("weights*.bin")}
+    return {MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE, *OF_TEXT, *weights} if weights else set()
 
 
 def _write(bundle: Bundle, submodel: str, made: Path, place: Path, decoder: DecoderEntry) -> None:
@@ -67,7 +69,7 @@ def _write(bundle: Bundle, submodel: str, made: Path, place: Path, decoder: Deco
         if (bundle.path / name).is_file():
             shutil.copyfile(bundle.path / name, made / name)
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": decoder.context}
-    for name, said in ((CONFIG_FILE, _config(decoder, submodel, hidden, heads)), ("tokenizer_config.json", tokenizer)):
+    for name, said in ((CONFIG_FILE, _config(decoder, submodel, hidden, heads)), (TOKENIZER_FILE, tokenizer)):
         (made / name).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from device_profiles.lengths import bucket
 from exporter.bundle import Bundle
-from selector.choose.budget import Budget
+from selector.choose.budget import Budget, BudgetError
 
 if TYPE_CHECKING:  # importing numpy takes longer than choosing a sub-model, which needs none
     from numpy.typing import NDArray
@@ -46,6 +46,27 @@ def as_cut(bundle: Bundle, length: int | None) -> int | None:
     """How long an input of that length is once it has been read: texts are cut where the bundle says."""
     axis = None if length is None or bundle.manifest.decoder is not None else LengthAxis.of(bundle)
     return length if length is None or axis is None or axis.longest is None else min(length, axis.longest)
+
+
+def beyond_context(bundle: Bundle, budget: Budget) -> str | None:
+    """The field of the budget that speaks of more tokens than any text of the bundle's language model can have: those before
+    a token, or a prompt. These are refused, not cut."""
+    if bundle.manifest.decoder is None:
+        return None
+    asked = {name: getattr(budget, name) for name in ("length", "prompt_tokens", "context")}
+    return next((name for name, tokens in asked.items() if tokens and tokens >= bundle.manifest.decoder.context), None)
+
+
+def check_context(bundle: Bundle, budget: Budget) -> None:
+    """Raises BudgetError where a field is `beyond_context`."""
+    if name := beyond_context(bundle, budget):
+        raise BudgetError(f"{name} = {getattr(budget, name)}: {within_context(bundle)}")
+
+
+def within_context(bundle: Bundle) -> str:
+    """What is allowed there, in words."""
+    decoder = bundle.manifest.decoder
+    return f"allowed are less than {decoder.context if decoder else 0}, which is the context"
 
 
 class Lengths:

@@ -105,6 +105,7 @@ class RunRecord(NamedTuple):
     battery_percent: float | None
     reason: str  # of the choice; where there is a battery plan it says how that stands
     energy_mj: float | None = None  # per example, estimated by the profile
+    feasible: bool = True  # whether the choice kept the limits, as expected
 
     @property
     def met(self) -> bool:

@@ -280,8 +280,8 @@ class Runtime:
             slow_down = controller.slow_down(selection.device)
         battery, limit, latency_ms = self._battery, budget.run_ms, elapsed / examples
         percent, each = None if battery is None else battery.percent, None if energy.mj is None else energy.mj / examples
-        chosen = selection.submodel, selection.device
-        self.history.append(RunRecord(time.time(), *chosen, latency_ms, limit, slow_down, percent, selection.reason, each))
+        chosen, why, fits = (selection.submodel, selection.device), selection.reason, selection.feasible
+        self.history.append(RunRecord(time.time(), *chosen, latency_ms, limit, slow_down, percent, why, each, fits))
 
     def bound_memory(self, now: float) -> None:
         """Holds the sessions to what the device's memory allows now; the sensors' thread calls it after its readings."""

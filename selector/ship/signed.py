@@ -51,13 +51,13 @@ class Trust:
 
     def __post_init__(self) -> None:
         if self.key is not None and (self.identity or self.issuer):
-            raise SignatureError("key and identity: allowed is one of the two")
+            raise SignatureError("key and identity: allowed is one of the two", 2)
         if self.key is None and not (self.identity and self.issuer):
-            raise SignatureError("allowed are --key PUBLIC.pem, or both --identity and --issuer")
+            raise SignatureError("allowed are --key PUBLIC.pem, or both --identity and --issuer", 2)
 
     @classmethod
     def of(cls, key: Path | None, identity: str | None, issuer: str | None) -> Trust | None:
-        """None where nothing is given. Raises SignatureError where too much or too little is."""
+        """None where nothing is given. Raises SignatureError (exit code 2) where too much or too little is."""
         return cls(key, identity, issuer) if key or identity or issuer else None
 
 

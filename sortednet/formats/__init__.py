@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
-from sortednet.formats.hub import README, write_hub
-from sortednet.formats.oci import LAYOUT_FILE, write_oci
-from sortednet.formats.ortpackage import write_ortpackage
-from sortednet.formats.place import check_free
+from exporter.bundle.folder import Written, check_free
+from sortednet.formats import hub, oci, ortpackage
 
 __all__ = ["FORMATS", "Format", "check_out", "is_bundle", "left_out", "write_format"]
 
 Format = Literal["bundle", "hf", "ortpackage", "oci"]
 FORMATS: tuple[str, ...] = get_args(Format)
-_MARKS = {"hf": README, "ortpackage": MANIFEST_FILE, "oci": LAYOUT_FILE}
-_WRITERS: dict[str, Callable[..., None]] = {"hf": write_hub, "ortpackage": write_ortpackage, "oci": write_oci}
+_WRITTEN: dict[str, Written] = {"hf": hub.written, "ortpackage": ortpackage.written, "oci": oci.written}
+_WRITERS: dict[str, Callable[..., None]] = {
+    "hf": hub.write_hub,
+    "ortpackage": ortpackage.write_ortpackage,
+    "oci": oci.write_oci,
+}
 
 
 def is_bundle(path: Path) -> bool:
@@ -29,7 +31,7 @@ def is_bundle(path: Path) -> bool:
 
 def check_out(out: Path, kind: Format, *, overwrite: bool = False) -> None:
     """Looks, before the work, whether `write_format` would put something there. Raises BundleError as that does."""
-    check_free(out, _MARKS[kind], overwrite=overwrite)
+    check_free(out, _WRITTEN[kind], overwrite=overwrite)
 
 
 def left_out(bundle: Bundle, kind: Format) -> list[str]:
@@ -44,10 +46,10 @@ def left_out(bundle: Bundle, kind: Format) -> list[str]:
 
 
 def write_format(bundle: Bundle, out: Path, kind: Format, *, overwrite: bool = False) -> None:
-    """Writes the folder `out`. With `overwrite` one of the same format that stands there is replaced.
+    """Writes the folder `out`. With `overwrite` one of the same format that stands there is replaced; what is git's stays.
 
-    Raises BundleError for a format that is none or that a bundle is already, where `out` cannot be written, and where this
-    machine lacks what the format needs.
+    Raises BundleError for a format that is none or that a bundle is already, where `out` cannot be written or holds files that
+    were not written in this format, and where this machine lacks what the format needs.
     """
     if kind not in _WRITERS:
         raise BundleError(f"format = {kind!r}: of a bundle allowed are {', '.join(_WRITERS)}")

@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, MODELS_FOLDER, PROFILES_FOLDER, Bundle, BundleError
+from exporter.bundle.folder import built
+from exporter.bundle.local import own_names
 from exporter.bundle.manifest import sealed
 from exporter.bundle.written import WRITTEN_FILE
 from selector.choose.metrics import metric_name
 from sortednet.formats.card import FRONTIER, card_of
 from sortednet.formats.figures import figures_of, largest
 from sortednet.formats.picture import draw_frontier
-from sortednet.formats.place import built
 
 README, CONFIG, WEIGHTS, GRAPHS = "README.md", "config.json", "model.safetensors", "onnx"
+MODEL_TYPE = "sortednet"
 OWN = (README, CONFIG, WEIGHTS, FRONTIER, f"{GRAPHS}/model.onnx")
 _LATER = (PROFILES_FOLDER, CASCADES_FILE, WRITTEN_FILE)
 
@@ -33,7 +35,7 @@ def write_hub(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None:
     if taken := [name for name in moved.values() if name in OWN]:
         raise BundleError(f"{taken[0]}: is a file of the bundle, and of the hub's format; give it another name")
     figures, name = figures_of(bundle), out.name
-    with built(out, README, overwrite=overwrite) as folder:
+    with built(out, written, overwrite=overwrite) as folder:
         for old, new in moved.items():
             (folder / new).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / old, folder / new)
@@ -50,6 +52,16 @@ def write_hub(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None:
         picture = draw_frontier(figures, metric_name(bundle.metric), name, folder / FRONTIER)
         (folder / README).write_text(card_of(bundle, figures, name, picture=picture), encoding="utf-8")
         Bundle(folder)
+
+
+def written(folder: Path) -> set[str]:
+    """The names of the files in the folder that are of this format; none where its config.json is another model's."""
+    try:
+        if json.loads((folder / CONFIG).read_bytes())["model_type"] != MODEL_TYPE:
+            return set()
+        return {*OWN, *own_names(folder, Bundle(folder, verify=False).manifest)}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, BundleError):
+        return set()
 
 
 def _moved(name: str) -> str:
@@ -72,7 +84,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
     labels = {str(number): label for number, label in enumerate(manifest.task.labels)}
     named = {"id2label": labels, "label2id": {label: int(number) for number, label in labels.items()}} if labels else {}
     return {
-        "model_type": "sortednet",
+        "model_type": MODEL_TYPE,
         "architectures": [manifest.family],
         "task": manifest.task.kind,
         **named,

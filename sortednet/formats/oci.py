@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from exporter.bundle import CANARY_FILE, CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle
+from exporter.bundle.folder import built
 from exporter.bundle.written import WRITTEN_FILE
-from sortednet.formats.place import built
 
 LAYOUT_FILE, INDEX_FILE, TAG = "oci-layout", "index.json", "latest"
 ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
@@ -31,7 +31,7 @@ _MODALITIES = ("text", "image", "audio")
 def write_oci(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None:
     """Writes the folder, the same bytes for the same bundle. Raises BundleError where `out` cannot be written."""
     names = [MANIFEST_FILE, *bundle.manifest.files, *_written_later(bundle)]
-    with built(out, LAYOUT_FILE, overwrite=overwrite) as folder:
+    with built(out, written, overwrite=overwrite) as folder:
         blobs = folder / "blobs" / "sha256"
         blobs.mkdir(parents=True)
         layers = [_layer(bundle, name, blobs) for name in names]
@@ -48,6 +48,25 @@ def write_oci(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None:
         manifest |= {"artifactType": ARTIFACT, "annotations": {"org.opencontainers.image.ref.name": TAG}}
         _write(folder / INDEX_FILE, {"schemaVersion": 2, "mediaType": INDEX, "manifests": [manifest]})
         _write(folder / LAYOUT_FILE, {"imageLayoutVersion": "1.0.0"})
+
+
+def written(folder: Path) -> set[str]:
+    """The names of the files in the folder that are of this format: the layout's own and the blobs of the artefacts that are
+    bundles; none where there is no such artefact."""
+    names = set()
+    try:
+        for descriptor in json.loads((folder / INDEX_FILE).read_bytes())["manifests"]:
+            blob = _place(descriptor)
+            document = json.loads((folder / blob).read_bytes())
+            if MANIFEST_FILE in [layer.get("annotations", {}).get(FILE_PATH) for layer in document["layers"]]:
+                names |= {blob, *map(_place, [document["config"], *document["layers"]])}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
+    return {LAYOUT_FILE, INDEX_FILE, *names} if names else set()
+
+
+def _place(descriptor: dict[str, Any]) -> str:
+    return f"blobs/{descriptor['digest'].replace(':', '/')}"
 
 
 def _written_later(bundle: Bundle) -> list[str]:

@@ -18,9 +18,9 @@ from typing import Any
 import onnxruntime as ort
 
 from exporter.bundle import MANIFEST_FILE, Bundle, BundleError
+from exporter.bundle.folder import built
 from exporter.bundle.manifest import SubModelEntry
 from exporter.bundle.session import CPU
-from sortednet.formats.place import built
 
 COMPONENT, MODEL_FILE, ASSETS = "model", "model.onnx", "shared_assets"
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
@@ -37,7 +37,7 @@ def write_ortpackage(bundle: Bundle, out: Path, *, overwrite: bool = False) -> N
     metadata = {one.id: _figures(bundle, one) for one in bundle.manifest.submodels}
     # What a device finds first it takes: the best, and in full precision before one that a processor may saturate in.
     order = sorted(bundle.manifest.submodels, key=lambda one: (one.precision != "fp32", -(one.quality or 0.0), -one.params))
-    with built(out, MANIFEST_FILE, overwrite=overwrite) as folder:
+    with built(out, written, overwrite=overwrite) as folder:
         assets = {name: _asset(bundle.path / name, folder, package) for name in bundle.manifest.weights_files}
         variants = {}
         for one in order:
@@ -65,6 +65,22 @@ def write_ortpackage(bundle: Bundle, out: Path, *, overwrite: bool = False) -> N
             package.open(str(folder)).close()
         except Exception as refused:  # ONNX Runtime has one exception type per status code
             raise BundleError(f"format = 'ortpackage': ONNX Runtime {ort.__version__} does not open it: {refused}") from None
+
+
+def written(folder: Path) -> set[str]:
+    """The names of the files in the folder that are of this format; none where its manifest is another package's, or a
+    bundle's."""
+    try:
+        document = json.loads((folder / MANIFEST_FILE).read_bytes())
+        if "sortednet" not in document["additional_metadata"]:
+            return set()
+        variants = document["components"][COMPONENT]["variants"].items()
+        assets = {variant["executor_info"]["ort"]["session_options"][_FOLDER_OPTION] for _, variant in variants}
+        weights = [path for uri in assets for path in (folder / ASSETS / uri.replace(":", "-")).glob("*.bin")]
+        graphs = {f"{name}/{MODEL_FILE}" for name, _ in variants}
+        return {MANIFEST_FILE, *graphs, *(path.relative_to(folder).as_posix() for path in weights)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
 
 
 def _asset(weights: Path, folder: Path, package: Any) -> str:

@@ -12,8 +12,9 @@ pytest.importorskip("transformers")
 
 from exporter import ExportError
 from exporter.bundle import Bundle
+from exporter.decoder.export import DecodingOptions
 from exporter.run import export_run
-from tests.helpers.commands import call
+from tests.helpers.commands import call, refused
 from tests.helpers.language import language_checkpoint, write_poems
 from tests.helpers.runs import train
 from trainer.start import Start
@@ -63,9 +64,28 @@ def test_what_is_nowhere_in_fp32_is_not_called_equal_to_torch(run: Path, tmp_pat
     [
         ({"precisions": ["fp32", "int3"]}, r"precision 'int3': allowed are fp32, int8-rows, int8, int4$"),
         ({"submodels": ["l9"]}, r"sub-model 'l9' is not in this run"),
+        ({"decoding": DecodingOptions(head_bits=8)}, r"head_bits = 8: allowed with precision int4"),
     ],
 )
 def test_what_a_run_does_not_have_is_refused(asked: dict[str, Any], said: str, run: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=said):
         export_run(run, tmp_path / "bundle", **asked)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_heads_of_exits_that_there_are_not_are_refused() -> None:
+    with pytest.raises(ExportError, match="exit_tokens = 64: allowed are whole numbers from 1, with exits"):
+        DecodingOptions(speculation=True, exit_tokens=64)
+
+
+def test_a_place_for_genai_is_looked_at_before_the_work(run: Path, tmp_path: Path) -> None:
+    out, genai = tmp_path / "bundle", tmp_path / "genai"
+    assert call("export", run, "--out", out, "--genai", genai, "--quality-tokens", "40").exit_code == 0
+    first = next(iter(Bundle(out).submodels))
+    (genai / first / "notes.txt").write_text("mine")
+    asked = ("export", run, "--out", tmp_path / "other", "--genai", genai, "--quality-tokens", "40")
+    assert "is there already" in refused(*asked)
+    assert "would lose notes.txt, not written in this format" in refused(*asked, "--overwrite")
+    assert not (tmp_path / "other").exists()
+    (genai / first / "notes.txt").unlink()
+    assert call(*asked, "--overwrite").exit_code == 0

@@ -101,6 +101,11 @@ def test_what_is_not_written_is_refused(bundle: Bundle, tmp_path: Path, bundle_p
     with pytest.raises(BundleError, match="out"):
         write_genai(bundle, name, tmp_path / "out")
     write_genai(bundle, name, tmp_path / "out", overwrite=True)
+    (tmp_path / "theirs").mkdir()
+    for file in ("genai_config.json", "model.onnx", "model.onnx.data"):  # as genai's own model builder names them
+        (tmp_path / "theirs" / file).write_text("{}")
+    with pytest.raises(BundleError, match=r"would lose genai_config\.json, model\.onnx, model\.onnx\.data, not written"):
+        write_genai(bundle, name, tmp_path / "theirs", overwrite=True)
     pictures = Bundle(bundle_path)
     with pytest.raises(BundleError, match="generates no text; onnxruntime-genai opens language models alone"):
         write_genai(pictures, next(iter(pictures.submodels)), tmp_path / "none")

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from exporter.bundle import Bundle
+from selector.service import create_app
 from sortednet.watch_text import watch_text
 from tests.helpers.commands import call, document, refused
 from tests.helpers.generators import always_guess, tiny, tokenizer, write_bundle
@@ -92,6 +94,24 @@ def test_a_low_battery_takes_a_smaller_size(path: Path, tmp_path: Path) -> None:
         ran = document("generate", path, "--prompt", PROMPT, *LIMITS, "--battery", percent, "--policy", policy)
         assert (ran["submodel"], ran["text"]) == (size, expected(size))
     assert "battery at 5 % and discharging" in ran["reason"]
+    with patch("selector.run.runtime.Runtime.battery", lambda runtime: None):
+        plugged = call("generate", path, "--prompt", PROMPT, *LIMITS, "--policy", policy)
+    assert (plugged.exit_code, plugged.stdout) == (0, expected("full") + "\n")
+    assert "note: --policy changes nothing: no battery was found on this device; --battery PERCENT" in plugged.stderr
+
+
+@pytest.mark.parametrize("option", ["--prompt-tokens", "--context"])
+def test_longer_texts_than_the_model_can_have_are_refused_as_generate_does(path: Path, option: str) -> None:
+    decoder = Bundle(path).decoder
+    assert decoder is not None
+    asked = ("select", path, "--token-ms", "8", option)
+    assert call(*asked, str(decoder.context - 1)).exit_code == 0
+    allowed = f"{decoder.context}: allowed are less than {decoder.context}, which is the context"
+    assert f"{option[2:].replace('-', '_')} = {allowed}" in refused(*asked, str(decoder.context))
+    assert f"length = {allowed}" in refused("inspect", path, "--length", str(decoder.context))
+    body = {"device": "bench", "budget": {option[2:].replace("-", "_"): decoder.context}}
+    answer = create_app([Bundle(path)]).test_client().post("/v1/select", json=body)
+    assert (answer.status_code, "less than" in answer.text) == (422, True)
 
 
 def test_watching_shows_the_text_and_returns_it(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from device_profiles.lengths import at_length
 from exporter.bundle import Bundle
 from selector import Budget, selector_for
 from selector.service import create_app
@@ -30,12 +31,23 @@ def test_inspect_shows_the_lengths_and_the_costs_at_one(words_path: Path) -> Non
     assert "of inputs of 100;" in shown
     assert f" ~{taking(weight, 100):.3f} " in shown
     assert "length = -1" in refused("inspect", words_path, "--length", "-1")
+    assert "length = -1" in refused("inspect", words_path, "--length", "-1", "--json")
+    assert "'nobody'" in refused("inspect", words_path, "--device", "nobody", "--json")
+    costs = document("inspect", words_path, "--device", "bench", "--length", "100")["costs"]
+    assert (costs["device"], costs["length"]) == ("bench", 100)
+    profile = Bundle(words_path).profile("bench")
+    for name, there in costs["submodels"].items():
+        expected = at_length(profile.submodels[name], 100).latency_ms
+        assert expected is not None
+        assert there["latency_ms"]["p50"] == expected.p50
+    assert "costs" not in document("inspect", words_path)
 
 
 def test_a_length_that_changes_nothing_is_told(bundle_path: Path) -> None:
     shown = call("inspect", bundle_path, "--length", "100")
     assert "length = 100: changes nothing" in shown.stderr
     assert "lengths" not in document("inspect", bundle_path)
+    assert document("inspect", bundle_path, "--length", "100")["costs"]["length"] is None
 
 
 def test_a_text_that_is_cut_costs_what_the_longest_does(tmp_path: Path) -> None:

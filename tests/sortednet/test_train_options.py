@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,31 @@ def test_several_labels_are_zeros_and_ones_of_any_kind(kind: str, tmp_path: Path
     done = call("train", *SMALL, *data, *BRIEF, "--out", tmp_path / "run", "--json")
     assert json.loads(done.stdout)["metric"] == "f1"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["classes"] == 5
+
+
+def test_the_next_commands_can_be_pasted_wherever_things_lie(tmp_path: Path) -> None:
+    """The full model, then its sizes; a bundle, which is no place for genai; its profile."""
+    values = np.random.default_rng(0)
+    np.savez(tmp_path / "the data.npz", image=values.random((60, 1, 8, 8)), targets=values.random(60))
+    task = ("--task", "regression", "--task-set", "objective=mae")
+    asked = ("train", *SMALL, "--data", f"arrays:{tmp_path / 'the data.npz'}", *task, *BRIEF)
+
+    def following(*arguments: str | Path) -> list[str]:
+        """The words of the command that is to be next."""
+        said = call(*arguments)
+        assert said.exit_code == 0, said.output
+        return shlex.split(said.stdout.splitlines()[-1].partition(": sortednet ")[2])
+
+    full, run, bundle = tmp_path / "the full", tmp_path / "the run", tmp_path / "the bundle"
+    follows = following(*asked, "--update", "full", "--out", full)
+    assert follows[follows.index("--task-set") + 1] == "objective=mae"
+    assert follows[-4:] == ["--from", str(full), "--out", "RUN"]
+    assert following(*follows[:-1], run, *BRIEF) == ["export", str(run), "--out", "BUNDLE"]
+    no_text = refused("export", run, "--out", bundle, "--genai", tmp_path / "genai")
+    assert "this run is no language model; onnxruntime-genai opens those alone" in no_text
+    assert not bundle.exists()
+    assert following("export", run, "--out", bundle) == ["profile", str(bundle)]
+    assert following("profile", bundle, "--repeats", "2")[:2] == ["select", str(bundle)]
 
 
 def test_options_of_the_data_and_how_they_are_read(tmp_path: Path) -> None:

@@ -24,9 +24,18 @@ def test_run_watch_runs_for_so_long_and_tells_the_history(bundle_path: Path, ima
         "runs"
     ]
     assert 25 <= len(runs) <= 26
-    assert {"at", "submodel", "device", "latency_ms", "limit_ms", "slow_down", "battery_percent", "reason", "energy_mj"} == set(
-        runs[0]
-    )
+    assert {
+        "at",
+        "submodel",
+        "device",
+        "latency_ms",
+        "limit_ms",
+        "slow_down",
+        "battery_percent",
+        "reason",
+        "energy_mj",
+        "feasible",
+    } == set(runs[0])
 
 
 @pytest.mark.parametrize(
@@ -41,6 +50,14 @@ def test_options_that_would_do_nothing_are_refused(bundle_path: Path, images: Pa
 def test_run_watch_without_feedback_tells_the_history_too(bundle_path: Path, images: Path) -> None:
     watch = ["--watch", "--seconds", "0.2", "--rate", "50", "--no-feedback"]
     assert len(document("run", bundle_path, "--input", images, *watch)["runs"]) >= 2
+
+
+@pytest.mark.usefixtures("clock_of_watch")
+def test_run_watch_says_that_nothing_fits_as_one_run_does(bundle_path: Path, images: Path) -> None:
+    asked = ["run", bundle_path, "--input", images, "--latency-ms", "1e-6"]
+    found = document(*asked, "--watch", "--seconds", "0.2", "--rate", "50", code=3)
+    assert {run["feasible"] for run in found["runs"]} == {False}
+    assert document(*asked, code=3)["feasible"] is False
 
 
 def test_run_watch_runs_once_in_however_little_time(bundle_path: Path, images: Path) -> None:

@@ -26,6 +26,7 @@ from selector.run.results import RunResult
 from sortednet import Runtime, console
 from sortednet.commands import EXAMPLES
 from tests.helpers.commands import call, commands, document, refused
+from trainer.checkpoint import CHECKPOINT_FILE
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 
@@ -230,21 +231,39 @@ def test_tables_are_never_cut_off(with_cascade: tuple[Bundle, Cascade], monkeypa
     assert f"{first.quality:.4f}" in row
 
 
-def test_ctrl_c_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ([CHECKPOINT_FILE], "; the same command with --resume goes on from the last checkpoint"),
+        (["run.json"], " before the first checkpoint; the same command begins again"),
+        ([], " before the first checkpoint; the same command begins again"),
+    ],
+)
+def test_ctrl_c_is_told_in_one_line(kept: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     @console.guard
-    def train() -> None:
+    def train(*, out: Path) -> None:
+        for name in kept:
+            (out / name).touch()
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts beside others ignores it
     try:
         with pytest.raises(console.typer.Exit) as left:
-            train()
+            train(out=tmp_path)
     finally:
         signal.signal(signal.SIGINT, before)
     assert left.value.exit_code == 130
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "error: interrupted; the same command with --resume goes on from the last checkpoint"
+    assert line == f"error: interrupted{said}"
+
+
+def test_ctrl_c_before_there_is_a_command_is_told_in_one_line() -> None:
+    code = "import sys; sys.modules['sortednet.cli'] = None; import sortednet, builtins; real = builtins.__import__\n"
+    code += "def stop(name, *more, **given):\n    if name == 'sortednet.cli': raise KeyboardInterrupt\n"
+    code += "    return real(name, *more, **given)\nbuiltins.__import__ = stop; sortednet.main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "error: interrupted\n")
 
 
 def test_the_document_stays_alone_on_stdout_where_something_is_noted(bundle_path: Path) -> None:

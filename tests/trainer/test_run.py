@@ -166,6 +166,7 @@ def test_a_run_is_not_resumed_as_another(change: dict[str, Any], named: str, tmp
         ({"data": "imagenet"}, "'imagenet'"),
         ({"init": Path("nowhere.safetensors")}, r"nowhere\.safetensors does not exist"),
         ({"threads": -1}, "threads = -1"),
+        ({"threads": 100_000}, "threads = 100000: allowed are whole numbers from 0 .* to"),
     ],
     ids=str,
 )

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 from pydantic_core import from_json
 
 from exporter.bundle import Bundle
-from selector.choose.lengths import as_cut
+from selector.choose.lengths import as_cut, beyond_context, within_context
 from selector.choose.selector import Selector
 from selector.service.fleet.database import StoreUnavailable
 from selector.service.state import State, state
@@ -16,7 +16,7 @@ from selector.service.unknown_devices import predicted_selector, selector_of
 from selector.service.web.bodies import body, json_answer, validated
 from selector.service.web.metrics import metrics
 from selector.service.web.openapi import Answer, describe
-from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, store_unavailable
+from selector.service.web.problems import Problem, refuse_other_metric, refuse_tokens, store_unavailable, wrong_field
 from selector.service.web.schemas import SelectionDocument, SelectionsDocument, SelectMany, SelectRequest
 
 blueprint = Blueprint("select", __name__, url_prefix="/v1")
@@ -66,6 +66,8 @@ def _answer(shared: State, query: SelectRequest) -> dict[str, Any]:
     selector = _selector(shared, bundle, query)
     if not selector.offered.contexts:
         refuse_tokens(query.budget)
+    if name := beyond_context(bundle, query.budget):
+        raise wrong_field(f"budget.{name}", getattr(query.budget, name), within_context(bundle))
     budget = query.budget.model_copy(update={"length": as_cut(bundle, query.budget.length)})
     selection = selector.select(budget, query.battery)
     metrics().selected(bundle.name, selection)

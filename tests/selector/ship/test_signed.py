@@ -192,9 +192,13 @@ def test_keys_that_are_none_are_wrong_input(mine: Path, tmp_path: Path, keys: Ke
     assert "the private key of an elliptic curve" in refused("sign", mine, "--key", keys.public)
     unread = f"key = '{tmp_path / 'no.pem'}': cannot be read: No such file or directory; allowed is the"
     assert unread in refused("sign", mine, "--key", tmp_path / "no.pem")
-    assert unread in refused("verify", mine, "--key", tmp_path / "no.pem", code=1)
+    assert unread in refused("verify", mine, "--key", tmp_path / "no.pem")
     assert "one of --key PRIVATE.pem and --sigstore" in refused("sign", mine)
-    assert "--identity and --issuer" in refused("verify", mine, "--identity", "me@example.org", code=1)
+    assert "--identity and --issuer" in refused("verify", mine, "--identity", "me@example.org")
+    assert "key and identity" in refused(
+        "verify", mine, "--key", keys.public, "--identity", "me", "--issuer", "https://a.example"
+    )
+    assert "'rsa.pem'" in refused("verify", mine, "--key", tmp_path / "rsa.pem", "--json").replace(f"{tmp_path}/", "")
 
 
 def test_a_later_signature_is_of_a_later_version_whatever_the_clock_says(
