@@ -88,16 +88,22 @@ class Setting:
 
 
 def setting(task: str) -> Setting:
-    folder = TASKS[task]()
-    options = {
-        **{part: str(folder / f"{part}.jsonl") for part in ("validation", "test")},
-        "tokenizer": str(checkpoint()),
-        "max_tokens": TOKENS[task],
-    }
-    data = load_data(f"jsonl:{folder / 'train.jsonl'}", options)
+    data = data_of(task)
     bert = find_family("bert").for_data(data.spec, checkpoint=checkpoint(), fixed=list(FIXED), **WITHOUT_DROPOUT)
     family = bert.with_grid(GRID)
     return Setting(data, family, macs_of(family))
+
+
+def data_of(task: str, validation: Path | None = None) -> DataSet:
+    """`validation`: a file in place of the task's own."""
+    folder = TASKS[task]()
+    options = {
+        "validation": str(validation or folder / "validation.jsonl"),
+        "test": str(folder / "test.jsonl"),
+        "tokenizer": str(checkpoint()),
+        "max_tokens": TOKENS[task],
+    }
+    return load_data(f"jsonl:{folder / 'train.jsonl'}", options)
 
 
 class Alone(Family):
