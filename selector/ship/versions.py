@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 from device_profiles.atomic import beside, left_behind, remove, sync_folder
 from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, PROFILES_FOLDER, SIGNATURE_FILE, SIGNED_FILE, Bundle, BundleError
 from exporter.bundle.atomic import built_beside, check_place
-from exporter.bundle.local import carry_over
+from exporter.bundle.local import carry_over, foreign
 from exporter.bundle.written import WRITTEN_FILE
 from selector.ship.runs import Runs, forget_runs
 from selector.ship.signed import SignatureError, is_signed, read_signed
@@ -180,8 +180,8 @@ def rollback(
     path: str | Path, version: str | None = None, *, reason: str = "rolled back by hand", figures: Figures | None = None
 ) -> Bundle:
     """Puts the version before the one that is used, or the one with this id or number, in its place in one step, and returns
-    it. What was measured here of the same networks stays. The one that was used is kept and is not fetched again unless asked.
-    `figures`: what its trial has shown. One that is damaged is put away as any other.
+    it. What was measured here of the same networks stays, as do files that no command of ours wrote. The one that was used is
+    kept and is not fetched again unless asked. `figures`: what its trial has shown. One that is damaged is put away as any other.
 
     Raises VersionError where no such version is kept, BundleError where it is damaged or cannot be put there.
     """
@@ -201,6 +201,7 @@ def rollback(
                 if is_signed(found):
                     (folder / CASCADES_FILE).unlink(missing_ok=True)
                 _copy(found / CASCADES_FILE, folder / CASCADES_FILE)
+                _copy_others(target, foreign(target, (current or chosen).manifest, damaged=current is None), folder)
                 there = [] if current is None else [current]  # damaged: nothing to keep
                 for one in there:
                     _copy_beside(one, folder_of(target) / id_of(one))
@@ -320,6 +321,14 @@ def _copy_profiles(source: Path, target: Path) -> None:
     for path in (source / PROFILES_FOLDER).glob("[!.]*.json"):
         (target / PROFILES_FOLDER).mkdir(exist_ok=True)
         _copy(path, target / PROFILES_FOLDER / path.name)
+
+
+def _copy_others(source: Path, names: Iterable[str], target: Path) -> None:
+    """Links stay links. What the version itself has under such a name is its own."""
+    for name in names:
+        if not os.path.lexists(target / name):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name, follow_symlinks=False)
 
 
 def _copy(source: Path, target: Path) -> None:

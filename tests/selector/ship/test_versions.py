@@ -172,6 +172,29 @@ def test_versions_share_files_and_one_can_go_back(first: Path, second: Path, opt
     assert [document("rollback", mine, *given)["number"] for given in ((), ("2",), ())] == [1, 2, 1]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_its_owner_keeps_in_a_bundle_goes_back_with_it(
+    damaged: bool, first: Path, second: Path, options: PullOptions, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    fetched(first, mine, options)
+    before = contents(mine)
+    fetched(second, mine, options)
+    own = {"notes.txt": "mine", ".git/HEAD": "ref: refs/heads/main", "profiles/old/phone.csv": "1,2"}
+    for name, text in own.items():
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text(text)
+    (mine / "latest").symlink_to("notes.txt")
+    if damaged:
+        (mine / "manifest.json").write_text("{")
+    rollback(mine)
+    assert {name: (mine / name).read_text() for name in own} == own
+    assert (mine / "latest").readlink() == Path("notes.txt")
+    for name in (*own, "latest"):
+        (mine / name).unlink()
+    assert contents(mine) == before
+
+
 def test_no_more_versions_are_kept_than_wanted(first: Path, options: PullOptions, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     for name in (SMALL, "w0.75-d1", LARGE, "w1.00-d1"):
