@@ -181,7 +181,7 @@ def rollback(
 ) -> Bundle:
     """Puts the version before the one that is used, or the one with this id or number, in its place in one step, and returns
     it. What was measured here of the same networks stays, as do files that no command of ours wrote. The one that was used is
-    kept and is not fetched again unless asked. `figures`: what its trial has shown. One that is damaged is put away as any other.
+    kept, damaged or not, and is not fetched again unless asked. `figures`: what its trial has shown.
 
     Raises VersionError where no such version is kept, BundleError where it is damaged or cannot be put there.
     """
