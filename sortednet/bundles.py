@@ -160,8 +160,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every file's hash, profiles and cascades, with a key first the signature, then run the self-test on this device.
-    Exits with 1 when something differs, with 2 where there is no bundle, or no such
-    key."""
+    Exits with 1 when something differs, with 2 where there is no bundle or no such key."""
     from rich.progress import Progress
 
     from exporter.bundle import CASCADES_FILE, MANIFEST_FILE, MODELS_FOLDER, Bundle, BundleError

@@ -76,8 +76,8 @@ def run(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the sub-model that fits the budget on an input file or on texts. Exits with 3 when nothing fits, with
-    --watch when nothing did in any run."""
+    """Run the sub-model that fits the budget on an input file or on texts. Exits with 3 when nothing fits, with --watch when
+    nothing did in any run."""
     from selector.choose.battery import read_policy
     from selector.choose.budget import make_budget, parse_plan
     from selector.run.canary import opened

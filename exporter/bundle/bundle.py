@@ -198,8 +198,7 @@ class Bundle:
         other sub-models stays; with `overwrite` the file holds this profile alone.
 
         Raises BundleError when it was measured on another bundle, or one of other networks was put in this one's place;
-        ProfileError when the profile of that name is damaged or of
-        other conditions, or when it cannot be written.
+        ProfileError when the profile of that name is damaged or of other conditions, or when it cannot be written.
         """
         if profile.bundle != self.fingerprint:
             name = f"profile of {profile.device.name}"
@@ -284,7 +283,7 @@ def manifest_hash(folder: Path) -> str | None:
     """The checksum that the manifest there has of itself; None where there is none."""
     try:
         document = json.loads((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return document.get("sha256") if isinstance(document, dict) else None
 

@@ -32,8 +32,8 @@ FOUND = ("seqlens_k", "total_length", "rows")
 
 
 def write_genai(bundle: Bundle, submodel: str, out: str | Path, *, overwrite: bool = False) -> Path:
-    """The folder `out` for a sub-model. Its answers are those of the bundle's graph. With `overwrite` one that
-    was written for genai is replaced.
+    """The folder `out` for a sub-model. Its answers are those of the bundle's graph. With `overwrite` one that was
+    written for genai is replaced.
 
     Raises BundleError where the bundle generates no text, for an unknown sub-model, and where `out` cannot be written.
     """

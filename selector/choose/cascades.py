@@ -112,8 +112,7 @@ def add_cascade(bundle: Bundle, cascade: Cascade, *, overwrite: bool = False) ->
     """Adds one to the bundle's cascades. One of the same sub-models and floor is replaced where it was certified alike.
 
     Raises BudgetError as `check_cascades`, where another bundle was put in this one's place, and without `overwrite` where the
-    other was certified with another confidence or on
-    another number of examples.
+    other was certified with another confidence or on another number of examples.
     """
     with _alone(bundle):
         others = _standing(bundle, overwrite)

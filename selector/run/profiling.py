@@ -76,9 +76,8 @@ def profile_bundle(
     the profile will be kept.
 
     Raises BundleError for a sub-model that is not in the bundle or cannot be opened, also where another bundle was put in this
-    one's place, ProfileError for a device name that is no file name, minutes
-    that are not allowed, lengths that the bundle does not take or a bundle that nothing
-    can be predicted of, SessionError for an execution provider that is not here.
+    one's place, ProfileError for a device name that is no file name, minutes that are not allowed, lengths that the bundle does
+    not take or a bundle that nothing can be predicted of, SessionError for an execution provider that is not here.
     """
     chosen = [bundle.submodel(name).id for name in submodels or bundle.submodels]
     layers, counts = bundle.manifest.layers, {name: dict(bundle.submodels[name].layers) for name in chosen}
