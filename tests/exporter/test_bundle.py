@@ -155,6 +155,14 @@ def test_the_fingerprint_is_that_of_the_networks_not_of_the_weights(copy: Path, 
     assert Bundle(copy).fingerprint != bundle.fingerprint
 
 
+def test_a_manifest_nested_too_deeply_is_none(copy: Path) -> None:
+    opened = Bundle(copy)
+    (copy / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(BundleError, match=r"manifest\.json: is truncated or no JSON"):
+        Bundle(copy)
+    assert not opened.stands
+
+
 def test_a_manifest_survives_a_round_trip(bundle: Bundle) -> None:
     assert Manifest.model_validate_json(bundle.manifest.model_dump_json()) == bundle.manifest
 
